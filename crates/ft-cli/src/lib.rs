@@ -1,0 +1,1 @@
+//! The ft command: fine-tune, evaluate, generate, merge and inspect language models.

@@ -1,0 +1,1 @@
+//! Data formats, tokenizers, chat templates, loss masks and padded batches.

@@ -1,0 +1,1 @@
+//! Metrics and tasks: token-exact streaming perplexity and exact match.

@@ -1,0 +1,1 @@
+//! Text generation: KV cache, sampling, batches of prompts, stop tokens, streaming.

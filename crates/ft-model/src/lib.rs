@@ -1,0 +1,1 @@
+//! Decoder families loaded from Hugging Face checkpoints, with one forward pass for training and generation.

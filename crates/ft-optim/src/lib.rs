@@ -1,0 +1,1 @@
+//! Optimizers with PyTorch's formulas, parameter groups, learning-rate schedules and global-norm clipping.
