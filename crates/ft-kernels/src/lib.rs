@@ -1,1 +1,20 @@
 //! Tensor operations that Burn lacks or that a fused version makes faster, each with its own backward pass.
+mod attention;
+mod cross_entropy;
+mod dropout;
+mod gelu;
+mod linear;
+mod lora_linear;
+mod norm;
+mod rope;
+mod swiglu;
+
+pub use attention::{Mask, attention};
+pub use cross_entropy::{cross_entropy, token_nll};
+pub use dropout::dropout;
+pub use gelu::gelu_tanh;
+pub use linear::linear;
+pub use lora_linear::lora_linear;
+pub use norm::{layer_norm, rms_norm};
+pub use rope::rope;
+pub use swiglu::swiglu;
