@@ -1,0 +1,80 @@
+//! `cargo xtask ci`: what must pass before a merge, cheapest first.
+//!
+//! Every step runs even when an earlier one failed, so that one call shows all there is to mend.
+
+use std::time::Instant;
+
+use crate::{Outcome, shell, tidy};
+
+/// A step's name and what it does.
+type Step = (&'static str, fn() -> Outcome);
+
+const STEPS: &[Step] = &[
+    ("fmt", fmt),
+    ("tidy", || tidy::run(&[])),
+    ("clippy", clippy),
+    ("test", test),
+];
+
+pub fn run(args: &[String]) -> Outcome {
+    let mut failed = Vec::new();
+    for (name, step) in chosen(args)? {
+        eprintln!("== {name}");
+        let start = Instant::now();
+        let outcome = step();
+        eprintln!(
+            "== {name}: {} in {:.0} s",
+            if outcome.is_ok() { "ok" } else { "FAILED" },
+            start.elapsed().as_secs_f64()
+        );
+        if let Err(why) = outcome {
+            eprintln!("{why}");
+            failed.push(*name);
+        }
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("failed: {}", failed.join(", ")))
+    }
+}
+
+fn chosen(args: &[String]) -> Result<Vec<&'static Step>, String> {
+    if args.is_empty() {
+        return Ok(STEPS.iter().collect());
+    }
+    args.iter()
+        .map(|name| {
+            STEPS
+                .iter()
+                .find(|s| s.0 == name)
+                .ok_or_else(|| format!("no step `{name}`"))
+        })
+        .collect()
+}
+
+fn fmt() -> Outcome {
+    shell::status(shell::cargo().args(["fmt", "--check"]))
+}
+
+fn clippy() -> Outcome {
+    shell::status(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+// Unit tests, the integration binaries and the doc tests of every package.
+fn test() -> Outcome {
+    shell::status(shell::cargo().args(["test", "--workspace"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_argument_means_every_step_and_a_name_means_that_one() {
+        assert_eq!(chosen(&[]).unwrap().len(), STEPS.len());
+        let picked = chosen(&["tidy".into()]).unwrap();
+        assert_eq!(picked.iter().map(|s| s.0).collect::<Vec<_>>(), ["tidy"]);
+        assert!(chosen(&["typo".into()]).unwrap_err().contains("typo"));
+    }
+}
