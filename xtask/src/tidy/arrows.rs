@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, Option<&[&str]>)] = &[
             "ft-optim",
         ]),
     ),
+    ("ft-embedded", Some(&["ft-data"])),
     ("ft-cli", None),
     ("ft-bench", None),
     ("ft-tests", None),

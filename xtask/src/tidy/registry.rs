@@ -48,7 +48,7 @@ fn check_entry(folder: &str, name: &str, list: &str) -> Option<String> {
         line.strip_suffix(';')
             .is_some_and(|l| l == format!("mod {name}") || l.ends_with(&format!(" mod {name}")))
     };
-    if !code.iter().any(|line| declares(&line)) {
+    if !code.iter().any(|line| declares(line)) {
         return Some(format!("{folder}/{name}.rs is not declared in {folder}/mod.rs"));
     }
     if !code.iter().any(|line| names_module(line, name)) {
