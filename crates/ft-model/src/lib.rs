@@ -1,1 +1,48 @@
 //! Decoder families loaded from Hugging Face checkpoints, with one forward pass for training and generation.
+//!
+//! ```text
+//! config.json ──> ModelConfig ──┐
+//! *.safetensors ─> Checkpoint ──┴─> Model ──forward(ids)──> hidden ──logits / nll_sum──>
+//!                                     └── Adaptable: the places that ft-peft can change, by checkpoint path
+//! ```
+//!
+//! Families: llama (1, 2, 3.x, SmolLM), mistral, qwen2, qwen3, gpt2.
+//!
+//! ```
+//! use burn::tensor::{Device, Int, Tensor};
+//! use ft_model::{Model, ModelConfig, Rows};
+//! use ft_peft::Pass;
+//!
+//! let config = r#"{"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+//!     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#;
+//! let config = ModelConfig::from_json(config, "config.json".as_ref())?;
+//! let device = Device::flex();
+//! let model = Model::init(&config, 0, &device);
+//! let ids = Tensor::<2, Int>::from_ints([[1, 2, 3]], &device);
+//! let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
+//! assert_eq!(model.logits(hidden).dims(), [1, 3, 32]);
+//! # Ok::<(), ft_model::Error>(())
+//! ```
+
+mod cache;
+mod checkpoint;
+mod config;
+mod error;
+pub mod families;
+mod model;
+mod outline;
+mod random;
+mod rope;
+mod rows;
+mod save;
+mod source;
+
+pub use cache::KvCache;
+pub use checkpoint::{Checkpoint, Entry, LoadDtype};
+pub use config::ModelConfig;
+pub use error::{Error, Result};
+pub use model::Model;
+pub use outline::TensorSpec;
+pub use rope::{Rope, RopeScaling};
+pub use rows::Rows;
+pub use save::SHARD_BYTES;

@@ -1,1 +1,25 @@
-//! How a frozen matrix is stored: native floats today, packed 4-bit and 8-bit codes behind the same door.
+//! How a frozen matrix is stored, and how an activation is multiplied by it.
+//!
+//! ```text
+//! Leaf<D>   one tensor of a checkpoint: a constant until `attach` makes it trainable
+//! Weight    one matrix of a checkpoint behind the only door the layers use: `project`
+//! ```
+//!
+//! A constant is a plain tensor field, so Burn moves it with the module but never visits it: optimizers,
+//! gradients and checkpoints see only what trains.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use ft_quant::{Layout, Weight};
+//!
+//! let device = Device::flex();
+//! let w = Weight::new(Tensor::from_floats([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], &device), Layout::OutIn);
+//! let y = w.project(Tensor::<2>::from_floats([[1.0, 1.0]], &device));
+//! assert_eq!(y.into_data().to_vec::<f32>().unwrap(), [3.0, 7.0, 11.0]);
+//! ```
+
+mod leaf;
+mod weight;
+
+pub use leaf::Leaf;
+pub use weight::{Layout, Weight};

@@ -1,0 +1,219 @@
+//! Reading safetensors checkpoints: memory-mapped, single or sharded, one tensor at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::source::{Fill, Source};
+
+/// The number type in which a model is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadDtype {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16.
+    Bf16,
+    /// f16.
+    F16,
+    /// The checkpoint's own type.
+    Auto,
+}
+
+/// The tensors of a checkpoint folder.
+pub struct Checkpoint {
+    dir: PathBuf,
+    files: Vec<Mmap>,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Number type in the file.
+    pub dtype: Dtype,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    file: usize,
+    bytes: Range<usize>,
+}
+
+impl Checkpoint {
+    /// Opens `dir/model.safetensors`, or the shards that `dir/model.safetensors.index.json` names.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut checkpoint = Self { dir: dir.into(), files: Vec::new(), entries: BTreeMap::new() };
+        for file in files_of(dir)? {
+            checkpoint.add_file(&file)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Names and shapes, in name order.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        // SAFETY: the map is read-only; a file changed by another process while mapped could change the values read,
+        // which a checkpoint in use is not expected to do.
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io { path: path.into(), source })?;
+        let bad = |e: safetensors::SafeTensorError| Error::Format {
+            path: path.into(),
+            why: format!("not a whole safetensors file ({e}); download or copy it again"),
+        };
+        // `deserialize` also checks that the data section has the length the header promises.
+        SafeTensors::deserialize(&map).map_err(bad)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(bad)?;
+        let start = 8 + header;
+        let index = self.files.len();
+        for (name, info) in metadata.tensors() {
+            let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+            let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), file: index, bytes };
+            if self.entries.insert(name.clone(), entry).is_some() {
+                return Err(Error::Format { path: path.into(), why: format!("{name} is in more than one shard") });
+            }
+        }
+        self.files.push(map);
+        Ok(())
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.files[entry.file][entry.bytes.clone()]
+    }
+}
+
+fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join("model.safetensors");
+    let index = dir.join("model.safetensors.index.json");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let text = match std::fs::read_to_string(&index) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let why = "no model.safetensors and no model.safetensors.index.json here".into();
+            return Err(Error::Format { path: dir.into(), why });
+        }
+        Err(source) => return Err(Error::Io { path: index, source }),
+    };
+    let format = |why: String| Error::Format { path: index.clone(), why };
+    let value: Value = serde_json::from_str(&text).map_err(|e| format(format!("not valid JSON: {e}")))?;
+    let map = value.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| format("no \"weight_map\" object".into()))?;
+    let mut files: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+    files.sort_unstable();
+    files.dedup();
+    if files.is_empty() || files.iter().any(|name| name.contains(['/', '\\']) || name.starts_with("..")) {
+        return Err(format("\"weight_map\" must map tensors to files of this folder".into()));
+    }
+    Ok(files.into_iter().map(|name| dir.join(name)).collect())
+}
+
+/// Builds a model from a checkpoint, collecting every mismatch.
+pub(crate) struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Put before every name: older GPT-2 checkpoints lack `transformer.`.
+    strip: &'static str,
+    dtype: LoadDtype,
+    device: &'a Device,
+    used: Vec<String>,
+    mismatches: Vec<String>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(checkpoint: &'a Checkpoint, dtype: LoadDtype, device: &'a Device) -> Self {
+        let bare = checkpoint.entries.contains_key("wte.weight");
+        let strip = if bare { "transformer." } else { "" };
+        Self { checkpoint, strip, dtype, device, used: Vec::new(), mismatches: Vec::new() }
+    }
+
+    /// The mismatches, with the tensors that nothing asked for.
+    pub fn finish(mut self, tied: bool) -> Result<()> {
+        let ignored = |name: &str| {
+            name.ends_with(".rotary_emb.inv_freq")
+                || name.ends_with(".attn.bias")
+                || name.ends_with(".attn.masked_bias")
+                || (tied && name == "lm_head.weight")
+        };
+        for name in self.checkpoint.entries.keys().filter(|name| !self.used.contains(name) && !ignored(name)) {
+            self.mismatches.push(format!("{name}: unexpected"));
+        }
+        if self.mismatches.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Tensors { path: self.checkpoint.dir.clone(), mismatches: self.mismatches })
+    }
+
+    fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
+        let name = name.strip_prefix(self.strip).unwrap_or(name);
+        self.used.push(name.into());
+        match self.read(name, &shape) {
+            Ok(data) => {
+                let dtype = data.dtype();
+                Tensor::from_data(data, (self.device, dtype))
+            }
+            Err(why) => {
+                self.mismatches.push(format!("{name}: {why}"));
+                Tensor::zeros([1; D], self.device)
+            }
+        }
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<TensorData, String> {
+        let entry = self.checkpoint.entries.get(name).ok_or("missing")?;
+        if entry.shape != shape {
+            return Err(format!("{shape:?} expected, found {:?}", entry.shape));
+        }
+        let own = match entry.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            other => return Err(format!("numbers of type {other:?} are not supported; F32, BF16 and F16 are")),
+        };
+        let wanted = match self.dtype {
+            LoadDtype::F32 => DType::F32,
+            LoadDtype::Bf16 => DType::BF16,
+            LoadDtype::F16 => DType::F16,
+            LoadDtype::Auto => own,
+        };
+        Ok(convert(self.checkpoint.bytes(entry), own, wanted, shape))
+    }
+}
+
+impl Source for Loader<'_> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2], _: Fill) -> Tensor<2> {
+        self.tensor(name, shape)
+    }
+
+    fn vector(&mut self, name: &str, len: usize, _: Fill) -> Tensor<1> {
+        self.tensor(name, [len])
+    }
+}
+
+/// Little-endian `bytes` of type `from` as tensor data of type `to`.
+fn convert(bytes: &[u8], from: DType, to: DType, shape: &[usize]) -> TensorData {
+    let shape = shape.to_vec();
+    if from == to {
+        return TensorData::from_bytes_vec(bytes.to_vec(), shape, to);
+    }
+    let pairs = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    let floats: Vec<f32> = match from {
+        DType::BF16 => pairs().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+        DType::F16 => pairs().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    };
+    match to {
+        DType::BF16 => TensorData::new(floats.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape),
+        DType::F16 => TensorData::new(floats.into_iter().map(f16::from_f32).collect::<Vec<_>>(), shape),
+        _ => TensorData::new(floats, shape),
+    }
+}

@@ -1,0 +1,213 @@
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::families;
+use crate::rope::Rope;
+
+/// A model's architecture as data, read from a Hugging Face `config.json` of transformers 4 or 5.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// `model_type`: the family.
+    pub model_type: String,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads (grouped-query attention where fewer than query heads).
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Longest sequence the model was made for, in tokens.
+    pub max_position_embeddings: usize,
+    /// Added to the variance in normalizations.
+    pub norm_eps: f64,
+    /// Rotary embedding; `None` means learned positions.
+    pub rope: Option<Rope>,
+    /// Sliding window of each layer, in tokens.
+    pub windows: Vec<Option<usize>>,
+    /// Whether the query, key and value projections have a bias.
+    pub qkv_bias: bool,
+    /// Whether the attention output projection has a bias.
+    pub o_bias: bool,
+    /// Whether the MLP projections have a bias.
+    pub mlp_bias: bool,
+    /// Whether queries and keys are normalized per head.
+    pub qk_norm: bool,
+    /// Whether the output head is the embedding table.
+    pub tie_word_embeddings: bool,
+    /// First token of a text, where there is one.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// The file's own keys, kept for writing back.
+    pub(crate) raw: Map<String, Value>,
+}
+
+impl ModelConfig {
+    /// Reads `dir/config.json`.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        Self::from_json(&text, &path)
+    }
+
+    /// Parses the text of a `config.json`; `path` is named in errors.
+    pub fn from_json(text: &str, path: &Path) -> Result<Self> {
+        let value: Value = serde_json::from_str(text)
+            .map_err(|e| Error::Format { path: path.into(), why: format!("not valid JSON: {e}") })?;
+        let Value::Object(raw) = value else {
+            return Err(Error::Format { path: path.into(), why: "a JSON object is needed".into() });
+        };
+        let keys = Keys { raw, path: path.into() };
+        if let Some(method) = keys.raw.get("quantization_config").and_then(|q| q.get("quant_method")) {
+            return Err(keys.error("quantization_config", format!("{method} checkpoints cannot be read yet")));
+        }
+        let config = families::parse(&keys)?;
+        config.check(&keys)?;
+        Ok(config)
+    }
+
+    /// Query width over key width.
+    pub fn queries_per_key(&self) -> usize {
+        self.num_attention_heads / self.num_key_value_heads
+    }
+
+    /// The `config.json` to write beside weights of type `dtype` (`"bfloat16"`), the head tied or not.
+    pub fn to_json(&self, dtype: &str, tied: bool) -> String {
+        let mut raw = self.raw.clone();
+        let key = if raw.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+        raw.insert(key.into(), dtype.into());
+        raw.insert("tie_word_embeddings".into(), tied.into());
+        serde_json::to_string_pretty(&Value::Object(raw)).expect("a JSON map serializes")
+    }
+
+    fn check(&self, keys: &Keys) -> Result<()> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (key, size) in sizes {
+            if size == 0 || size > u32::MAX as usize {
+                return Err(keys.error(key, format!("must be a positive number of reasonable size, got {size}")));
+            }
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            let why = format!("{} query heads cannot be shared evenly by them", self.num_attention_heads);
+            return Err(keys.error("num_key_value_heads", why));
+        }
+        if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
+            return Err(keys.error("head_dim", "must be even for rotary embedding".into()));
+        }
+        Ok(())
+    }
+
+    /// The same with the file's own spelling of its keys.
+    pub(crate) fn with_raw(mut self, keys: &Keys) -> Self {
+        self.raw = keys.raw.clone();
+        self
+    }
+
+    pub(crate) fn common(keys: &Keys) -> Result<Self> {
+        let hidden_size = keys.size("hidden_size", None)?;
+        let heads = keys.size("num_attention_heads", None)?;
+        let layers = keys.size("num_hidden_layers", None)?;
+        let rope = Rope::parse(&Value::Object(keys.raw.clone())).map_err(|(key, why)| keys.error(&key, why))?;
+        Ok(Self {
+            model_type: keys.text("model_type").unwrap_or_default().into(),
+            vocab_size: keys.size("vocab_size", None)?,
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size", None)?,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            num_key_value_heads: keys.size("num_key_value_heads", Some(heads))?,
+            head_dim: keys.size("head_dim", Some(hidden_size / heads.max(1)))?,
+            max_position_embeddings: keys.size("max_position_embeddings", Some(2048))?,
+            norm_eps: keys.number("rms_norm_eps", 1e-6),
+            rope: Some(rope),
+            windows: vec![None; layers],
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            tie_word_embeddings: keys.flag("tie_word_embeddings", false),
+            bos_token_id: keys.ids("bos_token_id").first().copied(),
+            eos_token_ids: keys.ids("eos_token_id"),
+            raw: keys.raw.clone(),
+        })
+    }
+}
+
+/// The keys of one `config.json`, with errors that name the file and the key.
+pub(crate) struct Keys {
+    pub raw: Map<String, Value>,
+    path: PathBuf,
+}
+
+impl Keys {
+    pub fn error(&self, key: &str, why: String) -> Error {
+        Error::Config { path: self.path.clone(), key: key.into(), why }
+    }
+
+    /// The same keys with some sizes under another name.
+    pub fn with_sizes(&self, sizes: &[(&str, usize)]) -> Self {
+        let mut raw = self.raw.clone();
+        raw.extend(sizes.iter().map(|(key, size)| (key.to_string(), Value::from(*size))));
+        Self { raw, path: self.path.clone() }
+    }
+
+    pub fn size(&self, key: &str, default: Option<usize>) -> Result<usize> {
+        match (self.raw.get(key), default) {
+            (None | Some(Value::Null), Some(default)) => Ok(default),
+            (None | Some(Value::Null), None) => Err(self.error(key, "missing; a number is needed here".into())),
+            (Some(value), _) => {
+                let size = value.as_u64().map(|n| n as usize);
+                size.ok_or_else(|| self.error(key, format!("a non-negative whole number is needed, got {value}")))
+            }
+        }
+    }
+
+    pub fn number(&self, key: &str, default: f64) -> f64 {
+        self.raw.get(key).and_then(Value::as_f64).unwrap_or(default)
+    }
+
+    pub fn flag(&self, key: &str, default: bool) -> bool {
+        self.raw.get(key).and_then(Value::as_bool).unwrap_or(default)
+    }
+
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.raw.get(key).and_then(Value::as_str)
+    }
+
+    pub fn ids(&self, key: &str) -> Vec<u32> {
+        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        match self.raw.get(key) {
+            Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
+            Some(value) => id(value).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The activation must be the one the family's code computes.
+    pub fn need_activation(&self, key: &str, supported: &[&str]) -> Result<()> {
+        match self.text(key) {
+            Some(name) if !supported.contains(&name) => {
+                Err(self.error(key, format!("\"{name}\" is not supported here; supported: {}", supported.join(", "))))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! GPT-2 (Radford et al. 2019): LayerNorm before each sub-layer, learned positions, `Conv1D` weights `[in, out]`.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, TensorData, s};
+use ft_kernels::Mask;
+use ft_peft::{Embedding, Norm, Pass, Projection, Site};
+
+use crate::cache::KvCache;
+use crate::config::{Keys, ModelConfig};
+use crate::error::Result;
+use crate::rows::Rows;
+use crate::source::{Fill, Source, conv1d, layer_norm};
+
+pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
+    keys.need_activation("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
+    for flag in ["scale_attn_by_inverse_layer_idx", "add_cross_attention"] {
+        if keys.flag(flag, false) {
+            return Err(keys.error(flag, "not supported".into()));
+        }
+    }
+    let hidden_size = keys.size("n_embd", Some(768))?;
+    let heads = keys.size("n_head", Some(12))?;
+    let layers = keys.size("n_layer", Some(12))?;
+    let renamed = Keys::with_sizes(
+        keys,
+        &[
+            ("hidden_size", hidden_size),
+            ("num_attention_heads", heads),
+            ("num_hidden_layers", layers),
+            ("intermediate_size", keys.size("n_inner", Some(4 * hidden_size))?),
+            ("max_position_embeddings", keys.size("n_positions", Some(1024))?),
+        ],
+    );
+    Ok(ModelConfig {
+        norm_eps: keys.number("layer_norm_epsilon", 1e-5),
+        rope: None,
+        qkv_bias: true,
+        o_bias: true,
+        mlp_bias: true,
+        tie_word_embeddings: keys.flag("tie_word_embeddings", true),
+        ..ModelConfig::common(&renamed)?
+    }
+    .with_raw(keys))
+}
+
+/// `transformer.*` of a checkpoint.
+#[derive(Module, Debug)]
+pub(crate) struct Gpt2 {
+    pub wte: Embedding,
+    wpe: Embedding,
+    h: Vec<Block>,
+    ln_f: Norm,
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct Block {
+    ln_1: Norm,
+    attn: Attention,
+    ln_2: Norm,
+    mlp: Mlp,
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct Attention {
+    c_attn: Projection,
+    c_proj: Projection,
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    c_fc: Projection,
+    c_proj: Projection,
+}
+
+impl Gpt2 {
+    pub fn build(config: &ModelConfig, source: &mut impl Source) -> Self {
+        let hidden = config.hidden_size;
+        let positions = [config.max_position_embeddings, hidden];
+        Self {
+            wte: Embedding::new(source.matrix("transformer.wte.weight", [config.vocab_size, hidden], Fill::Normal)),
+            wpe: Embedding::new(source.matrix("transformer.wpe.weight", positions, Fill::Normal)),
+            h: (0..config.num_hidden_layers).map(|i| Block::build(i, config, source)).collect(),
+            ln_f: layer_norm("transformer.ln_f", hidden, config.norm_eps, source),
+        }
+    }
+
+    pub fn forward(
+        &self,
+        config: &ModelConfig,
+        ids: Tensor<2, Int>,
+        rows: &Rows,
+        mut cache: Option<&mut KvCache>,
+        pass: &Pass,
+    ) -> Tensor<3> {
+        let [_, seq] = ids.dims();
+        let device = ids.device();
+        let offset = cache.as_ref().map_or(0, |c| c.len());
+        let positions = rows.positions(offset, seq);
+        let shape = [positions.len(), seq];
+        let positions: Vec<i32> = positions.into_iter().flatten().map(|p| p as i32).collect();
+        let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, shape), &device);
+
+        let mut hidden = self.wte.forward(ids, pass) + self.wpe.forward(positions, pass); // [batch, seq, hidden]
+        let mask = rows.mask(offset, seq, None, &device);
+        for (i, block) in self.h.iter().enumerate() {
+            hidden = block.forward(hidden, i, &mask, cache.as_deref_mut(), config, pass);
+        }
+        if let Some(cache) = cache {
+            cache.advance(seq);
+        }
+        self.ln_f.forward(hidden)
+    }
+
+    pub fn sites(&mut self) -> Vec<Site<'_>> {
+        let mut sites = vec![
+            Site::embedding("transformer.wte", &mut self.wte),
+            Site::embedding("transformer.wpe", &mut self.wpe),
+        ];
+        for (i, block) in self.h.iter_mut().enumerate() {
+            block.sites(&format!("transformer.h.{i}"), &mut sites);
+        }
+        sites.push(Site::norm("transformer.ln_f", &mut self.ln_f));
+        sites
+    }
+}
+
+impl Block {
+    fn build(index: usize, config: &ModelConfig, source: &mut impl Source) -> Self {
+        let at = format!("transformer.h.{index}");
+        let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.norm_eps);
+        Self {
+            ln_1: layer_norm(&format!("{at}.ln_1"), hidden, eps, source),
+            attn: Attention {
+                c_attn: conv1d(&format!("{at}.attn.c_attn"), [hidden, 3 * hidden], source),
+                c_proj: conv1d(&format!("{at}.attn.c_proj"), [hidden, hidden], source),
+            },
+            ln_2: layer_norm(&format!("{at}.ln_2"), hidden, eps, source),
+            mlp: Mlp {
+                c_fc: conv1d(&format!("{at}.mlp.c_fc"), [hidden, inner], source),
+                c_proj: conv1d(&format!("{at}.mlp.c_proj"), [inner, hidden], source),
+            },
+        }
+    }
+
+    fn forward(
+        &self,
+        hidden: Tensor<3>,
+        index: usize,
+        mask: &Mask,
+        cache: Option<&mut KvCache>,
+        config: &ModelConfig,
+        pass: &Pass,
+    ) -> Tensor<3> {
+        let normed = self.ln_1.forward(hidden.clone());
+        let hidden = hidden + self.attn.forward(normed, index, mask, cache, config, pass);
+        let inner = self.mlp.c_fc.forward(self.ln_2.forward(hidden.clone()), pass);
+        hidden + self.mlp.c_proj.forward(ft_kernels::gelu_tanh(inner), pass)
+    }
+
+    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+        sites.push(Site::norm(format!("{at}.ln_1"), &mut self.ln_1));
+        sites.push(Site::projection(format!("{at}.attn.c_attn"), &mut self.attn.c_attn));
+        sites.push(Site::projection(format!("{at}.attn.c_proj"), &mut self.attn.c_proj));
+        sites.push(Site::norm(format!("{at}.ln_2"), &mut self.ln_2));
+        sites.push(Site::projection(format!("{at}.mlp.c_fc"), &mut self.mlp.c_fc));
+        sites.push(Site::projection(format!("{at}.mlp.c_proj"), &mut self.mlp.c_proj));
+    }
+}
+
+impl Attention {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        index: usize,
+        mask: &Mask,
+        cache: Option<&mut KvCache>,
+        config: &ModelConfig,
+        pass: &Pass,
+    ) -> Tensor<3> {
+        let [batch, seq, hidden] = x.dims();
+        let fused = self.c_attn.forward(x, pass); // [batch, seq, 3 hidden]
+        let part = |i: usize| {
+            let part = fused.clone().slice(s![.., .., i * hidden..(i + 1) * hidden]);
+            part.reshape([batch, seq, config.num_attention_heads, config.head_dim])
+        };
+        let (q, k, v) = (part(0), part(1), part(2));
+        let (k, v) = match cache {
+            None => (k, v),
+            Some(cache) => cache.append(index, k, v),
+        };
+        let mixed = ft_kernels::attention(q, k, v, mask, 1.0 / (config.head_dim as f64).sqrt());
+        self.c_proj.forward(mixed.reshape([batch, seq, hidden]), pass)
+    }
+}

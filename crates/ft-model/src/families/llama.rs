@@ -1,0 +1,226 @@
+//! Llama 1, 2 and 3 (Touvron et al. 2023, arXiv:2302.13971), and the block that Mistral and Qwen share with it.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use ft_kernels::Mask;
+use ft_peft::{Embedding, Norm, Pass, Projection, Site};
+
+use crate::cache::KvCache;
+use crate::config::{Keys, ModelConfig};
+use crate::error::Result;
+use crate::rows::Rows;
+use crate::source::{Fill, Source, linear, rms_norm};
+
+pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
+    keys.need_activation("hidden_act", &["silu"])?;
+    let attention_bias = keys.flag("attention_bias", false);
+    Ok(ModelConfig {
+        qkv_bias: attention_bias,
+        o_bias: attention_bias,
+        mlp_bias: keys.flag("mlp_bias", false),
+        ..ModelConfig::common(keys)?
+    })
+}
+
+/// `model.*` of a checkpoint.
+#[derive(Module, Debug)]
+pub(crate) struct Llama {
+    pub embed_tokens: Embedding,
+    pub layers: Vec<DecoderLayer>,
+    pub norm: Norm,
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct DecoderLayer {
+    input_layernorm: Norm,
+    self_attn: Attention,
+    post_attention_layernorm: Norm,
+    mlp: Mlp,
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct Attention {
+    q_proj: Projection,
+    k_proj: Projection,
+    v_proj: Projection,
+    o_proj: Projection,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    gate_proj: Projection,
+    up_proj: Projection,
+    down_proj: Projection,
+}
+
+/// What the layers of one forward pass share.
+struct Shared<'a> {
+    config: &'a ModelConfig,
+    cos: Tensor<3>,
+    sin: Tensor<3>,
+    pass: &'a Pass,
+}
+
+impl Llama {
+    pub fn build(config: &ModelConfig, source: &mut impl Source) -> Self {
+        let table = [config.vocab_size, config.hidden_size];
+        Self {
+            embed_tokens: Embedding::new(source.matrix("model.embed_tokens.weight", table, Fill::Normal)),
+            layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::build(i, config, source)).collect(),
+            norm: rms_norm("model.norm", config.hidden_size, config.norm_eps, source),
+        }
+    }
+
+    pub fn forward(
+        &self,
+        config: &ModelConfig,
+        ids: Tensor<2, Int>,
+        rows: &Rows,
+        mut cache: Option<&mut KvCache>,
+        pass: &Pass,
+    ) -> Tensor<3> {
+        let [_, seq] = ids.dims();
+        let offset = cache.as_ref().map_or(0, |c| c.len());
+        let device = ids.device();
+        let rope = config.rope.as_ref().expect("a llama-like configuration has rotary embedding");
+        let (cos, sin) = rope.tables(&rows.positions(offset, seq), config.head_dim, &device);
+        let shared = Shared { config, cos, sin, pass };
+
+        let mut hidden = self.embed_tokens.forward(ids, pass);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let mask = rows.mask(offset, seq, config.windows[i], &device);
+            hidden = layer.forward(hidden, i, &mask, cache.as_deref_mut(), &shared);
+        }
+        if let Some(cache) = cache {
+            cache.advance(seq);
+        }
+        self.norm.forward(hidden)
+    }
+
+    pub fn sites(&mut self) -> Vec<Site<'_>> {
+        let mut sites = vec![Site::embedding("model.embed_tokens", &mut self.embed_tokens)];
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            layer.sites(&format!("model.layers.{i}"), &mut sites);
+        }
+        sites.push(Site::norm("model.norm", &mut self.norm));
+        sites
+    }
+}
+
+impl DecoderLayer {
+    fn build(index: usize, config: &ModelConfig, source: &mut impl Source) -> Self {
+        let at = format!("model.layers.{index}");
+        let (hidden, eps) = (config.hidden_size, config.norm_eps);
+        Self {
+            input_layernorm: rms_norm(&format!("{at}.input_layernorm"), hidden, eps, source),
+            self_attn: Attention::build(&format!("{at}.self_attn"), config, source),
+            post_attention_layernorm: rms_norm(&format!("{at}.post_attention_layernorm"), hidden, eps, source),
+            mlp: Mlp::build(&format!("{at}.mlp"), config, source),
+        }
+    }
+
+    /// hidden `[batch, seq, hidden]` to the same.
+    fn forward(
+        &self,
+        hidden: Tensor<3>,
+        index: usize,
+        mask: &Mask,
+        cache: Option<&mut KvCache>,
+        shared: &Shared<'_>,
+    ) -> Tensor<3> {
+        let attended = self.self_attn.forward(self.input_layernorm.forward(hidden.clone()), index, mask, cache, shared);
+        let hidden = hidden + attended;
+        let normed = self.post_attention_layernorm.forward(hidden.clone());
+        hidden + self.mlp.forward(normed, shared.pass)
+    }
+
+    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+        sites.push(Site::norm(format!("{at}.input_layernorm"), &mut self.input_layernorm));
+        self.self_attn.sites(&format!("{at}.self_attn"), sites);
+        sites.push(Site::norm(format!("{at}.post_attention_layernorm"), &mut self.post_attention_layernorm));
+        self.mlp.sites(&format!("{at}.mlp"), sites);
+    }
+}
+
+impl Attention {
+    fn build(at: &str, config: &ModelConfig, source: &mut impl Source) -> Self {
+        let hidden = config.hidden_size;
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        let bias = config.qkv_bias;
+        let head_norm = |name: &str, source: &mut _| {
+            config.qk_norm.then(|| rms_norm(&format!("{at}.{name}"), config.head_dim, config.norm_eps, source))
+        };
+        Self {
+            q_proj: linear(&format!("{at}.q_proj"), [queries, hidden], bias, source),
+            k_proj: linear(&format!("{at}.k_proj"), [keys, hidden], bias, source),
+            v_proj: linear(&format!("{at}.v_proj"), [keys, hidden], bias, source),
+            o_proj: linear(&format!("{at}.o_proj"), [hidden, queries], config.o_bias, source),
+            q_norm: head_norm("q_norm", source),
+            k_norm: head_norm("k_norm", source),
+        }
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        index: usize,
+        mask: &Mask,
+        cache: Option<&mut KvCache>,
+        shared: &Shared<'_>,
+    ) -> Tensor<3> {
+        let [batch, seq, _] = x.dims();
+        let (config, pass) = (shared.config, shared.pass);
+        let heads = |x: Tensor<3>, n| x.reshape([batch, seq, n, config.head_dim]); // [batch, seq, heads, head_dim]
+        let turn = |x: Tensor<4>, norm: &Option<Norm>| {
+            let x = match norm {
+                None => x,
+                Some(norm) => norm.forward(x),
+            };
+            ft_kernels::rope(x, shared.cos.clone(), shared.sin.clone())
+        };
+        let q = turn(heads(self.q_proj.forward(x.clone(), pass), config.num_attention_heads), &self.q_norm);
+        let k = turn(heads(self.k_proj.forward(x.clone(), pass), config.num_key_value_heads), &self.k_norm);
+        let v = heads(self.v_proj.forward(x, pass), config.num_key_value_heads);
+        let (k, v) = match cache {
+            None => (k, v),
+            Some(cache) => cache.append(index, k, v),
+        };
+        let scale = 1.0 / (config.head_dim as f64).sqrt();
+        let mixed = ft_kernels::attention(q, k, v, mask, scale);
+        self.o_proj.forward(mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]), pass)
+    }
+
+    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+        sites.push(Site::projection(format!("{at}.q_proj"), &mut self.q_proj));
+        sites.push(Site::projection(format!("{at}.k_proj"), &mut self.k_proj));
+        sites.push(Site::projection(format!("{at}.v_proj"), &mut self.v_proj));
+        sites.push(Site::projection(format!("{at}.o_proj"), &mut self.o_proj));
+        sites.extend(self.q_norm.as_mut().map(|norm| Site::norm(format!("{at}.q_norm"), norm)));
+        sites.extend(self.k_norm.as_mut().map(|norm| Site::norm(format!("{at}.k_norm"), norm)));
+    }
+}
+
+impl Mlp {
+    fn build(at: &str, config: &ModelConfig, source: &mut impl Source) -> Self {
+        let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+        Self {
+            gate_proj: linear(&format!("{at}.gate_proj"), [inner, hidden], bias, source),
+            up_proj: linear(&format!("{at}.up_proj"), [inner, hidden], bias, source),
+            down_proj: linear(&format!("{at}.down_proj"), [hidden, inner], bias, source),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
+        let gate = self.gate_proj.forward(x.clone(), pass);
+        self.down_proj.forward(ft_kernels::swiglu(gate, self.up_proj.forward(x, pass)), pass)
+    }
+
+    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+        sites.push(Site::projection(format!("{at}.gate_proj"), &mut self.gate_proj));
+        sites.push(Site::projection(format!("{at}.up_proj"), &mut self.up_proj));
+        sites.push(Site::projection(format!("{at}.down_proj"), &mut self.down_proj));
+    }
+}

@@ -1,0 +1,91 @@
+//! One file per model family; one line per family in each list here.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use ft_peft::{Pass, Site};
+
+use crate::cache::KvCache;
+use crate::config::{Keys, ModelConfig};
+use crate::error::Result;
+use crate::rows::Rows;
+use crate::source::Source;
+
+pub mod gpt2;
+pub mod llama;
+pub mod mistral;
+pub mod qwen2;
+pub mod qwen3;
+
+type Parse = fn(&Keys) -> Result<ModelConfig>;
+
+/// `model_type` of each supported family, with what reads its configuration.
+const FAMILIES: [(&str, Parse); 5] = [
+    ("llama", llama::parse),
+    ("mistral", mistral::parse),
+    ("qwen2", qwen2::parse),
+    ("qwen3", qwen3::parse),
+    ("gpt2", gpt2::parse),
+];
+
+/// Names of the supported families.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|(name, _)| *name)
+}
+
+pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
+    let wanted = keys.text("model_type").unwrap_or("");
+    match FAMILIES.iter().find(|(name, _)| *name == wanted) {
+        Some((_, parse)) => parse(keys),
+        None => {
+            let known = names().collect::<Vec<_>>().join(", ");
+            Err(keys.error("model_type", format!("\"{wanted}\" is not supported; supported: {known}")))
+        }
+    }
+}
+
+/// The layers of a model, in the two block shapes the families share.
+#[derive(Module, Debug)]
+pub(crate) enum Decoder {
+    /// Llama and its relatives: RMSNorm, rotary embedding, gated MLP.
+    Llama(llama::Llama),
+    /// GPT-2: LayerNorm, learned positions, plain MLP.
+    Gpt2(gpt2::Gpt2),
+}
+
+impl Decoder {
+    pub fn build(config: &ModelConfig, source: &mut impl Source) -> Self {
+        match config.model_type.as_str() {
+            "gpt2" => Decoder::Gpt2(gpt2::Gpt2::build(config, source)),
+            _ => Decoder::Llama(llama::Llama::build(config, source)),
+        }
+    }
+
+    /// Hidden states after the final norm, `[batch, seq, hidden]`.
+    pub fn forward(
+        &self,
+        config: &ModelConfig,
+        ids: Tensor<2, Int>,
+        rows: &Rows,
+        cache: Option<&mut KvCache>,
+        pass: &Pass,
+    ) -> Tensor<3> {
+        match self {
+            Decoder::Llama(m) => m.forward(config, ids, rows, cache, pass),
+            Decoder::Gpt2(m) => m.forward(config, ids, rows, cache, pass),
+        }
+    }
+
+    pub fn sites(&mut self) -> Vec<Site<'_>> {
+        match self {
+            Decoder::Llama(m) => m.sites(),
+            Decoder::Gpt2(m) => m.sites(),
+        }
+    }
+
+    pub fn embeddings(&self) -> &ft_peft::Embedding {
+        match self {
+            Decoder::Llama(m) => &m.embed_tokens,
+            Decoder::Gpt2(m) => &m.wte,
+        }
+    }
+}

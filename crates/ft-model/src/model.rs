@@ -1,0 +1,138 @@
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, activation};
+use ft_peft::{Adaptable, Pass, Projection, Site};
+use ft_quant::Layout;
+
+use crate::cache::KvCache;
+use crate::checkpoint::{Checkpoint, LoadDtype, Loader};
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::families::Decoder;
+use crate::random::Random;
+use crate::rows::Rows;
+use crate::source::{Source, linear};
+
+/// Checkpoint path of the output head in every supported family.
+const HEAD: &str = "lm_head";
+
+/// A decoder-only language model of any supported family.
+#[derive(Module, Debug)]
+pub struct Model {
+    pub(crate) decoder: Decoder,
+    /// `None` while the head is the embedding table.
+    pub(crate) lm_head: Option<Projection>,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+impl Model {
+    /// Loads a checkpoint folder, every tensor frozen.
+    pub fn load(dir: &Path, dtype: LoadDtype, device: &Device) -> Result<Self> {
+        let config = ModelConfig::from_dir(dir)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let mut loader = Loader::new(&checkpoint, dtype, device);
+        let tied = config.tie_word_embeddings;
+        let model = Self::build(config, &mut loader);
+        loader.finish(tied)?;
+        Ok(model)
+    }
+
+    /// A model with random values, every tensor frozen.
+    pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Self {
+        Self::build(config.clone(), &mut Random::new(seed, device))
+    }
+
+    pub(crate) fn build(config: ModelConfig, source: &mut impl Source) -> Self {
+        let decoder = Decoder::build(&config, source);
+        let shape = [config.vocab_size, config.hidden_size];
+        let lm_head = (!config.tie_word_embeddings).then(|| linear(HEAD, shape, false, source));
+        Self { decoder, lm_head, config }
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Whether the output head is the embedding table.
+    pub fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    /// The device that holds the model.
+    pub fn device(&self) -> Device {
+        self.decoder.embeddings().weight.val().device()
+    }
+
+    /// Hidden states after the final norm, `[batch, seq, hidden]`, for ids `[batch, seq]`. With a cache, the columns
+    /// continue those it holds, and it takes them in.
+    pub fn forward(&self, ids: Tensor<2, Int>, rows: &Rows, cache: Option<&mut KvCache>, pass: &Pass) -> Tensor<3> {
+        self.decoder.forward(&self.config, ids, rows, cache, pass)
+    }
+
+    /// hidden `[batch, seq, hidden]` to logits `[batch, seq, vocab]` in f32.
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let logits = match &self.lm_head {
+            Some(head) => head.forward(hidden, &Pass::eval()),
+            None => {
+                let table = self.decoder.embeddings().weight.val().cast(hidden.dtype());
+                ft_kernels::linear(hidden, table)
+            }
+        };
+        logits.cast(burn::tensor::FloatDType::F32)
+    }
+
+    /// Sum over rows of the negative log-likelihood in nats, `[1]`; hidden `[n, hidden]`, targets `[n]`.
+    pub fn nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        match self.head_matrix() {
+            Some(head) => ft_kernels::cross_entropy(hidden, head, targets),
+            None => self.adapted_nll(hidden, targets).sum(),
+        }
+    }
+
+    /// Negative log-likelihood of each row in nats, `[n]`; for evaluation.
+    pub fn token_nll(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        match self.head_matrix() {
+            Some(head) => ft_kernels::token_nll(hidden, head, targets),
+            None => self.adapted_nll(hidden, targets),
+        }
+    }
+
+    /// The head as one matrix `[vocab, hidden]`, unless an adapter sits on it.
+    fn head_matrix(&self) -> Option<Tensor<2>> {
+        match &self.lm_head {
+            None => Some(self.decoder.embeddings().weight.val()),
+            Some(head) if head.delta.is_none() && head.bias.is_none() => Some(head.weight.dense()),
+            Some(_) => None,
+        }
+    }
+
+    /// Cross-entropy through an adapted head: holds `[n, vocab]`.
+    fn adapted_nll(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        let logits = self.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
+        let picked = activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1));
+        picked.squeeze_dim::<1>(1).neg()
+    }
+}
+
+impl Adaptable for Model {
+    fn sites(&mut self) -> Vec<Site<'_>> {
+        let mut sites = self.decoder.sites();
+        sites.extend(self.lm_head.as_mut().map(|head| Site::projection(HEAD, head)));
+        sites
+    }
+
+    fn head_path(&self) -> &str {
+        HEAD
+    }
+
+    fn untie_head(&mut self) {
+        if self.lm_head.is_none() {
+            let table = self.decoder.embeddings().weight.val().detach();
+            self.lm_head = Some(Projection::new(table, Layout::OutIn, None));
+        }
+    }
+}
+

@@ -1,0 +1,45 @@
+//! A random start, for pretraining and tests.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+use crate::source::{Fill, Source};
+
+/// Standard deviation of matrices, as in GPT-2 and Llama.
+const STD: f32 = 0.02;
+
+/// Draws every tensor from one seeded stream, in build order, on the host: the same on every device.
+pub(crate) struct Random<'a> {
+    rng: ChaCha8Rng,
+    device: &'a Device,
+}
+
+impl<'a> Random<'a> {
+    pub fn new(seed: u64, device: &'a Device) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), device }
+    }
+
+    fn fill<const D: usize>(&mut self, shape: [usize; D], fill: Fill) -> Tensor<D> {
+        match fill {
+            Fill::Ones => Tensor::ones(shape, self.device),
+            Fill::Zeros => Tensor::zeros(shape, self.device),
+            Fill::Normal => {
+                let normal = Normal::new(0.0, STD).expect("a positive deviation");
+                let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal.sample(&mut self.rng)).collect();
+                Tensor::from_data(TensorData::new(values, shape), self.device)
+            }
+        }
+    }
+}
+
+impl Source for Random<'_> {
+    fn matrix(&mut self, _: &str, shape: [usize; 2], fill: Fill) -> Tensor<2> {
+        self.fill(shape, fill)
+    }
+
+    fn vector(&mut self, _: &str, len: usize, fill: Fill) -> Tensor<1> {
+        self.fill([len], fill)
+    }
+}

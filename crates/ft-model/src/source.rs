@@ -1,0 +1,48 @@
+//! Where a model's tensors come from while it is built: a checkpoint, a random start, or only their shapes.
+
+use burn::tensor::Tensor;
+use ft_peft::{Norm, Projection};
+use ft_quant::{Layout, Leaf};
+
+/// What a tensor holds before any training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// Normal with mean 0 and the configuration's standard deviation.
+    Normal,
+    /// Ones.
+    Ones,
+    /// Zeros.
+    Zeros,
+}
+
+/// Hands out the tensors of a checkpoint by name.
+pub(crate) trait Source {
+    fn matrix(&mut self, name: &str, shape: [usize; 2], fill: Fill) -> Tensor<2>;
+    fn vector(&mut self, name: &str, len: usize, fill: Fill) -> Tensor<1>;
+}
+
+/// `path.weight` `[out, in]` and `path.bias` `[out]`.
+pub(crate) fn linear(path: &str, shape: [usize; 2], bias: bool, source: &mut impl Source) -> Projection {
+    let weight = source.matrix(&format!("{path}.weight"), shape, Fill::Normal);
+    let bias = bias.then(|| source.vector(&format!("{path}.bias"), shape[0], Fill::Zeros));
+    Projection::new(weight, Layout::OutIn, bias)
+}
+
+/// `path.weight` `[in, out]` and `path.bias` `[out]`.
+pub(crate) fn conv1d(path: &str, shape: [usize; 2], source: &mut impl Source) -> Projection {
+    let weight = source.matrix(&format!("{path}.weight"), shape, Fill::Normal);
+    let bias = source.vector(&format!("{path}.bias"), shape[1], Fill::Zeros);
+    Projection::new(weight, Layout::InOut, Some(bias))
+}
+
+/// `path.weight`.
+pub(crate) fn rms_norm(path: &str, len: usize, eps: f64, source: &mut impl Source) -> Norm {
+    let weight = source.vector(&format!("{path}.weight"), len, Fill::Ones);
+    Norm { weight: Leaf::Frozen(weight), bias: None, eps }
+}
+
+/// `path.weight` and `path.bias`.
+pub(crate) fn layer_norm(path: &str, len: usize, eps: f64, source: &mut impl Source) -> Norm {
+    let bias = source.vector(&format!("{path}.bias"), len, Fill::Zeros);
+    Norm { bias: Some(Leaf::Frozen(bias)), ..rms_norm(path, len, eps, source) }
+}

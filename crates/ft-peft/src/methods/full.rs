@@ -1,0 +1,33 @@
+//! Full fine-tuning, of the whole model or of a part chosen by path or layer: the checkpoint's own tensors train.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::targets::{Layers, Selector, Targets};
+
+/// Options of full fine-tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FullConfig {
+    /// `"all"`, `"all-linear"`, a list of path suffixes, or one regular expression over whole paths.
+    pub targets: Targets,
+    /// Path suffixes to leave out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Layer numbers, as a list or a range such as `"4..12"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
+}
+
+impl Default for FullConfig {
+    fn default() -> Self {
+        Self { targets: Targets::all(), exclude: Vec::new(), layers: None }
+    }
+}
+
+impl FullConfig {
+    /// Which places train.
+    pub fn selector(&self) -> Selector<'_> {
+        Selector { targets: &self.targets, exclude: &self.exclude, layers: self.layers.as_ref() }
+    }
+}

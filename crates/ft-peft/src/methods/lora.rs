@@ -1,0 +1,254 @@
+//! LoRA: low-rank adaptation (Hu et al. 2021, arXiv:2106.09685, eq. 3), with rank-stabilized scaling
+//! (Kalajdzievski 2023, arXiv:2312.03732) and principal-component starts (PiSSA, arXiv:2404.02948; OLoRA,
+//! arXiv:2406.01775).
+//!
+//! ```text
+//! y = x Wᵀ + s · drop(x) Aᵀ Bᵀ      A [r, in]   B [out, r]   s = α/r, rank-stabilized α/√r
+//! ```
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
+use ft_quant::Weight;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::slots::Pass;
+use crate::targets::{Layers, Selector, Targets, pattern_value};
+
+/// Options of LoRA; the names in parentheses are PEFT's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Inner dimension of the adapters (`r`).
+    pub rank: usize,
+    /// Numerator of the scale (`lora_alpha`).
+    pub alpha: f64,
+    /// Share of the adapter's input that is dropped in training (`lora_dropout`).
+    pub dropout: f64,
+    /// `"all-linear"`, a list of path suffixes, or one regular expression over whole paths (`target_modules`).
+    pub targets: Targets,
+    /// Path suffixes to leave out (`exclude_modules`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Layer numbers, as a list or a range such as `"4..12"` (`layers_to_transform`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
+    /// Rank of the paths that end in the key (`rank_pattern`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Alpha of the paths that end in the key (`alpha_pattern`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Scale by α/√r instead of α/r (`use_rslora`).
+    pub rslora: bool,
+    /// Which biases of the base train too (`bias`).
+    pub bias: BiasMode,
+    /// Give B a bias of its own (`lora_bias`).
+    pub lora_bias: bool,
+    /// Starting values (`init_lora_weights`).
+    pub init: Init,
+    /// Path suffixes of layers that train whole and are saved with the adapter (`modules_to_save`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules_to_save: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            targets: Targets::all_linear(),
+            exclude: Vec::new(),
+            layers: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            rslora: false,
+            bias: BiasMode::None,
+            lora_bias: false,
+            init: Init::Kaiming,
+            modules_to_save: Vec::new(),
+        }
+    }
+}
+
+/// Which biases of the base model train with the adapters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BiasMode {
+    /// None of them.
+    #[default]
+    None,
+    /// Every bias of the model.
+    All,
+    /// The biases of the adapted layers.
+    LoraOnly,
+}
+
+/// Starting values of A and B.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// A uniform in ±1/√in, B zero: the adapted model starts as the base.
+    #[default]
+    Kaiming,
+    /// A normal with variance 1/r², B zero.
+    Gaussian,
+    /// The r principal components of W; the base keeps the rest.
+    Pissa,
+    /// The first r columns of W's QR decomposition; the base keeps the rest.
+    Olora,
+}
+
+impl LoraConfig {
+    /// Which places are adapted.
+    pub fn selector(&self) -> Selector<'_> {
+        Selector { targets: &self.targets, exclude: &self.exclude, layers: self.layers.as_ref() }
+    }
+
+    /// Rank at `path`, after `rank_pattern`.
+    pub fn rank_at(&self, path: &str) -> usize {
+        pattern_value(&self.rank_pattern, path).copied().unwrap_or(self.rank)
+    }
+
+    /// Scale at `path`, after both patterns.
+    pub fn scale_at(&self, path: &str) -> f64 {
+        let alpha = pattern_value(&self.alpha_pattern, path).copied().unwrap_or(self.alpha);
+        let rank = self.rank_at(path) as f64;
+        if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
+    }
+
+    /// Errors that need no model to be seen.
+    pub fn check(&self) -> Result<()> {
+        let invalid = |key: &str, why: String| Err(Error::Config { key: format!("peft.{key}"), why });
+        let ranks = self.rank_pattern.iter().map(|(path, rank)| (format!("rank_pattern.\"{path}\""), rank));
+        for (key, rank) in std::iter::once(("rank".to_string(), &self.rank)).chain(ranks) {
+            if *rank == 0 {
+                return invalid(&key, "must be at least 1".into());
+            }
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return invalid("dropout", format!("must be at least 0 and below 1, got {}", self.dropout));
+        }
+        if !self.alpha.is_finite() || self.alpha <= 0.0 {
+            return invalid("alpha", format!("must be a positive number, got {}", self.alpha));
+        }
+        Ok(())
+    }
+}
+
+/// Adapter of a projection.
+#[derive(Module, Debug)]
+pub struct Lora {
+    /// `[r, in]`.
+    pub a: Param<Tensor<2>>,
+    /// `[out, r]`.
+    pub b: Param<Tensor<2>>,
+    /// `[out]`, added to B's output before scaling.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// A and B at the start, where the base was changed to make room for them (PiSSA, OLoRA).
+    pub start: Option<Start>,
+    /// s.
+    #[module(skip)]
+    pub scale: f64,
+    /// Share of the input that is dropped.
+    #[module(skip)]
+    pub dropout: f64,
+    /// Tells this place's dropout masks from those of other places.
+    #[module(skip)]
+    pub salt: u64,
+}
+
+/// The constants `A₀ [r, in]` and `B₀ [out, r]` whose scaled product was taken out of the base weight.
+#[derive(Module, Debug)]
+pub struct Start {
+    /// `[r, in]`.
+    pub a: Tensor<2>,
+    /// `[out, r]`.
+    pub b: Tensor<2>,
+}
+
+impl Lora {
+    /// x `[.., in]` to `[.., out]`.
+    pub fn project<const D: usize>(&self, x: Tensor<D>, weight: &Weight, pass: &Pass) -> Tensor<D> {
+        match pass.dropout_seed {
+            Some(seed) if self.dropout > 0.0 => {
+                let dropped = ft_kernels::dropout(f32(x.clone()), self.dropout, seed ^ self.salt);
+                let y = weight.project(x);
+                let dtype = y.dtype();
+                y + self.branch(dropped).cast(dtype)
+            }
+            _ if self.bias.is_none() && x.dtype() == DType::F32 && weight.dtype() == DType::F32 => {
+                ft_kernels::lora_linear(x, weight.dense(), self.a.val(), self.b.val(), self.scale)
+            }
+            _ => {
+                let y = weight.project(x.clone());
+                let dtype = y.dtype();
+                y + self.branch(f32(x)).cast(dtype)
+            }
+        }
+    }
+
+    /// `s · (x Aᵀ Bᵀ + bias)` in f32.
+    fn branch<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let down = ft_kernels::linear(x, self.a.val()).mul_scalar(self.scale);
+        let up = ft_kernels::linear(down, self.b.val());
+        match &self.bias {
+            None => up,
+            Some(bias) => up + bias.val().mul_scalar(self.scale).unsqueeze(),
+        }
+    }
+
+    /// `W + s · B A` in f32.
+    pub fn fold(&self, weight: Tensor<2>) -> Tensor<2> {
+        let delta = self.b.val().detach().matmul(self.a.val().detach());
+        f32(weight) + delta.mul_scalar(self.scale)
+    }
+
+    /// `(A, B)` of the plain LoRA that means the same over the unchanged base: with a `start`,
+    /// `s(BA − B₀A₀)` written as one product of rank 2r.
+    pub fn over_base(&self) -> (Tensor<2>, Tensor<2>) {
+        let (a, b) = (self.a.val().detach(), self.b.val().detach());
+        match &self.start {
+            None => (a, b),
+            Some(start) => (
+                Tensor::cat(vec![a, start.a.clone().without_autodiff()], 0),
+                Tensor::cat(vec![b, start.b.clone().without_autodiff().neg()], 1),
+            ),
+        }
+    }
+}
+
+/// Adapter of an embedding table.
+#[derive(Module, Debug)]
+pub struct LoraEmbedding {
+    /// `[r, rows]`.
+    pub a: Param<Tensor<2>>,
+    /// `[hidden, r]`.
+    pub b: Param<Tensor<2>>,
+    /// s.
+    #[module(skip)]
+    pub scale: f64,
+}
+
+impl LoraEmbedding {
+    /// `E[id] + s · B A[:, id]` for each of ids `[n]`; PEFT applies no dropout here.
+    pub fn lookup(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+        let down = self.a.val().transpose().select(0, ids).mul_scalar(self.scale);
+        let dtype = rows.dtype();
+        rows + ft_kernels::linear(down, self.b.val()).cast(dtype)
+    }
+
+    /// `E + s · (B A)ᵀ` in f32.
+    pub fn fold(&self, table: Tensor<2>) -> Tensor<2> {
+        let delta = self.b.val().detach().matmul(self.a.val().detach()).transpose();
+        f32(table) + delta.mul_scalar(self.scale)
+    }
+}
+
+fn f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if x.dtype() == DType::F32 { x } else { x.cast(FloatDType::F32) }
+}

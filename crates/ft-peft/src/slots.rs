@@ -1,0 +1,135 @@
+//! The places in a model that an adapter can change. Each is empty in the plain model.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use ft_quant::{Layout, Leaf, Weight};
+
+use crate::methods::{Delta, EmbeddingDelta};
+
+/// What a forward pass needs to know beside its inputs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass {
+    /// Seed of this pass's dropout masks; `None` (evaluation, generation) drops nothing.
+    pub dropout_seed: Option<u64>,
+}
+
+impl Pass {
+    /// A training pass: dropout masks are a pure function of `seed` and the place they act on.
+    pub fn train(seed: u64) -> Self {
+        Self { dropout_seed: Some(seed) }
+    }
+
+    /// Evaluation and generation: nothing is dropped.
+    pub fn eval() -> Self {
+        Self::default()
+    }
+}
+
+/// A linear layer, possibly changed by a [`Delta`].
+#[derive(Module, Debug)]
+pub struct Projection {
+    /// `[out, in]` (or `[in, out]`, see [`Layout`]).
+    pub weight: Weight,
+    /// `[out]`.
+    pub bias: Option<Leaf<1>>,
+    /// The adapter in this place.
+    pub delta: Option<Delta>,
+}
+
+impl Projection {
+    /// A plain frozen layer.
+    pub fn new(weight: Tensor<2>, layout: Layout, bias: Option<Tensor<1>>) -> Self {
+        Self { weight: Weight::new(weight, layout), bias: bias.map(Leaf::Frozen), delta: None }
+    }
+
+    /// x `[.., in]` to `[.., out]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, pass: &Pass) -> Tensor<D> {
+        let y = match &self.delta {
+            None => self.weight.project(x),
+            Some(delta) => delta.project(x, &self.weight, pass),
+        };
+        match &self.bias {
+            None => y,
+            Some(bias) => {
+                let bias = bias.val().cast(y.dtype());
+                y + bias.unsqueeze()
+            }
+        }
+    }
+
+    /// Merges the delta into the weight and empties the slot.
+    pub fn fold(&mut self) {
+        if let Some(delta) = self.delta.take() {
+            let dtype = self.weight.dtype();
+            let merged = delta.fold(self.weight.dense());
+            self.weight.set_dense(merged.cast(dtype));
+            if let Some(change) = delta.bias() {
+                let bias = match &self.bias {
+                    Some(bias) => bias.val().cast(change.dtype()) + change,
+                    None => change,
+                };
+                self.bias = Some(Leaf::Frozen(bias.detach().cast(dtype)));
+            }
+        }
+    }
+}
+
+/// A table of rows looked up by id, possibly changed by an [`EmbeddingDelta`].
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[rows, hidden]`.
+    pub weight: Leaf<2>,
+    /// The adapter in this place.
+    pub delta: Option<EmbeddingDelta>,
+}
+
+impl Embedding {
+    /// A plain frozen table.
+    pub fn new(weight: Tensor<2>) -> Self {
+        Self { weight: Leaf::Frozen(weight), delta: None }
+    }
+
+    /// ids `[batch, seq]` to `[batch, seq, hidden]`.
+    pub fn forward(&self, ids: Tensor<2, Int>, _pass: &Pass) -> Tensor<3> {
+        let [batch, seq] = ids.dims();
+        let flat = ids.reshape([batch * seq]);
+        let rows = self.weight.val().select(0, flat.clone());
+        let rows = match &self.delta {
+            None => rows,
+            Some(delta) => delta.lookup(rows, flat),
+        };
+        let hidden = rows.dims()[1];
+        rows.reshape([batch, seq, hidden])
+    }
+
+    /// Merges the delta into the table and empties the slot.
+    pub fn fold(&mut self) {
+        if let Some(delta) = self.delta.take() {
+            let table = self.weight.val();
+            let dtype = table.dtype();
+            self.weight.set(delta.fold(table).cast(dtype));
+        }
+    }
+}
+
+/// RMSNorm (no bias) or LayerNorm (with bias).
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// `[hidden]`.
+    pub weight: Leaf<1>,
+    /// `[hidden]`; its presence makes this a LayerNorm.
+    pub bias: Option<Leaf<1>>,
+    /// Added to the variance.
+    #[module(skip)]
+    pub eps: f64,
+}
+
+impl Norm {
+    /// x `[.., hidden]`, normalized over the last axis in f32.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match &self.bias {
+            None => ft_kernels::rms_norm(x, self.weight.val(), self.eps),
+            Some(bias) => ft_kernels::layer_norm(x, self.weight.val(), bias.val(), self.eps),
+        }
+    }
+}

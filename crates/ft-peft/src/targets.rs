@@ -1,0 +1,181 @@
+//! Which places of a model a method acts on, with PEFT's matching rules.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use regex::Regex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// How places are named: a list of path suffixes, or a word or regular expression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Targets {
+    /// `"all-linear"` (every projection but the output head), `"all"` (every place), or a regular expression that must
+    /// match a whole path.
+    Pattern(String),
+    /// A path matches when it equals an entry or ends in `.entry`.
+    Suffixes(Vec<String>),
+}
+
+impl Targets {
+    /// Every projection but the output head.
+    pub fn all_linear() -> Self {
+        Targets::Pattern("all-linear".into())
+    }
+
+    /// Every place.
+    pub fn all() -> Self {
+        Targets::Pattern("all".into())
+    }
+}
+
+impl fmt::Display for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Targets::Pattern(pattern) => write!(f, "\"{pattern}\""),
+            Targets::Suffixes(list) => write!(f, "{list:?}"),
+        }
+    }
+}
+
+/// Layer numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Layers {
+    /// Exactly these.
+    List(Vec<usize>),
+    /// Half-open range: `"4..12"`, `"..4"`, `"20.."`.
+    Range(String),
+}
+
+impl Layers {
+    fn contains(&self, layer: usize) -> Result<bool> {
+        match self {
+            Layers::List(list) => Ok(list.contains(&layer)),
+            Layers::Range(text) => {
+                let (from, to) = parse_range(text).ok_or_else(|| Error::Config {
+                    key: "peft.layers".into(),
+                    why: format!("\"{text}\" is not a range such as \"4..12\", \"..4\" or \"20..\""),
+                })?;
+                Ok((from..to).contains(&layer))
+            }
+        }
+    }
+}
+
+fn parse_range(text: &str) -> Option<(usize, usize)> {
+    let (from, to) = text.split_once("..")?;
+    let bound = |part: &str, open| if part.is_empty() { Some(open) } else { part.trim().parse().ok() };
+    Some((bound(from, 0)?, bound(to, usize::MAX)?))
+}
+
+/// The kind of place a path stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A linear layer inside the model.
+    Linear,
+    /// The output head, with a weight of its own.
+    Head,
+    /// The output head while it is the embedding table; adapting it by name gives it a weight of its own.
+    TiedHead,
+    /// An embedding table.
+    Embedding,
+    /// A normalization.
+    Norm,
+}
+
+/// A resolved choice of places.
+#[derive(Clone, Copy, Debug)]
+pub struct Selector<'a> {
+    /// What to take.
+    pub targets: &'a Targets,
+    /// Suffixes to leave out of it.
+    pub exclude: &'a [String],
+    /// Layers to stay within.
+    pub layers: Option<&'a Layers>,
+}
+
+impl Selector<'_> {
+    /// The selected ones among `places`, in their order; none is an error that lists the nearest paths.
+    pub fn select<'p>(&self, places: &[(&'p str, Kind)]) -> Result<Vec<&'p str>> {
+        let pattern = self.regex()?;
+        let mut chosen = Vec::new();
+        for &(path, kind) in places {
+            let named = match (self.targets, &pattern) {
+                (Targets::Suffixes(list), _) => list.iter().any(|suffix| has_suffix(path, suffix)),
+                (_, Some(regex)) => regex.is_match(path),
+                (Targets::Pattern(word), None) => kind == Kind::Linear || (word == "all" && kind != Kind::TiedHead),
+            };
+            let in_layers = match (self.layers, layer_number(path)) {
+                (None, _) => true,
+                (Some(layers), Some(layer)) => layers.contains(layer)?,
+                (Some(_), None) => false,
+            };
+            if named && in_layers && !self.exclude.iter().any(|suffix| has_suffix(path, suffix)) {
+                chosen.push(path);
+            }
+        }
+        if chosen.is_empty() {
+            return Err(self.no_target(places));
+        }
+        Ok(chosen)
+    }
+
+    fn regex(&self) -> Result<Option<Regex>> {
+        match self.targets {
+            Targets::Pattern(word) if word != "all-linear" && word != "all" => {
+                let regex = Regex::new(&format!("^(?:{word})$"));
+                regex.map(Some).map_err(|e| Error::Config { key: "peft.targets".into(), why: e.to_string() })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn no_target(&self, places: &[(&str, Kind)]) -> Error {
+        let wanted = match self.targets {
+            Targets::Pattern(word) => word.as_str(),
+            Targets::Suffixes(list) => list.first().map_or("", String::as_str),
+        };
+        Error::NoTarget { targets: self.targets.to_string(), nearest: nearest(wanted, places.iter().map(|p| p.0)) }
+    }
+}
+
+/// Whether `path` is `suffix` or ends in it at a dot.
+pub fn has_suffix(path: &str, suffix: &str) -> bool {
+    path.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The value of the first key that `path` equals or ends in; keys may be regular expressions, as in PEFT's
+/// `rank_pattern`.
+pub fn pattern_value<'a, T>(patterns: &'a BTreeMap<String, T>, path: &str) -> Option<&'a T> {
+    patterns.iter().find(|(key, _)| key_matches(key, path)).map(|(_, value)| value)
+}
+
+fn key_matches(key: &str, path: &str) -> bool {
+    Regex::new(&format!("^(?:.*\\.)?(?:{key})$")).is_ok_and(|regex| regex.is_match(path))
+}
+
+/// The first integer among the components of `path`.
+pub fn layer_number(path: &str) -> Option<usize> {
+    path.split('.').find_map(|part| part.parse().ok())
+}
+
+/// Up to five of `paths`, those spelled most like `wanted` first, layers told apart only once.
+pub fn nearest<'p>(wanted: &str, paths: impl Iterator<Item = &'p str>) -> Vec<String> {
+    let mut seen = Vec::new();
+    let mut scored: Vec<(usize, &str)> = Vec::new();
+    for path in paths {
+        let shape: Vec<&str> = path.split('.').map(|p| if p.parse::<usize>().is_ok() { "#" } else { p }).collect();
+        if seen.contains(&shape) {
+            continue;
+        }
+        let tail = shape.iter().rev().take(wanted.split('.').count()).rev().copied().collect::<Vec<_>>().join(".");
+        scored.push((strsim::levenshtein(wanted, &tail), path));
+        seen.push(shape);
+    }
+    scored.sort_by_key(|(distance, _)| *distance);
+    scored.into_iter().take(5).map(|(_, path)| path.to_string()).collect()
+}
