@@ -1,1 +1,46 @@
-//! Text generation: KV cache, sampling, batches of prompts, stop tokens, streaming.
+//! Text generation: prompts in, continuations out, one forward pass per token over a cache of keys and values.
+//!
+//! ```text
+//!  GenerationOptions  (typed)  ─┐
+//!  generation_config.json      ─┴─▶ GenerationConfig
+//!                                        │
+//!  prompts ─▶ batches of like length ─▶ prefill ─▶ logits ─▶ penalties ─▶ temperature ─▶ top-k ─▶ top-p ─▶ min-p ─▶ draw
+//!             (left padded)                          ▲                    (or arg max, or beams)             │
+//!                                                    └───────────────── one token per row ◀──────────────────┘
+//!                                                                       Token to the callback; ended rows leave
+//! ```
+//!
+//! The order of the filters and their borderline cases are those of transformers' `generate`, so greedy decoding, penalties and
+//! beam search give the same tokens; sampling gives the same distribution.
+//!
+//! ```
+//! use ft_infer::{GenerationConfig, GenerationOptions};
+//!
+//! // What the checkpoint says, and on top of it what was typed.
+//! let checkpoint = GenerationConfig { top_k: 20, top_p: 0.8, ..GenerationConfig::greedy(256, [2]) };
+//! let typed = GenerationOptions { temperature: Some(0.7), seed: Some(1), ..Default::default() };
+//! let config = checkpoint.with(&typed)?;
+//! assert!(config.do_sample && config.top_k == 20);
+//!
+//! // let answers = ft_infer::generate(&model, &prompts, &config, &mut ft_infer::no_stream)?;
+//! # Ok::<(), ft_infer::Error>(())
+//! ```
+
+mod beam;
+mod checkpoint;
+mod config;
+mod decode;
+mod error;
+mod generate;
+mod generation;
+mod lm;
+mod penalty;
+mod prompts;
+mod sample;
+#[cfg(test)]
+mod table;
+
+pub use config::{EarlyStopping, GenerationConfig, GenerationOptions};
+pub use error::{Error, PromptProblem, Result};
+pub use generate::generate;
+pub use generation::{FinishReason, Generation, Token, no_stream};

@@ -1,0 +1,72 @@
+//! The model as decoding sees it: logits of the last position, one column at a time.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ft_model::{KvCache, Model, Rows};
+use ft_peft::Pass;
+
+use crate::prompts::{Limits, Padded};
+
+/// A language model that keeps its past. Tests put a table in its place.
+pub(crate) trait Decoder {
+    fn limits(&self) -> Limits;
+
+    /// Takes the prompts; logits of each row's next token `[rows, vocab]`.
+    fn prefill(&mut self, batch: &Padded) -> Tensor<2>;
+
+    /// Takes one token per row; logits of each row's next token `[rows, vocab]`.
+    fn step(&mut self, ids: &[u32]) -> Tensor<2>;
+
+    /// Goes on with these rows, in this order; a row may be named more than once.
+    fn select(&mut self, rows: &[usize]);
+}
+
+/// A model and the keys and values of what it has read.
+pub(crate) struct Cached<'a> {
+    model: &'a Model,
+    device: Device,
+    cache: KvCache,
+    pads: Vec<usize>,
+}
+
+impl<'a> Cached<'a> {
+    pub(crate) fn new(model: &'a Model) -> Self {
+        let cache = KvCache::new(model.config().num_hidden_layers);
+        Self { model, device: model.device(), cache, pads: Vec::new() }
+    }
+
+    fn forward(&mut self, ids: Vec<i32>, width: usize) -> Tensor<2> {
+        let rows = self.pads.len();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, width]), &self.device);
+        let pass = Pass { dropout_seed: None };
+        let hidden = self.model.forward(ids, &Rows::Left(self.pads.clone()), Some(&mut self.cache), &pass);
+        // Only the last position goes through the head: [rows, width, hidden] -> [rows, 1, hidden] -> [rows, 1, vocab]
+        let last = hidden.narrow(1, width - 1, 1);
+        self.model.logits(last).squeeze_dim(1)
+    }
+}
+
+impl Decoder for Cached<'_> {
+    fn limits(&self) -> Limits {
+        let config = self.model.config();
+        Limits { vocab: config.vocab_size, positions: config.max_position_embeddings }
+    }
+
+    fn prefill(&mut self, batch: &Padded) -> Tensor<2> {
+        self.cache = KvCache::new(self.model.config().num_hidden_layers);
+        self.pads = batch.pads.clone();
+        self.forward(batch.ids.clone(), batch.width)
+    }
+
+    fn step(&mut self, ids: &[u32]) -> Tensor<2> {
+        self.forward(ids.iter().map(|&id| id as i32).collect(), 1)
+    }
+
+    fn select(&mut self, rows: &[usize]) {
+        if rows.iter().copied().eq(0..self.pads.len()) {
+            return;
+        }
+        let index: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        self.cache.select_rows(Tensor::from_data(TensorData::new(index, [rows.len()]), &self.device));
+        self.pads = rows.iter().map(|&row| self.pads[row]).collect();
+    }
+}
