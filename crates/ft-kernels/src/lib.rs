@@ -1,5 +1,7 @@
 //! Tensor operations that Burn lacks or that a fused version makes faster, each with its own backward pass.
 mod attention;
+#[cfg(feature = "flex")]
+mod cpu;
 mod cross_entropy;
 mod dropout;
 mod gelu;

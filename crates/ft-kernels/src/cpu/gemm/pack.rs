@@ -1,0 +1,64 @@
+//! Packing: panels of A and B in the order the register tiles read them, widened to f32.
+//!
+//! A panel holds `width` rows of A (or columns of B) as `[k][width]`: the same code packs both, since a column of B is
+//! a row of Bᵀ.
+use super::matrix::{Elem, Mat};
+use super::transpose::{self, Lanes};
+use half::{bf16, f16};
+
+/// `out[k * width + r] = scale * m[first + r, k]` for `r < count`, zero for `count <= r < width`; k in `from..from + steps`.
+///
+/// # Panics
+/// If the rows or columns lie outside `m`, or `out` is too small.
+pub(super) fn panel(
+    m: Mat,
+    first: usize,
+    count: usize,
+    from: usize,
+    steps: usize,
+    scale: f32,
+    width: usize,
+    out: &mut [f32],
+) {
+    assert!(first + count <= m.rows() && from + steps <= m.cols() && count <= width && out.len() >= steps * width);
+    let m = m.narrow_rows(first, count).narrow_cols(from, steps);
+    match m.elem() {
+        Elem::F32 => typed::<f32>(m, scale, width, out),
+        Elem::Bf16 => typed::<bf16>(m, scale, width, out),
+        Elem::F16 => typed::<f16>(m, scale, width, out),
+    }
+}
+
+fn typed<T: Lanes>(m: Mat, scale: f32, width: usize, out: &mut [f32]) {
+    if m.row_stride() == 1 {
+        along_rows::<T>(m, scale, width, out);
+    } else if m.col_stride() == 1 {
+        transpose::into_panel::<T>(m.at(0, 0), m.row_stride(), m.rows(), m.cols(), scale, width, out);
+    } else {
+        scattered(m, scale, width, out);
+    }
+}
+
+/// The values of one step of k lie side by side.
+fn along_rows<T: Lanes>(m: Mat, scale: f32, width: usize, out: &mut [f32]) {
+    for (k, step) in out.chunks_exact_mut(width).take(m.cols()).enumerate() {
+        // SAFETY: with a row stride of 1 the rows of column k are `rows` consecutive values inside the view.
+        let values = unsafe { std::slice::from_raw_parts(m.at::<T>(0, k), m.rows()) };
+        let (real, rest) = step.split_at_mut(values.len());
+        T::widen(values, scale, real);
+        rest.fill(0.0);
+    }
+}
+
+fn scattered(m: Mat, scale: f32, width: usize, out: &mut [f32]) {
+    for (k, step) in out.chunks_exact_mut(width).take(m.cols()).enumerate() {
+        for (r, value) in step.iter_mut().enumerate() {
+            // SAFETY: (r, k) is inside the view.
+            *value = if r < m.rows() {
+                scale * unsafe { m.get(r, k) }
+            } else {
+                0.0
+            };
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! A right factor that several products share, packed once: keys and values of attention.
+use super::{Dest, Mat, Par, Term, fallback};
+#[cfg(target_arch = "x86_64")]
+use super::{kernel, pack};
+use crate::cpu::par::Shared;
+use crate::cpu::scratch;
+use std::ops::Range;
+
+/// `B [k, n]` in the form the register tiles read, or a plain view where there are none.
+pub(crate) struct Rhs<'a> {
+    plain: Mat<'a>,
+    #[cfg(target_arch = "x86_64")]
+    packed: Option<(&'static kernel::Tile, scratch::Scratch)>,
+}
+
+impl<'a> Rhs<'a> {
+    /// Packs `b`.
+    pub(crate) fn new(b: Mat<'a>) -> Self {
+        Self {
+            plain: b,
+            #[cfg(target_arch = "x86_64")]
+            packed: kernel::Tile::detect().map(|tile| (tile, Self::pack(tile, b))),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn pack(tile: &kernel::Tile, b: Mat) -> scratch::Scratch {
+        let (k, nr) = (b.rows(), tile.nr);
+        let mut out = scratch::take(b.cols().next_multiple_of(nr) * k);
+        for column in (0..b.cols()).step_by(nr) {
+            pack::panel(
+                b.t(),
+                column,
+                nr.min(b.cols() - column),
+                0,
+                k,
+                1.0,
+                nr,
+                &mut out[column * k..][..nr * k],
+            );
+        }
+        out
+    }
+
+    /// Columns per panel: ranges of columns should start at a multiple of it.
+    pub(crate) fn panel(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Some((tile, _)) = &self.packed {
+            return tile.nr;
+        }
+        1
+    }
+
+    /// `c (+)= scale · a · B[steps, columns]` on the calling thread; column `columns.start` (a multiple of
+    /// [`Rhs::panel`]) goes to column 0 of `c`, whose rows are `stride` apart.
+    pub(crate) fn times(
+        &self,
+        a: Mat,
+        scale: f32,
+        steps: Range<usize>,
+        columns: Range<usize>,
+        c: &mut [f32],
+        stride: usize,
+        add: bool,
+    ) {
+        let (m, n) = (a.rows(), columns.len());
+        assert!(a.cols() == steps.len() && steps.end <= self.plain.rows() && columns.end <= self.plain.cols());
+        if m == 0 || n == 0 {
+            return;
+        }
+        assert!(
+            stride >= n && c.len() >= (m - 1) * stride + n,
+            "product outside its destination"
+        );
+        if steps.is_empty() {
+            return if add {
+                ()
+            } else {
+                c.chunks_mut(stride).take(m).for_each(|row| row[..n].fill(0.0))
+            };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some((tile, packed)) = &self.packed {
+            return self.tiles(tile, packed, a, scale, steps, columns, c, stride, add);
+        }
+        let b = self
+            .plain
+            .narrow_rows(steps.start, steps.len())
+            .narrow_cols(columns.start, n);
+        fallback::run(
+            &[Term::scaled(a, b, scale)],
+            &Dest {
+                ptr: Shared::new(c),
+                stride,
+            },
+            add,
+            Par::One,
+        );
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(clippy::too_many_arguments)]
+    fn tiles(
+        &self,
+        tile: &kernel::Tile,
+        packed: &[f32],
+        a: Mat,
+        scale: f32,
+        steps: Range<usize>,
+        columns: Range<usize>,
+        c: &mut [f32],
+        stride: usize,
+        add: bool,
+    ) {
+        let (k, nr, mr) = (self.plain.rows(), tile.nr, tile.mr);
+        assert_eq!(columns.start % nr, 0, "columns start inside a panel");
+        let mut strip = scratch::take(mr * steps.len());
+        for row in (0..a.rows()).step_by(mr) {
+            let rows = mr.min(a.rows() - row);
+            pack::panel(a, row, rows, 0, steps.len(), scale, tile.height(rows), &mut strip);
+            for column in columns.clone().step_by(nr) {
+                let cols = nr.min(columns.end - column);
+                let b = packed[column * k + steps.start * nr..].as_ptr();
+                let ptr = c[row * stride + column - columns.start..].as_mut_ptr();
+                // SAFETY: the packed strip and panel hold `steps` steps; the tile lies inside `c`.
+                unsafe {
+                    tile.run(
+                        steps.len(),
+                        strip.as_ptr(),
+                        b,
+                        nr,
+                        kernel::Out {
+                            ptr,
+                            stride,
+                            rows,
+                            cols,
+                            add,
+                        },
+                    )
+                };
+            }
+        }
+    }
+}

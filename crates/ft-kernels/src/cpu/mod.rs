@@ -1,0 +1,5 @@
+//! Fused f32 code for the CPU backend: threads by rayon, vector code chosen at run time.
+pub(crate) mod gemm;
+pub(crate) mod isa;
+pub(crate) mod par;
+pub(crate) mod scratch;
