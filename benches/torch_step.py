@@ -1,0 +1,120 @@
+"""One training step of a Llama of given dimensions with torch + PEFT: tokens per second and memory, as one JSON line.
+
+    pip install -r benches/requirements.txt
+    python benches/torch_step.py --mode lora --batch 4 --seq 256 --threads 2
+
+Random weights; labels are the input ids, so every position but the last is learned; AdamW; SDPA attention; no dropout. `lora`: r = 8,
+alpha = 16 on every linear layer but the head, adapters in f32. The defaults are SmolLM2-135M's dimensions. The counterpart is benches/step.rs.
+"""
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+import warnings
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+warnings.filterwarnings("ignore", category=FutureWarning)
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in dict(hidden=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocab=49152, batch=4, seq=256,
+                              threads=2, steps=5, warmup=2, seed=0).items():
+        p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
+    p.add_argument("--mode", choices=["lora", "full"], default="lora")
+    p.add_argument("--dtype", choices=DTYPES, default="f32", help="of the base (lora) or of everything (full)")
+    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
+    p.add_argument("--checkpointing", action="store_true", help="recompute each block in the backward pass")
+    return p.parse_args()
+
+
+def sync(a):
+    if a.device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def build(a):
+    config = LlamaConfig(vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.ffn, num_hidden_layers=a.layers,
+                         num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=max(2048, a.seq),
+                         tie_word_embeddings=not a.untied, use_cache=False, attn_implementation="sdpa")
+    model = LlamaForCausalLM(config).to(a.device, DTYPES[a.dtype])
+    if a.mode == "lora":
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"))
+    if a.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.train()
+
+
+def gemm_gflops(a):
+    """Rate of the product [batch * seq, hidden] x [hidden, ffn], the best of several runs."""
+    m, k, n = a.batch * a.seq, a.hidden, a.ffn
+    x = torch.randn(m, k, device=a.device, dtype=DTYPES[a.dtype])
+    w = torch.randn(k, n, device=a.device, dtype=DTYPES[a.dtype])
+    best = 0.0
+    with torch.no_grad():
+        for _ in range(10):
+            sync(a)
+            start = time.perf_counter()
+            for _ in range(10):
+                x @ w
+            sync(a)
+            best = max(best, 10 * 2 * m * k * n / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def gflop_per_step(a):
+    """Matrix products of the step: forward and input gradients (x 2), weight gradients too when everything trains (x 3)."""
+    head_dim = a.hidden // a.heads
+    attention = 2 * a.hidden * a.hidden + 2 * a.hidden * a.kv_heads * head_dim
+    weights = a.layers * (attention + 3 * a.hidden * a.ffn) + a.vocab * a.hidden
+    return 2 * weights * a.batch * a.seq * (2 if a.mode == "lora" else 3) / 1e9
+
+
+def train(a, model):
+    g = torch.Generator().manual_seed(a.seed)
+    batches = [torch.randint(0, a.vocab, (a.batch, a.seq), generator=g).to(a.device) for _ in range(a.warmup + a.steps)]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    seconds = []
+    for ids in batches:
+        sync(a)
+        start = time.perf_counter()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sync(a)
+        seconds.append(time.perf_counter() - start)
+        print(f"{seconds[-1]:.3f} s, loss {loss.item():.4f}", file=sys.stderr)
+    return seconds[a.warmup:], loss.item()
+
+
+def main():
+    a = arguments()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(a.seed)
+    model = build(a)
+    seconds, loss = train(a, model)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the rate is measured
+    rate = gemm_gflops(a)
+    step = statistics.median(seconds)
+    result = {
+        "tokens_per_s": a.batch * a.seq / step, "step_s": step, "peak_rss_bytes": peak, "gemm_gflops": rate,
+        "gemm_share": gflop_per_step(a) / step / rate, "loss": loss,
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "torch": torch.__version__, **vars(a),
+    }
+    if a.device.startswith("cuda"):
+        result["peak_device_bytes"] = torch.cuda.max_memory_allocated()
+        result["device_name"] = torch.cuda.get_device_name()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
