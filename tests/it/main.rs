@@ -1,1 +1,3 @@
-
+mod families;
+mod lora;
+mod support;

@@ -21,7 +21,10 @@ struct Layer {
 impl KvCache {
     /// An empty cache for `layers` layers.
     pub fn new(layers: usize) -> Self {
-        Self { layers: vec![None; layers], len: 0 }
+        Self {
+            layers: vec![None; layers],
+            len: 0,
+        }
     }
 
     /// Columns held.
@@ -68,7 +71,11 @@ impl Layer {
     fn append(self, keys: Tensor<4>, values: Tensor<4>) -> Self {
         let len = self.len + keys.dims()[1];
         let at = s![.., self.len..len, .., ..];
-        Self { keys: write(self.keys, keys, at, len), values: write(self.values, values, at, len), len }
+        Self {
+            keys: write(self.keys, keys, at, len),
+            values: write(self.values, values, at, len),
+            len,
+        }
     }
 
     fn view(&self) -> (Tensor<4>, Tensor<4>) {
@@ -82,7 +89,10 @@ fn write(buffer: Tensor<4>, new: Tensor<4>, at: [burn::tensor::Slice; 4], len: u
     let buffer = if len <= capacity {
         buffer
     } else {
-        let room = Tensor::zeros([batch, len - capacity + GROWTH, heads, dim], (&buffer.device(), buffer.dtype()));
+        let room = Tensor::zeros(
+            [batch, len - capacity + GROWTH, heads, dim],
+            (&buffer.device(), buffer.dtype()),
+        );
         Tensor::cat(vec![buffer, room], 1)
     };
     buffer.slice_assign(at, new)

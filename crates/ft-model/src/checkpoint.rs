@@ -49,7 +49,11 @@ pub struct Entry {
 impl Checkpoint {
     /// Opens `dir/model.safetensors`, or the shards that `dir/model.safetensors.index.json` names.
     pub fn open(dir: &Path) -> Result<Self> {
-        let mut checkpoint = Self { dir: dir.into(), files: Vec::new(), entries: BTreeMap::new() };
+        let mut checkpoint = Self {
+            dir: dir.into(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+        };
         for file in files_of(dir)? {
             checkpoint.add_file(&file)?;
         }
@@ -62,10 +66,16 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let file = File::open(path).map_err(|source| Error::Io {
+            path: path.into(),
+            source,
+        })?;
         // SAFETY: the map is read-only; a file changed by another process while mapped could change the values read,
         // which a checkpoint in use is not expected to do.
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io { path: path.into(), source })?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io {
+            path: path.into(),
+            source,
+        })?;
         let bad = |e: safetensors::SafeTensorError| Error::Format {
             path: path.into(),
             why: format!("not a whole safetensors file ({e}); download or copy it again"),
@@ -77,9 +87,17 @@ impl Checkpoint {
         let index = self.files.len();
         for (name, info) in metadata.tensors() {
             let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
-            let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), file: index, bytes };
+            let entry = Entry {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                file: index,
+                bytes,
+            };
             if self.entries.insert(name.clone(), entry).is_some() {
-                return Err(Error::Format { path: path.into(), why: format!("{name} is in more than one shard") });
+                return Err(Error::Format {
+                    path: path.into(),
+                    why: format!("{name} is in more than one shard"),
+                });
             }
         }
         self.files.push(map);
@@ -105,14 +123,21 @@ fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
         }
         Err(source) => return Err(Error::Io { path: index, source }),
     };
-    let format = |why: String| Error::Format { path: index.clone(), why };
+    let format = |why: String| Error::Format {
+        path: index.clone(),
+        why,
+    };
     let value: Value = serde_json::from_str(&text).map_err(|e| format(format!("not valid JSON: {e}")))?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| format("no \"weight_map\" object".into()))?;
     let mut files: Vec<&str> = map.values().filter_map(Value::as_str).collect();
     files.sort_unstable();
     files.dedup();
-    if files.is_empty() || files.iter().any(|name| name.contains(['/', '\\']) || name.starts_with("..")) {
+    if files.is_empty()
+        || files
+            .iter()
+            .any(|name| name.contains(['/', '\\']) || name.starts_with(".."))
+    {
         return Err(format("\"weight_map\" must map tensors to files of this folder".into()));
     }
     Ok(files.into_iter().map(|name| dir.join(name)).collect())
@@ -133,7 +158,14 @@ impl<'a> Loader<'a> {
     pub fn new(checkpoint: &'a Checkpoint, dtype: LoadDtype, device: &'a Device) -> Self {
         let bare = checkpoint.entries.contains_key("wte.weight");
         let strip = if bare { "transformer." } else { "" };
-        Self { checkpoint, strip, dtype, device, used: Vec::new(), mismatches: Vec::new() }
+        Self {
+            checkpoint,
+            strip,
+            dtype,
+            device,
+            used: Vec::new(),
+            mismatches: Vec::new(),
+        }
     }
 
     /// The mismatches, with the tensors that nothing asked for.
@@ -144,13 +176,21 @@ impl<'a> Loader<'a> {
                 || name.ends_with(".attn.masked_bias")
                 || (tied && name == "lm_head.weight")
         };
-        for name in self.checkpoint.entries.keys().filter(|name| !self.used.contains(name) && !ignored(name)) {
+        for name in self
+            .checkpoint
+            .entries
+            .keys()
+            .filter(|name| !self.used.contains(name) && !ignored(name))
+        {
             self.mismatches.push(format!("{name}: unexpected"));
         }
         if self.mismatches.is_empty() {
             return Ok(());
         }
-        Err(Error::Tensors { path: self.checkpoint.dir.clone(), mismatches: self.mismatches })
+        Err(Error::Tensors {
+            path: self.checkpoint.dir.clone(),
+            mismatches: self.mismatches,
+        })
     }
 
     fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
@@ -177,7 +217,11 @@ impl<'a> Loader<'a> {
             Dtype::F32 => DType::F32,
             Dtype::BF16 => DType::BF16,
             Dtype::F16 => DType::F16,
-            other => return Err(format!("numbers of type {other:?} are not supported; F32, BF16 and F16 are")),
+            other => {
+                return Err(format!(
+                    "numbers of type {other:?} are not supported; F32, BF16 and F16 are"
+                ));
+            }
         };
         let wanted = match self.dtype {
             LoadDtype::F32 => DType::F32,
@@ -209,7 +253,10 @@ fn convert(bytes: &[u8], from: DType, to: DType, shape: &[usize]) -> TensorData 
     let floats: Vec<f32> = match from {
         DType::BF16 => pairs().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
         DType::F16 => pairs().map(|bits| f16::from_bits(bits).to_f32()).collect(),
-        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        _ => bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
     };
     match to {
         DType::BF16 => TensorData::new(floats.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape),

@@ -55,35 +55,53 @@ impl ModelConfig {
     /// Reads `dir/config.json`.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+            path: path.clone(),
+            source,
+        })?;
         Self::from_json(&text, &path)
     }
 
     /// Parses the text of a `config.json`; `path` is named in errors.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
-        let value: Value = serde_json::from_str(text)
-            .map_err(|e| Error::Format { path: path.into(), why: format!("not valid JSON: {e}") })?;
+        let value: Value = serde_json::from_str(text).map_err(|e| Error::Format {
+            path: path.into(),
+            why: format!("not valid JSON: {e}"),
+        })?;
         let Value::Object(raw) = value else {
-            return Err(Error::Format { path: path.into(), why: "a JSON object is needed".into() });
+            return Err(Error::Format {
+                path: path.into(),
+                why: "a JSON object is needed".into(),
+            });
         };
         let keys = Keys { raw, path: path.into() };
         if let Some(method) = keys.raw.get("quantization_config").and_then(|q| q.get("quant_method")) {
-            return Err(keys.error("quantization_config", format!("{method} checkpoints cannot be read yet")));
+            return Err(keys.error(
+                "quantization_config",
+                format!("{method} checkpoints cannot be read yet"),
+            ));
         }
         let config = families::parse(&keys)?;
         config.check(&keys)?;
         Ok(config)
     }
 
-    /// Query width over key width.
-    pub fn queries_per_key(&self) -> usize {
-        self.num_attention_heads / self.num_key_value_heads
+    /// The architecture alone, without the spelling of the file it was read from: for comparing configurations.
+    pub fn without_source(&self) -> Self {
+        Self {
+            raw: Map::new(),
+            ..self.clone()
+        }
     }
 
     /// The `config.json` to write beside weights of type `dtype` (`"bfloat16"`), the head tied or not.
     pub fn to_json(&self, dtype: &str, tied: bool) -> String {
         let mut raw = self.raw.clone();
-        let key = if raw.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+        let key = if raw.contains_key("torch_dtype") {
+            "torch_dtype"
+        } else {
+            "dtype"
+        };
         raw.insert(key.into(), dtype.into());
         raw.insert("tie_word_embeddings".into(), tied.into());
         serde_json::to_string_pretty(&Value::Object(raw)).expect("a JSON map serializes")
@@ -106,7 +124,10 @@ impl ModelConfig {
             }
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
-            let why = format!("{} query heads cannot be shared evenly by them", self.num_attention_heads);
+            let why = format!(
+                "{} query heads cannot be shared evenly by them",
+                self.num_attention_heads
+            );
             return Err(keys.error("num_key_value_heads", why));
         }
         if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
@@ -159,14 +180,21 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub fn error(&self, key: &str, why: String) -> Error {
-        Error::Config { path: self.path.clone(), key: key.into(), why }
+        Error::Config {
+            path: self.path.clone(),
+            key: key.into(),
+            why,
+        }
     }
 
     /// The same keys with some sizes under another name.
     pub fn with_sizes(&self, sizes: &[(&str, usize)]) -> Self {
         let mut raw = self.raw.clone();
         raw.extend(sizes.iter().map(|(key, size)| (key.to_string(), Value::from(*size))));
-        Self { raw, path: self.path.clone() }
+        Self {
+            raw,
+            path: self.path.clone(),
+        }
     }
 
     pub fn size(&self, key: &str, default: Option<usize>) -> Result<usize> {
@@ -204,9 +232,10 @@ impl Keys {
     /// The activation must be the one the family's code computes.
     pub fn need_activation(&self, key: &str, supported: &[&str]) -> Result<()> {
         match self.text(key) {
-            Some(name) if !supported.contains(&name) => {
-                Err(self.error(key, format!("\"{name}\" is not supported here; supported: {}", supported.join(", "))))
-            }
+            Some(name) if !supported.contains(&name) => Err(self.error(
+                key,
+                format!("\"{name}\" is not supported here; supported: {}", supported.join(", ")),
+            )),
             _ => Ok(()),
         }
     }

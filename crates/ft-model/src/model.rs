@@ -48,7 +48,11 @@ impl Model {
         let decoder = Decoder::build(&config, source);
         let shape = [config.vocab_size, config.hidden_size];
         let lm_head = (!config.tie_word_embeddings).then(|| linear(HEAD, shape, false, source));
-        Self { decoder, lm_head, config }
+        Self {
+            decoder,
+            lm_head,
+            config,
+        }
     }
 
     /// The architecture.
@@ -135,4 +139,3 @@ impl Adaptable for Model {
         }
     }
 }
-

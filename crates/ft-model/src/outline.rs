@@ -28,14 +28,20 @@ impl ModelConfig {
     }
 
     fn outline(&self) -> (Model, Vec<TensorSpec>) {
-        let mut outline = Outline { device: Device::flex(), specs: Vec::new() };
+        let mut outline = Outline {
+            device: Device::flex(),
+            specs: Vec::new(),
+        };
         let model = Model::build(self.clone(), &mut outline);
         (model, outline.specs)
     }
 
     /// Number of parameters of the model.
     pub fn num_parameters(&self) -> usize {
-        self.tensors().iter().map(|spec| spec.shape.iter().product::<usize>()).sum()
+        self.tensors()
+            .iter()
+            .map(|spec| spec.shape.iter().product::<usize>())
+            .sum()
     }
 }
 
@@ -47,7 +53,10 @@ struct Outline {
 
 impl Outline {
     fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
-        self.specs.push(TensorSpec { name: name.into(), shape: shape.to_vec() });
+        self.specs.push(TensorSpec {
+            name: name.into(),
+            shape: shape.to_vec(),
+        });
         Tensor::<D>::zeros([1; D], &self.device).expand(shape)
     }
 }

@@ -18,7 +18,10 @@ pub(crate) struct Random<'a> {
 
 impl<'a> Random<'a> {
     pub fn new(seed: u64, device: &'a Device) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), device }
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            device,
+        }
     }
 
     fn fill<const D: usize>(&mut self, shape: [usize; D], fill: Fill) -> Tensor<D> {
@@ -27,7 +30,9 @@ impl<'a> Random<'a> {
             Fill::Zeros => Tensor::zeros(shape, self.device),
             Fill::Normal => {
                 let normal = Normal::new(0.0, STD).expect("a positive deviation");
-                let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal.sample(&mut self.rng)).collect();
+                let values: Vec<f32> = (0..shape.iter().product())
+                    .map(|_| normal.sample(&mut self.rng))
+                    .collect();
                 Tensor::from_data(TensorData::new(values, shape), self.device)
             }
         }

@@ -45,15 +45,23 @@ impl Rope {
             (_, Some(v)) if v.is_object() => (v, "rope_scaling"),
             _ => (&Value::Null, "rope_scaling"),
         };
-        let theta = section.get("rope_theta").or_else(|| config.get("rope_theta")).and_then(Value::as_f64);
+        let theta = section
+            .get("rope_theta")
+            .or_else(|| config.get("rope_theta"))
+            .and_then(Value::as_f64);
         let number = |key: &str| {
             let found = section.get(key).and_then(Value::as_f64);
             found.ok_or_else(|| (format!("{name}.{key}"), "a number is needed here".to_string()))
         };
-        let kind = section.get("rope_type").or_else(|| section.get("type")).and_then(Value::as_str);
+        let kind = section
+            .get("rope_type")
+            .or_else(|| section.get("type"))
+            .and_then(Value::as_str);
         let scaling = match kind.unwrap_or("default") {
             "default" => RopeScaling::Default,
-            "linear" => RopeScaling::Linear { factor: number("factor")? },
+            "linear" => RopeScaling::Linear {
+                factor: number("factor")?,
+            },
             "llama3" => RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low_freq_factor: number("low_freq_factor")?,
@@ -65,7 +73,10 @@ impl Rope {
                 return Err((format!("{name}.rope_type"), why));
             }
         };
-        Ok(Self { theta: theta.unwrap_or(10_000.0), scaling })
+        Ok(Self {
+            theta: theta.unwrap_or(10_000.0),
+            scaling,
+        })
     }
 
     /// Inverse wavelengths `[head_dim / 2]`, computed in f32 as the reference does.
@@ -80,7 +91,10 @@ impl Rope {
     /// `(cos, sin)`, each `[rows, seq, head_dim / 2]` in f32, for the positions of each row.
     pub(crate) fn tables(&self, positions: &[Vec<usize>], head_dim: usize, device: &Device) -> (Tensor<3>, Tensor<3>) {
         let frequencies = self.inverse_frequencies(head_dim);
-        let angles = positions.iter().flatten().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
+        let angles = positions
+            .iter()
+            .flatten()
+            .flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
         let shape = [positions.len(), positions[0].len(), head_dim / 2];
         let table = |values| Tensor::from_data(TensorData::new(values, shape), device);
@@ -93,7 +107,12 @@ impl RopeScaling {
         match *self {
             RopeScaling::Default => frequency,
             RopeScaling::Linear { factor } => frequency / factor as f32,
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 let wavelength = 2.0 * std::f32::consts::PI / frequency;
                 let turns = original_max_position_embeddings as f32 / wavelength;
                 let (low, high) = (low_freq_factor as f32, high_freq_factor as f32);

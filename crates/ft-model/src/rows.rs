@@ -17,9 +17,10 @@ impl Rows {
         let columns = offset..offset + seq;
         match self {
             Rows::Right => vec![columns.collect()],
-            Rows::Left(pads) => {
-                pads.iter().map(|pad| columns.clone().map(|column| column.saturating_sub(*pad)).collect()).collect()
-            }
+            Rows::Left(pads) => pads
+                .iter()
+                .map(|pad| columns.clone().map(|column| column.saturating_sub(*pad)).collect())
+                .collect(),
         }
     }
 
@@ -29,10 +30,21 @@ impl Rows {
             Rows::Right => None,
             Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => None,
             Rows::Left(pads) => {
-                let columns: Vec<i32> = pads.iter().flat_map(|pad| std::iter::repeat_n(*pad as i32, seq)).collect();
-                Some(Tensor::<2, Int>::from_data(TensorData::new(columns, [pads.len(), seq]), device))
+                let columns: Vec<i32> = pads
+                    .iter()
+                    .flat_map(|pad| std::iter::repeat_n(*pad as i32, seq))
+                    .collect();
+                Some(Tensor::<2, Int>::from_data(
+                    TensorData::new(columns, [pads.len(), seq]),
+                    device,
+                ))
             }
         };
-        Mask { offset, window, first, prefix: 0 }
+        Mask {
+            offset,
+            window,
+            first,
+            prefix: 0,
+        }
     }
 }

@@ -33,9 +33,15 @@ impl Model {
     /// [`save`](Self::save) with another shard size.
     pub fn save_sharded(&self, dir: &Path, dtype: LoadDtype, shard_bytes: usize) -> Result<()> {
         let items = self.items(dtype)?;
-        std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.into(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| Error::Io {
+            path: dir.into(),
+            source,
+        })?;
         let name = type_name(&items[0].tensor);
-        write(&dir.join("config.json"), self.config().to_json(name, self.is_tied()).as_bytes())?;
+        write(
+            &dir.join("config.json"),
+            self.config().to_json(name, self.is_tied()).as_bytes(),
+        )?;
         let shards = split(items, shard_bytes);
         if let [shard] = shards.as_slice() {
             return write_shard(&dir.join("model.safetensors"), shard);
@@ -68,7 +74,11 @@ impl Model {
             for (leaf, tensor) in site.tensors() {
                 let tensor = cast(tensor, dtype);
                 let bytes = tensor.dims().iter().product::<usize>() * number_bytes(&tensor);
-                items.push(Item { name: format!("{}.{leaf}", site.path), tensor, bytes });
+                items.push(Item {
+                    name: format!("{}.{leaf}", site.path),
+                    tensor,
+                    bytes,
+                });
             }
         }
         Ok(items)
@@ -135,11 +145,20 @@ fn write_shard(path: &Path, items: &[Item]) -> Result<()> {
     });
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
-        other => Error::Format { path: path.into(), why: other.to_string() },
+        safetensors::SafeTensorError::IoError(source) => Error::Io {
+            path: path.into(),
+            source,
+        },
+        other => Error::Format {
+            path: path.into(),
+            why: other.to_string(),
+        },
     })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).map_err(|source| Error::Io { path: path.into(), source })
+    std::fs::write(path, bytes).map_err(|source| Error::Io {
+        path: path.into(),
+        source,
+    })
 }

@@ -38,11 +38,18 @@ pub(crate) fn conv1d(path: &str, shape: [usize; 2], source: &mut impl Source) ->
 /// `path.weight`.
 pub(crate) fn rms_norm(path: &str, len: usize, eps: f64, source: &mut impl Source) -> Norm {
     let weight = source.vector(&format!("{path}.weight"), len, Fill::Ones);
-    Norm { weight: Leaf::Frozen(weight), bias: None, eps }
+    Norm {
+        weight: Leaf::Frozen(weight),
+        bias: None,
+        eps,
+    }
 }
 
 /// `path.weight` and `path.bias`.
 pub(crate) fn layer_norm(path: &str, len: usize, eps: f64, source: &mut impl Source) -> Norm {
     let bias = source.vector(&format!("{path}.bias"), len, Fill::Zeros);
-    Norm { bias: Some(Leaf::Frozen(bias)), ..rms_norm(path, len, eps, source) }
+    Norm {
+        bias: Some(Leaf::Frozen(bias)),
+        ..rms_norm(path, len, eps, source)
+    }
 }

@@ -36,7 +36,10 @@ pub struct Attached {
 pub fn preview(places: &[PlaceSpec], config: &PeftConfig) -> Result<Attached> {
     let mut attached = match config {
         PeftConfig::Lora(lora) => preview_lora(places, lora)?,
-        PeftConfig::Full(full) => Attached { whole: select(places, full.selector())?, ..Attached::default() },
+        PeftConfig::Full(full) => Attached {
+            whole: select(places, full.selector())?,
+            ..Attached::default()
+        },
     };
     attached.parameters = places.iter().map(|place| trained_in(place, &attached, config)).sum();
     Ok(attached)
@@ -71,7 +74,10 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
 /// Merges every adapter into the weights and makes everything a constant. A tied head keeps the table as it was before
 /// an adapter on the embeddings is merged into them.
 pub fn fold(model: &mut impl Adaptable) {
-    let embeds = model.sites().iter().any(|site| matches!(&site.place, Place::Embedding(e) if e.delta.is_some()));
+    let embeds = model
+        .sites()
+        .iter()
+        .any(|site| matches!(&site.place, Place::Embedding(e) if e.delta.is_some()));
     if embeds {
         model.untie_head();
     }
@@ -92,7 +98,12 @@ pub fn places(model: &mut impl Adaptable) -> Vec<PlaceSpec> {
     if !places.iter().any(|place| place.path == head)
         && let Some(table) = places.iter().find(|place| place.kind == Kind::Embedding)
     {
-        places.push(PlaceSpec { path: head, kind: Kind::TiedHead, dims: table.dims, bias: false });
+        places.push(PlaceSpec {
+            path: head,
+            kind: Kind::TiedHead,
+            dims: table.dims,
+            bias: false,
+        });
     }
     places
 }
@@ -105,7 +116,12 @@ fn spec(mut site: Site<'_>, head: &str) -> PlaceSpec {
         Place::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
     };
     let bias = site.bias().is_some();
-    PlaceSpec { path: site.path, kind, dims, bias }
+    PlaceSpec {
+        path: site.path,
+        kind,
+        dims,
+        bias,
+    }
 }
 
 fn preview_lora(places: &[PlaceSpec], config: &LoraConfig) -> Result<Attached> {
@@ -123,7 +139,12 @@ fn preview_lora(places: &[PlaceSpec], config: &LoraConfig) -> Result<Attached> {
         BiasMode::LoraOnly => adapted.contains(&place.path),
     });
     let biases = biases.map(|place| place.path.clone()).collect();
-    Ok(Attached { adapted, whole, biases, parameters: 0 })
+    Ok(Attached {
+        adapted,
+        whole,
+        biases,
+        parameters: 0,
+    })
 }
 
 fn select(places: &[PlaceSpec], selector: Selector<'_>) -> Result<Vec<String>> {
@@ -133,9 +154,15 @@ fn select(places: &[PlaceSpec], selector: Selector<'_>) -> Result<Vec<String>> {
 
 fn whole_modules(places: &[PlaceSpec], suffixes: &[String]) -> Result<Vec<String>> {
     let paths = || places.iter().map(|place| place.path.as_str());
-    if let Some(unknown) = suffixes.iter().find(|suffix| !paths().any(|path| has_suffix(path, suffix))) {
+    if let Some(unknown) = suffixes
+        .iter()
+        .find(|suffix| !paths().any(|path| has_suffix(path, suffix)))
+    {
         let targets = format!("modules_to_save = [\"{unknown}\"]");
-        return Err(Error::NoTarget { targets, nearest: nearest(unknown, paths()) });
+        return Err(Error::NoTarget {
+            targets,
+            nearest: nearest(unknown, paths()),
+        });
     }
     let named = paths().filter(|path| suffixes.iter().any(|suffix| has_suffix(path, suffix)));
     Ok(named.map(str::to_string).collect())
@@ -145,7 +172,10 @@ fn check_lora(place: &PlaceSpec, config: &LoraConfig) -> Result<()> {
     let path = place.path.clone();
     if place.kind == Kind::Norm {
         let why = format!("{path} is a normalization, which LoRA cannot adapt; train it whole with modules_to_save");
-        return Err(Error::Config { key: "peft.targets".into(), why });
+        return Err(Error::Config {
+            key: "peft.targets".into(),
+            why,
+        });
     }
     let (rank, [rows, cols]) = (config.rank_at(&path), place.dims);
     if rank > rows.min(cols) {
@@ -163,7 +193,11 @@ fn trained_in(place: &PlaceSpec, attached: &Attached, config: &PeftConfig) -> us
     let bias = if attached.biases.contains(&place.path) { bias } else { 0 };
     let adapter = match config {
         PeftConfig::Lora(lora) if attached.adapted.contains(&place.path) => {
-            let own_bias = if lora.lora_bias && place.kind != Kind::Embedding { rows } else { 0 };
+            let own_bias = if lora.lora_bias && place.kind != Kind::Embedding {
+                rows
+            } else {
+                0
+            };
             lora.rank_at(&place.path) * (rows + cols) + own_bias
         }
         _ => 0,

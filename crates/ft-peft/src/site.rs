@@ -38,17 +38,26 @@ pub enum Place<'a> {
 impl<'a> Site<'a> {
     /// A linear layer at `path`.
     pub fn projection(path: impl Into<String>, slot: &'a mut Projection) -> Self {
-        Self { path: path.into(), place: Place::Projection(slot) }
+        Self {
+            path: path.into(),
+            place: Place::Projection(slot),
+        }
     }
 
     /// An embedding table at `path`.
     pub fn embedding(path: impl Into<String>, slot: &'a mut Embedding) -> Self {
-        Self { path: path.into(), place: Place::Embedding(slot) }
+        Self {
+            path: path.into(),
+            place: Place::Embedding(slot),
+        }
     }
 
     /// A normalization at `path`.
     pub fn norm(path: impl Into<String>, slot: &'a mut Norm) -> Self {
-        Self { path: path.into(), place: Place::Norm(slot) }
+        Self {
+            path: path.into(),
+            place: Place::Norm(slot),
+        }
     }
 
     /// The bias, where there is one.
@@ -101,6 +110,23 @@ impl<'a> Site<'a> {
             Place::Norm(n) => n.weight.is_trained(),
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
+    }
+
+    /// Replaces the weight of a projection or table, in the checkpoint's layout.
+    pub fn set_matrix(&mut self, value: Tensor<2>) {
+        match &mut self.place {
+            Place::Projection(p) => p.weight.value.set(value),
+            Place::Embedding(e) => e.weight.set(value),
+            Place::Norm(_) => unreachable!("a norm has no matrix"),
+        }
+    }
+
+    /// Replaces the bias, or the weight of a norm.
+    pub fn set_vector(&mut self, leaf: &str, value: Tensor<1>) {
+        match &mut self.place {
+            Place::Norm(n) if leaf == "weight" => n.weight.set(value),
+            _ => self.bias().expect("named by `tensors`").set(value),
+        }
     }
 
     /// Checkpoint tensors of this place as (name after the path, value), in the checkpoint's layout.

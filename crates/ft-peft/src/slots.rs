@@ -16,7 +16,9 @@ pub struct Pass {
 impl Pass {
     /// A training pass: dropout masks are a pure function of `seed` and the place they act on.
     pub fn train(seed: u64) -> Self {
-        Self { dropout_seed: Some(seed) }
+        Self {
+            dropout_seed: Some(seed),
+        }
     }
 
     /// Evaluation and generation: nothing is dropped.
@@ -39,7 +41,11 @@ pub struct Projection {
 impl Projection {
     /// A plain frozen layer.
     pub fn new(weight: Tensor<2>, layout: Layout, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: Weight::new(weight, layout), bias: bias.map(Leaf::Frozen), delta: None }
+        Self {
+            weight: Weight::new(weight, layout),
+            bias: bias.map(Leaf::Frozen),
+            delta: None,
+        }
     }
 
     /// x `[.., in]` to `[.., out]`.
@@ -86,7 +92,10 @@ pub struct Embedding {
 impl Embedding {
     /// A plain frozen table.
     pub fn new(weight: Tensor<2>) -> Self {
-        Self { weight: Leaf::Frozen(weight), delta: None }
+        Self {
+            weight: Leaf::Frozen(weight),
+            delta: None,
+        }
     }
 
     /// ids `[batch, seq]` to `[batch, seq, hidden]`.

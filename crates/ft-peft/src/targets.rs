@@ -1,6 +1,5 @@
 //! Which places of a model a method acts on, with PEFT's matching rules.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use regex::Regex;
@@ -68,7 +67,13 @@ impl Layers {
 
 fn parse_range(text: &str) -> Option<(usize, usize)> {
     let (from, to) = text.split_once("..")?;
-    let bound = |part: &str, open| if part.is_empty() { Some(open) } else { part.trim().parse().ok() };
+    let bound = |part: &str, open| {
+        if part.is_empty() {
+            Some(open)
+        } else {
+            part.trim().parse().ok()
+        }
+    };
     Some((bound(from, 0)?, bound(to, usize::MAX)?))
 }
 
@@ -128,7 +133,10 @@ impl Selector<'_> {
         match self.targets {
             Targets::Pattern(word) if word != "all-linear" && word != "all" => {
                 let regex = Regex::new(&format!("^(?:{word})$"));
-                regex.map(Some).map_err(|e| Error::Config { key: "peft.targets".into(), why: e.to_string() })
+                regex.map(Some).map_err(|e| Error::Config {
+                    key: "peft.targets".into(),
+                    why: e.to_string(),
+                })
             }
             _ => Ok(None),
         }
@@ -139,23 +147,17 @@ impl Selector<'_> {
             Targets::Pattern(word) => word.as_str(),
             Targets::Suffixes(list) => list.first().map_or("", String::as_str),
         };
-        Error::NoTarget { targets: self.targets.to_string(), nearest: nearest(wanted, places.iter().map(|p| p.0)) }
+        Error::NoTarget {
+            targets: self.targets.to_string(),
+            nearest: nearest(wanted, places.iter().map(|p| p.0)),
+        }
     }
 }
 
 /// Whether `path` is `suffix` or ends in it at a dot.
 pub fn has_suffix(path: &str, suffix: &str) -> bool {
-    path.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-/// The value of the first key that `path` equals or ends in; keys may be regular expressions, as in PEFT's
-/// `rank_pattern`.
-pub fn pattern_value<'a, T>(patterns: &'a BTreeMap<String, T>, path: &str) -> Option<&'a T> {
-    patterns.iter().find(|(key, _)| key_matches(key, path)).map(|(_, value)| value)
-}
-
-fn key_matches(key: &str, path: &str) -> bool {
-    Regex::new(&format!("^(?:.*\\.)?(?:{key})$")).is_ok_and(|regex| regex.is_match(path))
+    path.strip_suffix(suffix)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// The first integer among the components of `path`.
@@ -168,11 +170,21 @@ pub fn nearest<'p>(wanted: &str, paths: impl Iterator<Item = &'p str>) -> Vec<St
     let mut seen = Vec::new();
     let mut scored: Vec<(usize, &str)> = Vec::new();
     for path in paths {
-        let shape: Vec<&str> = path.split('.').map(|p| if p.parse::<usize>().is_ok() { "#" } else { p }).collect();
+        let shape: Vec<&str> = path
+            .split('.')
+            .map(|p| if p.parse::<usize>().is_ok() { "#" } else { p })
+            .collect();
         if seen.contains(&shape) {
             continue;
         }
-        let tail = shape.iter().rev().take(wanted.split('.').count()).rev().copied().collect::<Vec<_>>().join(".");
+        let tail = shape
+            .iter()
+            .rev()
+            .take(wanted.split('.').count())
+            .rev()
+            .copied()
+            .collect::<Vec<_>>()
+            .join(".");
         scored.push((strsim::levenshtein(wanted, &tail), path));
         seen.push(shape);
     }

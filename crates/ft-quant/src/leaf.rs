@@ -52,7 +52,8 @@ impl<const D: usize> Leaf<D> {
         match self {
             Leaf::Frozen(tensor) => *tensor = value,
             Leaf::Trained(param) => {
-                *param = param.clone().map(|_| value.cast(FloatDType::F32).detach().require_grad())
+                let value = value.cast(FloatDType::F32).detach();
+                *param = Param::initialized(param.id, value).set_require_grad(true);
             }
         }
     }

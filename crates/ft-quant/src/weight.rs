@@ -25,13 +25,20 @@ pub struct Weight {
 impl Weight {
     /// A frozen matrix, given in `layout`.
     pub fn new(value: Tensor<2>, layout: Layout) -> Self {
-        Self { value: Leaf::Frozen(value), layout }
+        Self {
+            value: Leaf::Frozen(value),
+            layout,
+        }
     }
 
     /// `x · Wᵀ`, for x `[.., in]`. No dense copy of a frozen matrix is kept for the backward pass.
     pub fn project<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let weight = self.dense();
-        let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
+        let weight = if weight.dtype() == x.dtype() {
+            weight
+        } else {
+            weight.cast(x.dtype())
+        };
         ft_kernels::linear(x, weight)
     }
 

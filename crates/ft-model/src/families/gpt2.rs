@@ -79,7 +79,9 @@ impl Gpt2 {
         Self {
             wte: Embedding::new(source.matrix("transformer.wte.weight", [config.vocab_size, hidden], Fill::Normal)),
             wpe: Embedding::new(source.matrix("transformer.wpe.weight", positions, Fill::Normal)),
-            h: (0..config.num_hidden_layers).map(|i| Block::build(i, config, source)).collect(),
+            h: (0..config.num_hidden_layers)
+                .map(|i| Block::build(i, config, source))
+                .collect(),
             ln_f: layer_norm("transformer.ln_f", hidden, config.norm_eps, source),
         }
     }

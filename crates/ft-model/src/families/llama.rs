@@ -68,7 +68,9 @@ impl Llama {
         let table = [config.vocab_size, config.hidden_size];
         Self {
             embed_tokens: Embedding::new(source.matrix("model.embed_tokens.weight", table, Fill::Normal)),
-            layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::build(i, config, source)).collect(),
+            layers: (0..config.num_hidden_layers)
+                .map(|i| DecoderLayer::build(i, config, source))
+                .collect(),
             norm: rms_norm("model.norm", config.hidden_size, config.norm_eps, source),
         }
     }
@@ -84,7 +86,10 @@ impl Llama {
         let [_, seq] = ids.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
         let device = ids.device();
-        let rope = config.rope.as_ref().expect("a llama-like configuration has rotary embedding");
+        let rope = config
+            .rope
+            .as_ref()
+            .expect("a llama-like configuration has rotary embedding");
         let (cos, sin) = rope.tables(&rows.positions(offset, seq), config.head_dim, &device);
         let shared = Shared { config, cos, sin, pass };
 
@@ -130,7 +135,9 @@ impl DecoderLayer {
         cache: Option<&mut KvCache>,
         shared: &Shared<'_>,
     ) -> Tensor<3> {
-        let attended = self.self_attn.forward(self.input_layernorm.forward(hidden.clone()), index, mask, cache, shared);
+        let attended = self
+            .self_attn
+            .forward(self.input_layernorm.forward(hidden.clone()), index, mask, cache, shared);
         let hidden = hidden + attended;
         let normed = self.post_attention_layernorm.forward(hidden.clone());
         hidden + self.mlp.forward(normed, shared.pass)
@@ -139,7 +146,10 @@ impl DecoderLayer {
     fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
         sites.push(Site::norm(format!("{at}.input_layernorm"), &mut self.input_layernorm));
         self.self_attn.sites(&format!("{at}.self_attn"), sites);
-        sites.push(Site::norm(format!("{at}.post_attention_layernorm"), &mut self.post_attention_layernorm));
+        sites.push(Site::norm(
+            format!("{at}.post_attention_layernorm"),
+            &mut self.post_attention_layernorm,
+        ));
         self.mlp.sites(&format!("{at}.mlp"), sites);
     }
 }
@@ -151,7 +161,9 @@ impl Attention {
         let keys = config.num_key_value_heads * config.head_dim;
         let bias = config.qkv_bias;
         let head_norm = |name: &str, source: &mut _| {
-            config.qk_norm.then(|| rms_norm(&format!("{at}.{name}"), config.head_dim, config.norm_eps, source))
+            config
+                .qk_norm
+                .then(|| rms_norm(&format!("{at}.{name}"), config.head_dim, config.norm_eps, source))
         };
         Self {
             q_proj: linear(&format!("{at}.q_proj"), [queries, hidden], bias, source),
@@ -181,8 +193,14 @@ impl Attention {
             };
             ft_kernels::rope(x, shared.cos.clone(), shared.sin.clone())
         };
-        let q = turn(heads(self.q_proj.forward(x.clone(), pass), config.num_attention_heads), &self.q_norm);
-        let k = turn(heads(self.k_proj.forward(x.clone(), pass), config.num_key_value_heads), &self.k_norm);
+        let q = turn(
+            heads(self.q_proj.forward(x.clone(), pass), config.num_attention_heads),
+            &self.q_norm,
+        );
+        let k = turn(
+            heads(self.k_proj.forward(x.clone(), pass), config.num_key_value_heads),
+            &self.k_norm,
+        );
         let v = heads(self.v_proj.forward(x, pass), config.num_key_value_heads);
         let (k, v) = match cache {
             None => (k, v),
@@ -190,7 +208,10 @@ impl Attention {
         };
         let scale = 1.0 / (config.head_dim as f64).sqrt();
         let mixed = ft_kernels::attention(q, k, v, mask, scale);
-        self.o_proj.forward(mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]), pass)
+        self.o_proj.forward(
+            mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]),
+            pass,
+        )
     }
 
     fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
@@ -198,8 +219,16 @@ impl Attention {
         sites.push(Site::projection(format!("{at}.k_proj"), &mut self.k_proj));
         sites.push(Site::projection(format!("{at}.v_proj"), &mut self.v_proj));
         sites.push(Site::projection(format!("{at}.o_proj"), &mut self.o_proj));
-        sites.extend(self.q_norm.as_mut().map(|norm| Site::norm(format!("{at}.q_norm"), norm)));
-        sites.extend(self.k_norm.as_mut().map(|norm| Site::norm(format!("{at}.k_norm"), norm)));
+        sites.extend(
+            self.q_norm
+                .as_mut()
+                .map(|norm| Site::norm(format!("{at}.q_norm"), norm)),
+        );
+        sites.extend(
+            self.k_norm
+                .as_mut()
+                .map(|norm| Site::norm(format!("{at}.k_norm"), norm)),
+        );
     }
 }
 
@@ -215,7 +244,8 @@ impl Mlp {
 
     fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
         let gate = self.gate_proj.forward(x.clone(), pass);
-        self.down_proj.forward(ft_kernels::swiglu(gate, self.up_proj.forward(x, pass)), pass)
+        self.down_proj
+            .forward(ft_kernels::swiglu(gate, self.up_proj.forward(x, pass)), pass)
     }
 
     fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {

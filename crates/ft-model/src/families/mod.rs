@@ -38,7 +38,10 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
         Some((_, parse)) => parse(keys),
         None => {
             let known = names().collect::<Vec<_>>().join(", ");
-            Err(keys.error("model_type", format!("\"{wanted}\" is not supported; supported: {known}")))
+            Err(keys.error(
+                "model_type",
+                format!("\"{wanted}\" is not supported; supported: {known}"),
+            ))
         }
     }
 }

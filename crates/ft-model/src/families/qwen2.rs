@@ -8,7 +8,11 @@ use crate::error::Result;
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     keys.need_activation("hidden_act", &["silu"])?;
     let config = ModelConfig::common(keys)?;
-    Ok(ModelConfig { qkv_bias: true, windows: windows(keys, config.num_hidden_layers)?, ..config })
+    Ok(ModelConfig {
+        qkv_bias: true,
+        windows: windows(keys, config.num_hidden_layers)?,
+        ..config
+    })
 }
 
 /// `layer_types` where it is given, else every layer from `max_window_layers` on, and only with `use_sliding_window`.

@@ -21,13 +21,21 @@ pub struct FullConfig {
 
 impl Default for FullConfig {
     fn default() -> Self {
-        Self { targets: Targets::all(), exclude: Vec::new(), layers: None }
+        Self {
+            targets: Targets::all(),
+            exclude: Vec::new(),
+            layers: None,
+        }
     }
 }
 
 impl FullConfig {
     /// Which places train.
     pub fn selector(&self) -> Selector<'_> {
-        Selector { targets: &self.targets, exclude: &self.exclude, layers: self.layers.as_ref() }
+        Selector {
+            targets: &self.targets,
+            exclude: &self.exclude,
+            layers: self.layers.as_ref(),
+        }
     }
 }

@@ -6,8 +6,6 @@
 //! y = x Wᵀ + s · drop(x) Aᵀ Bᵀ      A [r, in]   B [out, r]   s = α/r, rank-stabilized α/√r
 //! ```
 
-use std::collections::BTreeMap;
-
 use burn::module::{Module, Param};
 use burn::tensor::{DType, FloatDType, Int, Tensor};
 use ft_quant::Weight;
@@ -15,8 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::patterns::Patterns;
 use crate::slots::Pass;
-use crate::targets::{Layers, Selector, Targets, pattern_value};
+use crate::targets::{Layers, Selector, Targets};
 
 /// Options of LoRA; the names in parentheses are PEFT's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,12 +35,12 @@ pub struct LoraConfig {
     /// Layer numbers, as a list or a range such as `"4..12"` (`layers_to_transform`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
-    /// Rank of the paths that end in the key (`rank_pattern`).
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub rank_pattern: BTreeMap<String, usize>,
-    /// Alpha of the paths that end in the key (`alpha_pattern`).
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Rank of the paths whose end matches the key (`rank_pattern`).
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns<usize>,
+    /// Alpha of the paths whose end matches the key (`alpha_pattern`).
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns<f64>,
     /// Scale by α/√r instead of α/r (`use_rslora`).
     pub rslora: bool,
     /// Which biases of the base train too (`bias`).
@@ -64,8 +63,8 @@ impl Default for LoraConfig {
             targets: Targets::all_linear(),
             exclude: Vec::new(),
             layers: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
             rslora: false,
             bias: BiasMode::None,
             lora_bias: false,
@@ -106,32 +105,48 @@ pub enum Init {
 impl LoraConfig {
     /// Which places are adapted.
     pub fn selector(&self) -> Selector<'_> {
-        Selector { targets: &self.targets, exclude: &self.exclude, layers: self.layers.as_ref() }
+        Selector {
+            targets: &self.targets,
+            exclude: &self.exclude,
+            layers: self.layers.as_ref(),
+        }
     }
 
     /// Rank at `path`, after `rank_pattern`.
     pub fn rank_at(&self, path: &str) -> usize {
-        pattern_value(&self.rank_pattern, path).copied().unwrap_or(self.rank)
+        self.rank_pattern.get(path).copied().unwrap_or(self.rank)
     }
 
     /// Scale at `path`, after both patterns.
     pub fn scale_at(&self, path: &str) -> f64 {
-        let alpha = pattern_value(&self.alpha_pattern, path).copied().unwrap_or(self.alpha);
+        let alpha = self.alpha_pattern.get(path).copied().unwrap_or(self.alpha);
         let rank = self.rank_at(path) as f64;
         if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
 
     /// Errors that need no model to be seen.
     pub fn check(&self) -> Result<()> {
-        let invalid = |key: &str, why: String| Err(Error::Config { key: format!("peft.{key}"), why });
-        let ranks = self.rank_pattern.iter().map(|(path, rank)| (format!("rank_pattern.\"{path}\""), rank));
+        let invalid = |key: &str, why: String| {
+            Err(Error::Config {
+                key: format!("peft.{key}"),
+                why,
+            })
+        };
+        let ranks = self
+            .rank_pattern
+            .0
+            .iter()
+            .map(|(path, rank)| (format!("rank_pattern.\"{path}\""), rank));
         for (key, rank) in std::iter::once(("rank".to_string(), &self.rank)).chain(ranks) {
             if *rank == 0 {
                 return invalid(&key, "must be at least 1".into());
             }
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return invalid("dropout", format!("must be at least 0 and below 1, got {}", self.dropout));
+            return invalid(
+                "dropout",
+                format!("must be at least 0 and below 1, got {}", self.dropout),
+            );
         }
         if !self.alpha.is_finite() || self.alpha <= 0.0 {
             return invalid("alpha", format!("must be a positive number, got {}", self.alpha));
@@ -250,5 +265,9 @@ impl LoraEmbedding {
 }
 
 fn f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if x.dtype() == DType::F32 { x } else { x.cast(FloatDType::F32) }
+    if x.dtype() == DType::F32 {
+        x
+    } else {
+        x.cast(FloatDType::F32)
+    }
 }

@@ -2,13 +2,19 @@
 
 use burn::linalg::{qr, svd};
 use burn::module::Param;
-use burn::tensor::{Device, FloatDType, Tensor, TensorData, s};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, s};
 use rand::RngExt;
 use rand_distr::{Distribution, Normal};
 
 use super::lora::{Init, Lora, LoraConfig, LoraEmbedding, Start};
 use crate::slots::{Embedding, Projection};
 use crate::stream::{hash, stream};
+
+/// The matrix in the most exact type its device has.
+fn exact(weight: Tensor<2>) -> Tensor<2> {
+    let wide = weight.device().supports_dtype(DType::F64);
+    weight.cast(if wide { FloatDType::F64 } else { FloatDType::F32 })
+}
 
 /// Jacobi sweeps of the singular value decomposition; convergence takes well under half of them.
 const SWEEPS: usize = 30;
@@ -20,12 +26,27 @@ pub(crate) fn projection(config: &LoraConfig, path: &str, seed: u64, slot: &Proj
     let (rank, scale) = (config.rank_at(path), config.scale_at(path));
     let device = device_of(slot);
     let (a, b, start) = match config.init {
-        Init::Kaiming => (uniform([rank, inner], 1.0 / (inner as f64).sqrt(), path, seed, &device), None, None),
-        Init::Gaussian => (normal([rank, inner], 1.0 / rank as f64, path, seed, &device), None, None),
+        Init::Kaiming => (
+            uniform([rank, inner], 1.0 / (inner as f64).sqrt(), path, seed, &device),
+            None,
+            None,
+        ),
+        Init::Gaussian => (
+            normal([rank, inner], 1.0 / rank as f64, path, seed, &device),
+            None,
+            None,
+        ),
         Init::Pissa | Init::Olora => {
             let weight = slot.weight.dense().detach().without_autodiff().cast(FloatDType::F32);
-            let (a, b) = if config.init == Init::Pissa { principal(weight, rank, scale) } else { columns(weight, rank) };
-            let start = Start { a: a.clone(), b: b.clone() };
+            let (a, b) = if config.init == Init::Pissa {
+                principal(weight, rank, scale)
+            } else {
+                columns(weight, rank)
+            };
+            let start = Start {
+                a: a.clone(),
+                b: b.clone(),
+            };
             (on(a, &device), Some(on(b, &device)), Some(start))
         }
     };
@@ -36,7 +57,9 @@ pub(crate) fn projection(config: &LoraConfig, path: &str, seed: u64, slot: &Proj
     let lora = Lora {
         a: Param::from_tensor(a),
         b: Param::from_tensor(b.unwrap_or_else(|| Tensor::zeros([out, rank], &device))),
-        bias: config.lora_bias.then(|| Param::from_tensor(Tensor::zeros([out], &device))),
+        bias: config
+            .lora_bias
+            .then(|| Param::from_tensor(Tensor::zeros([out], &device))),
         start,
         scale,
         dropout: config.dropout,
@@ -68,7 +91,9 @@ fn on(tensor: Tensor<2>, device: &Device) -> Tensor<2> {
 fn uniform(shape: [usize; 2], bound: f64, path: &str, seed: u64, device: &Device) -> Tensor<2> {
     let mut rng = stream(seed, path);
     let bound = bound as f32;
-    let values: Vec<f32> = (0..shape[0] * shape[1]).map(|_| rng.random_range(-bound..bound)).collect();
+    let values: Vec<f32> = (0..shape[0] * shape[1])
+        .map(|_| rng.random_range(-bound..bound))
+        .collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
@@ -81,11 +106,11 @@ fn normal(shape: [usize; 2], deviation: f64, path: &str, seed: u64, device: &Dev
 
 /// PiSSA, eq. 2 and 3: A = √(S/s) Vᵀ and B = U √(S/s) of the first `rank` singular triplets.
 fn principal(weight: Tensor<2>, rank: usize, scale: f64) -> (Tensor<2>, Tensor<2>) {
-    let (u, values, vt) = svd::<2, 1>(weight, SWEEPS);
+    let (u, values, vt) = svd::<2, 1>(exact(weight), SWEEPS);
     let root = values.slice(s![0..rank]).div_scalar(scale).sqrt();
     let a = root.clone().unsqueeze_dim::<2>(1) * vt.slice(s![0..rank, ..]);
     let b = u.slice(s![.., 0..rank]) * root.unsqueeze_dim::<2>(0);
-    (a, b)
+    (a.cast(FloatDType::F32), b.cast(FloatDType::F32))
 }
 
 /// OLoRA, algorithm 1: B = the first `rank` columns of Q, A = the first `rank` rows of R.

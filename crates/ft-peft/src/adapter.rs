@@ -1,0 +1,334 @@
+//! Adapter folders in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use burn::module::Param;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::attach::{Attached, attach, places};
+use crate::error::{Error, Result};
+use crate::methods::lora::{Lora, LoraConfig};
+use crate::methods::{Delta, EmbeddingDelta, PeftConfig};
+use crate::site::{Adaptable, AnyTensor, Place, Site};
+use crate::targets::{Kind, has_suffix};
+use crate::{peft_config, slots::Projection};
+
+/// PEFT puts this before every checkpoint path.
+const PREFIX: &str = "base_model.model.";
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// Whether `dir` holds an adapter in PEFT's layout.
+pub fn is_adapter(dir: &Path) -> bool {
+    dir.join(CONFIG).is_file()
+}
+
+/// The method and options of the adapter in `dir`.
+pub fn read_config(dir: &Path) -> Result<PeftConfig> {
+    let path = dir.join(CONFIG);
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+        path: path.clone(),
+        source,
+    })?;
+    peft_config::parse(&text, &path)
+}
+
+/// The base model that the adapter in `dir` says it belongs to.
+pub fn base_model(dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join(CONFIG)).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    value.get("base_model_name_or_path")?.as_str().map(str::to_string)
+}
+
+/// Attaches the adapter in `dir`. Strict: every tensor of the file is used and every tensor of the adapter is filled, or
+/// the error lists all that do not fit.
+pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attached)> {
+    let config = read_config(dir)?;
+    let path = dir.join(WEIGHTS);
+    if !path.exists() && dir.join("adapter_model.bin").exists() {
+        let why = "holds a pickle (adapter_model.bin); save it again with safe_serialization=True".into();
+        return Err(Error::Format { path: dir.into(), why });
+    }
+    let mut file = TensorFile::read(&path)?;
+    let attached = attach(model, &config, 0)?;
+    for mut site in model.sites() {
+        file.fill_site(&mut site, &attached);
+    }
+    file.finish()?;
+    Ok((config, attached))
+}
+
+/// Writes the adapter that `config` attached to `model` into `dir`.
+pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_model: &str) -> Result<()> {
+    let PeftConfig::Lora(lora) = config else {
+        let why = "full fine-tuning has no adapter: save the model itself".into();
+        return Err(Error::Config {
+            key: "peft.method".into(),
+            why,
+        });
+    };
+    std::fs::create_dir_all(dir).map_err(|source| Error::Io {
+        path: dir.into(),
+        source,
+    })?;
+    let (targets, fan_in_fan_out) = (targets_of(model), stores_in_out(model));
+    let text = peft_config::write(lora, base_model, &targets, fan_in_fan_out);
+    let path = dir.join(CONFIG);
+    std::fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
+    write_tensors(&dir.join(WEIGHTS), &tensors(model, lora))
+}
+
+/// Every tensor of the adapter by its name in PEFT's file.
+fn tensors(model: &mut impl Adaptable, config: &LoraConfig) -> BTreeMap<String, TensorData> {
+    let mut out = BTreeMap::new();
+    for mut site in model.sites() {
+        let at = format!("{PREFIX}{}", site.path);
+        let mut put = |name: &str, data: TensorData| {
+            out.insert(format!("{at}.{name}"), data);
+        };
+        match &site.place {
+            Place::Projection(Projection {
+                delta: Some(Delta::Lora(lora)),
+                ..
+            }) => put_lora(lora, &mut put),
+            Place::Embedding(embedding) => {
+                if let Some(EmbeddingDelta::Lora(lora)) = &embedding.delta {
+                    put("lora_embedding_A", lora.a.val().into_data());
+                    put("lora_embedding_B", lora.b.val().into_data());
+                    put("base_layer.weight", embedding.weight.val().into_data());
+                }
+            }
+            _ => {}
+        }
+        put_own(&mut site, config, &mut put);
+    }
+    out
+}
+
+fn put_lora(lora: &Lora, put: &mut impl FnMut(&str, TensorData)) {
+    let (a, b) = lora.over_base();
+    put("lora_A.weight", a.into_data());
+    put("lora_B.weight", b.into_data());
+    if let Some(bias) = &lora.bias {
+        put("lora_B.bias", bias.val().into_data());
+    }
+}
+
+/// The checkpoint tensors that train: whole modules and biases.
+fn put_own(site: &mut Site<'_>, config: &LoraConfig, put: &mut impl FnMut(&str, TensorData)) {
+    let whole = config
+        .modules_to_save
+        .iter()
+        .any(|suffix| has_suffix(&site.path, suffix));
+    let name = bias_name(site);
+    if let Some(bias) = site.bias()
+        && bias.is_trained()
+        && !whole
+    {
+        put(name, bias.val().into_data());
+    }
+    if whole {
+        for (leaf, tensor) in site.tensors() {
+            put(leaf, tensor.into_data());
+        }
+    }
+}
+
+/// PEFT wraps an adapted layer, which moves its bias one level down.
+fn bias_name(site: &Site<'_>) -> &'static str {
+    match &site.place {
+        Place::Projection(slot) if slot.delta.is_some() => "base_layer.bias",
+        _ => "bias",
+    }
+}
+
+/// The adapted places as PEFT's `target_modules`: their last components where these mean exactly the same places, else
+/// whole paths.
+fn targets_of(model: &mut impl Adaptable) -> Vec<String> {
+    let adapted = adapted_paths(model);
+    let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_string();
+    let mut names: Vec<String> = adapted.iter().map(|path| last(path)).collect();
+    names.sort();
+    names.dedup();
+    let candidates = places(model).into_iter().filter(|place| place.kind != Kind::TiedHead);
+    let exact = candidates.filter(|place| names.iter().any(|name| has_suffix(&place.path, name)));
+    if exact.map(|place| place.path).eq(adapted.iter().cloned()) {
+        names
+    } else {
+        adapted
+    }
+}
+
+fn adapted_paths(model: &mut impl Adaptable) -> Vec<String> {
+    let adapted = model.sites().into_iter().filter(|site| match &site.place {
+        Place::Projection(slot) => slot.delta.is_some(),
+        Place::Embedding(slot) => slot.delta.is_some(),
+        Place::Norm(_) => false,
+    });
+    adapted.map(|site| site.path).collect()
+}
+
+fn stores_in_out(model: &mut impl Adaptable) -> bool {
+    let mut sites = model.sites().into_iter();
+    sites.any(|site| match &site.place {
+        Place::Projection(slot) => slot.delta.is_some() && slot.weight.layout == ft_quant::Layout::InOut,
+        _ => false,
+    })
+}
+
+fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
+    let floats: Vec<TensorData> = tensors
+        .values()
+        .map(|data| data.clone().convert_dtype(DType::F32))
+        .collect();
+    let views = tensors.keys().zip(&floats).map(|(name, data)| {
+        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
+        (name, view.expect("shape and bytes come from one tensor"))
+    });
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
+        safetensors::SafeTensorError::IoError(source) => Error::Io {
+            path: path.into(),
+            source,
+        },
+        other => Error::Format {
+            path: path.into(),
+            why: other.to_string(),
+        },
+    })
+}
+
+/// A tensor file being emptied into a model.
+struct TensorFile {
+    path: PathBuf,
+    tensors: BTreeMap<String, TensorData>,
+    mismatches: Vec<String>,
+}
+
+impl TensorFile {
+    fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io {
+            path: path.into(),
+            source,
+        })?;
+        let format = |why: String| Error::Format { path: path.into(), why };
+        let file =
+            SafeTensors::deserialize(&bytes).map_err(|e| format(format!("not a whole safetensors file: {e}")))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let values = floats(&view).ok_or_else(|| {
+                format(format!(
+                    "{name}: numbers of type {:?} are not supported; F32, BF16 and F16 are",
+                    view.dtype()
+                ))
+            })?;
+            tensors.insert(name.to_string(), TensorData::new(values, view.shape().to_vec()));
+        }
+        Ok(Self {
+            path: path.into(),
+            tensors,
+            mismatches: Vec::new(),
+        })
+    }
+
+    fn fill_site(&mut self, site: &mut Site<'_>, attached: &Attached) {
+        let at = format!("{PREFIX}{}", site.path);
+        let bias = format!("{at}.{}", bias_name(site));
+        match &mut site.place {
+            Place::Projection(slot) => {
+                if let Some(Delta::Lora(lora)) = &mut slot.delta {
+                    self.fill_param(&format!("{at}.lora_A.weight"), &mut lora.a);
+                    self.fill_param(&format!("{at}.lora_B.weight"), &mut lora.b);
+                    if let Some(bias) = &mut lora.bias {
+                        self.fill_param(&format!("{at}.lora_B.bias"), bias);
+                    }
+                }
+            }
+            Place::Embedding(slot) => {
+                if let Some(EmbeddingDelta::Lora(lora)) = &mut slot.delta {
+                    self.fill_param(&format!("{at}.lora_embedding_A"), &mut lora.a);
+                    self.fill_param(&format!("{at}.lora_embedding_B"), &mut lora.b);
+                    let base = format!("{at}.base_layer.weight");
+                    if self.tensors.contains_key(&base) {
+                        let dtype = slot.weight.val().dtype();
+                        self.fill(&base, slot.weight.val(), |value| slot.weight.set(value.cast(dtype)));
+                    }
+                }
+            }
+            Place::Norm(_) => {}
+        }
+        if attached.biases.contains(&site.path) {
+            let leaf = site.bias().expect("only places with a bias are listed");
+            self.fill(&bias, leaf.val(), |value| leaf.set(value));
+        }
+        if attached.whole.contains(&site.path) {
+            self.fill_whole(&at, site);
+        }
+    }
+
+    fn fill_whole(&mut self, at: &str, site: &mut Site<'_>) {
+        for (leaf, present) in site.tensors() {
+            let name = format!("{at}.{leaf}");
+            match present {
+                AnyTensor::Matrix(present) => self.fill(&name, present, |value| site.set_matrix(value)),
+                AnyTensor::Vector(present) => self.fill(&name, present, |value| site.set_vector(leaf, value)),
+            }
+        }
+    }
+
+    fn fill_param<const D: usize>(&mut self, name: &str, param: &mut Param<Tensor<D>>) {
+        let present = param.val();
+        self.fill(name, present, |value| {
+            *param = Param::initialized(param.id, value).set_require_grad(true)
+        });
+    }
+
+    /// Hands the tensor `name` to `set`, or notes why it cannot be.
+    fn fill<const D: usize>(&mut self, name: &str, present: Tensor<D>, set: impl FnOnce(Tensor<D>)) {
+        let Some(data) = self.tensors.remove(name) else {
+            return self.mismatches.push(format!("{name}: missing from the file"));
+        };
+        let (expected, found) = (present.dims().to_vec(), data.shape().to_vec());
+        if expected != found {
+            return self
+                .mismatches
+                .push(format!("{name}: the model needs {expected:?}, the file has {found:?}"));
+        }
+        let device: Device = present.device();
+        set(Tensor::from_data(data, &device));
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let unused = self
+            .tensors
+            .keys()
+            .map(|name| format!("{name}: nothing in this model takes it"));
+        self.mismatches.extend(unused);
+        if self.mismatches.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            path: self.path,
+            mismatches: self.mismatches,
+        })
+    }
+}
+
+fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let pairs = || view.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    match view.dtype() {
+        Dtype::F32 => Some(
+            view.data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+        ),
+        Dtype::BF16 => Some(pairs().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
+        Dtype::F16 => Some(pairs().map(|bits| f16::from_bits(bits).to_f32()).collect()),
+        _ => None,
+    }
+}

@@ -1,0 +1,202 @@
+//! Every model family against transformers: logits, loss, gradients, left padding, config spellings, files.
+
+use burn::tensor::{Device, Tensor};
+use ft_model::{LoadDtype, Model, ModelConfig, Rows};
+use ft_peft::{Pass, PeftConfig, attach, methods::full::FullConfig};
+
+use crate::support::{Array, arrays, close, fixture, learned};
+
+const FAMILIES: [&str; 6] = ["llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gpt2"];
+
+fn load(name: &str, device: &Device) -> Model {
+    Model::load(&fixture("families").join(name), LoadDtype::F32, device).unwrap()
+}
+
+fn logits(model: &Model, ids: &Array, rows: &Rows) -> Tensor<3> {
+    let hidden = model.forward(ids.ids(&model.device()), rows, None, &Pass::eval());
+    model.logits(hidden)
+}
+
+#[test]
+fn logits_equal_transformers() {
+    let same_as = [
+        ("llama_sharded", "llama"),
+        ("gpt2_hub", "gpt2"),
+        ("qwen2_bf16", "qwen2_bf16"),
+    ];
+    for (name, golden) in FAMILIES.map(|name| (name, name)).into_iter().chain(same_as) {
+        let golden = arrays(&fixture("families").join(golden).join("golden.safetensors"));
+        let model = load(name, &Device::flex());
+        close(
+            name,
+            logits(&model, &golden["input_ids"], &Rows::Right),
+            &golden["logits"],
+            1e-5,
+        );
+    }
+}
+
+#[test]
+fn left_padding_changes_nothing_for_real_tokens() {
+    for name in FAMILIES {
+        let golden = arrays(&fixture("families").join(name).join("golden.safetensors"));
+        let model = load(name, &Device::flex());
+        let found = logits(&model, &golden["padded_input_ids"], &Rows::Left(vec![5, 0]));
+        let mask = golden["padded_attention_mask"]
+            .floats::<2>(&Device::flex())
+            .unsqueeze_dim::<3>(2);
+        close(name, found * mask, &golden["padded_logits"], 2e-5);
+    }
+}
+
+#[test]
+fn full_gradients_equal_torch() {
+    let device = Device::flex().autodiff();
+    for name in FAMILIES {
+        let dir = fixture("families").join(name);
+        let (golden, expected) = (
+            arrays(&dir.join("golden.safetensors")),
+            arrays(&dir.join("grads.safetensors")),
+        );
+        let mut model = load(name, &device);
+        attach(&mut model, &PeftConfig::Full(FullConfig::default()), 0).unwrap();
+
+        let hidden = model.forward(golden["input_ids"].ids(&device), &Rows::Right, None, &Pass::eval());
+        let [batch, seq, width] = hidden.dims();
+        let (positions, targets) = learned(&golden["labels"], &device);
+        let count = targets.dims()[0] as f64;
+        let rows = hidden.reshape([batch * seq, width]).select(0, positions);
+        let loss = model.nll_sum(rows, targets).div_scalar(count);
+        close(name, loss.clone().inner(), &golden["loss"], 1e-5);
+        let grads = loss.backward();
+        assert_eq!(
+            compare_gradients(&mut model, &grads, &expected, name),
+            expected.len(),
+            "{name}"
+        );
+    }
+}
+
+/// Compares the gradient of every tensor of the model and says how many there were.
+fn compare_gradients(
+    model: &mut Model,
+    grads: &burn::tensor::Gradients,
+    expected: &std::collections::BTreeMap<String, Array>,
+    name: &str,
+) -> usize {
+    use ft_peft::{Adaptable, AnyTensor};
+    let mut compared = 0;
+    for mut site in model.sites() {
+        for (leaf, tensor) in site.tensors() {
+            let key = format!("grad.{}.{leaf}", site.path);
+            let expected = expected.get(&key).unwrap_or_else(|| panic!("{name}: no {key}"));
+            match tensor {
+                AnyTensor::Vector(t) => close(&key, t.grad(grads).unwrap(), expected, 1e-4),
+                AnyTensor::Matrix(t) => close(&key, t.grad(grads).unwrap(), expected, 1e-4),
+            }
+            compared += 1;
+        }
+    }
+    compared
+}
+
+#[test]
+fn both_spellings_of_the_config_mean_the_same() {
+    for name in FAMILIES {
+        let dir = fixture("families").join(name);
+        let v5 = ModelConfig::from_dir(&dir).unwrap();
+        let path = dir.join("config_v4.json");
+        let v4 = ModelConfig::from_json(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
+        assert_eq!(v5.without_source(), v4.without_source(), "{name}");
+    }
+}
+
+#[test]
+fn a_saved_model_is_the_same_model_however_it_is_split() {
+    for name in FAMILIES {
+        let golden = arrays(&fixture("families").join(name).join("golden.safetensors"));
+        let model = load(name, &Device::flex());
+        for shard_bytes in [usize::MAX, 9_000] {
+            let dir = tempfile::tempdir().unwrap();
+            model.save_sharded(dir.path(), LoadDtype::Auto, shard_bytes).unwrap();
+            let whole = dir.path().join("model.safetensors").exists();
+            assert_eq!(whole, shard_bytes == usize::MAX, "{name}");
+            let again = Model::load(dir.path(), LoadDtype::Auto, &Device::flex()).unwrap();
+            close(
+                name,
+                logits(&again, &golden["input_ids"], &Rows::Right),
+                &golden["logits"],
+                1e-5,
+            );
+        }
+    }
+}
+
+#[test]
+fn every_misfit_of_a_checkpoint_is_reported_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = fixture("families/llama");
+    std::fs::copy(source.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+    let config = config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+    let config = config.replace("\"vocab_size\": 96", "\"vocab_size\": 97");
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let error = Model::load(dir.path(), LoadDtype::F32, &Device::flex())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("model.layers.2.mlp.up_proj.weight: missing"), "{error}");
+    assert!(
+        error.contains("lm_head.weight: [97, 32] expected, found [96, 32]"),
+        "{error}"
+    );
+
+    let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+    let config = config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let error = Model::load(dir.path(), LoadDtype::F32, &Device::flex())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("model.layers.1.mlp.up_proj.weight: unexpected"),
+        "{error}"
+    );
+}
+
+#[test]
+fn hostile_checkpoints_are_errors() {
+    let source = fixture("families/llama");
+    let whole = std::fs::read(source.join("model.safetensors")).unwrap();
+    let mut lying = whole.clone();
+    lying[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let mut scrambled = whole.clone();
+    scrambled[8..40].fill(0xff);
+    for bytes in [
+        &whole[..0],
+        &whole[..5],
+        &whole[..whole.len() - 100],
+        &lying,
+        &scrambled,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+        let error = Model::load(dir.path(), LoadDtype::F32, &Device::flex())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("model.safetensors"), "{error}");
+    }
+    for config in [
+        "",
+        "[]",
+        "{",
+        "{}",
+        r#"{"model_type": "mamba"}"#,
+        r#"{"model_type": "llama", "hidden_size": -3}"#,
+        r#"{"model_type": "llama", "hidden_size": 32, "num_attention_heads": 0, "num_hidden_layers": 1, "vocab_size": 9, "intermediate_size": 4}"#,
+    ] {
+        let error = ModelConfig::from_json(config, "some/config.json".as_ref())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("some/config.json"), "{error}");
+    }
+}

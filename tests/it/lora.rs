@@ -1,0 +1,360 @@
+//! LoRA against PEFT: logits, gradients, AdamW steps, merged logits, files both ways.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use ft_model::{LoadDtype, Model, Rows};
+use ft_optim::{Optim, OptimConfig};
+use ft_peft::methods::lora::{Init, LoraConfig};
+use ft_peft::{Adaptable, AnyTensor, Delta, EmbeddingDelta, Pass, PeftConfig, Place, adapter, attach, fold};
+
+use crate::support::{Array, arrays, close, fixture, learned};
+
+/// Case, its base, and whether the AdamW steps can be compared (see the fixtures' README).
+const CASES: [(&str, &str, bool); 15] = [
+    ("lora_qv", "peft/base", true),
+    ("lora_all_rslora", "peft/base", true),
+    ("lora_embed", "peft/base", true),
+    ("lora_mts_head", "peft/base", true),
+    ("lora_rank_pattern", "peft/base", false),
+    ("lora_rank_pattern_stable", "peft/base", true),
+    ("lora_alpha_pattern", "peft/base", true),
+    ("lora_layers", "peft/base", true),
+    ("lora_regex", "peft/base", true),
+    ("lora_all_linear", "families/qwen3", true),
+    ("lora_bias_only", "families/qwen2", true),
+    ("lora_bias_all", "families/qwen2", true),
+    ("lora_gpt2", "families/gpt2", true),
+    ("lora_gpt2_bias_all", "families/gpt2", true),
+    ("lora_pissa", "peft/base", true),
+];
+
+fn dir(case: &str) -> PathBuf {
+    fixture("peft").join(case)
+}
+
+fn base(name: &str, device: &Device) -> Model {
+    Model::load(&fixture(name), LoadDtype::F32, device).unwrap()
+}
+
+fn adapted(case: &str, base_name: &str, device: &Device) -> (Model, PeftConfig) {
+    let mut model = base(base_name, device);
+    let (config, _) = adapter::load(&dir(case), &mut model).unwrap();
+    (model, config)
+}
+
+fn forward() -> BTreeMap<String, Array> {
+    arrays(&fixture("peft/base_forward.safetensors"))
+}
+
+fn logits(model: &Model) -> Tensor<3> {
+    let ids = forward()["input_ids"].ids(&model.device());
+    model
+        .logits(model.forward(ids, &Rows::Right, None, &Pass::eval()))
+        .inner_or_self()
+}
+
+fn loss(model: &Model) -> Tensor<1> {
+    let (forward, device) = (forward(), model.device());
+    let hidden = model.forward(forward["input_ids"].ids(&device), &Rows::Right, None, &Pass::train(1));
+    let [batch, seq, width] = hidden.dims();
+    let (positions, targets) = learned(&forward["labels"], &device);
+    let count = targets.dims()[0] as f64;
+    model
+        .nll_sum(hidden.reshape([batch * seq, width]).select(0, positions), targets)
+        .div_scalar(count)
+}
+
+/// `x.inner()` on an autodiff device, `x` elsewhere.
+trait InnerOrSelf {
+    fn inner_or_self(self) -> Self;
+}
+
+impl<const D: usize> InnerOrSelf for Tensor<D> {
+    fn inner_or_self(self) -> Self {
+        self.without_autodiff()
+    }
+}
+
+/// What trains, under the names of the golden arrays less PEFT's decorations.
+fn trainable(model: &mut Model) -> BTreeMap<String, AnyTensor> {
+    let mut out = BTreeMap::new();
+    for mut site in model.sites() {
+        let path = site.path.clone();
+        let mut put = |name: &str, tensor| out.insert(format!("{path}.{name}"), tensor);
+        match &site.place {
+            Place::Projection(slot) => {
+                if let Some(Delta::Lora(lora)) = &slot.delta {
+                    put("lora_A.weight", AnyTensor::Matrix(lora.a.val()));
+                    put("lora_B.weight", AnyTensor::Matrix(lora.b.val()));
+                }
+            }
+            Place::Embedding(slot) => {
+                if let Some(EmbeddingDelta::Lora(lora)) = &slot.delta {
+                    put("lora_embedding_A", AnyTensor::Matrix(lora.a.val()));
+                    put("lora_embedding_B", AnyTensor::Matrix(lora.b.val()));
+                }
+            }
+            Place::Norm(_) => {}
+        }
+        let bias_trains = site.bias().is_some_and(|bias| bias.is_trained());
+        let trains = site.is_trained();
+        for (leaf, tensor) in site.tensors() {
+            let weight_trains = trains && !bias_trains;
+            if (leaf == "bias" && bias_trains) || (leaf == "weight" && weight_trains) {
+                out.insert(format!("{path}.{leaf}"), tensor);
+            }
+        }
+    }
+    out
+}
+
+/// The golden arrays under `group.`, less PEFT's decorations of names.
+fn golden_group(golden: &BTreeMap<String, Array>, group: &str) -> BTreeMap<String, Array> {
+    let plain = |name: &str| {
+        let name = name.strip_prefix(group)?.strip_prefix(".base_model.model.")?;
+        Some(
+            name.replace(".default", "")
+                .replace(".modules_to_save", "")
+                .replace(".base_layer", ""),
+        )
+    };
+    golden
+        .iter()
+        .filter_map(|(name, array)| Some((plain(name)?, array.clone())))
+        .collect()
+}
+
+fn compare(case: &str, found: &BTreeMap<String, AnyTensor>, expected: &BTreeMap<String, Array>, tolerance: f64) {
+    assert!(
+        found.keys().eq(expected.keys()),
+        "{case}: {:?} vs {:?}",
+        found.keys(),
+        expected.keys()
+    );
+    for (name, tensor) in found {
+        let what = format!("{case} {name}");
+        match tensor.clone() {
+            AnyTensor::Vector(t) => {
+                let (found, expected) = without_noise(&what, t.inner_or_self(), &expected[name]);
+                close(&what, found, &expected, tolerance);
+            }
+            AnyTensor::Matrix(t) => close(&what, t.inner_or_self(), &expected[name], tolerance),
+        }
+    }
+}
+
+/// The middle third of GPT-2's fused bias belongs to the keys, where it has no effect and so no gradient but rounding.
+fn without_noise(what: &str, found: Tensor<1>, expected: &Array) -> (Tensor<1>, Array) {
+    if !what.ends_with("c_attn.bias") {
+        return (found, expected.clone());
+    }
+    let third = expected.values.len() / 3;
+    let found = Tensor::cat(
+        vec![found.clone().slice(0..third), found.slice(2 * third..3 * third)],
+        0,
+    );
+    let values = [&expected.values[..third], &expected.values[2 * third..]].concat();
+    (
+        found,
+        Array {
+            shape: vec![2 * third],
+            values,
+        },
+    )
+}
+
+fn gradients(model: &mut Model, loss: Tensor<1>) -> BTreeMap<String, AnyTensor> {
+    let grads = loss.backward();
+    let grad = |tensor: AnyTensor| match tensor {
+        AnyTensor::Vector(t) => AnyTensor::Vector(t.grad(&grads).unwrap()),
+        AnyTensor::Matrix(t) => AnyTensor::Matrix(t.grad(&grads).unwrap()),
+    };
+    trainable(model)
+        .into_iter()
+        .map(|(name, tensor)| (name, grad(tensor)))
+        .collect()
+}
+
+#[test]
+fn logits_and_gradients_equal_peft() {
+    let device = Device::flex().autodiff();
+    for (case, base_name, _) in CASES {
+        let golden = arrays(&dir(case).join("golden.safetensors"));
+        let (mut model, _) = adapted(case, base_name, &device);
+        compare(case, &trainable(&mut model), &golden_group(&golden, "param"), 0.0);
+        // PEFT found the moved base of PiSSA by a decomposition in f32.
+        let tolerance = if case == "lora_pissa" { 1e-4 } else { 1e-5 };
+        close(case, logits(&model), &golden["logits"], tolerance);
+        let loss = loss(&model);
+        close(case, loss.clone().inner(), &golden["loss"], tolerance);
+        compare(case, &gradients(&mut model, loss), &golden_group(&golden, "grad"), 1e-4);
+    }
+}
+
+#[test]
+fn three_adamw_steps_and_the_merge_equal_peft() {
+    let device = Device::flex().autodiff();
+    // PEFT's goldens were made with decay on everything, norms and biases too.
+    for (case, base_name, comparable) in CASES.into_iter().filter(|(case, ..)| !case.contains("bias")) {
+        let golden = arrays(&dir(case).join("golden.safetensors"));
+        let (mut model, _) = adapted(case, base_name, &device);
+        let mut optim = Optim::new(&OptimConfig::default()).unwrap();
+        for expected in &golden["losses"].values {
+            let loss = loss(&model);
+            let found = f64::from(loss.clone().into_scalar::<f32>());
+            assert!(
+                (found - expected).abs() < 1e-4,
+                "{case}: loss {found}, expected {expected}"
+            );
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            model = optim.step(1e-2, model, grads);
+        }
+        if comparable {
+            compare(case, &trainable(&mut model), &golden_group(&golden, "after"), 1e-4);
+            close(case, logits(&model), &golden["after_logits"], 1e-4);
+            let adapted = logits(&model);
+            fold(&mut model);
+            assert!(trainable(&mut model).is_empty(), "{case}");
+            close(case, logits(&model), &golden["merged_logits"], 1e-4);
+            let diff = (logits(&model) - adapted).abs().max().into_scalar::<f32>();
+            assert!(diff < 1e-5, "{case}: merging moved the logits by {diff:e}");
+        }
+    }
+}
+
+#[test]
+fn a_saved_adapter_is_the_one_that_was_read() {
+    for (case, base_name, _) in CASES.into_iter().filter(|(case, ..)| *case != "lora_pissa") {
+        let (mut model, config) = adapted(case, base_name, &Device::flex());
+        let out = tempfile::tempdir().unwrap();
+        adapter::save(out.path(), &mut model, &config, "some/base").unwrap();
+        let name = "adapter_model.safetensors";
+        let (ours, theirs) = (arrays(&out.path().join(name)), arrays(&dir(case).join(name)));
+        assert!(ours.keys().eq(theirs.keys()), "{case}");
+        assert!(
+            ours.iter().all(|(name, array)| array.values == theirs[name].values),
+            "{case}"
+        );
+        let (mut again, golden) = (
+            base(base_name, &Device::flex()),
+            arrays(&dir(case).join("golden.safetensors")),
+        );
+        adapter::load(out.path(), &mut again).unwrap();
+        close(case, logits(&again), &golden["logits"], 1e-5);
+    }
+}
+
+#[test]
+fn pissa_and_olora_start_as_the_base_and_save_over_it() {
+    for (case, init) in [("lora_pissa", Init::Pissa), ("lora_olora", Init::Olora)] {
+        let golden = arrays(&dir(case).join("golden.safetensors"));
+        let mut model = base("peft/base", &Device::flex());
+        let untouched = logits(&model);
+        let config = LoraConfig {
+            rank: 4,
+            alpha: 8.0,
+            init,
+            ..LoraConfig::default()
+        };
+        attach(&mut model, &PeftConfig::Lora(config.clone()), 0).unwrap();
+        close(case, logits(&model), &golden["init_logits"], 1e-5);
+        for site in model.sites() {
+            if let Place::Projection(slot) = &site.place
+                && let Some(Delta::Lora(lora)) = &slot.delta
+            {
+                let delta = lora.b.val().matmul(lora.a.val()).mul_scalar(lora.scale);
+                close(&site.path, delta, &golden[&format!("delta.{}.weight", site.path)], 1e-5);
+                close(
+                    &site.path,
+                    slot.weight.dense(),
+                    &golden[&format!("residual.{}.weight", site.path)],
+                    1e-5,
+                );
+            }
+        }
+        let out = tempfile::tempdir().unwrap();
+        adapter::save(out.path(), &mut model, &PeftConfig::Lora(config), "some/base").unwrap();
+        let mut again = base("peft/base", &Device::flex());
+        let (read, _) = adapter::load(out.path(), &mut again).unwrap();
+        assert!(matches!(
+            read,
+            PeftConfig::Lora(LoraConfig {
+                rank: 8,
+                init: Init::Kaiming,
+                ..
+            })
+        ));
+        let diff = (logits(&again) - untouched).abs().max().into_scalar::<f32>();
+        assert!(diff < 1e-5, "{case}: {diff:e}");
+    }
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_lists_every_misfit() {
+    let mut model = base("families/qwen3", &Device::flex());
+    let error = adapter::load(&dir("lora_qv"), &mut model).unwrap_err().to_string();
+    assert_eq!(error.matches("the model needs").count(), 4, "{error}");
+
+    let out = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        dir("lora_qv").join("adapter_config.json"),
+        out.path().join("adapter_config.json"),
+    )
+    .unwrap();
+    let weights = out.path().join("adapter_model.safetensors");
+    std::fs::copy(dir("lora_all_rslora").join("adapter_model.safetensors"), &weights).unwrap();
+    let mut model = base("peft/base", &Device::flex());
+    let error = adapter::load(out.path(), &mut model).unwrap_err().to_string();
+    assert!(
+        error.contains("model.layers.0.mlp.up_proj.lora_A.weight: nothing in this model takes it"),
+        "{error}"
+    );
+
+    truncate(&weights);
+    let error = adapter::load(out.path(), &mut model).unwrap_err().to_string();
+    assert!(error.contains("adapter_model.safetensors"), "{error}");
+}
+
+fn truncate(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+#[test]
+fn wrong_targets_and_ranks_are_named() {
+    let mut model = base("peft/base", &Device::flex());
+    let mut error = |config: LoraConfig| {
+        attach(&mut model, &PeftConfig::Lora(config), 0)
+            .unwrap_err()
+            .to_string()
+    };
+    let targets = |list: &[&str]| ft_peft::Targets::Suffixes(list.iter().map(|s| s.to_string()).collect());
+    let none = error(LoraConfig {
+        targets: targets(&["q_prj"]),
+        ..LoraConfig::default()
+    });
+    assert!(none.contains("model.layers.0.self_attn.q_proj"), "{none}");
+    let rank = error(LoraConfig {
+        rank: 33,
+        ..LoraConfig::default()
+    });
+    assert!(rank.contains("33") && rank.contains("model.layers.0"), "{rank}");
+    let zero = error(LoraConfig {
+        rank: 0,
+        ..LoraConfig::default()
+    });
+    assert!(zero.contains("peft.rank"), "{zero}");
+    let norm = error(LoraConfig {
+        targets: targets(&["norm"]),
+        ..LoraConfig::default()
+    });
+    assert!(norm.contains("model.norm"), "{norm}");
+    let whole = error(LoraConfig {
+        modules_to_save: vec!["lm_haed".into()],
+        ..LoraConfig::default()
+    });
+    assert!(whole.contains("lm_head"), "{whole}");
+}

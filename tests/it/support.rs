@@ -1,0 +1,101 @@
+//! What several test modules share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use safetensors::{Dtype, SafeTensors};
+
+/// `tests/fixtures/<name>`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// One array of a safetensors file, integers as floats.
+#[derive(Clone, Debug)]
+pub struct Array {
+    pub shape: Vec<usize>,
+    pub values: Vec<f64>,
+}
+
+/// Every array of a safetensors file by name.
+pub fn arrays(path: &Path) -> BTreeMap<String, Array> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.iter()
+        .map(|(name, view)| (name.to_string(), array(view.dtype(), view.shape(), view.data())))
+        .collect()
+}
+
+fn array(dtype: Dtype, shape: &[usize], data: &[u8]) -> Array {
+    let values = match dtype {
+        Dtype::F32 => data
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()).into())
+            .collect(),
+        Dtype::F64 => data
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+            .collect(),
+        Dtype::I64 => data
+            .chunks_exact(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64)
+            .collect(),
+        Dtype::I32 => data
+            .chunks_exact(4)
+            .map(|b| i32::from_le_bytes(b.try_into().unwrap()).into())
+            .collect(),
+        other => panic!("fixture arrays of type {other:?} are not expected"),
+    };
+    Array {
+        shape: shape.to_vec(),
+        values,
+    }
+}
+
+impl Array {
+    pub fn floats<const D: usize>(&self, device: &Device) -> Tensor<D> {
+        let values: Vec<f32> = self.values.iter().map(|v| *v as f32).collect();
+        Tensor::from_data(TensorData::new(values, self.shape.clone()), device)
+    }
+
+    pub fn ids(&self, device: &Device) -> Tensor<2, Int> {
+        let values: Vec<i32> = self.values.iter().map(|v| *v as i32).collect();
+        Tensor::from_data(TensorData::new(values, self.shape.clone()), device)
+    }
+}
+
+/// Fails when a tensor differs from an array of the same shape by more than `tolerance`, absolute for values up to 1 and
+/// relative above.
+#[track_caller]
+pub fn close<const D: usize>(what: &str, found: Tensor<D>, expected: &Array, tolerance: f64) {
+    assert_eq!(found.dims().to_vec(), expected.shape, "{what}");
+    let found = found
+        .into_data()
+        .convert_dtype(burn::tensor::DType::F32)
+        .into_vec::<f32>()
+        .unwrap();
+    let error = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs() / b.abs().max(1.0);
+    let worst = found.iter().zip(&expected.values).map(error).fold(0.0, f64::max);
+    assert!(
+        worst <= tolerance,
+        "{what}: differs by {worst:e}, allowed {tolerance:e}"
+    );
+}
+
+/// Positions `[n]` (flat over the batch) whose hidden state predicts a label, and those labels, for labels in the
+/// Hugging Face convention: label i is predicted at i - 1, -100 is not learned.
+pub fn learned(labels: &Array, device: &Device) -> (Tensor<1, Int>, Tensor<1, Int>) {
+    let seq = labels.shape[1];
+    let (mut positions, mut targets) = (Vec::new(), Vec::new());
+    for (i, label) in labels.values.iter().enumerate() {
+        if i % seq > 0 && *label >= 0.0 {
+            positions.push(i as i32 - 1);
+            targets.push(*label as i32);
+        }
+    }
+    (
+        Tensor::from_ints(positions.as_slice(), device),
+        Tensor::from_ints(targets.as_slice(), device),
+    )
+}
