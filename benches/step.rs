@@ -1,1 +1,173 @@
-fn main() {}
+//! One training step of a Llama of given dimensions: tokens per second, peak memory and the share of the machine's own
+//! matrix-product rate, as one JSON line. The counterpart of `torch_step.py`, with the same flags and the same work: random
+//! weights, labels are the input ids, so every position but the last is learned.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use clap::{Parser, ValueEnum};
+use ft_model::{Model, ModelConfig, Rows};
+use ft_optim::{Optim, OptimConfig};
+use ft_peft::methods::{full::FullConfig, lora::LoraConfig};
+use ft_peft::{Pass, PeftConfig, attach};
+use serde_json::json;
+
+/// Times one LoRA or full fine-tuning step. The defaults are SmolLM2-135M's dimensions.
+#[derive(Parser, Clone, Debug)]
+struct Args {
+    #[arg(long, default_value_t = 576)]
+    hidden: usize,
+    #[arg(long, default_value_t = 30)]
+    layers: usize,
+    #[arg(long, default_value_t = 9)]
+    heads: usize,
+    #[arg(long, default_value_t = 3)]
+    kv_heads: usize,
+    #[arg(long, default_value_t = 1536)]
+    ffn: usize,
+    #[arg(long, default_value_t = 49152)]
+    vocab: usize,
+    /// Rows of a batch.
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Tokens of a row.
+    #[arg(long, default_value_t = 256)]
+    seq: usize,
+    /// What trains.
+    #[arg(long, value_enum, default_value_t = Mode::Lora)]
+    mode: Mode,
+    /// Steps that are timed; the median counts.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Steps before those.
+    #[arg(long, default_value_t = 2)]
+    warmup: usize,
+    /// As in `ft --device`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Threads on the CPU; all cores when 0.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+/// What trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// LoRA, r = 8, alpha = 16, on every linear layer but the head.
+    Lora,
+    /// Every weight.
+    Full,
+}
+
+fn main() {
+    let args = Args::parse();
+    if args.threads > 0 {
+        // SAFETY: first thing in the process, before any other thread reads the environment.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", args.threads.to_string()) };
+    }
+    let device = ft_cli::open_device(&args.device);
+    let (mut model, trainable) = build(&args, &device.clone().autodiff());
+    let mut optim = Optim::new(&OptimConfig::default()).expect("the defaults are sound");
+    let mut seconds = Vec::new();
+    let mut loss = 0.0;
+    for step in 0..args.warmup + args.steps {
+        let ids = token_ids(&args, step);
+        let start = Instant::now();
+        (model, loss) = train(model, &mut optim, &ids, &args);
+        device.sync().expect("the device finishes its work");
+        seconds.push(start.elapsed().as_secs_f64());
+        eprintln!("{:.3} s, loss {loss:.4}", seconds[step]);
+    }
+    let peak = ft_train::memory::peak(); // before the rate is measured
+    let step = median(&mut seconds[args.warmup..]);
+    let rate = gemm_gflops(&args, &device);
+    let result = json!({
+        "tokens_per_s": (args.batch * args.seq) as f64 / step,
+        "step_s": step,
+        "peak_rss_bytes": peak,
+        "device_bytes": device.memory_pool_usage().map(|usage| usage.bytes_reserved),
+        "gemm_gflops": rate,
+        "gemm_share": gflop_per_step(&args) / step / rate,
+        "loss": loss,
+        "trainable": trainable,
+        "mode": format!("{:?}", args.mode).to_lowercase(),
+        "batch": args.batch, "seq": args.seq, "hidden": args.hidden, "layers": args.layers, "vocab": args.vocab,
+        "device": args.device,
+    });
+    println!("{result}");
+}
+
+fn build(args: &Args, device: &Device) -> (Model, usize) {
+    let config = json!({
+        "model_type": "llama", "vocab_size": args.vocab, "hidden_size": args.hidden, "intermediate_size": args.ffn,
+        "num_hidden_layers": args.layers, "num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads,
+        "max_position_embeddings": args.seq.max(2048), "tie_word_embeddings": true,
+    });
+    let config = ModelConfig::from_json(&config.to_string(), "flags".as_ref()).unwrap_or_else(|e| panic!("{e}"));
+    let mut model = Model::init(&config, 0, device);
+    let method = match args.mode {
+        Mode::Lora => PeftConfig::Lora(LoraConfig::default()),
+        Mode::Full => PeftConfig::Full(FullConfig::default()),
+    };
+    attach(&mut model, &method, 0).unwrap_or_else(|e| panic!("{e}"));
+    let trainable = model.num_params();
+    (model, trainable)
+}
+
+/// `[batch, seq]` ids that change from step to step.
+fn token_ids(args: &Args, step: usize) -> Vec<i32> {
+    let count = args.batch * args.seq;
+    let id = |i: usize| (i.wrapping_mul(2_654_435_761).wrapping_add(step * 40_503) >> 7) % args.vocab;
+    (0..count).map(|i| id(i + step * count) as i32).collect()
+}
+
+fn train(model: Model, optim: &mut Optim, ids: &[i32], args: &Args) -> (Model, f32) {
+    let device = model.device();
+    let shape = [args.batch, args.seq];
+    let inputs = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), shape), &device);
+    let hidden = model.forward(inputs, &Rows::Right, None, &Pass::train(0)); // [batch, seq, hidden]
+    let learned: Vec<usize> = (0..ids.len()).filter(|i| i % args.seq + 1 < args.seq).collect();
+    let positions: Vec<i32> = learned.iter().map(|i| *i as i32).collect();
+    let targets: Vec<i32> = learned.iter().map(|i| ids[i + 1]).collect();
+    let rows = hidden.reshape([args.batch * args.seq, args.hidden]);
+    let rows = rows.select(0, Tensor::<1, Int>::from_ints(positions.as_slice(), &device));
+    let targets = Tensor::<1, Int>::from_ints(targets.as_slice(), &device);
+    let loss = model.nll_sum(rows, targets).div_scalar(learned.len() as f64);
+    let value = loss.clone().into_scalar::<f32>();
+    let grads = GradientsParams::from_grads(loss.backward(), &model);
+    (optim.step(1e-4, model, grads), value)
+}
+
+/// Matrix products of the step: forward and input gradients (x 2), weight gradients too when everything trains (x 3).
+fn gflop_per_step(args: &Args) -> f64 {
+    let head_dim = args.hidden / args.heads;
+    let attention = 2 * args.hidden * args.hidden + 2 * args.hidden * args.kv_heads * head_dim;
+    let weights = args.layers * (attention + 3 * args.hidden * args.ffn) + args.vocab * args.hidden;
+    let passes = if args.mode == Mode::Lora { 2 } else { 3 };
+    (2 * weights * args.batch * args.seq * passes) as f64 / 1e9
+}
+
+/// Rate of the product `[batch * seq, hidden] x [hidden, ffn]`, the best of several runs.
+fn gemm_gflops(args: &Args, device: &Device) -> f64 {
+    let (m, k, n) = (args.batch * args.seq, args.hidden, args.ffn);
+    let x = Tensor::<2>::random([m, k], Distribution::Default, device);
+    let w = Tensor::<2>::random([n, k], Distribution::Default, device);
+    let mut best = 0.0f64;
+    for _ in 0..10 {
+        device.sync().expect("the device finishes its work");
+        let start = Instant::now();
+        for _ in 0..10 {
+            let _ = ft_kernels::linear(x.clone(), w.clone());
+        }
+        device.sync().expect("the device finishes its work");
+        best = best.max((10 * 2 * m * k * n) as f64 / start.elapsed().as_secs_f64() / 1e9);
+    }
+    best
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
