@@ -8,8 +8,11 @@ mod gelu;
 mod linear;
 mod lora_linear;
 mod norm;
+mod portable;
 mod rope;
 mod swiglu;
+#[cfg(all(test, feature = "flex"))]
+mod testing;
 
 pub use attention::{Mask, attention};
 pub use cross_entropy::{cross_entropy, token_nll};

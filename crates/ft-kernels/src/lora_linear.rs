@@ -1,8 +1,225 @@
 //! A linear layer with a low-rank update (LoRA, <https://arxiv.org/abs/2106.09685>).
-use crate::linear;
-use burn::tensor::Tensor;
+#[cfg(feature = "flex")]
+use crate::cpu;
+use crate::linear::LinearOps;
+use crate::portable::{Val, once};
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Tensor};
 
 /// `x·Wᵀ + scale·(x·Aᵀ)·Bᵀ`: x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`.
+///
+/// The update is accumulated into the output of the frozen product, and its gradient into that of `x`: no pass over
+/// `[.., out]` is added. Kept for backward: `x` and `x·Aᵀ`.
 pub fn lora_linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<D> {
-    linear(x.clone(), w) + linear(linear(x, a), b).mul_scalar(scale)
+    let ([out, input], [rank, a_in], [b_out, b_rank]) = (w.dims(), a.dims(), b.dims());
+    assert!(
+        x.dims()[D - 1] == input && a_in == input && b_out == out && b_rank == rank,
+        "lora_linear: x {:?}, w {:?} [out, in], a {:?} [r, in], b {:?} [out, r]",
+        x.dims(),
+        w.dims(),
+        a.dims(),
+        b.dims()
+    );
+    let [x, w, a, b] = [
+        x.into_dispatch(),
+        w.into_dispatch(),
+        a.into_dispatch(),
+        b.into_dispatch(),
+    ];
+    Tensor::from_dispatch(<burn::backend::Dispatch as LoraOps>::lora_linear(x, w, a, b, scale))
 }
+
+/// The backend operations of [`lora_linear`].
+#[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
+pub trait LoraOps: LinearOps {
+    /// x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`.
+    #[fusion(default)]
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let t = Self::project(x.clone(), a);
+        Self::lora_combine(x, w, t, b, scale)
+    }
+
+    /// `x·Wᵀ + scale·t·Bᵀ`: t `[.., r]`.
+    #[fusion(default)]
+    fn lora_combine(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        t: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        (Val::<Self>(Self::project(x, w)) + Val(Self::project(t, b)).scale(scale)).0
+    }
+
+    /// Gradient to x, `dy·W + scale·u·A`: dy `[.., out]`, u = dy·B `[.., r]` -> `[.., in]`.
+    #[fusion(default)]
+    fn lora_input_gradient(
+        dy: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        (Val::<Self>(Self::project_input_gradient(dy, w)) + Val(Self::project_input_gradient(u, a)).scale(scale)).0
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl LoraOps for burn_cubecl::CubeBackend {}
+
+#[cfg(feature = "flex")]
+impl LoraOps for burn::backend::Flex {
+    fn lora_combine(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        t: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        if fused(&x, &w, &t, &b) {
+            return cpu::linear::forward(x, &w, Some((&cpu::flex::contiguous(t), &b, scale as f32)));
+        }
+        (Val::<Self>(Self::project(x, w)) + Val(Self::project(t, b)).scale(scale)).0
+    }
+
+    fn lora_input_gradient(
+        dy: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        if fused(&dy, &w, &u, &a) {
+            let (dy, u) = (cpu::flex::contiguous(dy), cpu::flex::contiguous(u));
+            return cpu::linear::input_gradient(&dy, &w, Some((&u, &a, scale as f32)));
+        }
+        (Val::<Self>(Self::project_input_gradient(dy, w)) + Val(Self::project_input_gradient(u, a)).scale(scale)).0
+    }
+}
+
+#[cfg(feature = "flex")]
+type Flexible = FloatTensor<burn::backend::Flex>;
+
+#[cfg(feature = "flex")]
+fn fused(x: &Flexible, w: &Flexible, t: &Flexible, b: &Flexible) -> bool {
+    crate::linear::fused(x, w) && crate::linear::fused(t, b)
+}
+
+impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let tracked = [&x, &w, &a, &b].map(|t| t.is_tracked());
+        let dtypes = [w.dtype(), a.dtype(), b.dtype()];
+        let ((x, x_node), (w, w_node), (a, a_node), (b, b_node)) =
+            (x.into_parts(), w.into_parts(), a.into_parts(), b.into_parts());
+        match LoraLinear
+            .prepare::<C>([x_node, w_node, a_node, b_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let [x_tracked, w_tracked, a_tracked, b_tracked] = tracked;
+                let t = B::project(x.clone(), a.clone());
+                let kept = Kept {
+                    x: (w_tracked || a_tracked).then(|| x.clone()),
+                    t: b_tracked.then(|| t.clone()),
+                    w: x_tracked.then(|| w.clone()),
+                    a: x_tracked.then_some(a),
+                    b: (x_tracked || a_tracked).then(|| b.clone()),
+                    scale,
+                    dtypes,
+                };
+                prep.finish(kept, B::lora_combine(x, w, t, b, scale))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::lora_linear(x, w, a, b, scale)),
+        }
+    }
+
+    fn lora_combine(
+        _x: FloatTensor<Self>,
+        _w: FloatTensor<Self>,
+        _t: FloatTensor<Self>,
+        _b: FloatTensor<Self>,
+        _scale: f64,
+    ) -> FloatTensor<Self> {
+        once("lora_linear")
+    }
+
+    fn lora_input_gradient(
+        _dy: FloatTensor<Self>,
+        _w: FloatTensor<Self>,
+        _u: FloatTensor<Self>,
+        _a: FloatTensor<Self>,
+        _scale: f64,
+    ) -> FloatTensor<Self> {
+        once("lora_linear")
+    }
+}
+
+#[derive(Debug)]
+struct LoraLinear;
+
+/// What backward needs, and only that: `None` where no tracked input asks for it.
+#[derive(Debug, Clone)]
+struct Kept<T> {
+    x: Option<T>,
+    t: Option<T>,
+    w: Option<T>,
+    a: Option<T>,
+    b: Option<T>,
+    scale: f64,
+    dtypes: [DType; 3],
+}
+
+impl<B: LoraOps> Backward<B, 4> for LoraLinear {
+    type State = Kept<FloatTensor<B>>;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [x_node, w_node, a_node, b_node] = ops.parents;
+        let dy = grads.consume::<B>(&ops.node);
+        let Kept {
+            x,
+            t,
+            w,
+            a,
+            b,
+            scale,
+            dtypes,
+        } = ops.state;
+        let u = b.map(|b| B::project_input_gradient(dy.clone(), b)); // [.., r]
+        let mut weight = |node: Option<burn::backend::autodiff::NodeId>,
+                          left: Option<&FloatTensor<B>>,
+                          right: Option<&FloatTensor<B>>,
+                          scale,
+                          dtype| {
+            if let (Some(node), Some(left), Some(right)) = (node, left, right) {
+                let gradient = B::project_weight_gradient(left.clone(), right.clone(), scale);
+                grads.register::<B>(node, Val::<B>(gradient).cast(dtype).0);
+            }
+        };
+        weight(w_node.map(|n| n.id), Some(&dy), x.as_ref(), 1.0, dtypes[0]);
+        weight(a_node.map(|n| n.id), u.as_ref(), x.as_ref(), scale, dtypes[1]);
+        weight(b_node.map(|n| n.id), Some(&dy), t.as_ref(), scale, dtypes[2]);
+        if let (Some(node), Some(w), Some(a), Some(u)) = (x_node, w, a, u) {
+            grads.register::<B>(node.id, B::lora_input_gradient(dy, w, u, a, scale));
+        }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests;

@@ -1,5 +1,8 @@
 //! Fused f32 code for the CPU backend: threads by rayon, vector code chosen at run time.
+pub(crate) mod flex;
 pub(crate) mod gemm;
 pub(crate) mod isa;
+pub(crate) mod linear;
+pub(crate) mod math;
 pub(crate) mod par;
 pub(crate) mod scratch;

@@ -145,7 +145,8 @@ unsafe fn avx512<T: Lanes, const R: usize, const C: usize>(
     let mut acc = [[_mm512_setzero_ps(); C]; R];
     let whole = k / 16 * 16;
     for i in (0..whole).step_by(16) {
-        ws.iter().for_each(|w| _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(i + C * k).cast()));
+        ws.iter()
+            .for_each(|w| _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(i + C * k).cast()));
         // SAFETY: 16 values from i are inside the rows.
         let w: [__m512; C] = std::array::from_fn(|c| unsafe { T::load16(ws[c].add(i)) });
         for (x, acc) in xs.iter().zip(&mut acc) {

@@ -20,7 +20,7 @@ mod rhs;
 mod tests;
 mod transpose;
 
-pub(crate) use matrix::{Elem, Mat, Store};
+pub(crate) use matrix::{Elem, Mat};
 pub(crate) use rhs::Rhs;
 
 use crate::cpu::par::Shared;
@@ -76,11 +76,10 @@ pub(crate) fn gemm(terms: &[Term], c: &mut [f32], stride: usize, add: bool, par:
     }
     let work: usize = terms.iter().map(|t| m * n * t.a.cols()).sum();
     if work == 0 {
-        return if add {
-            ()
-        } else {
-            c.chunks_mut(stride).for_each(|row| row[..n].fill(0.0))
-        };
+        if !add {
+            c.chunks_mut(stride).for_each(|row| row[..n].fill(0.0));
+        }
+        return;
     }
     let par = if work < PARALLEL_FROM { Par::One } else { par };
     let c = Dest {

@@ -73,11 +73,10 @@ impl<'a> Rhs<'a> {
             "product outside its destination"
         );
         if steps.is_empty() {
-            return if add {
-                ()
-            } else {
-                c.chunks_mut(stride).take(m).for_each(|row| row[..n].fill(0.0))
-            };
+            if !add {
+                c.chunks_mut(stride).take(m).for_each(|row| row[..n].fill(0.0));
+            }
+            return;
         }
         #[cfg(target_arch = "x86_64")]
         if let Some((tile, packed)) = &self.packed {

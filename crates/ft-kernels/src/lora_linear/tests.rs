@@ -1,0 +1,106 @@
+use super::lora_linear;
+use crate::testing::{backward, close, dot, gradient, leaf, numeric, times_transposed, to_vec, tolerance, values};
+use burn::tensor::DType;
+
+const SCALE: f64 = 0.5;
+
+struct Case {
+    n: usize,
+    k: usize,
+    m: usize,
+    r: usize,
+}
+
+impl Case {
+    fn forward(&self, x: &[f64], w: &[f64], a: &[f64], b: &[f64]) -> Vec<f64> {
+        let base = times_transposed(x, w, self.k);
+        let low = times_transposed(&times_transposed(x, a, self.k), b, self.r);
+        base.iter().zip(low).map(|(y, l)| y + SCALE * l).collect()
+    }
+
+    fn check(&self, dtype: DType, tracked: [bool; 4]) {
+        let Case { n, k, m, r } = *self;
+        let (x, w, a, b) = (values(n * k, 1), values(m * k, 2), values(r * k, 3), values(m * r, 4));
+        let weights = values(n * m, 5);
+        let xt = leaf(&x, [1, n, k], dtype, tracked[0]);
+        let wt = leaf(&w, [m, k], dtype, tracked[1]);
+        let at = leaf(&a, [r, k], dtype, tracked[2]);
+        let bt = leaf(&b, [m, r], dtype, tracked[3]);
+        let y = lora_linear(xt.clone(), wt.clone(), at.clone(), bt.clone(), SCALE);
+        let bound = tolerance(dtype);
+        close(&to_vec(y.clone()), &self.forward(&x, &w, &a, &b), bound, "y");
+        if !tracked.contains(&true) {
+            return;
+        }
+        let grads = backward(y, &weights);
+        let want = [
+            numeric(&x, |x| dot(&self.forward(x, &w, &a, &b), &weights)),
+            numeric(&w, |w| dot(&self.forward(&x, w, &a, &b), &weights)),
+            numeric(&a, |a| dot(&self.forward(&x, &w, a, &b), &weights)),
+            numeric(&b, |b| dot(&self.forward(&x, &w, &a, b), &weights)),
+        ];
+        let got = [
+            gradient(&xt, &grads),
+            gradient(&wt, &grads),
+            gradient(&at, &grads),
+            gradient(&bt, &grads),
+        ];
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(got.is_some(), tracked[i], "gradient {i} of {tracked:?}");
+            if let Some(got) = got {
+                close(got, want, bound.max(1e-7), &format!("gradient {i} of {tracked:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn forward_and_gradients_equal_the_oracle_for_every_choice_of_leaves() {
+    for dtype in [DType::F32, DType::F64] {
+        for bits in 0..16 {
+            Case {
+                n: 5,
+                k: 18,
+                m: 7,
+                r: 3,
+            }
+            .check(dtype, std::array::from_fn(|i| bits >> i & 1 == 1));
+        }
+    }
+}
+
+#[test]
+fn more_rows_than_a_register_tile() {
+    Case {
+        n: 29,
+        k: 34,
+        m: 40,
+        r: 4,
+    }
+    .check(DType::F32, [true, false, true, true]);
+}
+
+#[test]
+fn a_frozen_weight_may_be_bf16() {
+    let (n, k, m, r) = (4, 16, 6, 2);
+    let w = leaf(&values(m * k, 2), [m, k], DType::BF16, false);
+    let (x, a, b) = (values(n * k, 1), values(r * k, 3), values(m * r, 4));
+    let a_leaf = leaf(&a, [r, k], DType::F32, true);
+    let y = lora_linear(
+        leaf(&x, [n, k], DType::F32, true),
+        w.clone(),
+        a_leaf.clone(),
+        leaf(&b, [m, r], DType::F32, true),
+        SCALE,
+    );
+    close(
+        &to_vec(y.clone()),
+        &Case { n, k, m, r }.forward(&x, &to_vec(w), &a, &b),
+        1e-5,
+        "y",
+    );
+    assert_eq!(
+        a_leaf.grad(&backward(y, &vec![1.0; n * m])).unwrap().dtype(),
+        DType::F32
+    );
+}
