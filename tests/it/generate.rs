@@ -117,7 +117,8 @@ fn a_cache_changes_no_logit() {
                 let from = if start == 0 { 4 } else { 0 };
                 let expected = whole.clone().narrow(1, start + from, columns - from);
                 let difference = largest(part.narrow(1, from, columns - from) - expected);
-                assert!(difference < 1e-5, "{family}, {rows:?}, columns {start}..{end}: {difference}");
+                // Logits reach 20; products of other shapes round differently.
+                assert!(difference < 3e-5, "{family}, {rows:?}, columns {start}..{end}: {difference}");
                 start = end;
             }
             assert_eq!((start, cache.len()), (24, 24));

@@ -1,3 +1,5 @@
+mod evaluate;
 mod families;
+mod generate;
 mod lora;
 mod support;

@@ -34,14 +34,21 @@ pub fn answers(
         hypothesis: text(hypothesis),
         references: references.into_iter().map(text).collect(),
     };
-    Ok(generations.iter().map(|generation| generation.content()).zip(references).map(answer).collect())
+    Ok(generations
+        .iter()
+        .map(|generation| generation.content())
+        .zip(references)
+        .map(answer)
+        .collect())
 }
 
 /// Every prompt once, in the order of its first sample, with the answers of all its samples.
 fn grouped(samples: &[Sample]) -> Vec<(Vec<u32>, Vec<&[u32]>)> {
     let mut groups: Vec<(Vec<u32>, Vec<&[u32]>)> = Vec::new();
     let mut known: HashMap<&[u32], usize> = HashMap::new();
-    let usable = samples.iter().filter(|sample| !sample.prompt().is_empty() && !sample.answer().is_empty());
+    let usable = samples
+        .iter()
+        .filter(|sample| !sample.prompt().is_empty() && !sample.answer().is_empty());
     for sample in usable {
         let group = *known.entry(sample.prompt()).or_insert(groups.len());
         if group == groups.len() {

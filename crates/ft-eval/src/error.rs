@@ -32,7 +32,9 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SampleProblem {
     /// More tokens than positions.
-    #[error("sample {sample} has {tokens} tokens, and the model has {positions} positions: set max_length to {positions} or less")]
+    #[error(
+        "sample {sample} has {tokens} tokens, and the model has {positions} positions: set max_length to {positions} or less"
+    )]
     TooLong {
         /// Index of the sample.
         sample: usize,

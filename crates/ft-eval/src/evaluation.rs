@@ -78,19 +78,30 @@ pub fn check(model: &Model, samples: &[Sample]) -> Result<()> {
     let (positions, vocab) = (config.max_position_embeddings, config.vocab_size);
     let problem = |(sample, Sample { ids, .. }): (usize, &Sample)| {
         if ids.len() > positions {
-            return Some(SampleProblem::TooLong { sample, tokens: ids.len(), positions });
+            return Some(SampleProblem::TooLong {
+                sample,
+                tokens: ids.len(),
+                positions,
+            });
         }
         let id = *ids.iter().find(|&&id| id as usize >= vocab)?;
         Some(SampleProblem::OutOfVocabulary { sample, id, vocab })
     };
     let problems: Vec<SampleProblem> = samples.iter().enumerate().filter_map(problem).collect();
-    if problems.is_empty() { Ok(()) } else { Err(Error::Samples(problems)) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Samples(problems))
+    }
 }
 
 fn evaluate_batch(model: &Model, batch: &Batch) -> Evaluation {
     let tokens = batch.targets.len();
     if tokens == 0 {
-        return Evaluation { samples: batch.rows, ..Evaluation::default() };
+        return Evaluation {
+            samples: batch.rows,
+            ..Evaluation::default()
+        };
     }
     let device = model.device();
     let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
@@ -100,5 +111,9 @@ fn evaluate_batch(model: &Model, batch: &Batch) -> Evaluation {
     let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval()); // [rows, width, hidden]
     let hidden = hidden.flatten::<2>(0, 1).select(0, positions); // [tokens, hidden]
     let nll = model.token_nll(hidden, targets).into_data();
-    Evaluation { nll_sum: nll.iter::<f64>().sum(), tokens, samples: batch.rows }
+    Evaluation {
+        nll_sum: nll.iter::<f64>().sum(),
+        tokens,
+        samples: batch.rows,
+    }
 }

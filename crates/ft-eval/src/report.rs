@@ -1,6 +1,6 @@
 //! A whole evaluation: the likelihood, and every metric asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use ft_data::{Sample, Tokenizer};
@@ -83,7 +83,11 @@ pub fn report(
     config: &EvalConfig,
     progress: &mut dyn FnMut(f64),
 ) -> Result<Report> {
-    let wanted: Vec<&Metric> = config.metrics.iter().map(|name| metrics::find(name)).collect::<Result<_>>()?;
+    let wanted: Vec<&Metric> = config
+        .metrics
+        .iter()
+        .map(|name| metrics::find(name))
+        .collect::<Result<_>>()?;
     check(model, samples)?;
     let generates = wanted.iter().any(|metric| metric.needs_answers());
     // Generating takes by far the longer part of the time.
@@ -128,9 +132,17 @@ fn answer_some(
 /// The samples of the first `limit` distinct prompts.
 fn first_prompts(samples: &[Sample], limit: Option<usize>) -> Vec<Sample> {
     let Some(limit) = limit else { return samples.to_vec() };
-    let mut seen = std::collections::HashSet::new();
-    let mut known = |sample: &&Sample| seen.contains(sample.prompt()) || (seen.len() < limit && seen.insert(sample.prompt()));
-    samples.iter().filter(|sample| known(sample)).cloned().collect()
+    let mut seen: HashSet<&[u32]> = HashSet::new();
+    let mut kept = Vec::new();
+    for sample in samples {
+        if seen.len() < limit {
+            seen.insert(sample.prompt());
+        }
+        if seen.contains(sample.prompt()) {
+            kept.push(sample.clone());
+        }
+    }
+    kept
 }
 
 fn score(wanted: &[&Metric], evaluation: &Evaluation, answers: &[Answer]) -> BTreeMap<&'static str, f64> {
@@ -149,18 +161,31 @@ mod tests {
 
     #[test]
     fn the_json_is_flat() {
-        let evaluation = Evaluation { nll_sum: 0.0, tokens: 3, samples: 2 };
+        let evaluation = Evaluation {
+            nll_sum: 0.0,
+            tokens: 3,
+            samples: 2,
+        };
         let metrics = BTreeMap::from([("exact_match", 0.5)]);
-        let report = Report { metrics, ..Report::new(&evaluation) };
+        let report = Report {
+            metrics,
+            ..Report::new(&evaluation)
+        };
         let json = serde_json::to_string(&report).unwrap();
-        assert_eq!(json, r#"{"loss":0.0,"perplexity":1.0,"tokens":3,"samples":2,"exact_match":0.5}"#);
+        assert_eq!(
+            json,
+            r#"{"loss":0.0,"perplexity":1.0,"tokens":3,"samples":2,"exact_match":0.5}"#
+        );
     }
 
     #[test]
     fn a_limit_counts_prompts_and_keeps_their_alternatives() {
         let sample = |prompt: u32, answer: u32| Sample::new(vec![prompt, answer], vec![false, true]);
         let samples = [sample(1, 5), sample(2, 5), sample(1, 6), sample(3, 5), sample(2, 7)];
-        let kept: Vec<u32> = first_prompts(&samples, Some(2)).iter().map(|sample| sample.ids[1]).collect();
+        let kept: Vec<u32> = first_prompts(&samples, Some(2))
+            .iter()
+            .map(|sample| sample.ids[1])
+            .collect();
         assert_eq!(kept, [5, 5, 6, 7]);
         assert_eq!(first_prompts(&samples, None).len(), 5);
     }

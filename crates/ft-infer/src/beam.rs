@@ -65,10 +65,18 @@ pub(crate) fn search(
         for (slot, ((job, search), scores)) in searches.iter_mut().zip(scores.chunks(per_search)).enumerate() {
             match search.advance(scores)? {
                 // After the prompts all beams of a search stem from its one row.
-                Some(parents) => rows.extend(parents.iter().map(|beam| slot * rows_per_search + beam % rows_per_search)),
+                Some(parents) => rows.extend(
+                    parents
+                        .iter()
+                        .map(|beam| slot * rows_per_search + beam % rows_per_search),
+                ),
                 None => {
                     let generation = search.best(start);
-                    flow = if flow.is_continue() { announce(jobs[*job].row, &generation, on_token) } else { flow };
+                    flow = if flow.is_continue() {
+                        announce(jobs[*job].row, &generation, on_token)
+                    } else {
+                        flow
+                    };
                     done[*job] = Some(generation);
                 }
             }
@@ -79,9 +87,16 @@ pub(crate) fn search(
         }
         model.select(&rows);
         rows_per_search = config.num_beams;
-        logits = model.step(&searches.iter().flat_map(|(_, search)| search.last_tokens()).collect::<Vec<_>>());
+        logits = model.step(
+            &searches
+                .iter()
+                .flat_map(|(_, search)| search.last_tokens())
+                .collect::<Vec<_>>(),
+        );
     }
-    let done = done.into_iter().map(|generation| generation.unwrap_or_else(Generation::cancelled));
+    let done = done
+        .into_iter()
+        .map(|generation| generation.unwrap_or_else(Generation::cancelled));
     Ok((done.collect(), flow))
 }
 
@@ -91,12 +106,18 @@ fn check_width(vocab: usize, config: &GenerationConfig) -> Result<()> {
         return Ok(());
     }
     let stops = config.eos_token_id.len();
-    Err(Error::Settings(vec![format!("{stops} stop tokens leave too little of a vocabulary of {vocab} for beam search")]))
+    Err(Error::Settings(vec![format!(
+        "{stops} stop tokens leave too little of a vocabulary of {vocab} for beam search"
+    )]))
 }
 
 /// Continuations looked at in a step: enough that `num_beams` of them do not end the answer.
 fn candidates(config: &GenerationConfig) -> usize {
-    let stops = if config.ignore_eos { 0 } else { config.eos_token_id.len() };
+    let stops = if config.ignore_eos {
+        0
+    } else {
+        config.eos_token_id.len()
+    };
     (stops + 1).max(2) * config.num_beams
 }
 
@@ -104,7 +125,10 @@ fn candidates(config: &GenerationConfig) -> usize {
 fn log_probabilities(logits: Tensor<2>, rows_per_search: usize, beams: usize) -> Vec<f32> {
     let [_, vocab] = logits.dims();
     let scores = to_host(log_softmax(logits.cast(FloatDType::F32), 1));
-    scores.chunks_exact(vocab).flat_map(|row| row.repeat(beams / rows_per_search)).collect()
+    scores
+        .chunks_exact(vocab)
+        .flat_map(|row| row.repeat(beams / rows_per_search))
+        .collect()
 }
 
 /// Hands over all tokens of a finished row.
@@ -119,8 +143,16 @@ fn announce(row: usize, done: &Generation, on_token: &mut dyn FnMut(Token) -> Co
 impl<'a> Search<'a> {
     fn new(job: Job<'a>, config: &'a GenerationConfig) -> Self {
         // All beams begin alike: only the first may be continued, or they would stay alike.
-        let beam = |index| Beam { tokens: job.prompt.to_vec(), score: if index == 0 { 0.0 } else { NEVER } };
-        Self { config, job, running: (0..config.num_beams).map(beam).collect(), finished: Vec::new() }
+        let beam = |index| Beam {
+            tokens: job.prompt.to_vec(),
+            score: if index == 0 { 0.0 } else { NEVER },
+        };
+        Self {
+            config,
+            job,
+            running: (0..config.num_beams).map(beam).collect(),
+            finished: Vec::new(),
+        }
     }
 
     /// Goes one token further. `scores`: log probabilities `[beams, vocab]`. The beams that the new running ones continue, or
@@ -145,7 +177,10 @@ impl<'a> Search<'a> {
             let mut row = row.to_vec();
             penalty::penalize(&mut row, &self.running[beam].tokens, self.config);
             if row.iter().any(|score| score.is_nan()) {
-                return Err(Error::NotFinite { row: self.job.row, generated: self.generated(0) });
+                return Err(Error::NotFinite {
+                    row: self.job.row,
+                    generated: self.generated(0),
+                });
             }
             let sum = self.running[beam].score;
             all.extend(row.iter().enumerate().map(|(id, score)| (score + sum, beam, id as u32)));
@@ -160,7 +195,12 @@ impl<'a> Search<'a> {
         }
         all.sort_unstable_by(best_first);
         let full = self.generated(1) >= self.job.budget;
-        let next = |(score, beam, id)| Next { beam, id, score, ends: full || self.config.stops_at(id) };
+        let next = |(score, beam, id)| Next {
+            beam,
+            id,
+            score,
+            ends: full || self.config.stops_at(id),
+        };
         Ok(all.into_iter().map(next).collect())
     }
 
@@ -169,7 +209,10 @@ impl<'a> Search<'a> {
         let length = self.weight(self.generated(1));
         for next in ending {
             let beam = self.extend(next);
-            self.finished.push(Beam { score: beam.score / length, ..beam });
+            self.finished.push(Beam {
+                score: beam.score / length,
+                ..beam
+            });
         }
         self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.finished.truncate(self.config.num_beams);
@@ -192,7 +235,10 @@ impl<'a> Search<'a> {
     fn extend(&self, next: &Next) -> Beam {
         let mut tokens = self.running[next.beam].tokens.clone();
         tokens.push(next.id);
-        Beam { tokens, score: next.score }
+        Beam {
+            tokens,
+            score: next.score,
+        }
     }
 
     /// Generated tokens of the running beams, and `more`.
@@ -212,8 +258,16 @@ impl<'a> Search<'a> {
     fn best(&self, start: Instant) -> Generation {
         let tokens = self.finished[0].tokens[self.job.prompt.len()..].to_vec();
         let stopped = tokens.last().is_some_and(|&id| self.config.stops_at(id));
-        let finish_reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
-        Generation { tokens, finish_reason, seconds: start.elapsed().as_secs_f64() }
+        let finish_reason = if stopped {
+            FinishReason::Stop
+        } else {
+            FinishReason::Length
+        };
+        Generation {
+            tokens,
+            finish_reason,
+            seconds: start.elapsed().as_secs_f64(),
+        }
     }
 }
 

@@ -20,19 +20,34 @@ impl GenerationConfig {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { eos_token_id: eos.to_vec(), ..Self::default() });
+                return Ok(Self {
+                    eos_token_id: eos.to_vec(),
+                    ..Self::default()
+                });
             }
             Err(source) => return Err(Error::Read { path, source }),
         };
-        let value = serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
-        let mut file = File { keys: value, problems: Vec::new() };
-        let config = file.overlay(Self { eos_token_id: eos.to_vec(), ..Self::default() });
+        let value = serde_json::from_str(&text).map_err(|source| Error::Json {
+            path: path.clone(),
+            source,
+        })?;
+        let mut file = File {
+            keys: value,
+            problems: Vec::new(),
+        };
+        let config = file.overlay(Self {
+            eos_token_id: eos.to_vec(),
+            ..Self::default()
+        });
         if let Err(Error::Settings(problems)) = config.validate() {
             file.problems.extend(problems);
         }
         match file.problems.is_empty() {
             true => Ok(config),
-            false => Err(Error::File { path, problems: file.problems }),
+            false => Err(Error::File {
+                path,
+                problems: file.problems,
+            }),
         }
     }
 }
@@ -48,7 +63,9 @@ impl File {
         let mut config = GenerationConfig {
             max_new_tokens: self.count("max_new_tokens", base.max_new_tokens),
             eos_token_id: self.ids("eos_token_id").unwrap_or(base.eos_token_id),
-            do_sample: self.get("do_sample", "true or false", Value::as_bool).unwrap_or(base.do_sample),
+            do_sample: self
+                .get("do_sample", "true or false", Value::as_bool)
+                .unwrap_or(base.do_sample),
             temperature: self.number("temperature", base.temperature),
             top_k: self.count("top_k", base.top_k),
             top_p: self.number("top_p", base.top_p),
@@ -80,7 +97,10 @@ impl File {
     }
 
     fn count(&mut self, key: &str, default: usize) -> usize {
-        self.get(key, "a whole number of 0 or more", |value| usize::try_from(value.as_u64()?).ok()).unwrap_or(default)
+        self.get(key, "a whole number of 0 or more", |value| {
+            usize::try_from(value.as_u64()?).ok()
+        })
+        .unwrap_or(default)
     }
 
     fn number(&mut self, key: &str, default: f64) -> f64 {
@@ -122,7 +142,13 @@ mod tests {
     fn without_a_file_the_stop_tokens_come_from_the_model() {
         let dir = tempfile::tempdir().unwrap();
         let config = GenerationConfig::from_dir(dir.path(), &[7, 8]).unwrap();
-        assert_eq!(config, GenerationConfig { eos_token_id: vec![7, 8], ..GenerationConfig::default() });
+        assert_eq!(
+            config,
+            GenerationConfig {
+                eos_token_id: vec![7, 8],
+                ..GenerationConfig::default()
+            }
+        );
     }
 
     #[test]
@@ -134,7 +160,10 @@ mod tests {
         .unwrap();
         assert_eq!(config.eos_token_id, [151645, 151643]);
         assert!(config.do_sample);
-        assert_eq!((config.temperature, config.top_k, config.top_p, config.min_p), (0.6, 20, 0.95, 0.0));
+        assert_eq!(
+            (config.temperature, config.top_k, config.top_p, config.min_p),
+            (0.6, 20, 0.95, 0.0)
+        );
         assert_eq!(config.early_stopping, EarlyStopping::Never);
     }
 
@@ -149,10 +178,18 @@ mod tests {
     fn hostile_files_are_typed_errors() {
         assert!(matches!(parse("{").unwrap_err(), Error::Json { .. }));
         assert!(matches!(parse("[1]").unwrap_err(), Error::Json { .. }));
-        assert!(matches!(parse(r#"{"temperature": 1e999}"#).unwrap_err(), Error::Json { .. }));
+        assert!(matches!(
+            parse(r#"{"temperature": 1e999}"#).unwrap_err(),
+            Error::Json { .. }
+        ));
         let file = parse(r#"{"eos_token_id": [1, -4], "top_k": "many", "top_p": 3}"#).unwrap_err();
-        let Error::File { problems, .. } = file else { panic!("{file}") };
+        let Error::File { problems, .. } = file else {
+            panic!("{file}")
+        };
         assert_eq!(problems.len(), 3, "{problems:?}");
-        assert!(problems[0].contains("eos_token_id") && problems[0].contains("[1,-4]"), "{problems:?}");
+        assert!(
+            problems[0].contains("eos_token_id") && problems[0].contains("[1,-4]"),
+            "{problems:?}"
+        );
     }
 }

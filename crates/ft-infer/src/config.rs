@@ -134,7 +134,11 @@ impl Default for GenerationConfig {
 impl GenerationConfig {
     /// Greedy decoding of at most `max_new_tokens` tokens, ended by any of `eos_token_id`.
     pub fn greedy(max_new_tokens: usize, eos_token_id: impl Into<Vec<u32>>) -> Self {
-        Self { max_new_tokens, eos_token_id: eos_token_id.into(), ..Self::default() }
+        Self {
+            max_new_tokens,
+            eos_token_id: eos_token_id.into(),
+            ..Self::default()
+        }
     }
 
     /// These settings with what was typed on top.
@@ -187,20 +191,40 @@ impl GenerationConfig {
                 self.temperature.is_finite() && self.temperature > 0.0,
                 format!("temperature must be 0 (greedy) or above, not {}", self.temperature),
             ),
-            (self.top_p > 0.0 && self.top_p <= 1.0, format!("top_p must lie in (0, 1], not {}", self.top_p)),
-            ((0.0..=1.0).contains(&self.min_p), format!("min_p must lie in [0, 1], not {}", self.min_p)),
+            (
+                self.top_p > 0.0 && self.top_p <= 1.0,
+                format!("top_p must lie in (0, 1], not {}", self.top_p),
+            ),
+            (
+                (0.0..=1.0).contains(&self.min_p),
+                format!("min_p must lie in [0, 1], not {}", self.min_p),
+            ),
             (
                 self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
-                format!("repetition_penalty must be above 0 (1 is none), not {}", self.repetition_penalty),
+                format!(
+                    "repetition_penalty must be above 0 (1 is none), not {}",
+                    self.repetition_penalty
+                ),
             ),
-            (self.length_penalty.is_finite(), format!("length_penalty must be a number, not {}", self.length_penalty)),
+            (
+                self.length_penalty.is_finite(),
+                format!("length_penalty must be a number, not {}", self.length_penalty),
+            ),
             (
                 !(self.do_sample && self.num_beams > 1),
                 "num_beams above 1 searches and does not sample: set temperature = 0, or num_beams = 1".to_string(),
             ),
         ];
-        let problems: Vec<String> = rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem).collect();
-        if problems.is_empty() { Ok(()) } else { Err(Error::Settings(problems)) }
+        let problems: Vec<String> = rules
+            .into_iter()
+            .filter(|(holds, _)| !holds)
+            .map(|(_, problem)| problem)
+            .collect();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Settings(problems))
+        }
     }
 
     /// Whether `id` ends a row.
@@ -221,21 +245,49 @@ mod tests {
 
     #[test]
     fn nothing_typed_changes_nothing() {
-        let base = GenerationConfig { do_sample: true, top_p: 0.8, ..GenerationConfig::greedy(7, [2]) };
+        let base = GenerationConfig {
+            do_sample: true,
+            top_p: 0.8,
+            ..GenerationConfig::greedy(7, [2])
+        };
         assert_eq!(base.clone().with(&GenerationOptions::default()).unwrap(), base);
     }
 
     #[test]
     fn sampling_follows_from_what_was_typed() {
         let greedy = GenerationConfig::default();
-        let sampling = GenerationConfig { do_sample: true, ..GenerationConfig::default() };
-        assert!(greedy.clone().with(&typed(|o| o.temperature = Some(0.7))).unwrap().do_sample);
+        let sampling = GenerationConfig {
+            do_sample: true,
+            ..GenerationConfig::default()
+        };
+        assert!(
+            greedy
+                .clone()
+                .with(&typed(|o| o.temperature = Some(0.7)))
+                .unwrap()
+                .do_sample
+        );
         assert!(greedy.clone().with(&typed(|o| o.top_p = Some(0.7))).unwrap().do_sample);
-        assert!(!sampling.clone().with(&typed(|o| o.temperature = Some(0.0))).unwrap().do_sample);
-        assert!(!sampling.clone().with(&typed(|o| o.num_beams = Some(4))).unwrap().do_sample);
+        assert!(
+            !sampling
+                .clone()
+                .with(&typed(|o| o.temperature = Some(0.0)))
+                .unwrap()
+                .do_sample
+        );
+        assert!(
+            !sampling
+                .clone()
+                .with(&typed(|o| o.num_beams = Some(4)))
+                .unwrap()
+                .do_sample
+        );
         assert!(!sampling.with(&typed(|o| o.do_sample = Some(false))).unwrap().do_sample);
         let both = typed(|o| (o.temperature, o.top_k) = (Some(0.0), Some(5)));
-        assert!(!greedy.with(&both).unwrap().do_sample, "temperature 0 is greedy whatever else is typed");
+        assert!(
+            !greedy.with(&both).unwrap().do_sample,
+            "temperature 0 is greedy whatever else is typed"
+        );
     }
 
     #[test]
@@ -248,7 +300,9 @@ mod tests {
             o.repetition_penalty = Some(0.0);
             o.num_beams = Some(2);
         });
-        let Error::Settings(problems) = GenerationConfig::default().with(&bad).unwrap_err() else { panic!() };
+        let Error::Settings(problems) = GenerationConfig::default().with(&bad).unwrap_err() else {
+            panic!()
+        };
         assert_eq!(problems.len(), 6, "{problems:?}");
     }
 
@@ -256,12 +310,20 @@ mod tests {
     fn ignore_eos_disarms_the_stop_tokens() {
         let config = GenerationConfig::greedy(3, [2, 5]);
         assert!(config.stops_at(5) && !config.stops_at(4));
-        assert!(!GenerationConfig { ignore_eos: true, ..config }.stops_at(5));
+        assert!(
+            !GenerationConfig {
+                ignore_eos: true,
+                ..config
+            }
+            .stops_at(5)
+        );
     }
 
     #[test]
     fn an_unknown_key_is_an_error() {
-        let error = serde_json::from_str::<GenerationOptions>(r#"{"temprature": 1.0}"#).unwrap_err().to_string();
+        let error = serde_json::from_str::<GenerationOptions>(r#"{"temprature": 1.0}"#)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("temprature") && error.contains("temperature"), "{error}");
     }
 }

@@ -28,7 +28,13 @@ impl Row {
     fn new(job: &Job, seed: u64) -> Self {
         // Named by the prompt's index: neither the batch nor its neighbours decide what a row draws.
         let rng = ft_data::stream(seed, &format!("sample/{}", job.row));
-        Self { row: job.row, tokens: job.prompt.to_vec(), prompt: job.prompt.len(), budget: job.budget, rng }
+        Self {
+            row: job.row,
+            tokens: job.prompt.to_vec(),
+            prompt: job.prompt.len(),
+            budget: job.budget,
+            rng,
+        }
     }
 
     fn generated(&self) -> &[u32] {
@@ -45,7 +51,11 @@ impl Row {
     }
 
     fn finish(&self, finish_reason: FinishReason, start: Instant) -> Generation {
-        Generation { tokens: self.generated().to_vec(), finish_reason, seconds: start.elapsed().as_secs_f64() }
+        Generation {
+            tokens: self.generated().to_vec(),
+            finish_reason,
+            seconds: start.elapsed().as_secs_f64(),
+        }
     }
 }
 
@@ -58,8 +68,7 @@ pub(crate) fn decode(
 ) -> Result<(Vec<Generation>, ControlFlow<()>)> {
     let start = Instant::now();
     let mut done: Vec<Option<Generation>> = vec![None; jobs.len()];
-    let mut rows: Vec<(usize, Row)> =
-        jobs.iter().map(|job| Row::new(job, config.seed)).enumerate().collect();
+    let mut rows: Vec<(usize, Row)> = jobs.iter().map(|job| Row::new(job, config.seed)).enumerate().collect();
     let mut logits = model.prefill(&Padded::new(jobs));
     let mut flow = ControlFlow::Continue(());
     loop {
@@ -68,7 +77,11 @@ pub(crate) fn decode(
         for (slot, ((job, row), &id)) in rows.iter_mut().zip(&ids).enumerate() {
             let finish = row.push(id, config);
             if flow.is_continue() {
-                flow = on_token(Token { row: row.row, id, finish });
+                flow = on_token(Token {
+                    row: row.row,
+                    id,
+                    finish,
+                });
             }
             match finish {
                 Some(reason) => done[*job] = Some(row.finish(reason, start)),
@@ -100,7 +113,11 @@ fn choose(rows: &mut [(usize, Row)], logits: Tensor<2>, config: &GenerationConfi
         .zip(logits.chunks_exact_mut(vocab))
         .map(|((_, row), logits)| {
             penalty::penalize(logits, &row.tokens, config);
-            let id = if config.do_sample { draw(logits, config, &mut row.rng) } else { argmax(logits) };
+            let id = if config.do_sample {
+                draw(logits, config, &mut row.rng)
+            } else {
+                argmax(logits)
+            };
             id.ok_or_else(|| not_finite(row))
         })
         .collect()
@@ -117,7 +134,10 @@ fn greedy(rows: &[(usize, Row)], logits: Tensor<2>) -> Result<Vec<u32>> {
 }
 
 fn not_finite(row: &Row) -> Error {
-    Error::NotFinite { row: row.row, generated: row.generated().len() }
+    Error::NotFinite {
+        row: row.row,
+        generated: row.generated().len(),
+    }
 }
 
 /// All values of a tensor, row after row, as f32.

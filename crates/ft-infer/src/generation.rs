@@ -46,7 +46,11 @@ pub struct Generation {
 impl Generation {
     /// A prompt that was not begun.
     pub(crate) fn cancelled() -> Self {
-        Self { tokens: Vec::new(), finish_reason: FinishReason::Cancelled, seconds: 0.0 }
+        Self {
+            tokens: Vec::new(),
+            finish_reason: FinishReason::Cancelled,
+            seconds: 0.0,
+        }
     }
 
     /// The tokens of the answer itself: without the stop token that ended it.

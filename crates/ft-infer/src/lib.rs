@@ -39,8 +39,10 @@ mod prompts;
 mod sample;
 #[cfg(test)]
 mod table;
+mod text;
 
 pub use config::{EarlyStopping, GenerationConfig, GenerationOptions};
 pub use error::{Error, PromptProblem, Result};
 pub use generate::generate;
 pub use generation::{FinishReason, Generation, Token, no_stream};
+pub use text::Texts;

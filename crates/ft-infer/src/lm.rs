@@ -31,14 +31,29 @@ pub(crate) struct Cached<'a> {
 impl<'a> Cached<'a> {
     pub(crate) fn new(model: &'a Model) -> Self {
         let cache = KvCache::new(model.config().num_hidden_layers);
-        Self { model, device: model.device(), cache, pads: Vec::new() }
+        Self {
+            model,
+            device: model.device(),
+            cache,
+            pads: Vec::new(),
+        }
+    }
+
+    fn rows(&self) -> Rows {
+        // Without padding one row of positions serves the whole batch.
+        if self.pads.iter().all(|&pad| pad == 0) {
+            Rows::Right
+        } else {
+            Rows::Left(self.pads.clone())
+        }
     }
 
     fn forward(&mut self, ids: Vec<i32>, width: usize) -> Tensor<2> {
         let rows = self.pads.len();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, width]), &self.device);
-        let pass = Pass { dropout_seed: None };
-        let hidden = self.model.forward(ids, &Rows::Left(self.pads.clone()), Some(&mut self.cache), &pass);
+        let hidden = self
+            .model
+            .forward(ids, &self.rows(), Some(&mut self.cache), &Pass::eval());
         // Only the last position goes through the head: [rows, width, hidden] -> [rows, 1, hidden] -> [rows, 1, vocab]
         let last = hidden.narrow(1, width - 1, 1);
         self.model.logits(last).squeeze_dim(1)
@@ -48,7 +63,10 @@ impl<'a> Cached<'a> {
 impl Decoder for Cached<'_> {
     fn limits(&self) -> Limits {
         let config = self.model.config();
-        Limits { vocab: config.vocab_size, positions: config.max_position_embeddings }
+        Limits {
+            vocab: config.vocab_size,
+            positions: config.max_position_embeddings,
+        }
     }
 
     fn prefill(&mut self, batch: &Padded) -> Tensor<2> {
@@ -66,7 +84,8 @@ impl Decoder for Cached<'_> {
             return;
         }
         let index: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-        self.cache.select_rows(Tensor::from_data(TensorData::new(index, [rows.len()]), &self.device));
+        self.cache
+            .select_rows(Tensor::from_data(TensorData::new(index, [rows.len()]), &self.device));
         self.pads = rows.iter().map(|&row| self.pads[row]).collect();
     }
 }

@@ -26,14 +26,21 @@ pub(crate) fn penalize(scores: &mut [f32], tokens: &[u32], config: &GenerationCo
 fn repetition(scores: &mut [f32], tokens: &[u32], penalty: f32) {
     for &id in tokens.iter().collect::<HashSet<_>>() {
         let score = &mut scores[id as usize];
-        *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+        *score = if *score < 0.0 {
+            *score * penalty
+        } else {
+            *score / penalty
+        };
     }
 }
 
 /// The ids that would complete an n-gram already in `tokens`.
 fn banned(tokens: &[u32], n: usize) -> impl Iterator<Item = u32> {
     let tail = tokens.get((tokens.len() + 1).saturating_sub(n)..).unwrap_or(&[]);
-    tokens.windows(n).filter(move |gram| gram[..n - 1] == *tail).map(move |gram| gram[n - 1])
+    tokens
+        .windows(n)
+        .filter(move |gram| gram[..n - 1] == *tail)
+        .map(move |gram| gram[n - 1])
 }
 
 #[cfg(test)]
@@ -42,7 +49,10 @@ mod tests {
 
     #[test]
     fn seen_tokens_lose_once_however_often_they_occurred() {
-        let config = GenerationConfig { repetition_penalty: 2.0, ..Default::default() };
+        let config = GenerationConfig {
+            repetition_penalty: 2.0,
+            ..Default::default()
+        };
         let mut scores = [4.0, -4.0, 4.0, 0.0];
         penalize(&mut scores, &[0, 0, 1], &config);
         assert_eq!(scores, [2.0, -8.0, 4.0, 0.0]);

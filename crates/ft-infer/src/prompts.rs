@@ -36,13 +36,21 @@ impl Padded {
             let ids = job.prompt.iter().map(|&id| id as i32);
             std::iter::repeat_n(0, pad).chain(ids)
         });
-        Self { ids: padded.collect(), width, pads }
+        Self {
+            ids: padded.collect(),
+            width,
+            pads,
+        }
     }
 }
 
 /// Checks every prompt and gives each its budget.
 pub(crate) fn jobs<'a>(prompts: &'a [Vec<u32>], limits: Limits, max_new_tokens: usize) -> Result<Vec<Job<'a>>> {
-    let problems: Vec<_> = prompts.iter().enumerate().filter_map(|(row, prompt)| problem(row, prompt, limits)).collect();
+    let problems: Vec<_> = prompts
+        .iter()
+        .enumerate()
+        .filter_map(|(row, prompt)| problem(row, prompt, limits))
+        .collect();
     if !problems.is_empty() {
         return Err(Error::Prompts(problems));
     }
@@ -60,42 +68,76 @@ fn problem(row: usize, prompt: &[u32], limits: Limits) -> Option<PromptProblem> 
         return Some(PromptProblem::Empty { row });
     }
     if prompt.len() >= positions {
-        return Some(PromptProblem::TooLong { row, tokens: prompt.len(), positions });
+        return Some(PromptProblem::TooLong {
+            row,
+            tokens: prompt.len(),
+            positions,
+        });
     }
     let index = prompt.iter().position(|&id| id as usize >= vocab)?;
-    Some(PromptProblem::OutOfVocabulary { row, index, id: prompt[index], vocab })
+    Some(PromptProblem::OutOfVocabulary {
+        row,
+        index,
+        id: prompt[index],
+        vocab,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { vocab: 10, positions: 4 };
+    const LIMITS: Limits = Limits {
+        vocab: 10,
+        positions: 4,
+    };
 
     #[test]
     fn pads_on_the_left() {
         let prompts = [vec![1, 2, 3], vec![4]];
         let padded = Padded::new(&jobs(&prompts, LIMITS, 9).unwrap());
-        assert_eq!(padded, Padded { ids: vec![1, 2, 3, 0, 0, 4], width: 3, pads: vec![0, 2] });
+        assert_eq!(
+            padded,
+            Padded {
+                ids: vec![1, 2, 3, 0, 0, 4],
+                width: 3,
+                pads: vec![0, 2]
+            }
+        );
     }
 
     #[test]
     fn a_row_ends_where_the_positions_end() {
         let prompts = [vec![1, 2, 3], vec![4]];
-        let budgets: Vec<_> = jobs(&prompts, LIMITS, 2).unwrap().iter().map(|job| job.budget).collect();
+        let budgets: Vec<_> = jobs(&prompts, LIMITS, 2)
+            .unwrap()
+            .iter()
+            .map(|job| job.budget)
+            .collect();
         assert_eq!(budgets, [1, 2]);
     }
 
     #[test]
     fn every_bad_prompt_is_reported() {
         let prompts = [vec![], vec![1], vec![1, 2, 3, 4], vec![9, 10]];
-        let Error::Prompts(problems) = jobs(&prompts, LIMITS, 2).unwrap_err() else { panic!() };
+        let Error::Prompts(problems) = jobs(&prompts, LIMITS, 2).unwrap_err() else {
+            panic!()
+        };
         assert_eq!(
             problems,
             [
                 PromptProblem::Empty { row: 0 },
-                PromptProblem::TooLong { row: 2, tokens: 4, positions: 4 },
-                PromptProblem::OutOfVocabulary { row: 3, index: 1, id: 10, vocab: 10 },
+                PromptProblem::TooLong {
+                    row: 2,
+                    tokens: 4,
+                    positions: 4
+                },
+                PromptProblem::OutOfVocabulary {
+                    row: 3,
+                    index: 1,
+                    id: 10,
+                    vocab: 10
+                },
             ]
         );
     }

@@ -42,7 +42,10 @@ pub(crate) fn draw(logits: &[f32], config: &GenerationConfig, rng: &mut impl Rng
 /// The candidates that all filters leave, in no particular order.
 pub(crate) fn filter(logits: &[f32], config: &GenerationConfig) -> Vec<Candidate> {
     let temperature = config.temperature as f32;
-    let scaled = logits.iter().enumerate().map(|(id, logit)| Candidate { id: id as u32, logit: logit / temperature });
+    let scaled = logits.iter().enumerate().map(|(id, logit)| Candidate {
+        id: id as u32,
+        logit: logit / temperature,
+    });
     let mut kept: Vec<Candidate> = scaled.filter(|candidate| candidate.logit > f32::NEG_INFINITY).collect();
     top_k(&mut kept, config.top_k);
     top_p(&mut kept, config.top_p);
@@ -71,7 +74,10 @@ fn top_p(kept: &mut Vec<Candidate>, p: f64) {
     }
     let weights = probabilities(kept);
     let total: f64 = weights.iter().sum();
-    let maximum = kept.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max);
+    let maximum = kept
+        .iter()
+        .map(|candidate| candidate.logit)
+        .fold(f32::NEG_INFINITY, f32::max);
     let weight = |candidate: &Candidate| f64::from((candidate.logit - maximum).exp()) / total;
     // Sorting a whole vocabulary for a head of a few dozen tokens would cost more than the draw: sort a growing head.
     let mut sorted = 0;
@@ -97,14 +103,22 @@ fn min_p(kept: &mut Vec<Candidate>, p: f64) {
     if p <= 0.0 {
         return;
     }
-    let maximum = kept.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max);
+    let maximum = kept
+        .iter()
+        .map(|candidate| candidate.logit)
+        .fold(f32::NEG_INFINITY, f32::max);
     kept.retain(|candidate| f64::from((candidate.logit - maximum).exp()) >= p);
 }
 
 /// Unnormalized probabilities: 1 for the likeliest.
 fn probabilities(kept: &[Candidate]) -> Vec<f64> {
-    let maximum = kept.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max);
-    kept.iter().map(|candidate| f64::from((candidate.logit - maximum).exp())).collect()
+    let maximum = kept
+        .iter()
+        .map(|candidate| candidate.logit)
+        .fold(f32::NEG_INFINITY, f32::max);
+    kept.iter()
+        .map(|candidate| f64::from((candidate.logit - maximum).exp()))
+        .collect()
 }
 
 /// A number in [0, 1) with 53 random bits.

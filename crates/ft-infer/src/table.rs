@@ -17,13 +17,26 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(logits: Vec<Vec<f32>>) -> Self {
-        Self { logits, positions: 100, last: Vec::new(), calls: Vec::new() }
+        Self {
+            logits,
+            positions: 100,
+            last: Vec::new(),
+            calls: Vec::new(),
+        }
     }
 
     /// A chain: every token is followed by the next higher one, the last by itself; the runner-up is the token itself.
     pub(crate) fn chain(vocab: usize) -> Self {
         let row = |from: usize| {
-            (0..vocab).map(move |to| if to == (from + 1).min(vocab - 1) { 5.0 } else if to == from { 2.0 } else { 0.0 })
+            (0..vocab).map(move |to| {
+                if to == (from + 1).min(vocab - 1) {
+                    5.0
+                } else if to == from {
+                    2.0
+                } else {
+                    0.0
+                }
+            })
         };
         Self::new((0..vocab).map(|from| row(from).collect()).collect())
     }
@@ -32,7 +45,9 @@ impl Table {
     pub(crate) fn random(vocab: usize, seed: u64) -> Self {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1u64 << 24) as f32 * 4.0 - 2.0
         };
         Self::new((0..vocab).map(|_| (0..vocab).map(|_| next()).collect()).collect())
@@ -41,18 +56,29 @@ impl Table {
     fn answer(&mut self) -> Tensor<2> {
         self.calls.push(self.last.len());
         let vocab = self.logits.len();
-        let rows: Vec<f32> = self.last.iter().flat_map(|&id| self.logits[id as usize].clone()).collect();
+        let rows: Vec<f32> = self
+            .last
+            .iter()
+            .flat_map(|&id| self.logits[id as usize].clone())
+            .collect();
         Tensor::from_data(TensorData::new(rows, [self.last.len(), vocab]), &Device::flex())
     }
 }
 
 impl Decoder for Table {
     fn limits(&self) -> Limits {
-        Limits { vocab: self.logits.len(), positions: self.positions }
+        Limits {
+            vocab: self.logits.len(),
+            positions: self.positions,
+        }
     }
 
     fn prefill(&mut self, batch: &Padded) -> Tensor<2> {
-        self.last = batch.ids.chunks(batch.width).map(|row| row[batch.width - 1] as u32).collect();
+        self.last = batch
+            .ids
+            .chunks(batch.width)
+            .map(|row| row[batch.width - 1] as u32)
+            .collect();
         self.answer()
     }
 

@@ -70,7 +70,9 @@ impl Counts {
 
 /// The reference length closest to `length`; the shorter of two equally close.
 fn closest(length: usize, references: impl Iterator<Item = usize>) -> usize {
-    references.min_by_key(|reference| (reference.abs_diff(length), *reference)).unwrap_or(0)
+    references
+        .min_by_key(|reference| (reference.abs_diff(length), *reference))
+        .unwrap_or(0)
 }
 
 /// The n-grams of a text and how often each occurs.
@@ -92,24 +94,50 @@ fn most<'a>(references: impl Iterator<Item = HashMap<&'a [String], usize>>) -> H
 
 /// Tokenization 13a of NIST's mteval-v13a: punctuation apart from words, but for periods, commas inside numbers and hyphens.
 fn tokenize(text: &str) -> Vec<String> {
-    let text = text.trim_end().replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
-    let text = text.replace("&quot;", "\"").replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">");
+    let text = text
+        .trim_end()
+        .replace("<skipped>", "")
+        .replace("-\n", "")
+        .replace('\n', " ");
+    let text = text
+        .replace("&quot;", "\"")
+        .replace("&amp;", "&")
+        .replace("&lt;", "<")
+        .replace("&gt;", ">");
     let mut text: Vec<char> = format!(" {text} ").chars().collect();
     text = apart(&text);
-    text = split_pairs(&text, |a, b| !a.is_ascii_digit() && matches!(b, '.' | ','), |a, b| [a, ' ', b, ' ']);
-    text = split_pairs(&text, |a, b| matches!(a, '.' | ',') && !b.is_ascii_digit(), |a, b| [' ', a, ' ', b]);
+    text = split_pairs(
+        &text,
+        |a, b| !a.is_ascii_digit() && matches!(b, '.' | ','),
+        |a, b| [a, ' ', b, ' '],
+    );
+    text = split_pairs(
+        &text,
+        |a, b| matches!(a, '.' | ',') && !b.is_ascii_digit(),
+        |a, b| [' ', a, ' ', b],
+    );
     text = split_pairs(&text, |a, b| a.is_ascii_digit() && b == '-', |a, b| [a, ' ', b, ' ']);
-    text.into_iter().collect::<String>().split_whitespace().map(str::to_string).collect()
+    text.into_iter()
+        .collect::<String>()
+        .split_whitespace()
+        .map(str::to_string)
+        .collect()
 }
 
 /// ASCII punctuation but `'`, `,`, `-` and `.` becomes a token of its own.
 fn apart(text: &[char]) -> Vec<char> {
     let punctuation = |c: char| c.is_ascii_punctuation() && !matches!(c, '\'' | ',' | '-' | '.');
-    text.iter().flat_map(|&c| if punctuation(c) { vec![' ', c, ' '] } else { vec![c] }).collect()
+    text.iter()
+        .flat_map(|&c| if punctuation(c) { vec![' ', c, ' '] } else { vec![c] })
+        .collect()
 }
 
 /// Replaces neighbours that match, from left to right; both are used up, as in a regular expression's substitution.
-fn split_pairs(text: &[char], matches: impl Fn(char, char) -> bool, replace: impl Fn(char, char) -> [char; 4]) -> Vec<char> {
+fn split_pairs(
+    text: &[char],
+    matches: impl Fn(char, char) -> bool,
+    replace: impl Fn(char, char) -> [char; 4],
+) -> Vec<char> {
     let mut result = Vec::with_capacity(text.len() * 2);
     let mut rest = text;
     while let [a, tail @ ..] = rest {
@@ -135,7 +163,10 @@ mod tests {
     #[test]
     fn tokens_of_13a() {
         let tokens = |text: &str| tokenize(text).join(" ");
-        assert_eq!(tokens("It's 3.5%, or 1,000-2 (not &quot;x&quot;)..."), "It's 3.5 % , or 1,000 - 2 ( not \" x \" ) . . .");
+        assert_eq!(
+            tokens("It's 3.5%, or 1,000-2 (not &quot;x&quot;)..."),
+            "It's 3.5 % , or 1,000 - 2 ( not \" x \" ) . . ."
+        );
         assert_eq!(tokens("well-known end-\nings\nhere.  "), "well-known endings here .");
     }
 

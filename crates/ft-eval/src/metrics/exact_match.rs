@@ -10,7 +10,10 @@ pub(super) const ABOUT: &str = "share of answers equal to a reference, white spa
 pub(super) fn compute(answers: &[Answer]) -> f64 {
     let hits = answers.iter().filter(|answer| {
         let hypothesis = normalize(&answer.hypothesis);
-        answer.references.iter().any(|reference| normalize(reference) == hypothesis)
+        answer
+            .references
+            .iter()
+            .any(|reference| normalize(reference) == hypothesis)
     });
     hits.count() as f64 / answers.len().max(1) as f64
 }

@@ -9,10 +9,26 @@ mod rouge_l;
 
 /// Every metric, in the order of reports.
 pub const METRICS: &[Metric] = &[
-    Metric { name: "perplexity", about: perplexity::ABOUT, compute: Compute::Likelihood(perplexity::compute) },
-    Metric { name: "exact_match", about: exact_match::ABOUT, compute: Compute::Answers(exact_match::compute) },
-    Metric { name: "bleu", about: bleu::ABOUT, compute: Compute::Answers(bleu::compute) },
-    Metric { name: "rouge_l", about: rouge_l::ABOUT, compute: Compute::Answers(rouge_l::compute) },
+    Metric {
+        name: "perplexity",
+        about: perplexity::ABOUT,
+        compute: Compute::Likelihood(perplexity::compute),
+    },
+    Metric {
+        name: "exact_match",
+        about: exact_match::ABOUT,
+        compute: Compute::Answers(exact_match::compute),
+    },
+    Metric {
+        name: "bleu",
+        about: bleu::ABOUT,
+        compute: Compute::Answers(bleu::compute),
+    },
+    Metric {
+        name: "rouge_l",
+        about: rouge_l::ABOUT,
+        compute: Compute::Answers(rouge_l::compute),
+    },
 ];
 
 /// A number, or several, that say how good a model is.
@@ -56,7 +72,10 @@ impl Metric {
 /// # Errors
 /// [`Error::UnknownMetric`], which lists all names.
 pub fn find(name: &str) -> Result<&'static Metric> {
-    METRICS.iter().find(|metric| metric.name == name).ok_or_else(|| Error::UnknownMetric { name: name.to_string() })
+    METRICS
+        .iter()
+        .find(|metric| metric.name == name)
+        .ok_or_else(|| Error::UnknownMetric { name: name.to_string() })
 }
 
 /// The names of all metrics, for messages.
@@ -70,7 +89,10 @@ pub(crate) mod tests {
 
     /// An answer with its references.
     pub(crate) fn answer(hypothesis: &str, references: &[&str]) -> Answer {
-        Answer { hypothesis: hypothesis.into(), references: references.iter().map(ToString::to_string).collect() }
+        Answer {
+            hypothesis: hypothesis.into(),
+            references: references.iter().map(ToString::to_string).collect(),
+        }
     }
 
     #[test]
@@ -94,12 +116,21 @@ pub(crate) mod tests {
             let answers: Vec<Answer> = strings(&case["hypotheses"])
                 .into_iter()
                 .zip(references)
-                .map(|(hypothesis, references)| Answer { hypothesis, references: strings(references) })
+                .map(|(hypothesis, references)| Answer {
+                    hypothesis,
+                    references: strings(references),
+                })
                 .collect();
             for (name, tolerance) in [("bleu", 1e-9), ("rouge_l", 1e-12)] {
-                let Compute::Answers(compute) = find(name).unwrap().compute else { panic!() };
+                let Compute::Answers(compute) = find(name).unwrap().compute else {
+                    panic!()
+                };
                 let (got, expected) = (compute(&answers), case[name].as_f64().unwrap());
-                assert!((got - expected).abs() < tolerance, "{name} of {}: {got}, not {expected}", case["name"]);
+                assert!(
+                    (got - expected).abs() < tolerance,
+                    "{name} of {}: {got}, not {expected}",
+                    case["name"]
+                );
             }
         }
     }

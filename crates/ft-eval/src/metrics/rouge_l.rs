@@ -12,12 +12,20 @@ pub(super) fn compute(answers: &[Answer]) -> f64 {
 
 fn best(answer: &Answer) -> f64 {
     let hypothesis = words(&answer.hypothesis);
-    answer.references.iter().map(|reference| f_measure(&words(reference), &hypothesis)).fold(0.0, f64::max)
+    answer
+        .references
+        .iter()
+        .map(|reference| f_measure(&words(reference), &hypothesis))
+        .fold(0.0, f64::max)
 }
 
 fn words(text: &str) -> Vec<String> {
     let lower = text.to_lowercase();
-    lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_string).collect()
+    lower
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_string)
+        .collect()
 }
 
 fn f_measure(reference: &[String], hypothesis: &[String]) -> f64 {
@@ -51,8 +59,14 @@ mod tests {
     #[test]
     fn order_counts_and_the_best_reference_does() {
         // The example of the paper's section 3.1: police kill the gunman / the gunman kill police.
-        assert_eq!(compute(&[answer("police kill the gunman", &["police killed the gunman"])]), 0.75);
-        assert_eq!(compute(&[answer("the gunman kill police", &["police killed the gunman"])]), 0.5);
+        assert_eq!(
+            compute(&[answer("police kill the gunman", &["police killed the gunman"])]),
+            0.75
+        );
+        assert_eq!(
+            compute(&[answer("the gunman kill police", &["police killed the gunman"])]),
+            0.5
+        );
         assert_eq!(compute(&[answer("A b!", &["x", "a, B"]), answer("", &["a"])]), 0.5);
     }
 }

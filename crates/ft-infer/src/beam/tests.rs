@@ -4,7 +4,10 @@ use crate::no_stream;
 use crate::table::Table;
 
 fn beams(num_beams: usize, max_new_tokens: usize, eos: &[u32]) -> GenerationConfig {
-    GenerationConfig { num_beams, ..GenerationConfig::greedy(max_new_tokens, eos) }
+    GenerationConfig {
+        num_beams,
+        ..GenerationConfig::greedy(max_new_tokens, eos)
+    }
 }
 
 fn log_softmax(row: &[f32]) -> Vec<f64> {
@@ -72,11 +75,22 @@ fn prompts_do_not_disturb_each_other() {
     let prompts: Vec<Vec<u32>> = (0..7).map(|id| vec![id; 1 + id as usize % 3]).collect();
     let together = run(&mut Table::random(8, 5), &prompts, &config, &mut no_stream).unwrap();
     for (prompt, expected) in prompts.iter().zip(&together) {
-        let alone = run(&mut Table::random(8, 5), std::slice::from_ref(prompt), &config, &mut no_stream).unwrap();
-        assert_eq!((&alone[0].tokens, alone[0].finish_reason), (&expected.tokens, expected.finish_reason));
+        let alone = run(
+            &mut Table::random(8, 5),
+            std::slice::from_ref(prompt),
+            &config,
+            &mut no_stream,
+        )
+        .unwrap();
+        assert_eq!(
+            (&alone[0].tokens, alone[0].finish_reason),
+            (&expected.tokens, expected.finish_reason)
+        );
     }
-    let reasons: std::collections::HashSet<_> =
-        together.iter().map(|generation| format!("{:?}", generation.finish_reason)).collect();
+    let reasons: std::collections::HashSet<_> = together
+        .iter()
+        .map(|generation| format!("{:?}", generation.finish_reason))
+        .collect();
     assert_eq!(reasons.len(), 2, "the prompts are to cover both ends: {reasons:?}");
 }
 
@@ -91,5 +105,8 @@ fn a_finished_row_is_handed_over_whole() {
     .unwrap();
     assert_eq!(got[0].tokens, [1, 2, 3]);
     assert_eq!(seen.iter().map(|token| token.id).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(seen.iter().map(|token| token.finish).collect::<Vec<_>>(), [None, None, Some(FinishReason::Stop)]);
+    assert_eq!(
+        seen.iter().map(|token| token.finish).collect::<Vec<_>>(),
+        [None, None, Some(FinishReason::Stop)]
+    );
 }

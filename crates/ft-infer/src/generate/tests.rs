@@ -9,10 +9,19 @@ fn tokens(generations: &[Generation]) -> Vec<Vec<u32>> {
 #[test]
 fn greedy_follows_the_likeliest_until_a_stop_token_or_the_limit() {
     let config = GenerationConfig::greedy(4, [5]);
-    let generations = run(&mut Table::chain(8), &[vec![0], vec![3], vec![6]], &config, &mut no_stream).unwrap();
+    let generations = run(
+        &mut Table::chain(8),
+        &[vec![0], vec![3], vec![6]],
+        &config,
+        &mut no_stream,
+    )
+    .unwrap();
     assert_eq!(tokens(&generations), [vec![1, 2, 3, 4], vec![4, 5], vec![7, 7, 7, 7]]);
     let reasons: Vec<_> = generations.iter().map(|generation| generation.finish_reason).collect();
-    assert_eq!(reasons, [FinishReason::Length, FinishReason::Stop, FinishReason::Length]);
+    assert_eq!(
+        reasons,
+        [FinishReason::Length, FinishReason::Stop, FinishReason::Length]
+    );
     assert_eq!(generations[1].content(), [4], "the stop token is no part of the answer");
     assert_eq!(generations[0].content(), [1, 2, 3, 4]);
 }
@@ -20,75 +29,139 @@ fn greedy_follows_the_likeliest_until_a_stop_token_or_the_limit() {
 #[test]
 fn ended_rows_leave_the_batch() {
     let mut table = Table::chain(8);
-    run(&mut table, &[vec![0], vec![3], vec![4]], &GenerationConfig::greedy(5, [5]), &mut no_stream).unwrap();
+    run(
+        &mut table,
+        &[vec![0], vec![3], vec![4]],
+        &GenerationConfig::greedy(5, [5]),
+        &mut no_stream,
+    )
+    .unwrap();
     assert_eq!(table.calls, [3, 2, 1, 1, 1]);
 }
 
 #[test]
 fn ignoring_the_stop_tokens_goes_on_to_the_limit() {
-    let config = GenerationConfig { ignore_eos: true, ..GenerationConfig::greedy(3, [5]) };
+    let config = GenerationConfig {
+        ignore_eos: true,
+        ..GenerationConfig::greedy(3, [5])
+    };
     let generations = run(&mut Table::chain(8), &[vec![4]], &config, &mut no_stream).unwrap();
     assert_eq!(tokens(&generations), [[5, 6, 7]]);
 }
 
 #[test]
 fn a_row_ends_with_the_positions() {
-    let mut table = Table { positions: 4, ..Table::chain(9) };
-    let generations =
-        run(&mut table, &[vec![0, 1], vec![0]], &GenerationConfig::greedy(9, []), &mut no_stream).unwrap();
+    let mut table = Table::chain(9);
+    table.positions = 4;
+    let generations = run(
+        &mut table,
+        &[vec![0, 1], vec![0]],
+        &GenerationConfig::greedy(9, []),
+        &mut no_stream,
+    )
+    .unwrap();
     assert_eq!(tokens(&generations), [vec![2, 3], vec![1, 2, 3]]);
-    assert!(generations.iter().all(|generation| generation.finish_reason == FinishReason::Length));
+    assert!(
+        generations
+            .iter()
+            .all(|generation| generation.finish_reason == FinishReason::Length)
+    );
 }
 
 #[test]
 fn the_callback_sees_every_token_in_its_row() {
     let mut seen = vec![Vec::new(); 3];
     let mut last = Vec::new();
-    let config = GenerationConfig { batch_size: 2, ..GenerationConfig::greedy(4, [5]) };
-    let generations = run(&mut Table::chain(8), &[vec![0], vec![0, 3], vec![6]], &config, &mut |token| {
-        seen[token.row].push(token.id);
-        last.extend(token.finish.map(|reason| (token.row, reason)));
-        ControlFlow::Continue(())
-    })
+    let config = GenerationConfig {
+        batch_size: 2,
+        ..GenerationConfig::greedy(4, [5])
+    };
+    let generations = run(
+        &mut Table::chain(8),
+        &[vec![0], vec![0, 3], vec![6]],
+        &config,
+        &mut |token| {
+            seen[token.row].push(token.id);
+            last.extend(token.finish.map(|reason| (token.row, reason)));
+            ControlFlow::Continue(())
+        },
+    )
     .unwrap();
     assert_eq!(seen, tokens(&generations));
-    assert_eq!(last, [(1, FinishReason::Stop), (0, FinishReason::Length), (2, FinishReason::Length)]);
+    assert_eq!(
+        last,
+        [
+            (1, FinishReason::Stop),
+            (0, FinishReason::Length),
+            (2, FinishReason::Length)
+        ]
+    );
 }
 
 #[test]
 fn breaking_off_keeps_what_there_is() {
     let mut left = 3;
-    let config = GenerationConfig { batch_size: 2, ..GenerationConfig::greedy(4, []) };
+    let config = GenerationConfig {
+        batch_size: 2,
+        ..GenerationConfig::greedy(4, [])
+    };
     let generations = run(&mut Table::chain(8), &[vec![0], vec![3], vec![6]], &config, &mut |_| {
         left -= 1;
-        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if left == 0 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })
     .unwrap();
     assert_eq!(tokens(&generations), [vec![1, 2], vec![4, 5], vec![]]);
-    assert!(generations.iter().all(|generation| generation.finish_reason == FinishReason::Cancelled));
+    assert!(
+        generations
+            .iter()
+            .all(|generation| generation.finish_reason == FinishReason::Cancelled)
+    );
 }
 
 #[test]
 fn a_sampled_row_depends_on_seed_and_index_only() {
-    let config = GenerationConfig { do_sample: true, top_k: 0, ..GenerationConfig::greedy(12, []) };
+    let config = GenerationConfig {
+        do_sample: true,
+        top_k: 0,
+        ..GenerationConfig::greedy(12, [])
+    };
     let sample = |prompts: &[Vec<u32>], config: &GenerationConfig| {
         tokens(&run(&mut Table::random(20, 3), prompts, config, &mut no_stream).unwrap())
     };
     let prompts = [vec![1], vec![1, 2, 3], vec![7, 8], vec![9], vec![1]];
     let all = sample(&prompts, &config);
     assert_eq!(all, sample(&prompts, &config), "the same seed");
-    assert_eq!(all, sample(&prompts, &GenerationConfig { batch_size: 1, ..config.clone() }), "other batches");
+    assert_eq!(
+        all,
+        sample(
+            &prompts,
+            &GenerationConfig {
+                batch_size: 1,
+                ..config.clone()
+            }
+        ),
+        "other batches"
+    );
     assert_eq!(all[..2], sample(&prompts[..2], &config), "other neighbours");
     assert_ne!(all[0], all[4], "the same prompt twice");
-    assert_ne!(all, sample(&prompts, &GenerationConfig { seed: 1, ..config }), "another seed");
+    assert_ne!(
+        all,
+        sample(&prompts, &GenerationConfig { seed: 1, ..config }),
+        "another seed"
+    );
 }
 
 #[test]
 fn penalties_change_the_greedy_choice() {
     let plain = GenerationConfig::greedy(3, []);
-    let run = |config| tokens(&run(&mut Table::chain(4), &[vec![3]], &config, &mut no_stream).unwrap());
+    let mut table = Table::chain(4);
+    table.logits.iter_mut().flatten().for_each(|logit| *logit -= 10.0);
+    let mut run = |config| tokens(&run(&mut table, &[vec![3]], &config, &mut no_stream).unwrap());
     assert_eq!(run(plain.clone()), [[3, 3, 3]]);
-    // 5 / 6 < 1 beats nothing but 0: the first of the zeros is next, then the chain goes on.
     assert_eq!(run(GenerationConfig { repetition_penalty: 1e9, ..plain.clone() }), [[0, 1, 2]]);
     assert_eq!(run(GenerationConfig { no_repeat_ngram_size: 1, ..plain }), [[0, 1, 2]]);
 }
@@ -99,9 +172,18 @@ fn logits_that_are_no_numbers_are_an_error() {
     table.logits[2] = vec![f32::NAN; 4];
     for config in [
         GenerationConfig::greedy(3, []),
-        GenerationConfig { do_sample: true, ..GenerationConfig::greedy(3, []) },
-        GenerationConfig { repetition_penalty: 1.1, ..GenerationConfig::greedy(3, []) },
-        GenerationConfig { num_beams: 2, ..GenerationConfig::greedy(3, []) },
+        GenerationConfig {
+            do_sample: true,
+            ..GenerationConfig::greedy(3, [])
+        },
+        GenerationConfig {
+            repetition_penalty: 1.1,
+            ..GenerationConfig::greedy(3, [])
+        },
+        GenerationConfig {
+            num_beams: 2,
+            ..GenerationConfig::greedy(3, [])
+        },
     ] {
         let error = run(&mut table, &[vec![3], vec![2]], &config, &mut no_stream).unwrap_err();
         assert!(matches!(error, Error::NotFinite { row: 1, generated: 0 }), "{error}");
@@ -111,10 +193,26 @@ fn logits_that_are_no_numbers_are_an_error() {
 #[test]
 fn bad_settings_are_found_before_anything_runs() {
     let mut table = Table::chain(4);
-    let config = GenerationConfig { batch_size: 0, ..GenerationConfig::default() };
-    assert!(matches!(run(&mut table, &[vec![1]], &config, &mut no_stream), Err(Error::Settings(_))));
-    let config = GenerationConfig { num_beams: 2, eos_token_id: (0..9).collect(), ..GenerationConfig::default() };
-    assert!(matches!(run(&mut table, &[vec![1]], &config, &mut no_stream), Err(Error::Settings(_))));
+    let config = GenerationConfig {
+        batch_size: 0,
+        ..GenerationConfig::default()
+    };
+    assert!(matches!(
+        run(&mut table, &[vec![1]], &config, &mut no_stream),
+        Err(Error::Settings(_))
+    ));
+    let config = GenerationConfig {
+        num_beams: 2,
+        eos_token_id: (0..9).collect(),
+        ..GenerationConfig::default()
+    };
+    assert!(matches!(
+        run(&mut table, &[vec![1]], &config, &mut no_stream),
+        Err(Error::Settings(_))
+    ));
     assert!(table.calls.is_empty());
-    assert_eq!(run(&mut table, &[], &GenerationConfig::default(), &mut no_stream).unwrap(), []);
+    assert_eq!(
+        run(&mut table, &[], &GenerationConfig::default(), &mut no_stream).unwrap(),
+        []
+    );
 }
