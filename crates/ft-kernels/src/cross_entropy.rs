@@ -1,31 +1,198 @@
-//! Language-model head and cross-entropy in one operation, in chunks of rows.
-use crate::linear;
-use burn::tensor::{FloatDType, Int, Tensor};
+//! Language-model head and cross-entropy in one operation that never holds the logits of all rows.
+mod backward;
+mod portable;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
 
-const ROWS: usize = 256;
+#[cfg(feature = "flex")]
+use crate::cpu;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::{Int, Tensor};
 
 /// Sum over the rows of the negative log likelihood in nats: hidden `[n, d]`, head `[vocab, d]`, targets `[n]` -> `[1]`.
+///
+/// With a frozen head the gradient to `hidden` is computed along with the loss, block by block of the vocabulary, and
+/// is all that is kept. A tracked head gets its gradient in backward from recomputed logits. The loss is f32 (f64 for f64).
+///
+/// # Panics
+/// If the shapes do not fit, or (on the CPU) a target lies outside the vocabulary.
 pub fn cross_entropy(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    token_nll(hidden, head, targets).sum()
+    check(&hidden, &head, &targets);
+    let [hidden, head, targets] = [hidden.into_dispatch(), head.into_dispatch(), targets.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll_sum(hidden, head, targets))
 }
 
 /// Negative log likelihood of every row in nats: hidden `[n, d]`, head `[vocab, d]`, targets `[n]` -> `[n]`.
+///
+/// For evaluation: the result is a constant, also on an autodiff device.
+///
+/// # Panics
+/// As [`cross_entropy`].
 pub fn token_nll(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let n = hidden.dims()[0];
-    let chunks = (0..n).step_by(ROWS).map(|start| {
-        let rows = ROWS.min(n - start);
-        let logits = linear(hidden.clone().narrow(0, start, rows), head.clone()).cast(FloatDType::F32);
-        let max = logits.clone().detach().max_dim(1);
-        let logits = logits - max;
-        let target = logits
-            .clone()
-            .gather(1, targets.clone().narrow(0, start, rows).reshape([rows, 1]));
-        (logits.exp().sum_dim(1).log() - target).reshape([rows])
-    });
-    let chunks: Vec<Tensor<1>> = chunks.collect();
-    if chunks.is_empty() {
-        Tensor::zeros([0], &hidden.device())
-    } else {
-        Tensor::cat(chunks, 0)
+    check(&hidden, &head, &targets);
+    let [hidden, head, targets] = [hidden.into_dispatch(), head.into_dispatch(), targets.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll_rows(hidden, head, targets).0)
+}
+
+fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &Tensor<1, Int>) {
+    let ([n, d], [vocab, head_d], [rows]) = (hidden.dims(), head.dims(), targets.dims());
+    assert!(
+        n == rows && d == head_d && vocab > 0,
+        "cross_entropy: hidden [{n}, {d}], head [{vocab}, {head_d}], targets [{rows}]"
+    );
+}
+
+/// The backend operations of [`cross_entropy`] and [`token_nll`].
+#[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
+pub trait CrossEntropyOps: Backend {
+    /// Sum of the negative log likelihoods `[1]`.
+    #[fusion(default)]
+    fn nll_sum(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        portable::sum::<Self>(Self::nll_rows(hidden, head, targets).0)
+    }
+
+    /// Per row: negative log likelihood and logarithm of the sum of exponentials, both `[n]`.
+    #[fusion(default)]
+    fn nll_rows(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::rows::<Self>(hidden, head, targets)
+    }
+
+    /// The sum `[1]` and its gradient to `hidden` `[n, d]`.
+    #[fusion(default)]
+    fn nll_sum_with_gradient(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::sum_with_gradient::<Self>(hidden, head, targets)
+    }
+
+    /// Gradients of `scale · sum` to `hidden` (if asked for) and `head`, from the logarithms that `nll_rows` gave.
+    #[fusion(default)]
+    fn nll_gradients(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        lse: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        hidden_too: bool,
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
+        portable::gradients::<Self>(hidden, head, targets, lse, scale, hidden_too)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl CrossEntropyOps for burn_cubecl::CubeBackend {}
+
+#[cfg(feature = "flex")]
+impl CrossEntropyOps for burn::backend::Flex {
+    fn nll_rows(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !crate::linear::fused(&hidden, &head) {
+            return portable::rows::<Self>(hidden, head, targets);
+        }
+        let losses = flex::with_head(&hidden, &head, targets, |head| head.losses(None));
+        let n = losses.nll.len();
+        (cpu::flex::tensor(losses.nll, [n]), cpu::flex::tensor(losses.lse, [n]))
+    }
+
+    fn nll_sum_with_gradient(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !crate::linear::fused(&hidden, &head) {
+            return portable::sum_with_gradient::<Self>(hidden, head, targets);
+        }
+        flex::sum_with_gradient(&hidden, &head, targets)
+    }
+
+    fn nll_gradients(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        lse: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        hidden_too: bool,
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
+        if !crate::linear::fused(&hidden, &head) {
+            return portable::gradients::<Self>(hidden, head, targets, lse, scale, hidden_too);
+        }
+        flex::gradients(&hidden, &head, targets, &lse, &scale, hidden_too)
+    }
+}
+
+/// The fused code between tensors.
+#[cfg(feature = "flex")]
+mod flex {
+    use crate::cpu::cross_entropy::Head;
+    use crate::cpu::flex::{contiguous, fresh, integers, matrix, tensor, values};
+    use burn::backend::TensorMetadata;
+    use burn::backend::flex::FlexTensor;
+
+    /// Runs `f` with the views of the three inputs.
+    pub(super) fn with_head<R>(
+        hidden: &FlexTensor,
+        head: &FlexTensor,
+        targets: FlexTensor,
+        f: impl FnOnce(&Head<'_>) -> R,
+    ) -> R {
+        let vocab = head.shape()[0];
+        let index = |t: i64| usize::try_from(t).ok().filter(|&t| t < vocab);
+        let targets: Vec<usize> = integers(targets)
+            .into_iter()
+            .map(|t| index(t).unwrap_or_else(|| panic!("cross_entropy: target {t} outside the vocabulary of {vocab}")))
+            .collect();
+        let hidden = contiguous(hidden.clone());
+        let view = Head {
+            hidden: matrix(&hidden).expect("f32"),
+            weight: matrix(head).expect("checked by the caller"),
+            targets: &targets,
+        };
+        f(&view)
+    }
+
+    pub(super) fn sum_with_gradient(
+        hidden: &FlexTensor,
+        head: &FlexTensor,
+        targets: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
+        let mut gradient = fresh(hidden.shape().num_elements());
+        let losses = with_head(hidden, head, targets, |head| head.losses(Some(&mut gradient)));
+        let sum: f64 = losses.nll.iter().map(|&x| f64::from(x)).sum();
+        (tensor(vec![sum as f32], [1]), tensor(gradient, hidden.shape()))
+    }
+
+    pub(super) fn gradients(
+        hidden: &FlexTensor,
+        head: &FlexTensor,
+        targets: FlexTensor,
+        lse: &FlexTensor,
+        scale: &FlexTensor,
+        hidden_too: bool,
+    ) -> (Option<FlexTensor>, FlexTensor) {
+        let mut to_hidden = hidden_too.then(|| fresh(hidden.shape().num_elements()));
+        let size = head.shape().num_elements();
+        // Without rows nothing would be written.
+        let mut to_head = if hidden.shape()[0] == 0 {
+            vec![0.0; size]
+        } else {
+            fresh(size)
+        };
+        with_head(hidden, head, targets, |head| {
+            head.gradients(values(lse), values(scale)[0], to_hidden.as_deref_mut(), &mut to_head)
+        });
+        (
+            to_hidden.map(|g| tensor(g, hidden.shape())),
+            tensor(to_head, head.shape()),
+        )
     }
 }

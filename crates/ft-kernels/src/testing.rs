@@ -32,7 +32,7 @@ pub(crate) fn ints<const D: usize>(values: &[i64], dims: [usize; D]) -> Tensor<D
 
 /// The values in f64.
 pub(crate) fn to_vec<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor.into_data().convert::<f64>().to_vec().unwrap()
+    tensor.into_data().convert::<f64>().try_to_vec().unwrap()
 }
 
 /// The gradient of a leaf, if it got one.

@@ -132,3 +132,8 @@ impl Blocks<'_> {
         block
     }
 }
+
+/// The values of an integer tensor of any width.
+pub(crate) fn integers(tensor: FlexTensor) -> Vec<i64> {
+    tensor.into_data().convert::<i64>().try_to_vec().expect("converted to i64")
+}

@@ -1,0 +1,151 @@
+//! What is kept and what backward does: see [`super::cross_entropy`].
+use super::CrossEntropyOps;
+use crate::portable::{Val, once};
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
+use burn::tensor::DType;
+
+impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, C> {
+    fn nll_sum(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        if head.is_tracked() {
+            both::<B, C>(hidden, head, targets)
+        } else {
+            frozen::<B, C>(hidden, head, targets)
+        }
+    }
+
+    fn nll_rows(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (nll, lse) = B::nll_rows(hidden.into_primitive(), head.into_primitive(), targets);
+        (
+            <Self as AutodiffBackend>::from_inner(nll),
+            <Self as AutodiffBackend>::from_inner(lse),
+        )
+    }
+
+    fn nll_sum_with_gradient(
+        _hidden: FloatTensor<Self>,
+        _head: FloatTensor<Self>,
+        _targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        once("cross_entropy")
+    }
+
+    fn nll_gradients(
+        _hidden: FloatTensor<Self>,
+        _head: FloatTensor<Self>,
+        _targets: IntTensor<Self>,
+        _lse: FloatTensor<Self>,
+        _scale: FloatTensor<Self>,
+        _hidden_too: bool,
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
+        once("cross_entropy")
+    }
+}
+
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
+/// The head is a constant: the gradient to `hidden` comes with the loss.
+fn frozen<B: CrossEntropyOps, C: CheckpointStrategy>(
+    hidden: Tracked<B, C>,
+    head: Tracked<B, C>,
+    targets: IntTensor<B>,
+) -> Tracked<B, C> {
+    let ((hidden, node), head) = (hidden.into_parts(), head.into_primitive());
+    match Frozen.prepare::<C>([node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let (loss, gradient) = B::nll_sum_with_gradient(hidden, head, targets);
+            prep.finish(gradient, loss)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(B::nll_sum(hidden, head, targets)),
+    }
+}
+
+#[derive(Debug)]
+struct Frozen;
+
+impl<B: CrossEntropyOps> Backward<B, 1> for Frozen {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let scale = Val::<B>(grads.consume::<B>(&ops.node));
+        if let Some(node) = node {
+            let gradient = Val::<B>(ops.state);
+            let scale = scale.cast(gradient.dtype()).reshape(&[1, 1]);
+            grads.register::<B>(node.id, (gradient * scale).0);
+        }
+    }
+}
+
+/// The head learns: logits are computed again in backward.
+fn both<B: CrossEntropyOps, C: CheckpointStrategy>(
+    hidden: Tracked<B, C>,
+    head: Tracked<B, C>,
+    targets: IntTensor<B>,
+) -> Tracked<B, C> {
+    let hidden_too = hidden.is_tracked();
+    let ((hidden, hidden_node), (head, head_node)) = (hidden.into_parts(), head.into_parts());
+    let dtypes = [hidden.dtype(), head.dtype()];
+    let (nll, lse) = B::nll_rows(hidden.clone(), head.clone(), targets.clone());
+    let loss = super::portable::sum::<B>(nll);
+    match Both.prepare::<C>([hidden_node, head_node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(
+            Kept {
+                hidden,
+                head,
+                targets,
+                lse,
+                hidden_too,
+                dtypes,
+            },
+            loss,
+        ),
+        OpsKind::UnTracked(prep) => prep.finish(loss),
+    }
+}
+
+#[derive(Debug)]
+struct Both;
+
+#[derive(Debug, Clone)]
+struct Kept<F, I> {
+    hidden: F,
+    head: F,
+    targets: I,
+    lse: F,
+    hidden_too: bool,
+    dtypes: [DType; 2],
+}
+
+impl<B: CrossEntropyOps> Backward<B, 2> for Both {
+    type State = Kept<FloatTensor<B>, IntTensor<B>>;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [hidden_node, head_node] = ops.parents;
+        let scale = grads.consume::<B>(&ops.node);
+        let Kept {
+            hidden,
+            head,
+            targets,
+            lse,
+            hidden_too,
+            dtypes,
+        } = ops.state;
+        let (to_hidden, to_head) = B::nll_gradients(hidden, head, targets, lse, scale, hidden_too);
+        for (node, gradient, dtype) in [
+            (hidden_node, to_hidden, dtypes[0]),
+            (head_node, Some(to_head), dtypes[1]),
+        ] {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, Val::<B>(gradient).cast(dtype).0);
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Compositions of Burn's operations in chunks of rows, right on every backend and type.
+use crate::portable::Val;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{IndexingUpdateOp, Shape, Slice};
+
+/// Logits per chunk: 128 MiB in f32.
+const LOGITS: usize = 1 << 25;
+
+/// Sum of a vector as `[1]`.
+pub(super) fn sum<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    Val::<B>(B::float_sum(x)).reshape(&[1]).0
+}
+
+/// Per row: negative log likelihood and logarithm of the sum of exponentials.
+pub(super) fn rows<B: Backend>(
+    hidden: FloatTensor<B>,
+    head: FloatTensor<B>,
+    targets: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let head = Val::<B>(head);
+    let (mut nll, mut lse) = (vec![], vec![]);
+    for chunk in chunks::<B>(Val(hidden), &head, targets) {
+        let softmax = Softmax::new(&chunk, &head);
+        let rows = chunk.rows();
+        nll.push(softmax.nll.reshape(&[rows]));
+        lse.push(softmax.lse.reshape(&[rows]));
+    }
+    (Val::cat(nll, 0).0, Val::cat(lse, 0).0)
+}
+
+/// The sum and its gradient to `hidden`.
+pub(super) fn sum_with_gradient<B: Backend>(
+    hidden: FloatTensor<B>,
+    head: FloatTensor<B>,
+    targets: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (dtype, head) = (hidden.dtype(), Val::<B>(head));
+    let (mut nll, mut gradient) = (vec![], vec![]);
+    for chunk in chunks::<B>(Val(hidden), &head, targets) {
+        let softmax = Softmax::new(&chunk, &head);
+        gradient.push(chunk.to_hidden(softmax.p, &head).cast(dtype));
+        nll.push(Val::<B>(sum::<B>(softmax.nll.0)));
+    }
+    (sum::<B>(Val::<B>::cat(nll, 0).0), Val::<B>::cat(gradient, 0).0)
+}
+
+/// Gradients of `scale · sum` to `hidden` (if asked for) and `head`.
+pub(super) fn gradients<B: Backend>(
+    hidden: FloatTensor<B>,
+    head: FloatTensor<B>,
+    targets: IntTensor<B>,
+    lse: FloatTensor<B>,
+    scale: FloatTensor<B>,
+    hidden_too: bool,
+) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
+    let (head, lse) = (Val::<B>(head), Val::<B>(lse));
+    let scale = Val::<B>(scale).cast(lse.dtype()).reshape(&[1, 1]);
+    let (mut to_hidden, mut to_head): (Vec<Val<B>>, Option<Val<B>>) = (vec![], None);
+    for chunk in chunks::<B>(Val(hidden), &head, targets) {
+        let lse = lse
+            .clone()
+            .narrow(0, chunk.start, chunk.rows())
+            .reshape(&[chunk.rows(), 1]);
+        let p = (chunk.logits(&head) - lse).exp();
+        if hidden_too {
+            to_hidden.push(chunk.to_hidden(p.clone(), &head) * scale.clone());
+        }
+        let part = chunk.to_head(p) * scale.clone();
+        to_head = Some(match to_head {
+            Some(sum) => sum + part,
+            None => part,
+        });
+    }
+    (
+        hidden_too.then(|| Val::cat(to_hidden, 0).0),
+        to_head.expect("at least one chunk").0,
+    )
+}
+
+/// Some of the rows.
+struct Chunk<B: Backend> {
+    start: usize,
+    hidden: Val<B>,
+    targets: IntTensor<B>,
+}
+
+/// At least one chunk, possibly without rows.
+fn chunks<B: Backend>(hidden: Val<B>, head: &Val<B>, targets: IntTensor<B>) -> Vec<Chunk<B>> {
+    let (n, vocab) = (hidden.dims()[0], head.dims()[0]);
+    let step = (LOGITS / vocab).clamp(1, n.max(1));
+    let starts = (0..n.max(1)).step_by(step);
+    let chunk = |start: usize| {
+        let rows = step.min(n - start);
+        if rows == n {
+            return Chunk {
+                start,
+                hidden: hidden.clone(),
+                targets: targets.clone(),
+            };
+        }
+        let range = [Slice::new(start as isize, Some((start + rows) as isize), 1)];
+        Chunk {
+            start,
+            hidden: hidden.clone().narrow(0, start, rows),
+            targets: B::int_slice(targets.clone(), &range),
+        }
+    };
+    starts.map(chunk).collect()
+}
+
+impl<B: Backend> Chunk<B> {
+    fn rows(&self) -> usize {
+        self.hidden.dims()[0]
+    }
+
+    /// `[rows, vocab]`, at least f32.
+    fn logits(&self, head: &Val<B>) -> Val<B> {
+        self.hidden
+            .clone()
+            .matmul(head.clone().cast(self.hidden.dtype()).t())
+            .wide()
+    }
+
+    /// `p · W - W[target]` for probabilities p.
+    fn to_hidden(&self, p: Val<B>, head: &Val<B>) -> Val<B> {
+        let dtype = p.dtype();
+        let expected = p.cast(head.dtype()).matmul(head.clone()).cast(dtype);
+        let target = Val::<B>(B::float_select(head.0.clone(), 0, self.targets.clone()));
+        expected - target.cast(dtype)
+    }
+
+    /// `(p - onehot)ᵀ · h`.
+    fn to_head(&self, p: Val<B>) -> Val<B> {
+        let hidden = self.hidden.clone().cast(p.dtype());
+        let expected = p.t().matmul(hidden.clone());
+        let update = IndexingUpdateOp::Add;
+        Val(B::float_select_assign(
+            expected.0,
+            0,
+            self.targets.clone(),
+            hidden.scale(-1.0).0,
+            update,
+        ))
+    }
+}
+
+/// The softmax of a chunk: `[rows, 1]`, `[rows, 1]`, `[rows, vocab]`.
+struct Softmax<B: Backend> {
+    nll: Val<B>,
+    lse: Val<B>,
+    p: Val<B>,
+}
+
+impl<B: Backend> Softmax<B> {
+    fn new(chunk: &Chunk<B>, head: &Val<B>) -> Self {
+        let logits = chunk.logits(head);
+        let max = Val::<B>(B::float_max_dim(logits.0.clone(), 1));
+        let indices = B::int_reshape(chunk.targets.clone(), Shape::new([chunk.rows(), 1]));
+        let target = Val::<B>(B::float_gather(1, logits.0.clone(), indices));
+        let e = (logits - max.clone()).exp();
+        let sum = e.clone().sum_last();
+        let lse = max + Val(B::float_log(sum.0.clone()));
+        Self {
+            nll: lse.clone() - target,
+            p: e / sum,
+            lse,
+        }
+    }
+}
