@@ -1,7 +1,8 @@
 //! `cargo xtask golden`: lists the Python programs that made the committed fixtures, or runs them again.
 //!
 //! A generator is a `.py` file inside a `fixtures` folder. It takes no arguments, writes beside itself, and names
-//! the versions it was run with in its opening comment. Tests never need Python; this is how a fixture is renewed.
+//! the versions it was run with in its opening comment. What follows `--` is handed to it: most know `--check`, which
+//! compares and writes nothing. Tests never need Python; this is how a fixture is renewed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +26,12 @@ pub fn run(args: &[String]) -> Outcome {
     for path in request.pick(&generators)? {
         let folder = root.join(path.parent().unwrap_or(Path::new("")));
         let script = path.file_name().unwrap_or_default();
-        shell::status(Command::new(&request.python).current_dir(folder).arg(script))?;
+        shell::status(
+            Command::new(&request.python)
+                .current_dir(folder)
+                .arg(script)
+                .args(&request.rest),
+        )?;
     }
     Ok(())
 }
@@ -39,25 +45,26 @@ fn generators(files: &[PathBuf]) -> Vec<PathBuf> {
         .collect()
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 struct Request {
     python: String,
     names: Vec<String>,
     all: bool,
+    rest: Vec<String>,
 }
 
 impl Request {
     fn parse(args: &[String]) -> Result<Self, String> {
         let mut request = Request {
             python: "python3".into(),
-            names: Vec::new(),
-            all: false,
+            ..Request::default()
         };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--python" => request.python = args.next().ok_or("--python wants an interpreter")?.clone(),
                 "--run" => request.all = true,
+                "--" => request.rest.extend(args.by_ref().cloned()),
                 name if request.all && !name.starts_with('-') => request.names.push(name.into()),
                 other => return Err(format!("unknown argument `{other}`")),
             }
@@ -95,22 +102,12 @@ mod tests {
     #[test]
     fn arguments() {
         let all = request(&["--python", "py", "--run"]).unwrap();
+        assert_eq!((all.python.as_str(), all.names.len(), all.all), ("py", 0, true));
+        let one = request(&["--run", "gpt2", "--", "--check"]).unwrap();
+        assert_eq!((one.python.as_str(), one.all), ("python3", false));
         assert_eq!(
-            all,
-            Request {
-                python: "py".into(),
-                names: vec![],
-                all: true
-            }
-        );
-        let one = request(&["--run", "gpt2"]).unwrap();
-        assert_eq!(
-            one,
-            Request {
-                python: "python3".into(),
-                names: vec!["gpt2".into()],
-                all: false
-            }
+            (one.names, one.rest),
+            (vec!["gpt2".to_string()], vec!["--check".to_string()])
         );
         assert!(request(&["gpt2"]).is_err());
         assert!(request(&["--python"]).is_err());

@@ -45,7 +45,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "golden",
-        usage: "[--python PYTHON] [--run NAME..]  list or rerun fixture generators",
+        usage: "[--python PYTHON] [--run [NAME..]] [-- ARGS..]  list or rerun fixture generators",
         run: golden::run,
     },
     Command {
