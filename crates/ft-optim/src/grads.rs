@@ -1,0 +1,167 @@
+//! Scaling and clipping of all gradients of a module at once.
+//!
+//! No function here waits for the device: the norm and the clipping coefficient stay where the gradients are, and
+//! [`GradNorm::value`] is the only read.
+
+use std::collections::HashSet;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{FloatDType, Tensor};
+
+#[cfg(feature = "flex")]
+use crate::host;
+
+/// The Euclidean norm of all gradients together, before clipping. Reading it from a GPU waits for the backward pass to
+/// end, so read it only when it is shown.
+#[derive(Debug, Clone)]
+pub struct GradNorm(Amount);
+
+impl GradNorm {
+    /// The norm. Waits for the device. NaN or infinite when a gradient is.
+    pub fn value(&self) -> f64 {
+        match &self.0 {
+            Amount::Host(norm) => *norm,
+            Amount::Device(norm) => (**norm).clone().into_scalar::<f32>().into(),
+        }
+    }
+}
+
+/// A scalar that is either known or still being computed.
+#[derive(Debug, Clone)]
+enum Amount {
+    Host(f64),
+    /// `[1]`, f32.
+    Device(Box<Tensor<1>>),
+}
+
+/// Multiplies every gradient by `factor`. A loss that is a sum over tokens becomes a mean over an accumulation window
+/// with `factor = 1 / tokens of the window`, applied once at its end.
+pub fn scale_grads<M: Module>(module: &M, mut grads: GradientsParams, factor: f64) -> GradientsParams {
+    scale(module, &mut grads, Amount::Host(factor));
+    grads
+}
+
+/// Scales all gradients so that their common norm is at most `max_norm`, as `torch.nn.utils.clip_grad_norm_` does:
+/// by `min(1, max_norm / (norm + 1e-6))`. Returns them with the norm before clipping.
+pub fn clip_grad_norm<M: Module>(module: &M, grads: GradientsParams, max_norm: f64) -> (GradientsParams, GradNorm) {
+    scale_and_clip(module, grads, 1.0, Some(max_norm))
+}
+
+/// [`scale_grads`], then [`clip_grad_norm`] unless `max_norm` is none, with one multiplication per gradient instead of
+/// two. The norm is that of the scaled gradients.
+pub fn scale_and_clip<M: Module>(
+    module: &M,
+    mut grads: GradientsParams,
+    factor: f64,
+    max_norm: Option<f64>,
+) -> (GradientsParams, GradNorm) {
+    let (norm, by) = match sum_of_squares(module, &grads) {
+        Amount::Host(squares) => {
+            let norm = squares.sqrt() * factor.abs();
+            (Amount::Host(norm), Amount::Host(coefficient(norm, max_norm) * factor))
+        }
+        Amount::Device(squares) => {
+            let norm = squares.sqrt().mul_scalar(factor.abs());
+            let by = max_norm.map(|max| device_coefficient(norm.clone(), max).mul_scalar(factor));
+            let by = by.map_or(Amount::Host(factor), |by| Amount::Device(by.into()));
+            (Amount::Device(norm.into()), by)
+        }
+    };
+    scale(module, &mut grads, by);
+    (grads, GradNorm(norm))
+}
+
+/// A norm that is not a number gives a coefficient that is not one either, as in torch: bad gradients stay visible.
+fn coefficient(norm: f64, max_norm: Option<f64>) -> f64 {
+    let ratio = max_norm.map_or(1.0, |max| max / (norm + 1e-6));
+    if ratio > 1.0 { 1.0 } else { ratio }
+}
+
+fn device_coefficient(norm: Tensor<1>, max_norm: f64) -> Tensor<1> {
+    norm.add_scalar(1e-6).recip().mul_scalar(max_norm).clamp_max(1.0)
+}
+
+fn sum_of_squares<M: Module>(module: &M, grads: &GradientsParams) -> Amount {
+    let mut sum = Squares {
+        grads,
+        seen: HashSet::new(),
+        host: 0.0,
+        device: None,
+    };
+    module.visit(&mut sum);
+    match sum.device {
+        None => Amount::Host(sum.host),
+        Some(device) => Amount::Device(device.add_scalar(sum.host).into()),
+    }
+}
+
+struct Squares<'a> {
+    grads: &'a GradientsParams,
+    /// A tied parameter is visited in every place, but has one gradient.
+    seen: HashSet<ParamId>,
+    host: f64,
+    device: Option<Tensor<1>>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let grad = self.grads.get::<D>(param.id);
+        let Some(grad) = grad.filter(|_| self.seen.insert(param.id)) else {
+            return;
+        };
+        #[cfg(feature = "flex")]
+        if host::holds(&grad) {
+            self.host += host::sum_of_squares(grad);
+            return;
+        }
+        let squares = grad.cast(FloatDType::F32).square().sum();
+        self.device = Some(match self.device.take() {
+            Some(sum) => sum + squares,
+            None => squares,
+        });
+    }
+}
+
+fn scale<M: Module>(module: &M, grads: &mut GradientsParams, by: Amount) {
+    if !matches!(by, Amount::Host(1.0)) {
+        module.visit(&mut Scale {
+            grads,
+            seen: HashSet::new(),
+            by,
+        });
+    }
+}
+
+struct Scale<'a> {
+    grads: &'a mut GradientsParams,
+    seen: HashSet<ParamId>,
+    by: Amount,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.seen.insert(param.id) {
+            return;
+        }
+        if let Some(grad) = self.grads.remove::<D>(param.id) {
+            self.grads.register(param.id, scaled(grad, &self.by));
+        }
+    }
+}
+
+fn scaled<const D: usize>(grad: Tensor<D>, by: &Amount) -> Tensor<D> {
+    match by {
+        Amount::Host(factor) => {
+            #[cfg(feature = "flex")]
+            if host::holds(&grad) {
+                return host::scale(grad, *factor as f32);
+            }
+            grad.mul_scalar(*factor)
+        }
+        Amount::Device(factor) => {
+            let dtype: FloatDType = grad.dtype().into();
+            grad * (**factor).clone().cast(dtype).reshape([1; D])
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The driver: one optimizer state per parameter, kept and saved by path.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::{DynOptimizer, DynState, GradientsParams, StateSink, StateSource};
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::error::Result;
+use crate::groups::decays;
+use crate::optimizers::{OptimConfig, STEP};
+use crate::params::{Done, NamedParameter, Path, check_forms, named_parameters};
+
+/// Updates a module's parameters, with weight decay on all but biases and norms.
+///
+/// Burn's `ModuleOptimizer` would do the updates as well, and takes the same [`AdamW`](crate::AdamW), but its records are
+/// keyed by [`ParamId`](burn::module::ParamId), which is random in every process, its paths hold enum variants, and it
+/// loads a record onto the default device, which a binary with several backends may not even have. This driver steps
+/// the same [`Optimizer`](burn::optim::Optimizer)s, through Burn's own type-erased `DynOptimizer`, and keeps their states
+/// by parameter path, so that a state file needs nothing but names to find its place again.
+pub struct Optim {
+    config: OptimConfig,
+    decay: Arc<dyn DynOptimizer>,
+    no_decay: Arc<dyn DynOptimizer>,
+    states: HashMap<String, DynState>,
+}
+
+impl Optim {
+    /// An optimizer without any state yet.
+    ///
+    /// # Errors
+    /// [`Error::Options`](crate::Error::Options) when an option is out of range.
+    pub fn new(config: &OptimConfig) -> Result<Self> {
+        config.check()?;
+        Ok(Self {
+            config: config.clone(),
+            decay: config.build(true),
+            no_decay: config.build(false),
+            states: HashMap::new(),
+        })
+    }
+
+    /// One update of every parameter that has a gradient in `grads`, at learning rate `lr`.
+    ///
+    /// Takes the module by value: when nothing else holds its tensors, the CPU writes them in place.
+    pub fn step<M: Module>(&mut self, lr: f64, module: M, grads: GradientsParams) -> M {
+        module.map(&mut Step {
+            optim: self,
+            lr,
+            grads,
+            path: Path::default(),
+            done: Done::default(),
+        })
+    }
+
+    /// The whole state: for every trainable parameter of `module`, in its order, the tensors of
+    /// [`OptimConfig::state`] as `<path>.<name>`. A parameter that never had a gradient has only `<path>.step`, 0.
+    ///
+    /// Copies the states to the host.
+    pub fn state_dict<M: Module>(&self, module: &M) -> Vec<(String, TensorData)> {
+        named_parameters(module)
+            .iter()
+            .flat_map(|param| self.saved(&param.path))
+            .collect()
+    }
+
+    /// Replaces all state by what [`state_dict`](Self::state_dict) gave, bit by bit, on the devices of `module`.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`](crate::Error::Tensors) listing every missing, unexpected and misshapen tensor; the present state is
+    /// kept then.
+    pub fn load_state_dict<M: Module>(&mut self, module: &M, tensors: Vec<(String, TensorData)>) -> Result<()> {
+        let params = named_parameters(module);
+        let steps = saved_steps(&tensors);
+        let updated = |param: &NamedParameter| steps.get(&name(&param.path, STEP)).is_none_or(|step| *step > 0);
+        let wanted = params
+            .iter()
+            .flat_map(|param| self.wanted(param, updated(param)))
+            .collect();
+        check_forms("optimizer state", wanted, &tensors)?;
+
+        let mut source = StateSource::new(
+            steps
+                .iter()
+                .map(|(name, step)| (name.clone(), (*step).into()))
+                .collect(),
+        );
+        for (name, data) in tensors {
+            source.insert_tensor(name, data);
+        }
+        let loaded = params.iter().filter(|param| updated(param)).map(|param| {
+            let (rule, rank) = (self.rule(&param.path), param.shape.len());
+            let state = rule.state_unflatten(rank, &param.path, &mut source, &param.device);
+            (
+                param.path.clone(),
+                state.expect("Rule::state lists what the record needs"),
+            )
+        });
+        self.states = loaded.collect();
+        Ok(())
+    }
+
+    fn rule(&self, path: &str) -> &Arc<dyn DynOptimizer> {
+        if decays(path) { &self.decay } else { &self.no_decay }
+    }
+
+    fn saved(&self, path: &str) -> Vec<(String, TensorData)> {
+        let Some(state) = self.states.get(path) else {
+            return vec![(name(path, STEP), scalar(0))];
+        };
+        let mut sink = StateSink::default();
+        self.rule(path).state_flatten(path, state, &mut sink);
+        let scalars = sink.scalars.into_iter().map(|(name, value)| {
+            let value = i64::try_from(value).expect("states hold counts as scalars");
+            (name, scalar(value))
+        });
+        sink.tensors.into_iter().chain(scalars).collect()
+    }
+
+    fn wanted(&self, param: &NamedParameter, updated: bool) -> Vec<(String, (Vec<usize>, DType))> {
+        let state = self.config.state(&param.shape);
+        let kept = state.into_iter().filter(|tensor| updated || tensor.name == STEP);
+        kept.map(|tensor| (name(&param.path, tensor.name), (tensor.shape, tensor.dtype)))
+            .collect()
+    }
+}
+
+fn name(path: &str, leaf: &str) -> String {
+    format!("{path}.{leaf}")
+}
+
+fn scalar(value: i64) -> TensorData {
+    TensorData::new(vec![value], [0usize; 0])
+}
+
+/// The scalars among saved tensors, all of them update counts. One of another type or shape is left for the comparison
+/// with the model to name; a negative one counts as 0, so that the moments beside it are named.
+fn saved_steps(tensors: &[(String, TensorData)]) -> BTreeMap<String, u64> {
+    let count = |data: &TensorData| match data.as_slice::<i64>() {
+        Ok([value]) if data.shape().is_empty() => Some((*value).max(0) as u64),
+        _ => None,
+    };
+    tensors
+        .iter()
+        .filter_map(|(name, data)| Some((name.clone(), count(data)?)))
+        .collect()
+}
+
+struct Step<'a> {
+    optim: &'a mut Optim,
+    lr: f64,
+    grads: GradientsParams,
+    path: Path,
+    done: Done,
+}
+
+impl ModuleMapper for Step<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let grad = self.grads.remove::<D>(param.id);
+        let update = grad.map(|grad| {
+            let path = self.path.dotted();
+            let rule = self.optim.rule(&path).clone();
+            let (states, lr) = (&mut self.optim.states, self.lr);
+            move |value: Tensor<D>| {
+                let before = states.remove(&path);
+                let (value, after) = rule.step_dyn(D, lr, value.into_bridge(), grad.into_bridge(), before);
+                if let Some(after) = after {
+                    states.insert(path, after);
+                }
+                Tensor::from_bridge(value)
+            }
+        });
+        self.done.replace(param, update)
+    }
+}
