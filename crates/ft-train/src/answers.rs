@@ -1,0 +1,164 @@
+//! Sample answers and generated metrics, before and after a run.
+
+use std::collections::{BTreeMap, HashSet};
+
+use ft_data::{Sample, Tokenizer};
+use ft_eval::Compute;
+use ft_infer::{GenerationConfig, no_stream};
+use ft_model::Model;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::config::EvalSection;
+
+/// A prompt with what is expected and what the model says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleAnswer {
+    /// The prompt as text, special tokens left out.
+    pub prompt: String,
+    /// The data's own answer.
+    pub expected: String,
+    /// The model's.
+    pub answer: String,
+}
+
+/// What generation shows about a model at one time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Answers to the first held-out prompts.
+    pub samples: Vec<SampleAnswer>,
+    /// The metrics of `eval.metrics`, by name.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// Which prompts are answered, and how.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    shown: Vec<Sample>,
+    measured: Vec<Sample>,
+    metrics: Vec<&'static ft_eval::Metric>,
+    generation: GenerationConfig,
+}
+
+impl Questions {
+    /// Takes the prompts from the held-out samples; from the training samples where nothing is held out.
+    pub fn new(held_out: &[Sample], train: &[Sample], eval: &EvalSection, generation: &GenerationConfig) -> Self {
+        let source = if held_out.is_empty() { train } else { held_out };
+        let metrics: Vec<_> = eval
+            .metrics
+            .iter()
+            .filter_map(|name| ft_eval::find(name).ok())
+            .collect();
+        let metrics: Vec<_> = metrics.into_iter().filter(|m| m.needs_answers()).collect();
+        let measured = match metrics.is_empty() {
+            true => Vec::new(),
+            false => first_prompts(held_out, eval.max_answers.unwrap_or(usize::MAX), true),
+        };
+        Self {
+            shown: first_prompts(source, eval.samples, false)
+                .iter()
+                .map(with_prompt)
+                .collect(),
+            measured,
+            metrics,
+            generation: generation.clone(),
+        }
+    }
+
+    /// Lets a model (on a plain device) answer.
+    pub fn ask(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Shown> {
+        let prompts: Vec<Vec<u32>> = self.shown.iter().map(|s| s.prompt().to_vec()).collect();
+        let text = |ids: &[u32]| tokenizer.decode(ids, true);
+        let generated = match prompts.is_empty() {
+            true => Vec::new(),
+            false => ft_infer::generate(model, &prompts, &self.generation, &mut no_stream)?,
+        };
+        let samples = self
+            .shown
+            .iter()
+            .zip(&generated)
+            .map(|(sample, generation)| SampleAnswer {
+                prompt: text(sample.prompt()),
+                expected: text(sample.answer()),
+                answer: text(generation.content()),
+            });
+        Ok(Shown {
+            samples: samples.collect(),
+            metrics: self.measure(model, tokenizer)?,
+        })
+    }
+
+    fn measure(&self, model: &Model, tokenizer: &Tokenizer) -> Result<BTreeMap<String, f64>> {
+        if self.metrics.is_empty() || self.measured.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let answers = ft_eval::answers(model, tokenizer, &self.measured, &self.generation, &mut no_stream)?;
+        let value = |metric: &&ft_eval::Metric| match metric.compute {
+            Compute::Answers(compute) => Some((metric.name.to_owned(), compute(&answers))),
+            Compute::Likelihood(_) => None,
+        };
+        Ok(self.metrics.iter().filter_map(value).collect())
+    }
+}
+
+/// The samples of the first `limit` distinct prompts: all of them, or one each.
+fn first_prompts(samples: &[Sample], limit: usize, alternatives: bool) -> Vec<Sample> {
+    let mut seen: HashSet<&[u32]> = HashSet::new();
+    let mut kept = Vec::new();
+    for sample in samples {
+        let take = match seen.contains(sample.prompt()) {
+            true => alternatives,
+            false => seen.len() < limit && seen.insert(sample.prompt()),
+        };
+        kept.extend(take.then(|| sample.clone()));
+    }
+    kept
+}
+
+/// Plain text has no prompt (all but its first token is learned); its beginning serves as one.
+fn with_prompt(sample: &Sample) -> Sample {
+    const BEGINNING: usize = 16;
+    let mut sample = sample.clone();
+    if sample.prompt().len() < 2 {
+        let end = BEGINNING.min(sample.len() / 2).max(1);
+        sample.learn[..end].fill(false);
+    }
+    sample
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(ids: &[u32], prompt: usize) -> Sample {
+        Sample::new(ids.to_vec(), (0..ids.len()).map(|i| i >= prompt).collect())
+    }
+
+    #[test]
+    fn one_or_all_samples_of_a_prompt() {
+        let samples = [
+            sample(&[1, 2, 5], 2),
+            sample(&[1, 2, 6], 2),
+            sample(&[3, 4, 5], 2),
+            sample(&[7, 8, 5], 2),
+        ];
+        assert_eq!(
+            first_prompts(&samples, 2, false)
+                .iter()
+                .map(|s| s.ids[0])
+                .collect::<Vec<_>>(),
+            [1, 3]
+        );
+        assert_eq!(first_prompts(&samples, 2, true).len(), 3);
+        assert!(first_prompts(&samples, 0, false).is_empty());
+    }
+
+    #[test]
+    fn plain_text_is_continued_from_its_beginning() {
+        let text = sample(&[1, 2, 3, 4, 5, 6], 0);
+        assert_eq!(with_prompt(&text).prompt(), [1, 2, 3]);
+        assert_eq!(with_prompt(&text).answer(), [4, 5, 6]);
+        let long = sample(&(0..100).collect::<Vec<_>>(), 0);
+        assert_eq!(with_prompt(&long).prompt().len(), 16);
+    }
+}

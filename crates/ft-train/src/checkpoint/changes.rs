@@ -1,0 +1,112 @@
+//! What changed between the configuration of a checkpoint and the one a run is resumed with.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// How much a changed key matters to a resumed run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Where things are and what is shown: nothing.
+    Free,
+    /// The run goes on, differently from here.
+    Told,
+    /// The checkpoint would mean something else.
+    Fatal,
+}
+
+/// A key with its value then and now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Dotted.
+    pub key: String,
+    /// `old -> new`.
+    pub values: String,
+    /// Whether it stops the resume.
+    pub fatal: bool,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.key, self.values)
+    }
+}
+
+/// First match wins; whatever is not listed is fatal.
+const RULES: &[(&str, Weight)] = &[
+    // The samples themselves are compared by checksum.
+    ("model.path", Weight::Free),
+    ("model.tokenizer", Weight::Free),
+    ("data.train", Weight::Free),
+    ("data.valid", Weight::Told),
+    ("peft.from", Weight::Free),
+    ("train.out", Weight::Free),
+    ("train.log_every", Weight::Free),
+    ("train.save_every", Weight::Free),
+    ("train.keep", Weight::Free),
+    ("train.check_gradients", Weight::Free),
+    ("train.dump_batches", Weight::Free),
+    ("train.steps", Weight::Told),
+    ("train.epochs", Weight::Told),
+    ("train.eval_every", Weight::Told),
+    ("train.load_best", Weight::Told),
+    ("train.early_stopping", Weight::Told),
+    ("optim.kind", Weight::Fatal),
+    ("optim", Weight::Told),
+    ("schedule", Weight::Told),
+    ("eval", Weight::Free),
+    ("generate", Weight::Free),
+];
+
+/// Every change that matters, fatal ones first.
+pub fn compare(old: &Value, new: &Value) -> Vec<Change> {
+    let (old, new) = (flat(old), flat(new));
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let show = |v: Option<&Value>| v.map_or("(absent)".to_owned(), Value::to_string);
+    let mut changes: Vec<Change> = keys
+        .into_iter()
+        .filter(|k| old.get(*k) != new.get(*k))
+        .map(|k| (k, weight(k)))
+        .filter(|(_, w)| *w != Weight::Free)
+        .map(|(k, w)| Change {
+            key: k.clone(),
+            values: format!("{} -> {}", show(old.get(k)), show(new.get(k))),
+            fatal: w == Weight::Fatal,
+        })
+        .collect();
+    changes.sort_by_key(|c| !c.fatal);
+    changes
+}
+
+fn weight(key: &str) -> Weight {
+    let covers = |rule: &str| key == rule || key.strip_prefix(rule).is_some_and(|rest| rest.starts_with('.'));
+    RULES
+        .iter()
+        .find(|(rule, _)| covers(rule))
+        .map_or(Weight::Fatal, |(_, w)| *w)
+}
+
+/// Leaves by dotted path; lists are leaves.
+fn flat(value: &Value) -> BTreeMap<String, Value> {
+    fn collect(value: &Value, prefix: &str, out: &mut BTreeMap<String, Value>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(k, v)| {
+                let path = if prefix.is_empty() {
+                    k.clone()
+                } else {
+                    format!("{prefix}.{k}")
+                };
+                collect(v, &path, out);
+            }),
+            Value::Null => {}
+            leaf => {
+                out.insert(prefix.to_owned(), leaf.clone());
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    collect(value, "", &mut out);
+    out
+}

@@ -1,0 +1,131 @@
+//! `trainer_state.json`: everything of a run that is neither a weight nor a moment.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::Provenance;
+
+/// Where a run stands. Random streams and the data order are functions of (seed, step), so the step is their state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Passes over the training samples done.
+    pub epoch: f64,
+    /// Next window of the current epoch: the data cursor.
+    pub cursor: usize,
+    /// Tokens fed, padding left out.
+    pub tokens: u64,
+    /// The one seed.
+    pub seed: u64,
+    /// Sums since the last logged step.
+    pub pending: Pending,
+    /// Step of the last evaluation.
+    pub evaluated: Option<usize>,
+    /// The best evaluation.
+    pub best: Option<Best>,
+    /// Early stopping's memory.
+    pub patience: Patience,
+    /// Held-out loss before the first step.
+    pub first_eval: Option<Exact>,
+    /// Held-out loss of the last evaluation.
+    pub last_eval: Option<Exact>,
+    /// Seconds of training before this checkpoint, evaluations and pauses left out.
+    pub seconds: f64,
+    /// The last lines of `metrics.jsonl`.
+    pub log_history: Vec<Value>,
+    /// What wrote it.
+    pub version: String,
+    /// Commit of the program.
+    pub commit: Option<String>,
+    /// Device of the run.
+    pub device: String,
+    /// CRC-32 of the training samples, tokens and learned marks.
+    pub data_crc32: u32,
+    /// CRC-32 of `config`.
+    pub config_crc32: u32,
+    /// The configuration, to tell later what changed.
+    pub config: Value,
+}
+
+/// Sums of a log interval that is not over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Sum of the negative log-likelihood.
+    pub nll: Exact,
+    /// Learned tokens.
+    pub learned: u64,
+}
+
+/// An evaluation that no other has beaten.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Optimizer steps done then.
+    pub step: usize,
+    /// Mean negative log-likelihood per learned token.
+    pub loss: Exact,
+}
+
+/// What early stopping remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Patience {
+    /// Loss that an evaluation must improve on.
+    pub best: Option<Exact>,
+    /// Evaluations in a row that did not.
+    pub failed: usize,
+}
+
+/// A number written with every bit: decimal for people, and read back from its bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Exact(pub f64);
+
+impl Serialize for Exact {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Debug writes the shortest decimal that reads back to the same bits.
+        serializer.serialize_str(&format!("{:?}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Exact {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse()
+            .map(Exact)
+            .map_err(|_| serde::de::Error::custom(format!("\"{text}\" is not a number")))
+    }
+}
+
+impl TrainerState {
+    /// The state before the first step.
+    pub fn start(seed: u64, config: Value, data_crc32: u32, from: &Provenance) -> Self {
+        Self {
+            step: 0,
+            epoch: 0.0,
+            cursor: 0,
+            tokens: 0,
+            seed,
+            pending: Pending::default(),
+            evaluated: None,
+            best: None,
+            patience: Patience::default(),
+            first_eval: None,
+            last_eval: None,
+            seconds: 0.0,
+            log_history: Vec::new(),
+            version: from.version.clone(),
+            commit: from.commit.clone(),
+            device: from.device.clone(),
+            data_crc32,
+            config_crc32: crc32fast::hash(config.to_string().as_bytes()),
+            config,
+        }
+    }
+
+    /// Keeps the tail of the log short: the whole of it is in `metrics.jsonl`.
+    pub fn log(&mut self, line: Value) {
+        const TAIL: usize = 20;
+        self.log_history.push(line);
+        let extra = self.log_history.len().saturating_sub(TAIL);
+        self.log_history.drain(..extra);
+    }
+}

@@ -1,0 +1,258 @@
+//! Section by section, what a person types: [`RunConfig`], read from TOML.
+//!
+//! ```text
+//! base.toml (extends) ─┐
+//! run.toml ────────────┼─ merge ─ unknown keys, types ─ paths made absolute ─ RunConfig
+//! --set optim.lr=1e-4 ─┘
+//! ```
+//!
+//! A relative path is looked up from the folder of the file it is written in, then from the current folder; a path
+//! given by `--set` from the current folder. Outputs (`train.out`) start from the current folder.
+
+mod check;
+mod paths;
+mod peft;
+mod sections;
+mod source;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use ft_data::DataConfig;
+use ft_infer::GenerationOptions;
+use ft_optim::{OptimConfig, Schedule};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::{Error, Result};
+pub use peft::PeftSection;
+pub use sections::*;
+use source::{Sources, Tree};
+pub use write::Provenance;
+
+/// One thing wrong with a configuration, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issue {
+    /// `file:line:column`, or the `--set` argument.
+    pub at: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Issue {
+    fn new(at: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            at: at.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Issue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.at.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.at, self.message)
+        }
+    }
+}
+
+/// A whole run as it was typed. What it means is decided by [`crate::Plan`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The base model.
+    pub model: ModelSection,
+    /// What trains.
+    #[serde(default)]
+    pub peft: PeftSection,
+    /// What it learns from.
+    pub data: DataConfig,
+    /// What is minimized.
+    #[serde(default)]
+    pub objective: ObjectiveSection,
+    /// How steps are made of gradients.
+    #[serde(default)]
+    pub optim: OptimConfig,
+    /// How the learning rate moves.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// How long, in what batches, and what is written where.
+    pub train: TrainSection,
+    /// How the held-out samples are used.
+    #[serde(default)]
+    pub eval: EvalSection,
+    /// How sample answers are generated, over what the checkpoint itself says.
+    #[serde(default)]
+    pub generate: GenerationOptions,
+}
+
+/// Free-form tables: a file that gives one replaces the one it extends, instead of mixing two.
+const WHOLE: &[&str] = &["data.map"];
+
+impl RunConfig {
+    /// Reads a file, the one it `extends`, and `--set` arguments (`a.b=value`) on top.
+    ///
+    /// Every unknown key and wrong type is reported at once, with its place.
+    pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
+        let text = read(path)?;
+        Self::parse(path, text, sets)
+    }
+
+    /// As [`RunConfig::load`], for a text that is not (or not only) on disk; `path` names it in messages, and its
+    /// folder is where relative paths start.
+    pub fn parse(path: &Path, text: String, sets: &[String]) -> Result<Self> {
+        let mut sources = Sources::default();
+        let own = sources.add_file(path, text);
+        let base = extended(&sources, own, path)?;
+        let base = match base {
+            Some(file) => {
+                let text = read(&file)?;
+                Some(sources.add_file(&file, text))
+            }
+            None => None,
+        };
+        let sets: Vec<usize> = sets.iter().map(|s| sources.add_set(s)).collect();
+        let tree = merged(&sources, own, base, &sets)?;
+        let tree = with_out(tree, path);
+        from_tree(tree, &sources)
+    }
+
+    /// The JSON schema of a configuration file, for editors.
+    pub fn schema() -> serde_json::Value {
+        let mut schema = serde_json::to_value(schemars::schema_for!(RunConfig)).unwrap_or_default();
+        schema["properties"]["extends"] = serde_json::json!({
+            "type": "string",
+            "description": "A file whose keys apply where this one has none; one level."
+        });
+        schema
+    }
+
+    /// Dotted paths of every known key.
+    pub fn keys() -> Vec<String> {
+        check::all_paths(&Self::schema())
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
+        Error::config(Issue::new(format!("{}:{line}", path.display()), "not valid UTF-8"))
+    })
+}
+
+/// The file that the one at `own` extends.
+fn extended(sources: &Sources, own: usize, path: &Path) -> Result<Option<PathBuf>> {
+    let tree = sources.parse_file(own).map_err(Error::config)?;
+    let Some(value) = tree.get("extends") else {
+        return Ok(None);
+    };
+    match value.get_ref() {
+        DeValue::String(file) => Ok(Some(path.parent().unwrap_or(Path::new("")).join(file.as_ref()))),
+        _ => {
+            let at = sources.locate(value.span().start);
+            Err(Error::config(Issue::new(
+                at,
+                "`extends` must be a string, the path of a file",
+            )))
+        }
+    }
+}
+
+fn merged<'s>(sources: &'s Sources, own: usize, base: Option<usize>, sets: &[usize]) -> Result<Tree<'s>> {
+    let mut tree = match base {
+        Some(base) => sources.parse_file(base).map_err(Error::config)?,
+        None => Tree::new(),
+    };
+    if let Some((key, _)) = tree.get_key_value("extends") {
+        let at = sources.locate(key.span().start);
+        let message = "a file that is extended cannot itself extend another: `extends` goes one level";
+        return Err(Error::config(Issue::new(at, message)));
+    }
+    let mut top = sources.parse_file(own).map_err(Error::config)?;
+    top.remove("extends");
+    source::merge(&mut tree, top, WHOLE);
+    for set in sets {
+        let set = sources.parse_set(*set).map_err(Error::config)?;
+        source::merge(&mut tree, set, &[]);
+    }
+    Ok(tree)
+}
+
+/// `train.out` is `runs/<name of the file>` where nothing else is said.
+fn with_out<'t>(mut tree: Tree<'t>, path: &Path) -> Tree<'t> {
+    let stem = path.file_stem().map_or("run".into(), |s| s.to_string_lossy());
+    let out = DeValue::String(format!("runs/{stem}").into());
+    let key = |name: &'static str| Spanned::new(0..0, name.into());
+    if !tree.contains_key("train") {
+        tree.insert(key("train"), Spanned::new(0..0, DeValue::Table(Tree::new())));
+    }
+    if let Some(DeValue::Table(train)) = tree.get_mut("train").map(Spanned::get_mut)
+        && !train.contains_key("out")
+    {
+        train.insert(key("out"), Spanned::new(0..0, out));
+    }
+    tree
+}
+
+fn from_tree(mut tree: Tree, sources: &Sources) -> Result<RunConfig> {
+    let issues = check::against_schema(&tree, &RunConfig::schema(), sources);
+    if !issues.is_empty() {
+        return Err(Error::Config(issues));
+    }
+    paths::make_absolute(&mut tree, sources);
+    let spans = key_spans(&tree);
+    let root = Spanned::new(0..0, tree);
+    RunConfig::deserialize(toml::Deserializer::from(root)).map_err(|e| {
+        let (at, key) = place(&e, &spans, sources);
+        let message = missing(e.message(), &key);
+        Error::config(Issue::new(at, message))
+    })
+}
+
+/// Dotted path and the bytes it covers, key and value.
+fn key_spans(tree: &Tree) -> Vec<(String, std::ops::Range<usize>)> {
+    let mut spans = Vec::new();
+    source::walk(tree, "", &mut |path, key, value| {
+        spans.push((
+            path.to_owned(),
+            key.start.min(value.span().start)..value.span().end.max(key.end),
+        ));
+    });
+    spans
+}
+
+/// Where serde stopped: the location, and the innermost key around it.
+fn place(e: &toml::de::Error, spans: &[(String, std::ops::Range<usize>)], sources: &Sources) -> (String, String) {
+    let Some(span) = e.span().filter(|s| !s.is_empty()) else {
+        return (String::new(), String::new());
+    };
+    let around = spans.iter().filter(|(_, s)| s.start <= span.start && span.end <= s.end);
+    let inner = around
+        .min_by_key(|(_, s)| s.len())
+        .map_or(String::new(), |(path, _)| path.clone());
+    (sources.locate(span.start), inner)
+}
+
+fn missing(message: &str, key: &str) -> String {
+    let message = message.lines().next().unwrap_or_default();
+    match message
+        .strip_prefix("missing field `")
+        .and_then(|m| m.strip_suffix('`'))
+    {
+        Some(field) if key.is_empty() => format!("section [{field}] is missing"),
+        Some(field) => format!("`{}` is missing", source::join(key, field)),
+        None if key.is_empty() => message.to_owned(),
+        None => format!("`{key}`: {message}"),
+    }
+}

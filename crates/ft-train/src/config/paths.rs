@@ -1,0 +1,52 @@
+//! Paths typed in a configuration become absolute, so that the copy in the run folder works from everywhere.
+
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::source::{Sources, Tree};
+
+/// The keys that name files or folders to read.
+const INPUTS: &[&str] = &[
+    "model.path",
+    "model.tokenizer",
+    "peft.from",
+    "data.train",
+    "data.valid",
+    "data.chat_template",
+];
+
+/// Rewrites every relative input path that exists: from the folder of the file it is typed in, else from the current
+/// folder. A path that exists in neither stays as typed, for the error that will name it.
+pub(super) fn make_absolute(tree: &mut Tree, sources: &Sources) {
+    for key in INPUTS {
+        let Some((section, name)) = key.split_once('.') else {
+            continue;
+        };
+        let Some(DeValue::Table(table)) = tree.get_mut(section).map(Spanned::get_mut) else {
+            continue;
+        };
+        if let Some(value) = table.get_mut(name) {
+            rewrite(value, sources);
+        }
+    }
+}
+
+fn rewrite(value: &mut Spanned<DeValue>, sources: &Sources) {
+    let folder = sources.folder(value.span().start).map(Path::to_path_buf);
+    match value.get_mut() {
+        DeValue::String(text) => {
+            if let Some(found) = find(text, folder.as_deref()) {
+                *text = found.to_string_lossy().into_owned().into();
+            }
+        }
+        DeValue::Array(list) => list.iter_mut().for_each(|item| rewrite(item, sources)),
+        _ => {}
+    }
+}
+
+fn find(text: &str, folder: Option<&Path>) -> Option<PathBuf> {
+    let candidates = folder.map(|f| f.join(text)).into_iter().chain([PathBuf::from(text)]);
+    candidates.filter(|p| p.exists()).find_map(|p| p.canonicalize().ok())
+}

@@ -1,0 +1,173 @@
+//! The sections that belong to this crate. Every default stands on its field and nowhere else.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Section `[model]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// Folder in Hugging Face layout: `config.json`, safetensors, `tokenizer.json`.
+    pub path: PathBuf,
+    /// Type the frozen weights are held in; `auto` is f32 on the CPU and the checkpoint's own type elsewhere. What
+    /// trains is always f32.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// Folder of the tokenizer, where it is not the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// Type of the frozen weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// f32 on the CPU, the checkpoint's own type elsewhere.
+    #[default]
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits, the exponent of f32.
+    Bf16,
+    /// 16 bits, IEEE half.
+    F16,
+}
+
+/// Section `[objective]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObjectiveSection {
+    /// What is minimized.
+    pub kind: Objective,
+}
+
+/// What is minimized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Supervised: the mean negative log-likelihood, in nats, of the learned tokens.
+    #[default]
+    Sft,
+}
+
+/// Section `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSection {
+    /// Run folder; `runs/<name of the configuration file>` where it is not given.
+    pub out: PathBuf,
+    /// Samples in one forward pass.
+    #[serde(default = "defaults::batch_size")]
+    pub batch_size: usize,
+    /// Forward passes in one optimizer step. The step weighs every learned token alike, so `batch_size` 8 with
+    /// `accumulation` 4 takes the same steps as 32 with 1.
+    #[serde(default = "defaults::accumulation")]
+    pub accumulation: usize,
+    /// Optimizer steps; excludes `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Passes over the training samples, 1 where neither `steps` nor `epochs` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// The one seed; every random stream (init, data order, dropout, sampling) is derived from it by name.
+    #[serde(default = "defaults::seed")]
+    pub seed: u64,
+    /// Steps between two lines of `metrics.jsonl`.
+    #[serde(default = "defaults::log_every")]
+    pub log_every: usize,
+    /// Steps between two evaluations on `data.valid`; once per epoch where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<usize>,
+    /// Steps between two checkpoints; those of `eval_every` where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_every: Option<usize>,
+    /// Checkpoints that stay, the newest ones; the best is kept besides.
+    #[serde(default = "defaults::keep")]
+    pub keep: usize,
+    /// Write the weights of the best evaluation to `final/`, not the last ones. Every evaluation that improves is then
+    /// saved as a checkpoint.
+    #[serde(default)]
+    pub load_best: bool,
+    /// Stop when evaluations no longer improve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Check in the first steps that every trainable tensor receives a finite, non-zero gradient.
+    #[serde(default = "defaults::check_gradients")]
+    pub check_gradients: bool,
+    /// Write what every optimizer step was fed to this file in the run folder (JSON lines), and the weights before the first
+    /// step to `initial/`, to replay the run elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump_batches: Option<PathBuf>,
+}
+
+/// Section `[train.early_stopping]`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopping {
+    /// Evaluations in a row that may fail to improve before the run stops.
+    #[serde(default = "defaults::patience")]
+    pub patience: usize,
+    /// An improvement must lower the loss by more than this.
+    #[serde(default)]
+    pub threshold: f64,
+}
+
+/// Section `[eval]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSection {
+    /// Samples in one forward pass; `train.batch_size` where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// Evaluate on the first so many samples only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_samples: Option<usize>,
+    /// Evaluate before the first step too.
+    pub at_start: bool,
+    /// Held-out prompts answered before and after the run, for the report; 0 turns it off.
+    pub samples: usize,
+    /// Names of metrics that need generated answers, measured before and after the run: `exact_match`, `bleu`, `rouge_l`.
+    pub metrics: Vec<String>,
+    /// Held-out prompts answered for `metrics`, the first ones; all where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_answers: Option<usize>,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self {
+            batch_size: None,
+            max_samples: None,
+            at_start: true,
+            samples: 3,
+            metrics: Vec::new(),
+            max_answers: None,
+        }
+    }
+}
+
+mod defaults {
+    pub fn batch_size() -> usize {
+        8
+    }
+    pub fn accumulation() -> usize {
+        1
+    }
+    pub fn seed() -> u64 {
+        42
+    }
+    pub fn log_every() -> usize {
+        10
+    }
+    pub fn keep() -> usize {
+        2
+    }
+    pub fn patience() -> usize {
+        3
+    }
+    pub fn check_gradients() -> bool {
+        true
+    }
+}

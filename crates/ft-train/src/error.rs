@@ -1,0 +1,109 @@
+use std::path::{Path, PathBuf};
+
+use crate::config::Issue;
+
+/// What can stop a run before, while or after it trains.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration; every issue at once.
+    #[error("{}", lines(.0))]
+    Config(Vec<Issue>),
+    /// The plan does not add up; every finding at once.
+    #[error("the run cannot start:\n  {}", .0.join("\n  "))]
+    Plan(Vec<String>),
+    /// A file or folder that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A checkpoint that cannot be used.
+    #[error("{}: {why}", path.display())]
+    Checkpoint {
+        /// The checkpoint's folder, or the run folder where there is none.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+    /// The configuration differs from the one the checkpoint was made with, in keys that decide what a resume means.
+    #[error("{}: the configuration has changed since this checkpoint was written:\n  {}\nGive the old values back, or start a new run with another train.out", path.display(), changes.join("\n  "))]
+    Changed {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// `key: old -> new`.
+        changes: Vec<String>,
+    },
+    /// The run folder already holds a run.
+    #[error("{}: holds a run already; continue it with --resume, or choose another train.out", .0.display())]
+    Occupied(PathBuf),
+    /// The loss became NaN or infinite.
+    #[error(
+        "step {step}: the loss is {loss}; the last good checkpoint is {last}. A lower optim.lr, a longer schedule.warmup or optim.clip usually helps"
+    )]
+    Diverged {
+        /// Optimizer step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+        /// The newest checkpoint, or `none`.
+        last: String,
+    },
+    /// Tensors that should train but receive nothing, or nonsense.
+    #[error("after {steps} step(s), these trainable tensors received no usable gradient:\n  {}\nLeave them out (peft.targets, peft.exclude), or set train.check_gradients = false", tensors.join("\n  "))]
+    Gradients {
+        /// Steps looked at.
+        steps: usize,
+        /// `path: what it received`.
+        tensors: Vec<String>,
+    },
+    /// Something burn-train reported.
+    #[error("training stopped: {0}")]
+    Training(String),
+    /// From the tokenizer or the data files.
+    #[error(transparent)]
+    Data(#[from] ft_data::Error),
+    /// From the model's files.
+    #[error(transparent)]
+    Model(#[from] ft_model::Error),
+    /// From the adapter or its configuration.
+    #[error(transparent)]
+    Peft(#[from] ft_peft::Error),
+    /// From the optimizer's configuration or state.
+    #[error(transparent)]
+    Optim(#[from] ft_optim::Error),
+    /// From generation.
+    #[error(transparent)]
+    Infer(#[from] ft_infer::Error),
+    /// From evaluation.
+    #[error(transparent)]
+    Eval(#[from] ft_eval::Error),
+}
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Error::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn config(issue: Issue) -> Self {
+        Error::Config(vec![issue])
+    }
+
+    pub(crate) fn checkpoint(path: &Path, why: impl Into<String>) -> Self {
+        Error::Checkpoint {
+            path: path.to_owned(),
+            why: why.into(),
+        }
+    }
+}
+
+fn lines(issues: &[Issue]) -> String {
+    issues.iter().map(Issue::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,375 @@
+//! From a plan to a finished run.
+//!
+//! ```text
+//! Plan ─> model, adapter ─> (resume) ─> answers before ─> burn-train: StepStrategy ─> best weights ─> answers after
+//!                                                                └─> metrics.jsonl, checkpoints/     └─> final/, report
+//! ```
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use burn::lr_scheduler::constant::ConstantLr;
+use burn::module::Module;
+use burn::optim::AdamWConfig;
+use burn::train::metric::LearningRateMetric;
+use burn::train::renderer::MetricsRenderer;
+use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+use ft_model::Model;
+use ft_optim::{Optim, load_trainable_tensors};
+
+use crate::answers::{Questions, Shown};
+use crate::checkpoint::{self, Checkpoints, Exact, OPTIMIZER, TRAINABLE, TrainerState, read_tensors};
+use crate::feed::{EvalLoader, StepLoader};
+use crate::gradients::GradientCheck;
+use crate::history::{EventHistory, MetricsFile};
+use crate::metrics::{Gauge, Loss, Norm, Throughput};
+use crate::model::TrainModel;
+use crate::outcome::{Outcome, Score};
+use crate::renderer::{ProgressRenderer, Silent, Style};
+use crate::save::Saver;
+use crate::session::{Clock, Ending, Session};
+use crate::strategy::{PatientStopping, SharedPatience, StepStrategy};
+use crate::{Error, Plan, Result, report};
+
+/// How a run is watched and steered.
+pub struct FitOptions {
+    /// Raise it to stop: a checkpoint is written within one step, and [`fit`] returns.
+    pub stop: Arc<AtomicBool>,
+    /// burn-train's own way to stop; hand the same one to its full-screen renderer.
+    pub interrupter: Interrupter,
+    /// What shows progress.
+    pub progress: Progress,
+    /// Go on from a checkpoint of the run folder.
+    pub resume: Option<Resume>,
+    /// Told about warnings, evaluations and checkpoints.
+    pub on_event: Box<dyn FnMut(&Event) + Send>,
+}
+
+impl Default for FitOptions {
+    fn default() -> Self {
+        Self {
+            stop: Arc::default(),
+            interrupter: Interrupter::new(),
+            progress: Progress::Silent,
+            resume: None,
+            on_event: Box::new(|_| {}),
+        }
+    }
+}
+
+/// What shows progress.
+pub enum Progress {
+    /// Nothing.
+    Silent,
+    /// Plain lines, or one line drawn over, written to this.
+    Text(Style, Box<dyn Write + Send + Sync>),
+    /// Any of burn-train's renderers, such as its full-screen one.
+    Renderer(Box<dyn MetricsRenderer>),
+}
+
+/// Which checkpoint to go on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// The newest of the run folder that is whole.
+    Latest,
+    /// This one.
+    From(PathBuf),
+}
+
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Allowed, but probably not meant.
+    Warning(String),
+    /// The run goes on from here.
+    Resumed {
+        /// Steps done.
+        step: usize,
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// Sample answers of the untrained model are there.
+    Answered(Shown),
+    /// The held-out samples were evaluated.
+    Evaluated {
+        /// Steps done.
+        step: usize,
+        /// Mean negative log-likelihood per learned token.
+        loss: f64,
+    },
+    /// A checkpoint was written.
+    Saved {
+        /// Steps done.
+        step: usize,
+        /// The checkpoint.
+        path: PathBuf,
+    },
+}
+
+/// Runs a plan to its end, or until someone stops it.
+///
+/// # Errors
+/// Files that cannot be read or written, a checkpoint that does not fit, a loss that is no number, tensors that receive no
+/// gradient. What was saved before an error stays usable.
+pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
+    let FitOptions {
+        stop,
+        interrupter,
+        progress,
+        resume,
+        mut on_event,
+    } = options;
+    plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
+    let from = prepare(&plan, resume, &mut on_event)?;
+    let model = load(&plan)?;
+    let optim = Optim::new(&plan.config.optim)?;
+    let (model, optim, state) = match &from {
+        Some((path, state)) => restore(model, optim, path, state)?,
+        None => (model, optim, start(&plan)),
+    };
+    write_config(&plan)?;
+
+    let questions = Questions::new(&plan.valid, plan.feed.samples(), &plan.config.eval, &plan.generation);
+    let before = before(&plan, &model, &questions, from.is_some())?;
+    on_event(&Event::Answered(before.clone()));
+
+    let saver = Saver::new(&plan);
+    if plan.config.train.dump_batches.is_some() && from.is_none() {
+        saver.initial(&model)?;
+    }
+    let saved = from.as_ref().map(|(_, state)| state.step);
+    let patience = SharedPatience::new(state.patience);
+    let renderer = renderer(progress, &plan, state.step);
+    let session = Session {
+        steps: plan.steps.clone(),
+        metrics: MetricsFile::open(&plan.out().join("metrics.jsonl"), saved)?,
+        check: (plan.config.train.check_gradients && from.is_none()).then(GradientCheck::default),
+        dump: dump(&plan, saved)?,
+        clock: Clock::after(state.seconds),
+        cheap_reads: plan.provenance.device == "cpu",
+        unread: Vec::new(),
+        grad_norm: None,
+        patience: patience.clone(),
+        stop,
+        interrupter: interrupter.clone(),
+        saved,
+        state,
+        optim,
+        saver,
+        on_event,
+    };
+    let (session, model, ending) = train(&plan, session, model, patience, interrupter, renderer)?;
+    conclude(&plan, session, model, ending, &questions, before)
+}
+
+/// Makes the run folder ready; the checkpoint to go on from, if there is one.
+fn prepare(
+    plan: &Plan,
+    resume: Option<Resume>,
+    on_event: &mut dyn FnMut(&Event),
+) -> Result<Option<(PathBuf, TrainerState)>> {
+    let out = plan.out();
+    let checkpoints = Checkpoints::of(out);
+    let Some(resume) = resume else {
+        let occupied =
+            out.join("metrics.jsonl").exists() || !checkpoints.steps().is_empty() || out.join("final").exists();
+        if occupied {
+            return Err(Error::Occupied(out.to_owned()));
+        }
+        checkpoints.prepare()?;
+        return Ok(None);
+    };
+    checkpoints.prepare()?;
+    checkpoint::clean(out)?;
+    let (path, warnings) = match resume {
+        Resume::Latest => checkpoints.latest()?,
+        Resume::From(path) => (path, Vec::new()),
+    };
+    warnings.into_iter().for_each(|w| on_event(&Event::Warning(w)));
+    let state = checkpoint::read_state(&path)?;
+    fits(plan, &path, &state, on_event)?;
+    on_event(&Event::Resumed {
+        step: state.step,
+        path: path.clone(),
+    });
+    Ok(Some((path, state)))
+}
+
+/// Whether a checkpoint means the same under this plan as when it was written.
+fn fits(plan: &Plan, path: &Path, state: &TrainerState, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    let changes = checkpoint::compare(&state.config, &config_value(plan));
+    let (fatal, told): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.fatal);
+    let mut fatal: Vec<String> = fatal.iter().map(ToString::to_string).collect();
+    if state.data_crc32 != plan.data.crc32 {
+        fatal.push("data.train: the training samples are not those of the checkpoint".into());
+    }
+    if !fatal.is_empty() {
+        return Err(Error::Changed {
+            path: path.to_owned(),
+            changes: fatal,
+        });
+    }
+    for change in told {
+        on_event(&Event::Warning(format!("changed since the checkpoint: {change}")));
+    }
+    Ok(())
+}
+
+fn config_value(plan: &Plan) -> serde_json::Value {
+    serde_json::to_value(&plan.config).unwrap_or_default()
+}
+
+fn start(plan: &Plan) -> TrainerState {
+    TrainerState::start(
+        plan.config.train.seed,
+        config_value(plan),
+        plan.data.crc32,
+        &plan.provenance,
+    )
+}
+
+/// The base model with the adapter's starting values, on the training device.
+fn load(plan: &Plan) -> Result<Model> {
+    let device = plan.device.clone().autodiff();
+    let mut model = Model::load(&plan.config.model.path, plan.dtype, &device)?;
+    match plan.config.peft.from() {
+        Some(folder) => {
+            ft_peft::adapter::load(folder, &mut model)?;
+        }
+        None => {
+            ft_peft::attach(
+                &mut model,
+                &plan.peft,
+                ft_data::sub_seed(plan.config.train.seed, "init"),
+            )?;
+        }
+    }
+    Ok(model)
+}
+
+fn restore(model: Model, mut optim: Optim, path: &Path, state: &TrainerState) -> Result<(Model, Optim, TrainerState)> {
+    let model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
+    optim.load_state_dict(&model, read_tensors(&path.join(OPTIMIZER))?)?;
+    Ok((model, optim, state.clone()))
+}
+
+fn write_config(plan: &Plan) -> Result<()> {
+    let text = plan.config.to_toml(Some(&plan.provenance));
+    checkpoint::write_file(&plan.out().join("config.toml"), text.as_bytes())
+}
+
+/// Answers of the model as it was before the first step; a resumed run reads them back.
+fn before(plan: &Plan, model: &Model, questions: &Questions, resumed: bool) -> Result<Shown> {
+    let path = plan.out().join("before.json");
+    if resumed {
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        return Ok(serde_json::from_slice(&bytes).unwrap_or_default());
+    }
+    let shown = questions.ask(&model.valid(), &plan.tokenizer)?;
+    let text = serde_json::to_vec_pretty(&shown).unwrap_or_default();
+    checkpoint::write_file(&path, &text)?;
+    Ok(shown)
+}
+
+fn dump(plan: &Plan, saved: Option<usize>) -> Result<Option<MetricsFile>> {
+    let file = plan
+        .config
+        .train
+        .dump_batches
+        .as_ref()
+        .map(|name| plan.out().join(name));
+    file.map(|path| MetricsFile::open(&path, saved)).transpose()
+}
+
+fn renderer(progress: Progress, plan: &Plan, done: usize) -> Box<dyn MetricsRenderer> {
+    match progress {
+        Progress::Silent => Box::new(Silent),
+        Progress::Renderer(renderer) => renderer,
+        Progress::Text(style, out) => {
+            Box::new(ProgressRenderer::new(out, style).with_steps(done, plan.steps.total, plan.steps.log_every))
+        }
+    }
+}
+
+fn train(
+    plan: &Plan,
+    session: Session,
+    model: Model,
+    patience: SharedPatience,
+    interrupter: Interrupter,
+    renderer: Box<dyn MetricsRenderer>,
+) -> Result<(Session, Model, Ending)> {
+    let steps = &plan.steps;
+    let windows = StepLoader::new(plan.feed.clone(), session.step(), steps.total);
+    let eval_size = plan.config.eval.batch_size.unwrap_or(plan.config.train.batch_size);
+    let held_out = EvalLoader::new(&plan.valid, eval_size, plan.padding);
+    let strategy = Arc::new(StepStrategy::new(session));
+    let mut training = SupervisedTraining::<TrainModel>::new(plan.out(), Arc::new(windows), Arc::new(held_out))
+        .metric_train_numeric(Gauge::<Loss>::default())
+        .metric_valid_numeric(Gauge::<Loss>::default())
+        .metric_train_numeric(LearningRateMetric::new())
+        .metric_train_numeric(Gauge::<Norm>::default())
+        .metric_train_numeric(Gauge::<Throughput>::default())
+        .with_metric_logger(EventHistory::default())
+        .with_application_logger(None)
+        .with_interrupter(interrupter)
+        .num_epochs(steps.total.div_ceil(steps.eval_every))
+        .renderer(renderer)
+        .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
+    if let Some(rule) = steps.early_stopping {
+        training = training.early_stopping(PatientStopping::new(rule, patience));
+    }
+    // The learner's own optimizer and schedule are never asked: the session has ours.
+    let learner = Learner::new(TrainModel { model }, AdamWConfig::new().init(), ConstantLr::new(0.0));
+    let result = training.launch(learner);
+    let (session, ending) = strategy.finish()?;
+    Ok((session, result.model.model, ending))
+}
+
+/// Everything after the last step: the best weights, the answers, `final/` and the report.
+fn conclude(
+    plan: &Plan,
+    session: Session,
+    model: Model,
+    ending: Ending,
+    questions: &Questions,
+    before: Shown,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::of(plan, &session.state, ending, session.saved);
+    outcome.before = Score::new(session.state.first_eval, &before);
+    if ending == Ending::Interrupted {
+        return Ok(outcome);
+    }
+    let model = best(plan, &session.state, model)?;
+    let after = questions.ask(&model, &plan.tokenizer)?;
+    outcome.after = Score::new(result_loss(plan, &session.state), &after);
+    outcome.take_answers(before, after);
+    outcome.final_dir = Some(session.saver.finish(&model)?);
+    outcome.report = Some(report::write(plan, &outcome)?);
+    Ok(outcome)
+}
+
+/// Held-out loss of the weights that [`best`] picks. The last step is always evaluated.
+fn result_loss(plan: &Plan, state: &TrainerState) -> Option<Exact> {
+    if plan.steps.load_best {
+        return state.best.map(|best| best.loss);
+    }
+    state.last_eval
+}
+
+/// The weights of the best evaluation, where they are asked for and are not the last.
+fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
+    match state
+        .best
+        .filter(|best| plan.steps.load_best && best.step != state.step)
+    {
+        None => Ok(model),
+        Some(best) => {
+            let path = Checkpoints::of(plan.out()).path(best.step);
+            checkpoint::read_state(&path)?;
+            Ok(load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?)
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! How much memory a run uses.
+
+use burn::tensor::Device;
+
+/// Bytes in use now: the device's pool where it has one, else the process's resident set.
+pub fn now(device: &Device) -> Option<u64> {
+    device
+        .memory_pool_usage()
+        .map(|usage| usage.bytes_reserved)
+        .or_else(|| status("VmRSS:"))
+}
+
+/// Largest resident set of the process so far.
+pub fn peak() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// Bytes the machine could still give out.
+pub fn available() -> Option<u64> {
+    field("/proc/meminfo", "MemAvailable:")
+}
+
+fn status(key: &str) -> Option<u64> {
+    field("/proc/self/status", key)
+}
+
+/// `key   123 kB` in a file of Linux's proc; none on other systems.
+fn field(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// `1.5 GB`.
+pub fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let power = (bytes.max(1).ilog2() / 10).min(4) as usize;
+    let value = bytes as f64 / 1024f64.powi(power as i32);
+    if power == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[power])
+    }
+}

@@ -1,0 +1,136 @@
+//! What came out of a run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::answers::Shown;
+use crate::checkpoint::{Checkpoints, Exact, TrainerState};
+use crate::session::Ending;
+use crate::{Plan, memory};
+
+/// The result of [`crate::fit`]; serializes to `report.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Why the run ended.
+    pub ending: Ending,
+    /// Optimizer steps done.
+    pub steps: usize,
+    /// Passes over the training samples.
+    pub epochs: f64,
+    /// Tokens fed, padding left out.
+    pub tokens: u64,
+    /// Seconds of training, evaluations and checkpoints left out.
+    pub seconds: f64,
+    /// Trainable parameters.
+    pub trainable: usize,
+    /// Largest memory of the process, in bytes, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+    /// The held-out samples before the first step.
+    pub before: Option<Score>,
+    /// The held-out samples under the weights in `final/`.
+    pub after: Option<Score>,
+    /// Step and loss of the best evaluation.
+    pub best: Option<BestStep>,
+    /// Answers before and after.
+    pub samples: Vec<BeforeAfter>,
+    /// The run folder.
+    pub out: PathBuf,
+    /// The newest checkpoint.
+    pub checkpoint: Option<PathBuf>,
+    /// The result, unless the run was interrupted.
+    pub final_dir: Option<PathBuf>,
+    /// `report.html`, beside a `report.json` of the same content.
+    pub report: Option<PathBuf>,
+}
+
+/// How well a model does on the held-out samples.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// Mean negative log-likelihood in nats per learned token.
+    pub loss: f64,
+    /// e to the loss.
+    pub perplexity: f64,
+    /// Metrics that needed answers.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<String, f64>,
+}
+
+impl Score {
+    pub(crate) fn new(loss: Option<Exact>, shown: &Shown) -> Option<Self> {
+        let Exact(loss) = loss?;
+        Some(Self {
+            loss,
+            perplexity: loss.exp(),
+            metrics: shown.metrics.clone(),
+        })
+    }
+}
+
+/// The best evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BestStep {
+    /// Steps done then.
+    pub step: usize,
+    /// Mean negative log-likelihood per learned token.
+    pub loss: f64,
+}
+
+/// One prompt, answered before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BeforeAfter {
+    /// The prompt.
+    pub prompt: String,
+    /// The data's own answer.
+    pub expected: String,
+    /// The model's before the first step.
+    pub before: String,
+    /// The model's afterwards.
+    pub after: String,
+}
+
+impl Outcome {
+    pub(crate) fn of(plan: &Plan, state: &TrainerState, ending: Ending, saved: Option<usize>) -> Self {
+        Self {
+            ending,
+            steps: state.step,
+            epochs: state.epoch,
+            tokens: state.tokens,
+            seconds: state.seconds,
+            trainable: plan.attached.parameters,
+            peak_memory_bytes: memory::peak(),
+            before: None,
+            after: None,
+            best: state.best.map(|b| BestStep {
+                step: b.step,
+                loss: b.loss.0,
+            }),
+            samples: Vec::new(),
+            out: plan.out().to_owned(),
+            checkpoint: saved.map(|step| Checkpoints::of(plan.out()).path(step)),
+            final_dir: None,
+            report: None,
+        }
+    }
+
+    pub(crate) fn take_answers(&mut self, before: Shown, after: Shown) {
+        // A run resumed without its first answers still shows the later ones.
+        let earlier = before
+            .samples
+            .into_iter()
+            .map(|s| s.answer)
+            .chain(std::iter::repeat(String::new()));
+        self.samples = after
+            .samples
+            .into_iter()
+            .zip(earlier)
+            .map(|(s, before)| BeforeAfter {
+                prompt: s.prompt,
+                expected: s.expected,
+                before,
+                after: s.answer,
+            })
+            .collect();
+    }
+}

@@ -1,0 +1,195 @@
+//! What is refused, and what is warned about, before a run starts. Every finding is collected.
+
+use std::collections::HashMap;
+
+use ft_data::{Sample, Tokenizer};
+use ft_infer::GenerationConfig;
+use ft_model::ModelConfig;
+
+use super::{DataSummary, Steps};
+use crate::config::RunConfig;
+use crate::{Error, Result};
+
+/// Numbers that no file is needed to judge.
+pub(super) fn numbers(config: &RunConfig) -> Result<()> {
+    let train = &config.train;
+    let mut wrong = Vec::new();
+    let counts = [
+        ("train.batch_size", Some(train.batch_size)),
+        ("train.accumulation", Some(train.accumulation)),
+        ("train.steps", train.steps),
+        ("train.log_every", Some(train.log_every)),
+        ("train.eval_every", train.eval_every),
+        ("train.save_every", train.save_every),
+        ("train.keep", Some(train.keep)),
+        (
+            "train.early_stopping.patience",
+            train.early_stopping.map(|e| e.patience),
+        ),
+        ("eval.batch_size", config.eval.batch_size),
+        ("eval.max_samples", config.eval.max_samples),
+        ("eval.max_answers", config.eval.max_answers),
+    ];
+    let zero = counts.iter().filter(|(_, count)| *count == Some(0));
+    wrong.extend(zero.map(|(key, _)| format!("{key}: must be at least 1")));
+    if train.steps.is_some() && train.epochs.is_some() {
+        wrong.push("train.steps and train.epochs exclude each other; keep one".into());
+    }
+    if train.epochs.is_some_and(|e| !e.is_finite() || e <= 0.0) {
+        wrong.push("train.epochs: must be a positive number".into());
+    }
+    if train
+        .early_stopping
+        .is_some_and(|e| !e.threshold.is_finite() || e.threshold < 0.0)
+    {
+        wrong.push("train.early_stopping.threshold: must be a number of at least 0".into());
+    }
+    let unknown = config.eval.metrics.iter().filter_map(|name| ft_eval::find(name).err());
+    wrong.extend(unknown.map(|e| format!("eval.metrics: {e}")));
+    config.optim.check()?;
+    config.data.check()?;
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Plan(wrong))
+    }
+}
+
+/// What the checks look at.
+pub(super) struct Facts<'a> {
+    pub config: &'a RunConfig,
+    pub model: &'a ModelConfig,
+    pub tokenizer: &'a Tokenizer,
+    pub train: &'a [Sample],
+    pub valid: &'a [Sample],
+    pub steps: &'a Steps,
+    pub data: &'a DataSummary,
+    pub generation: &'a GenerationConfig,
+}
+
+/// Every refusal at once, or the warnings.
+pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
+    let mut refusals = Vec::new();
+    let mut warnings = Vec::new();
+    samples("data.train", facts.train, facts.model, &mut refusals);
+    samples("data.valid", facts.valid, facts.model, &mut refusals);
+    stop(facts, &mut refusals, &mut warnings);
+    lengths(facts, &mut warnings);
+    evaluation(facts, &mut refusals, &mut warnings);
+    if refusals.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(Error::Plan(refusals))
+    }
+}
+
+/// Samples that the model cannot take, and sets that teach nothing.
+fn samples(key: &str, samples: &[Sample], model: &ModelConfig, refusals: &mut Vec<String>) {
+    const SHOWN: usize = 5;
+    if samples.is_empty() {
+        if key == "data.train" {
+            refusals.push(format!("{key}: no sample is left to train on"));
+        }
+        return;
+    }
+    let unknown = |s: &Sample| s.ids.iter().copied().find(|id| *id as usize >= model.vocab_size);
+    let strangers: Vec<_> = samples
+        .iter()
+        .enumerate()
+        .filter_map(|(i, s)| Some((i + 1, unknown(s)?)))
+        .collect();
+    refusals.extend(strangers.iter().take(SHOWN).map(|(sample, id)| {
+        let why = "is the tokenizer this model's own (model.tokenizer)?";
+        format!(
+            "{key}: sample {sample} holds token id {id}, but the model knows {} ids; {why}",
+            model.vocab_size
+        )
+    }));
+    if strangers.len() > SHOWN {
+        refusals.push(format!("{key}: and {} more samples like this", strangers.len() - SHOWN));
+    }
+    let positions = model.max_position_embeddings;
+    let long = samples.iter().filter(|s| s.len() > positions).count();
+    if long > 0 {
+        refusals.push(format!(
+            "{key}: {long} samples are longer than the {positions} positions of the model; set data.max_length = {positions}"
+        ));
+    }
+    if samples.iter().all(|s| s.learned() == 0) {
+        refusals.push(format!(
+            "{key}: no token of any sample is learned; check data.format and data.map"
+        ));
+    }
+}
+
+/// The token that ends most samples' learned part, if it is one that stands for no text.
+pub(super) fn stop_token(
+    samples: &[Sample],
+    tokenizer: &Tokenizer,
+    model: &ModelConfig,
+    generation: &GenerationConfig,
+) -> Option<u32> {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    for sample in samples {
+        // The last learned token; after it may come, say, the line break of a chat template.
+        if let Some(at) = sample.learn.iter().rposition(|l| *l) {
+            *counts.entry(sample.ids[at]).or_default() += 1;
+        }
+    }
+    let known = |id: &u32| {
+        tokenizer.is_special(*id)
+            || tokenizer.eos_ids().contains(id)
+            || model.eos_token_ids.contains(id)
+            || generation.eos_token_id.contains(id)
+    };
+    counts
+        .into_iter()
+        .filter(|(id, _)| known(id))
+        .max_by_key(|(id, count)| (*count, *id))
+        .map(|(id, _)| id)
+}
+
+/// A model that is never taught to stop talks until it is cut off.
+fn stop(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<String>) {
+    if facts.data.has_answers() && facts.data.stop_token.is_none() {
+        refusals.push(
+            "data: no sample teaches a token that ends the answer, so the model would never stop; does the chat template \
+             close the assistant's turn, and does data.max_length leave room for it?"
+                .into(),
+        );
+    }
+    warnings.extend(facts.data.train.warnings());
+    if let Some(stop) = facts
+        .data
+        .stop_token
+        .filter(|stop| !facts.generation.eos_token_id.contains(stop))
+    {
+        let name = facts.tokenizer.id_to_token(stop).unwrap_or_default();
+        warnings.push(format!(
+            "final/generation_config.json will list \"{name}\" ({stop}) as a stop token"
+        ));
+    }
+}
+
+fn lengths(facts: &Facts, warnings: &mut Vec<String>) {
+    let (max, positions) = (facts.config.data.max_length, facts.model.max_position_embeddings);
+    if max > positions {
+        warnings.push(format!(
+            "data.max_length is {max}, but the model has {positions} positions"
+        ));
+    }
+}
+
+fn evaluation(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<String>) {
+    if facts.steps.evaluates {
+        return;
+    }
+    let needs = "needs held-out samples; give data.valid or data.valid_split";
+    if facts.config.train.early_stopping.is_some() {
+        refusals.push(format!("train.early_stopping {needs}"));
+    }
+    if facts.config.train.load_best {
+        refusals.push(format!("train.load_best {needs}"));
+    }
+    warnings.push("no held-out samples: nothing will tell whether the model learns or memorizes".into());
+}

@@ -1,0 +1,208 @@
+//! What a configuration means: every file opened, every number known, every refusal made, before the first step.
+
+mod bytes;
+mod checks;
+mod data;
+mod places;
+mod steps;
+mod summary;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use ft_data::{Sample, Tokenizer};
+use ft_infer::{GenerationConfig, GenerationOptions};
+use ft_model::{LoadDtype, ModelConfig};
+use ft_peft::{Attached, PeftConfig};
+
+pub use bytes::Bytes;
+pub use data::DataSummary;
+pub use steps::Steps;
+pub use summary::PlanSummary;
+
+use crate::config::{Dtype, Provenance, RunConfig};
+use crate::feed::{Feed, Padding};
+use crate::{Error, Result};
+
+/// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
+#[derive(Debug)]
+pub struct Plan {
+    /// The configuration with nothing left out.
+    pub config: RunConfig,
+    /// Architecture of the base model.
+    pub model: ModelConfig,
+    /// The method with its options, from the configuration or from the adapter that `peft.from` names.
+    pub peft: PeftConfig,
+    /// What will train.
+    pub attached: Attached,
+    /// Steps and intervals.
+    pub steps: Steps,
+    /// Memory by part.
+    pub bytes: Bytes,
+    /// Samples and tokens.
+    pub data: DataSummary,
+    /// Things that are allowed but probably not meant.
+    pub warnings: Vec<String>,
+    /// Where the run happens, and what made it.
+    pub provenance: Provenance,
+    pub(crate) device: Device,
+    pub(crate) dtype: LoadDtype,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) valid: Vec<Sample>,
+    pub(crate) padding: Padding,
+    pub(crate) generation: GenerationConfig,
+}
+
+impl Plan {
+    /// Opens everything that `config` names and works the run out for `device`, which `device_name` (`cpu`, `cuda:0`)
+    /// stands for in the records.
+    ///
+    /// # Errors
+    /// Unreadable files, samples that the model cannot take, targets that match nothing, and numbers that do not add up;
+    /// all findings of one kind together.
+    pub fn resolve(config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
+        checks::numbers(&config)?;
+        let device = device.clone().inner();
+        let cpu = device_name == "cpu";
+        let folder = existing(&config.model.path, "model.path")?;
+        let model = ModelConfig::from_dir(folder)?;
+        let peft = places::method(&config.peft)?;
+        let attached = places::preview(&model, &peft)?;
+        let tokenizer = data::tokenizer(&config)?;
+        let (train, valid, mut data) = data::load(&config, &tokenizer)?;
+        let padding = Padding {
+            id: tokenizer.padding(),
+            multiple: if cpu { 1 } else { 64 },
+        };
+        let shape = [config.train.batch_size, config.train.accumulation];
+        let feed = Feed::new(train, shape, config.data.shuffle, config.train.seed, padding);
+        let steps = Steps::count(&config, feed.steps_per_epoch(), !valid.is_empty());
+        config.schedule.check(steps.base_lr, steps.total as u64)?;
+        let mut generation = generation(&config.generate, folder, &model)?;
+        data.stop_token = checks::stop_token(feed.samples(), &tokenizer, &model, &generation);
+        let warnings = checks::all(&checks::Facts {
+            config: &config,
+            model: &model,
+            tokenizer: &tokenizer,
+            train: feed.samples(),
+            valid: &valid,
+            steps: &steps,
+            data: &data,
+            generation: &generation,
+        })?;
+        generation
+            .eos_token_id
+            .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
+        let dtype = dtype(config.model.dtype, cpu);
+        let bytes = places::bytes(&places::Job {
+            model: &model,
+            folder,
+            peft: &peft,
+            attached: &attached,
+            optim: &config.optim,
+            dtype,
+            accumulates: config.train.accumulation > 1,
+            batch: feed.largest_micro_batch(),
+        })?;
+        Ok(Plan {
+            config: resolved(config, &steps),
+            model,
+            peft,
+            attached,
+            steps,
+            bytes,
+            data,
+            warnings,
+            provenance: Provenance::new(device_name),
+            device,
+            dtype,
+            tokenizer,
+            feed: Arc::new(feed),
+            valid,
+            padding,
+            generation,
+        })
+    }
+
+    /// The run folder.
+    pub fn out(&self) -> &Path {
+        &self.config.train.out
+    }
+
+    /// The tokenizer of the run.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The training samples.
+    pub fn train(&self) -> &[Sample] {
+        self.feed.samples()
+    }
+
+    /// The held-out samples.
+    pub fn valid(&self) -> &[Sample] {
+        &self.valid
+    }
+
+    /// The device the plan was made for, without autodiff.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How sample answers are generated: stop tokens include the one that the samples teach.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+}
+
+fn existing<'p>(path: &'p Path, key: &str) -> Result<&'p Path> {
+    if path.is_dir() {
+        return Ok(path);
+    }
+    let what = if path.exists() {
+        "is not a folder"
+    } else {
+        "does not exist"
+    };
+    Err(Error::Plan(vec![format!(
+        "{key}: {} {what}; a relative path is looked up from the configuration file's folder, then from the current one",
+        path.display()
+    )]))
+}
+
+/// What people type over what the checkpoint says; answers for a report are kept short where nobody says otherwise.
+fn generation(typed: &GenerationOptions, folder: &Path, model: &ModelConfig) -> Result<GenerationConfig> {
+    const SHORT: usize = 64;
+    let short = GenerationOptions {
+        max_new_tokens: typed.max_new_tokens.or(Some(SHORT)),
+        ..typed.clone()
+    };
+    Ok(GenerationConfig::from_dir(folder, &model.eos_token_ids)?.with(&short)?)
+}
+
+fn dtype(typed: Dtype, cpu: bool) -> LoadDtype {
+    match typed {
+        Dtype::Auto if cpu => LoadDtype::F32,
+        Dtype::Auto => LoadDtype::Auto,
+        Dtype::F32 => LoadDtype::F32,
+        Dtype::Bf16 => LoadDtype::Bf16,
+        Dtype::F16 => LoadDtype::F16,
+    }
+}
+
+/// The configuration with what was counted written out.
+fn resolved(mut config: RunConfig, steps: &Steps) -> RunConfig {
+    let train = &mut config.train;
+    if train.steps.is_none() {
+        train.epochs = train.epochs.or(Some(1.0));
+    }
+    train.eval_every = Some(steps.eval_every);
+    train.save_every = Some(steps.save_every);
+    train.out = std::path::absolute(&train.out).unwrap_or_else(|_| PathBuf::from(&train.out));
+    config.eval.batch_size = config.eval.batch_size.or(Some(config.train.batch_size));
+    config
+}

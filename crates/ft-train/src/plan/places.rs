@@ -1,0 +1,114 @@
+//! What trains, and what it costs, from the architecture alone: no weight is loaded.
+
+use std::path::Path;
+
+use ft_model::{Checkpoint, LoadDtype, ModelConfig};
+use ft_optim::OptimConfig;
+use ft_peft::{Attached, Kind, PeftConfig, PlaceSpec};
+
+use super::bytes::{self, Bytes};
+use crate::Result;
+use crate::config::PeftSection;
+
+/// The method of the section, read from the adapter folder where it names one.
+pub(super) fn method(section: &PeftSection) -> Result<PeftConfig> {
+    match section {
+        PeftSection::Method(config) => Ok(config.clone()),
+        PeftSection::From(from) => Ok(ft_peft::adapter::read_config(&from.from)?),
+    }
+}
+
+/// What [`ft_peft::attach`] will make trainable.
+pub(super) fn preview(model: &ModelConfig, peft: &PeftConfig) -> Result<Attached> {
+    Ok(ft_peft::preview(&model.places(), peft)?)
+}
+
+/// What the memory depends on.
+pub(super) struct Job<'a> {
+    pub model: &'a ModelConfig,
+    pub folder: &'a Path,
+    pub peft: &'a PeftConfig,
+    pub attached: &'a Attached,
+    pub optim: &'a OptimConfig,
+    pub dtype: LoadDtype,
+    pub accumulates: bool,
+    /// Rows and columns of the largest micro-batch.
+    pub batch: (usize, usize),
+}
+
+/// Memory by part.
+pub(super) fn bytes(job: &Job) -> Result<Bytes> {
+    let numbers = job.attached.parameters;
+    // Every optimizer here keeps its states number by number, so one long vector stands for all tensors.
+    let states: usize = job.optim.state(&[numbers]).iter().map(|state| state.bytes()).sum();
+    let (rows, width) = job.batch;
+    Ok(Bytes {
+        weights: weights(job)?,
+        adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
+        gradients: FLOAT * numbers as u64 * if job.accumulates { 2 } else { 1 },
+        optimizer: states as u64,
+        activations: bytes::activations(job.model, dropped(job), rows, width),
+        logits: bytes::logits(job.model, rows, width),
+    })
+}
+
+/// f32: what trains, and its gradients.
+const FLOAT: u64 = 4;
+
+/// Trainable numbers that the checkpoint itself holds.
+fn checkpoint_numbers(job: &Job) -> usize {
+    let numbers = |place: &PlaceSpec| {
+        let ([rows, cols], bias) = (place.dims, if place.bias { place.dims[0] } else { 0 });
+        match () {
+            () if job.attached.whole.contains(&place.path) => rows * cols + bias,
+            () if job.attached.biases.contains(&place.path) => bias,
+            () => 0,
+        }
+    };
+    job.model.places().iter().map(numbers).sum()
+}
+
+/// Numbers per token that adapters keep besides: with dropout, each keeps its own dropped input.
+fn dropped(job: &Job) -> u64 {
+    match job.peft {
+        PeftConfig::Lora(lora) if lora.dropout > 0.0 => {
+            let places = job.model.places();
+            let adapted = places
+                .iter()
+                .filter(|p| p.kind == Kind::Linear && job.attached.adapted.contains(&p.path));
+            adapted.map(|p| p.dims[1] as u64).sum()
+        }
+        _ => 0,
+    }
+}
+
+/// The base as it is held: what trains in f32, the rest in the chosen type.
+fn weights(job: &Job) -> Result<u64> {
+    let own = match job.dtype {
+        LoadDtype::Auto => Some(Checkpoint::open(job.folder)?),
+        _ => None,
+    };
+    let size = |name: &str| match (job.dtype, &own) {
+        (LoadDtype::F32, _) => 4,
+        (LoadDtype::Bf16 | LoadDtype::F16, _) => 2,
+        (_, Some(file)) => file
+            .entries()
+            .find(|(n, _)| *n == name)
+            .map_or(4, |(_, e)| e.dtype.bitsize() as u64 / 8),
+        (_, None) => 4,
+    };
+    let bytes = |spec: &ft_model::TensorSpec| {
+        let numbers = spec.shape.iter().product::<usize>() as u64;
+        let trains = job
+            .attached
+            .whole
+            .iter()
+            .any(|p| spec.name.strip_prefix(p.as_str()).is_some_and(is_leaf));
+        numbers * if trains { 4 } else { size(&spec.name) }
+    };
+    Ok(job.model.tensors().iter().map(bytes).sum())
+}
+
+fn is_leaf(rest: &str) -> bool {
+    rest == ".weight" || rest == ".bias"
+}

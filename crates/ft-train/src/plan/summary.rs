@@ -1,0 +1,152 @@
+//! A plan for people and scripts.
+
+use serde::Serialize;
+
+use super::{Bytes, DataSummary, Plan, Steps};
+use crate::memory;
+
+/// Everything decided before a run; serializes to the object of `ft plan --json`, and displays as its text.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanSummary {
+    /// `model_type` of the base.
+    pub model: String,
+    /// Parameters of the base.
+    pub parameters: usize,
+    /// Method.
+    pub method: String,
+    /// Parameters that train.
+    pub trainable: usize,
+    /// Places that carry an adapter.
+    pub adapted: usize,
+    /// Places that train whole.
+    pub whole: usize,
+    /// Device.
+    pub device: String,
+    /// Steps and intervals.
+    pub steps: Steps,
+    /// Samples and tokens.
+    pub data: DataSummary,
+    /// Rows of the largest micro-batch.
+    pub batch_rows: usize,
+    /// Columns of the largest micro-batch.
+    pub batch_width: usize,
+    /// Bytes by part.
+    pub bytes: Bytes,
+    /// All parts together.
+    pub bytes_total: u64,
+    /// What the machine could still give out, where it tells.
+    pub bytes_available: Option<u64>,
+    /// Whether it fits, where that is known.
+    pub fits: Option<bool>,
+    /// Things that are allowed but probably not meant.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// The plan in numbers.
+    pub fn summary(&self) -> PlanSummary {
+        let (rows, width) = self.feed.largest_micro_batch();
+        let available = if self.provenance.device == "cpu" {
+            memory::available()
+        } else {
+            None
+        };
+        PlanSummary {
+            model: self.model.model_type.clone(),
+            parameters: self.model.num_parameters(),
+            method: self.peft.name().to_owned(),
+            trainable: self.attached.parameters,
+            adapted: self.attached.adapted.len(),
+            whole: self.attached.whole.len(),
+            device: self.provenance.device.clone(),
+            steps: self.steps.clone(),
+            data: self.data.clone(),
+            batch_rows: rows,
+            batch_width: width,
+            bytes: self.bytes,
+            bytes_total: self.bytes.total(),
+            bytes_available: available,
+            fits: available.map(|free| self.bytes.total() <= free),
+            warnings: self.warnings.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for PlanSummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let share = 100.0 * self.trainable as f64 / self.parameters.max(1) as f64;
+        let steps = &self.steps;
+        writeln!(
+            f,
+            "model      {}, {} parameters, on {}",
+            self.model,
+            thousands(self.parameters),
+            self.device
+        )?;
+        let places = format!("{} adapted, {} whole", self.adapted, self.whole);
+        writeln!(
+            f,
+            "trains     {} ({share:.3} %), {}: {places}",
+            thousands(self.trainable),
+            self.method
+        )?;
+        let (samples, tokens) = (thousands(self.data.train.samples), thousands(self.data.train.tokens));
+        let learned = 100.0 * self.data.train.learned as f64 / self.data.train.tokens.max(1) as f64;
+        writeln!(
+            f,
+            "data       {samples} samples ({}), {tokens} tokens, {learned:.1} % learned",
+            self.data.format
+        )?;
+        if let Some(valid) = &self.data.valid {
+            writeln!(
+                f,
+                "held out   {} samples, {} tokens",
+                thousands(valid.samples),
+                thousands(valid.tokens)
+            )?;
+        }
+        let epochs = format!("{:.2} epochs of {}", steps.epochs, steps.per_epoch);
+        writeln!(
+            f,
+            "steps      {} ({epochs}), warm-up {}",
+            thousands(steps.total),
+            steps.warmup
+        )?;
+        writeln!(
+            f,
+            "intervals  log {}, evaluate {}, save {}",
+            steps.log_every, steps.eval_every, steps.save_every
+        )?;
+        writeln!(
+            f,
+            "memory     {} at {} x {} tokens",
+            memory::human(self.bytes_total),
+            self.batch_rows,
+            self.batch_width
+        )?;
+        for (name, bytes) in self.bytes.parts() {
+            writeln!(f, "  {name:<12}{:>10}", memory::human(bytes))?;
+        }
+        match (self.fits, self.bytes_available) {
+            (Some(true), Some(free)) => writeln!(f, "  fits: {} are available", memory::human(free))?,
+            (Some(false), Some(free)) => {
+                let hint = "halve train.batch_size and double train.accumulation, or lower data.max_length";
+                writeln!(f, "  does not fit: {} are available; {hint}", memory::human(free))?;
+            }
+            _ => {}
+        }
+        self.warnings.iter().try_for_each(|w| writeln!(f, "warning    {w}"))
+    }
+}
+
+/// `1,234,567`.
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .filter_map(|c| std::str::from_utf8(c).ok())
+        .collect();
+    groups.join(",")
+}

@@ -1,0 +1,193 @@
+//! `report.json` and `report.html`: what a run was and what came of it, in one file each, with nothing to load.
+
+mod chart;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::history::read_metrics;
+use crate::outcome::{BeforeAfter, Outcome, Score};
+use crate::renderer::duration;
+use crate::{Error, Plan, Result, checkpoint, memory};
+use chart::{Chart, Series, escape};
+
+/// Writes both files; returns the path of the HTML one.
+pub(crate) fn write(plan: &Plan, outcome: &Outcome) -> Result<PathBuf> {
+    let out = plan.out();
+    let metrics = read_metrics(&out.join("metrics.jsonl"));
+    let json = json!({ "outcome": outcome, "plan": plan.summary(), "metrics": metrics });
+    let path = out.join("report.json");
+    let bytes = serde_json::to_vec_pretty(&json).map_err(|e| Error::Training(e.to_string()))?;
+    checkpoint::write_file(&path, &bytes)?;
+    let path = out.join("report.html");
+    checkpoint::write_file(&path, html(plan, outcome, &metrics).as_bytes())?;
+    Ok(path)
+}
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1b1b1f; --soft: #6b6b76; --rule: #d9d9e0; --back: #ffffff;
+  --a: #2f6fde; --b: #d9822b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8ee; --soft: #9a9aa8; --rule: #3a3a44; --back: #17171b;
+  --a: #7aa7ff; --b: #f0a95a; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); max-width: 60rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem 1rem .25rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--rule); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+pre { white-space: pre-wrap; font: 13px/1.45 ui-monospace, monospace; margin: 0; }
+details { margin: .5rem 0; } .soft { color: var(--soft); } svg { width: 100%; height: auto; }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .axis { stroke: var(--rule); }
+.s0 { stroke: var(--a); } .s1 { stroke: var(--b); } .d0 { fill: var(--a); } .d1 { fill: var(--b); }
+";
+
+fn html(plan: &Plan, outcome: &Outcome, metrics: &[Value]) -> String {
+    let name = plan.out().file_name().map_or("run".into(), |n| n.to_string_lossy());
+    let body = [
+        facts(plan, outcome),
+        scores(outcome),
+        charts(metrics),
+        samples(&outcome.samples),
+        format!(
+            "<h2>Settings</h2><details><summary>config.toml</summary><pre>{}</pre></details>",
+            escape(&plan.config.to_toml(Some(&plan.provenance)))
+        ),
+    ];
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+         content=\"width=device-width\">\n<title>{0}</title><style>{STYLE}</style></head>\n<body><h1>{0}</h1>\n{1}\n</body></html>\n",
+        escape(&name),
+        body.join("\n")
+    )
+}
+
+fn facts(plan: &Plan, outcome: &Outcome) -> String {
+    let summary = plan.summary();
+    let share = 100.0 * summary.trainable as f64 / summary.parameters.max(1) as f64;
+    let time = std::time::Duration::from_secs_f64(outcome.seconds.max(0.0));
+    let rate = outcome.tokens as f64 / outcome.seconds.max(1e-9);
+    let peak = outcome.peak_memory_bytes.map_or("unknown".to_owned(), memory::human);
+    let rows = [
+        (
+            "base",
+            format!(
+                "{} ({}), {} parameters",
+                plan.config.model.path.display(),
+                summary.model,
+                summary.parameters
+            ),
+        ),
+        (
+            "method",
+            format!(
+                "{}, {} trainable parameters ({share:.3} %)",
+                summary.method, summary.trainable
+            ),
+        ),
+        (
+            "data",
+            format!(
+                "{} samples, {} tokens",
+                summary.data.train.samples, summary.data.train.tokens
+            ),
+        ),
+        (
+            "ran",
+            format!(
+                "{} of {} steps, {:.2} epochs, {:?}",
+                outcome.steps, summary.steps.total, outcome.epochs, outcome.ending
+            ),
+        ),
+        (
+            "time",
+            format!(
+                "{} on {}, {rate:.0} tokens/s, peak memory {peak}",
+                duration(time),
+                summary.device
+            ),
+        ),
+        ("made by", format!("ft {}", plan.provenance.version)),
+    ];
+    let rows = rows
+        .iter()
+        .map(|(k, v)| format!("<tr><th>{k}</th><td>{}</td></tr>", escape(v)));
+    format!("<table>{}</table>", rows.collect::<String>())
+}
+
+fn scores(outcome: &Outcome) -> String {
+    let (before, after) = (&outcome.before, &outcome.after);
+    let Some(any) = after.as_ref().or(before.as_ref()) else {
+        return String::new();
+    };
+    let cell = |score: &Option<Score>, pick: &dyn Fn(&Score) -> Option<f64>| {
+        let value = score.as_ref().and_then(pick);
+        format!(
+            "<td class=\"n\">{}</td>",
+            value.map_or("–".to_owned(), |v| format!("{v:.4}"))
+        )
+    };
+    let row = |name: &str, pick: &dyn Fn(&Score) -> Option<f64>| {
+        format!(
+            "<tr><th>{}</th>{}{}</tr>",
+            escape(name),
+            cell(before, pick),
+            cell(after, pick)
+        )
+    };
+    let mut rows = row("loss", &|s| Some(s.loss)) + &row("perplexity", &|s| Some(s.perplexity));
+    for name in any.metrics.keys() {
+        rows += &row(name, &|s| s.metrics.get(name).copied());
+    }
+    format!("<h2>Held-out samples</h2><table><tr><th></th><th>before</th><th>after</th></tr>{rows}</table>")
+}
+
+fn charts(metrics: &[Value]) -> String {
+    let points = |key: &str| -> Vec<(f64, f64)> {
+        let point = |m: &Value| Some((m["step"].as_f64()?, m[key].as_f64()?));
+        metrics
+            .iter()
+            .filter_map(point)
+            .filter(|(_, y)| y.is_finite())
+            .collect()
+    };
+    let charts = [
+        Chart::new(
+            "Loss",
+            vec![
+                Series::new("training", points("loss")),
+                Series::new("held out", points("eval_loss")),
+            ],
+        ),
+        Chart::new("Learning rate", vec![Series::new("lr", points("lr"))]),
+        Chart::new(
+            "Gradient norm",
+            vec![Series::new("before clipping", points("grad_norm"))],
+        ),
+        Chart::new(
+            "Tokens per second",
+            vec![Series::new("tokens/s", points("tokens_per_s"))],
+        ),
+    ];
+    charts.iter().filter_map(Chart::svg).collect()
+}
+
+fn samples(samples: &[BeforeAfter]) -> String {
+    if samples.is_empty() {
+        return String::new();
+    }
+    let one = |s: &BeforeAfter| {
+        let rows = [
+            ("prompt", &s.prompt),
+            ("expected", &s.expected),
+            ("before", &s.before),
+            ("after", &s.after),
+        ];
+        let rows = rows
+            .iter()
+            .map(|(k, v)| format!("<tr><th>{k}</th><td><pre>{}</pre></td></tr>", escape(v)));
+        format!("<table>{}</table><p></p>", rows.collect::<String>())
+    };
+    format!("<h2>Sample answers</h2>{}", samples.iter().map(one).collect::<String>())
+}

@@ -1,0 +1,100 @@
+//! Writes what a run produces: checkpoints to resume from, and `final/` for everyone else.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::Device;
+use ft_data::Tokenizer;
+use ft_model::{LoadDtype, Model};
+use ft_optim::{Optim, trainable_tensors};
+use ft_peft::PeftConfig;
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_tensors};
+use crate::{Error, Plan, Result};
+
+/// What writing needs to know of the run.
+pub struct Saver {
+    /// The run folder.
+    pub out: PathBuf,
+    /// The training device, without autodiff.
+    pub device: Device,
+    base: PathBuf,
+    peft: PeftConfig,
+    tokenizer: Tokenizer,
+    /// Every token at which generation should stop.
+    stops: Vec<u32>,
+}
+
+impl Saver {
+    /// A writer for this run.
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            out: plan.out().to_owned(),
+            device: plan.device.clone(),
+            base: plan.config.model.path.clone(),
+            peft: plan.peft.clone(),
+            tokenizer: plan.tokenizer.clone(),
+            stops: plan.generation.eos_token_id.clone(),
+        }
+    }
+
+    /// Writes `checkpoints/step-N` whole or not at all.
+    pub fn checkpoint(&self, model: &Model, optim: &Optim, state: &TrainerState) -> Result<PathBuf> {
+        let draft = Draft::begin(&Checkpoints::of(&self.out).path(state.step))?;
+        write_tensors(&draft.path().join(TRAINABLE), &trainable_tensors(model))?;
+        write_tensors(&draft.path().join(OPTIMIZER), &optim.state_dict(model))?;
+        let path = draft.path().join(STATE);
+        let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+        std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;
+        self.export(model, draft.path())?;
+        draft.commit()
+    }
+
+    /// Writes `initial/`: the weights before the first step, for a replay of the run elsewhere.
+    pub fn initial(&self, model: &Model) -> Result<PathBuf> {
+        let draft = Draft::begin(&self.out.join("initial"))?;
+        self.export(model, draft.path())?;
+        draft.commit()
+    }
+
+    /// Writes `final/`: the adapter or the full checkpoint, with tokenizer and stop tokens.
+    pub fn finish(&self, model: &Model) -> Result<PathBuf> {
+        let draft = Draft::begin(&self.out.join("final"))?;
+        self.export(model, draft.path())?;
+        self.tokenizer.copy_to(draft.path())?;
+        self.generation_config(draft.path())?;
+        draft.commit()
+    }
+
+    /// The weights in the layout that others read.
+    fn export(&self, model: &Model, folder: &Path) -> Result<()> {
+        match &self.peft {
+            // What trains is f32, and so is what is written: nothing that was learned is rounded away.
+            PeftConfig::Full(_) => Ok(model.valid().save(folder, LoadDtype::F32)?),
+            adapter => Ok(ft_peft::adapter::save(
+                folder,
+                &mut model.valid(),
+                adapter,
+                &self.base.to_string_lossy(),
+            )?),
+        }
+    }
+
+    /// The base's `generation_config.json` with the stop tokens of this run.
+    fn generation_config(&self, folder: &Path) -> Result<()> {
+        let own = std::fs::read(self.base.join("generation_config.json")).ok();
+        let mut keys: Map<String, Value> = own
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let stops = match self.stops.as_slice() {
+            [] => return Ok(()),
+            [one] => json!(one),
+            many => json!(many),
+        };
+        keys.insert("eos_token_id".into(), stops);
+        let path = folder.join("generation_config.json");
+        let text = serde_json::to_vec_pretty(&keys).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+        std::fs::write(&path, text).map_err(|e| Error::io(&path, e))
+    }
+}

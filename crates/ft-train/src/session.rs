@@ -1,0 +1,348 @@
+//! The loop: what happens at every optimizer step, evaluation and checkpoint.
+//!
+//! ```text
+//! loop  evaluation due? ─> save due? ─> finished, interrupted or out of patience? ─> one optimizer step
+//! ```
+//!
+//! The order matters for an exact resume: whatever a checkpoint says was done is done before it is written, and a run that
+//! resumes from it takes the same branches.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use burn::train::{Interrupter, TrainOutput, TrainStep};
+use ft_optim::{GradNorm, Optim, scale_and_clip};
+use serde_json::json;
+
+use crate::checkpoint::{Best, Checkpoints, Exact, TrainerState};
+use crate::feed::Window;
+use crate::fit::Event;
+use crate::gradients::GradientCheck;
+use crate::history::MetricsFile;
+use crate::memory;
+use crate::metrics::{StepOutput, Sum};
+use crate::model::TrainModel;
+use crate::plan::Steps;
+use crate::save::Saver;
+use crate::strategy::SharedPatience;
+use crate::{Error, Result};
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Every planned step was taken.
+    Finished,
+    /// Evaluations no longer improved.
+    EarlyStopped,
+    /// It was asked to stop; a checkpoint holds everything.
+    Interrupted,
+}
+
+/// What the loop holds and changes.
+pub struct Session {
+    /// How many steps, and what happens at which.
+    pub steps: Steps,
+    /// Where the run stands.
+    pub state: TrainerState,
+    /// The optimizer with its moments.
+    pub optim: Optim,
+    /// Writes checkpoints.
+    pub saver: Saver,
+    /// `metrics.jsonl`.
+    pub metrics: MetricsFile,
+    /// Looks at the first gradients.
+    pub check: Option<GradientCheck>,
+    /// Where every step's input is written.
+    pub dump: Option<MetricsFile>,
+    /// Raised from outside to stop.
+    pub stop: Arc<AtomicBool>,
+    /// Stops burn-train's renderer and takes its errors.
+    pub interrupter: Interrupter,
+    /// Told about everything worth telling.
+    pub on_event: Box<dyn FnMut(&Event) + Send>,
+    /// Whether reading a number back from the device costs nothing.
+    pub cheap_reads: bool,
+    /// Losses of steps not read back yet: (step, sum, learned tokens).
+    pub unread: Vec<(usize, Tensor<1>, usize)>,
+    /// Norm of the last gradient.
+    pub grad_norm: Option<GradNorm>,
+    /// Running time since the last logged step.
+    pub clock: Clock,
+    /// Early stopping's memory, shared with burn-train.
+    pub patience: SharedPatience,
+    /// Step of the newest checkpoint.
+    pub saved: Option<usize>,
+}
+
+impl Session {
+    /// Steps done.
+    pub fn step(&self) -> usize {
+        self.state.step
+    }
+
+    /// Whether an evaluation belongs here and has not been made.
+    pub fn evaluation_due(&self) -> bool {
+        self.steps.evaluates_at(self.state.step) && self.state.evaluated != Some(self.state.step)
+    }
+
+    /// Whether a checkpoint belongs here and has not been written.
+    pub fn save_due(&self) -> bool {
+        let step = self.state.step;
+        let improved = self.steps.load_best && self.state.best.is_some_and(|b| b.step == step);
+        step > 0 && self.saved != Some(step) && (self.steps.saves_at(step) || improved)
+    }
+
+    /// Why the loop should end here, if it should.
+    pub fn ending(&self) -> Option<Ending> {
+        let impatient = self
+            .steps
+            .early_stopping
+            .is_some_and(|rule| self.state.patience.failed >= rule.patience);
+        match () {
+            // Only a stop leaves an evaluation undone.
+            () if self.evaluation_due() => self.stopped().then_some(Ending::Interrupted),
+            () if self.finished() => Some(Ending::Finished),
+            () if impatient => Some(Ending::EarlyStopped),
+            () => self.stopped().then_some(Ending::Interrupted),
+        }
+    }
+
+    /// Whether every planned step was taken.
+    pub fn finished(&self) -> bool {
+        self.state.step >= self.steps.total
+    }
+
+    /// Whether someone asked to stop.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.interrupter.should_stop()
+    }
+
+    /// One optimizer step. The model is moved through the optimizer, so that its weights can be written in place.
+    pub fn train(&mut self, slot: &mut Option<TrainModel>, window: &Window) -> Result<StepOutput> {
+        self.clock.run();
+        let lr = self.steps.lr(self.state.step);
+        self.dump(window, lr)?;
+        let (output, grads) = self.gradients(slot.as_ref(), window)?;
+        *slot = slot.take().map(|model| self.optim.step(lr, model, grads));
+        self.advance(window);
+        self.finish_check(lr)?;
+        let tokens_per_s = self.clock.rate();
+        if self.state.step.is_multiple_of(self.steps.log_every) || self.finished() {
+            self.log(lr)?;
+        }
+        Ok(StepOutput { tokens_per_s, ..output })
+    }
+
+    /// Clipped gradients of the window's mean loss.
+    fn gradients(&mut self, model: Option<&TrainModel>, window: &Window) -> Result<(StepOutput, GradientsParams)> {
+        let model = model.ok_or_else(|| Error::Training("no model to train".into()))?;
+        let TrainOutput { grads, item } = TrainStep::step(model, window.clone());
+        let factor = 1.0 / window.learned.max(1) as f64;
+        let (grads, norm) = scale_and_clip(model, grads, factor, self.steps.clip);
+        if let Some(check) = &mut self.check {
+            check.look(model, &grads);
+        }
+        if let Sum::Device(nll) = &item.nll {
+            self.unread.push((self.state.step + 1, nll.clone(), window.learned));
+        }
+        // Before the optimizer: a loss that is no number must not reach the weights where it can be known in time.
+        if self.cheap_reads {
+            self.read_losses()?;
+        }
+        self.grad_norm = Some(norm.clone());
+        Ok((
+            StepOutput {
+                grad_norm: Some(norm),
+                ..item
+            },
+            grads,
+        ))
+    }
+
+    fn advance(&mut self, window: &Window) {
+        let state = &mut self.state;
+        state.step += 1;
+        state.cursor = state.step % self.steps.per_epoch;
+        state.epoch = state.step as f64 / self.steps.per_epoch as f64;
+        state.tokens += window.tokens as u64;
+        self.clock.tokens += window.tokens;
+    }
+
+    /// The check ends once a step has been taken with a gradient that had passed through moved weights.
+    fn finish_check(&mut self, lr: f64) -> Result<()> {
+        let over = self.check.as_mut().is_some_and(|c| c.step_taken(lr));
+        if over && let Some(check) = self.check.take() {
+            check.verdict(self.state.step)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the losses that are still on the device; stops the run at one that is no number.
+    fn read_losses(&mut self) -> Result<()> {
+        if self.unread.is_empty() {
+            return Ok(());
+        }
+        let unread = std::mem::take(&mut self.unread);
+        let sums = Tensor::cat(unread.iter().map(|(_, nll, _)| nll.clone()).collect(), 0);
+        let sums: Vec<f32> = sums.into_data().convert::<f32>().try_to_vec().unwrap_or_default();
+        for ((step, _, learned), sum) in unread.iter().zip(sums) {
+            if !sum.is_finite() {
+                let last = self.saved.map_or("none".to_owned(), |s| format!("step-{s}"));
+                let loss = f64::from(sum) / *learned as f64;
+                return Err(Error::Diverged {
+                    step: *step,
+                    loss,
+                    last,
+                });
+            }
+            self.state.pending.nll.0 += f64::from(sum);
+            self.state.pending.learned += *learned as u64;
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, lr: f64) -> Result<()> {
+        self.read_losses()?;
+        let rate = self.clock.rate();
+        self.clock.lap();
+        let state = &mut self.state;
+        let pending = std::mem::take(&mut state.pending);
+        let line = json!({
+            "step": state.step,
+            "epoch": state.epoch,
+            "loss": pending.nll.0 / pending.learned.max(1) as f64,
+            "lr": lr,
+            "grad_norm": self.grad_norm.as_ref().map(GradNorm::value),
+            "tokens": state.tokens,
+            "tokens_per_s": rate,
+            "memory_bytes": memory::now(&self.saver.device),
+        });
+        self.metrics.push(&line)?;
+        state.log(line);
+        Ok(())
+    }
+
+    /// Takes an evaluation of the present weights into the state.
+    pub fn evaluated(&mut self, nll: f64, tokens: usize, seconds: f64) -> Result<()> {
+        let loss = nll / tokens.max(1) as f64;
+        let state = &mut self.state;
+        let line = json!({
+            "step": state.step,
+            "epoch": state.epoch,
+            "eval_loss": loss,
+            "eval_perplexity": loss.exp(),
+            "eval_tokens": tokens,
+            "eval_seconds": seconds,
+        });
+        self.metrics.push(&line)?;
+        state.log(line);
+        state.last_eval = Some(Exact(loss));
+        if state.step == 0 {
+            state.first_eval = Some(Exact(loss));
+        }
+        state.evaluated = Some(state.step);
+        if state.step > 0 && loss.is_finite() && state.best.is_none_or(|b| loss < b.loss.0) {
+            state.best = Some(Best {
+                step: state.step,
+                loss: Exact(loss),
+            });
+        }
+        (self.on_event)(&Event::Evaluated { step: state.step, loss });
+        Ok(())
+    }
+
+    /// Writes a checkpoint of the present state.
+    pub fn save(&mut self, model: &TrainModel) -> Result<PathBuf> {
+        self.read_losses()?;
+        self.metrics.sync()?;
+        self.clock.pause();
+        self.state.seconds = self.clock.total();
+        let path = self.saver.checkpoint(&model.model, &self.optim, &self.state)?;
+        self.saved = Some(self.state.step);
+        let best = self.state.best.map(|b| b.step).filter(|_| self.steps.load_best);
+        Checkpoints::of(&self.saver.out).prune(self.steps.keep, best)?;
+        (self.on_event)(&Event::Saved {
+            step: self.state.step,
+            path: path.clone(),
+        });
+        Ok(path)
+    }
+
+    fn dump(&mut self, window: &Window, lr: f64) -> Result<()> {
+        let Some(file) = &mut self.dump else { return Ok(()) };
+        let batches: Vec<_> = window.micro.iter().map(|m| rows_of(&m.batch)).collect();
+        file.push(&json!({ "step": self.state.step + 1, "lr": lr, "batches": batches }))
+    }
+}
+
+/// `[{"ids": [..], "learn": [..]}, ..]`, one object per row.
+fn rows_of(batch: &ft_data::Batch) -> Vec<serde_json::Value> {
+    let learned: std::collections::HashSet<i32> = batch.positions.iter().map(|p| p + 1).collect();
+    let row = |r: usize| {
+        let cells = r * batch.width..r * batch.width + batch.lengths[r];
+        let learn: Vec<bool> = cells.clone().map(|c| learned.contains(&(c as i32))).collect();
+        json!({ "ids": &batch.ids[cells], "learn": learn })
+    };
+    (0..batch.rows).map(row).collect()
+}
+
+/// Running time of the training steps: evaluations and checkpoints stop it.
+#[derive(Debug, Default)]
+pub struct Clock {
+    since: Option<Instant>,
+    /// Seconds of this log interval before `since`.
+    interval: f64,
+    /// Seconds before this log interval.
+    total: f64,
+    /// Tokens of this log interval.
+    tokens: usize,
+}
+
+impl Clock {
+    /// A clock that has already run for `total` seconds.
+    pub fn after(total: f64) -> Self {
+        Self {
+            total,
+            ..Self::default()
+        }
+    }
+
+    /// Runs from now on, if it does not already.
+    fn run(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Stops until the next [`Clock::run`].
+    pub fn pause(&mut self) {
+        self.interval += self.since.take().map_or(0.0, |s| s.elapsed().as_secs_f64());
+    }
+
+    fn interval(&self) -> f64 {
+        self.interval + self.since.map_or(0.0, |s| s.elapsed().as_secs_f64())
+    }
+
+    /// All seconds so far.
+    pub fn total(&self) -> f64 {
+        self.total + self.interval()
+    }
+
+    /// Tokens per second of this log interval.
+    fn rate(&self) -> f64 {
+        self.tokens as f64 / self.interval().max(1e-9)
+    }
+
+    /// Starts the next log interval.
+    fn lap(&mut self) {
+        let since = self.since.map(|_| Instant::now());
+        *self = Self {
+            since,
+            total: self.total(),
+            ..Self::default()
+        };
+    }
+}

@@ -1,0 +1,330 @@
+//! The loop inside burn-train: a [`SupervisedLearningStrategy`] whose virtual epoch is `eval_every` optimizer steps, so that
+//! burn-train's metrics, event store, renderer, early stopping and interrupter work by steps.
+//!
+//! burn-train's `Learner` keeps its optimizer to itself and steps on a clone of the model, so that old and new weights exist
+//! side by side. Here the [`Session`] owns the optimizer, and the model is moved through it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
+use burn::train::{
+    EarlyStoppingStrategy, EventProcessorTraining, InferenceStep, Learner, LearnerEvent, SupervisedLearningStrategy,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+};
+use burn::{data::dataloader::Progress, optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate};
+
+use crate::checkpoint::{Exact, Patience};
+use crate::config::EarlyStopping;
+use crate::feed::Window;
+use crate::metrics::{Kind, Loss, StepOutput, Sum};
+use crate::model::TrainModel;
+use crate::session::{Ending, Session};
+use crate::{Error, Result};
+
+type Processor = SupervisedTrainingEventProcessor<TrainModel>;
+
+/// Our loop as a learning strategy. The session goes in before the launch and comes out, with how it ended, after it.
+pub struct StepStrategy {
+    session: Mutex<Option<Session>>,
+    ending: Mutex<Option<Result<Ending>>>,
+}
+
+impl StepStrategy {
+    /// A strategy that runs this session.
+    pub fn new(session: Session) -> Self {
+        Self {
+            session: Mutex::new(Some(session)),
+            ending: Mutex::new(None),
+        }
+    }
+
+    /// The session after the launch, and why it ended.
+    pub fn finish(&self) -> Result<(Session, Ending)> {
+        let lost = || Error::Training("the training loop never ran".into());
+        let ending = take(&self.ending).ok_or_else(lost)??;
+        Ok((take(&self.session).ok_or_else(lost)?, ending))
+    }
+}
+
+/// A lock that a panic elsewhere has poisoned still holds a whole value: it is only ever replaced.
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(|e| e.into_inner()).take()
+}
+
+impl SupervisedLearningStrategy<TrainModel> for StepStrategy {
+    fn fit(
+        &self,
+        components: TrainingComponents<TrainModel>,
+        learner: Learner<TrainModel>,
+        train: TrainLoader<TrainModel>,
+        valid: ValidLoader<TrainModel>,
+        _: usize,
+    ) -> (TrainModel, Processor) {
+        let model = learner.model();
+        drop(learner);
+        let session = take(&self.session).expect("a strategy is launched once");
+        let mut run = Run {
+            session,
+            components,
+            model: Some(model),
+            valid,
+        };
+        let ending = run.go(train);
+        let Run {
+            session,
+            components,
+            model,
+            ..
+        } = run;
+        *self.session.lock().unwrap_or_else(|e| e.into_inner()) = Some(session);
+        *self.ending.lock().unwrap_or_else(|e| e.into_inner()) = Some(ending);
+        (
+            model.expect("every step puts the model back"),
+            components.event_processor,
+        )
+    }
+}
+
+struct Run {
+    session: Session,
+    components: TrainingComponents<TrainModel>,
+    /// Empty only inside a step.
+    model: Option<TrainModel>,
+    valid: ValidLoader<TrainModel>,
+}
+
+impl Run {
+    fn go(&mut self, train: TrainLoader<TrainModel>) -> Result<Ending> {
+        let mut windows = train.iter();
+        let mut open = false;
+        loop {
+            let boundary = self.session.step().is_multiple_of(self.session.steps.eval_every);
+            if open && (boundary || self.session.evaluation_due()) {
+                self.tell_train(LearnerEvent::EndSplit(self.finished_epoch()));
+            }
+            if self.session.evaluation_due() && !self.session.stopped() {
+                self.evaluate()?;
+            }
+            if open && boundary {
+                self.tell_train(LearnerEvent::EndEpoch(self.finished_epoch()));
+                open = false;
+            }
+            let ending = self.session.ending();
+            if self.session.save_due() || (ending.is_some() && self.unsaved()) {
+                self.save()?;
+            }
+            if let Some(ending) = ending {
+                return Ok(ending);
+            }
+            if !open {
+                let total_items = self.session.steps.eval_every;
+                self.tell_train(LearnerEvent::StartSplit {
+                    epoch_number: self.epoch(),
+                    total_items,
+                });
+                open = true;
+            }
+            let Some(window) = windows.next() else {
+                return Err(Error::Training(
+                    "the training samples ran out before the last step".into(),
+                ));
+            };
+            self.step(&window.map_err(|e| Error::Training(e.to_string()))?)?;
+        }
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let Self { session, model, .. } = self;
+        let model = model
+            .as_ref()
+            .ok_or_else(|| Error::Training("no model to save".into()))?;
+        session.save(model).map(|_| ())
+    }
+
+    fn model(&self) -> Result<&TrainModel> {
+        self.model
+            .as_ref()
+            .ok_or_else(|| Error::Training("no model to evaluate".into()))
+    }
+
+    fn unsaved(&self) -> bool {
+        self.session.step() > 0 && self.session.saved != Some(self.session.step())
+    }
+
+    /// Number of the virtual epoch that the next step belongs to, from 1.
+    fn epoch(&self) -> usize {
+        self.session.step() / self.session.steps.eval_every + 1
+    }
+
+    fn step(&mut self, window: &Window) -> Result<()> {
+        let every = self.session.steps.eval_every;
+        let lr = ModuleLearningRate::from(self.session.steps.lr(self.session.step()));
+        let output = self.session.train(&mut self.model, window)?;
+        let done = (self.session.step() - 1) % every + 1;
+        let progress = Progress::new(done, every, Some("steps".into()));
+        let item = TrainingItem::new(output, progress, Some(self.session.step()), Some(lr));
+        self.tell_train(LearnerEvent::ProcessedItem(item));
+        self.burn_errors()
+    }
+
+    /// Number of the virtual epoch that the last step belonged to; 0 before the first.
+    fn finished_epoch(&self) -> usize {
+        self.session.step().div_ceil(self.session.steps.eval_every)
+    }
+
+    /// Evaluates the present weights. Someone who asks to stop does not wait for the rest of it; it is made up for after a
+    /// resume.
+    fn evaluate(&mut self) -> Result<()> {
+        self.session.clock.pause();
+        let started = Instant::now();
+        let epoch = self.finished_epoch();
+        self.tell_valid(LearnerEvent::StartSplit {
+            epoch_number: epoch,
+            total_items: self.valid.num_items(),
+        });
+        let model = self.model()?.valid();
+        let valid = self.valid.clone();
+        let (mut sum, mut tokens) = (0.0, 0);
+        let mut batches = valid.iter();
+        while let Some(batch) = batches.next() {
+            if self.session.stopped() {
+                return Ok(());
+            }
+            let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
+            let output = InferenceStep::step(&model, batch);
+            if let Sum::Host(nll) = output.nll {
+                sum += nll;
+            }
+            tokens += output.tokens;
+            let item = TrainingItem::new(output, batches.progress(), Some(self.session.step()), None);
+            self.tell_valid(LearnerEvent::ProcessedItem(item));
+        }
+        self.tell_valid(LearnerEvent::EndSplit(epoch));
+        let flushed = self.components.event_processor.flush();
+        self.components.interrupter.fail_on_error(flushed);
+        self.burn_errors()?;
+        self.session.evaluated(sum, tokens, started.elapsed().as_secs_f64())?;
+        self.judge(epoch);
+        Ok(())
+    }
+
+    /// Early stopping's turn. The evaluation before the first step is for people to compare with, not for patience.
+    fn judge(&mut self, epoch: usize) {
+        if self.session.step() > 0
+            && let Some(early) = &mut self.components.early_stopping
+        {
+            early.should_stop(epoch, &self.components.event_store);
+            self.session.state.patience = self.session.patience.get();
+        }
+    }
+
+    fn tell_train(&mut self, event: LearnerEvent<StepOutput>) {
+        let result = self.components.event_processor.process_train(event);
+        self.components.interrupter.fail_on_error(result);
+    }
+
+    fn tell_valid(&mut self, event: LearnerEvent<StepOutput>) {
+        let result = self.components.event_processor.process_valid(event);
+        self.components.interrupter.fail_on_error(result);
+    }
+
+    /// What burn-train's own thread ran into.
+    fn burn_errors(&self) -> Result<()> {
+        match self.components.interrupter.error() {
+            Some(error) => Err(Error::Training(error.to_string())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Early stopping as burn-train asks for it, with a threshold, and with a memory that checkpoints can hold.
+#[derive(Clone)]
+pub struct PatientStopping {
+    rule: EarlyStopping,
+    memory: SharedPatience,
+}
+
+/// The memory of [`PatientStopping`], seen from both sides.
+#[derive(Clone, Debug, Default)]
+pub struct SharedPatience(Arc<Mutex<Patience>>);
+
+impl SharedPatience {
+    /// A memory that goes on from a checkpoint's.
+    pub fn new(patience: Patience) -> Self {
+        Self(Arc::new(Mutex::new(patience)))
+    }
+
+    /// The memory now.
+    pub fn get(&self) -> Patience {
+        *self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl PatientStopping {
+    /// Stops after `rule.patience` evaluations in a row that do not lower the loss by more than `rule.threshold`.
+    pub fn new(rule: EarlyStopping, memory: SharedPatience) -> Self {
+        Self { rule, memory }
+    }
+
+    fn judge(&self, loss: f64) -> bool {
+        let mut memory = self.memory.0.lock().unwrap_or_else(|e| e.into_inner());
+        let improved = memory.best.is_none_or(|best| loss < best.0 - self.rule.threshold);
+        if improved {
+            *memory = Patience {
+                best: Some(Exact(loss)),
+                failed: 0,
+            };
+        } else {
+            memory.failed += 1;
+        }
+        memory.failed >= self.rule.patience
+    }
+}
+
+impl EarlyStoppingStrategy for PatientStopping {
+    fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
+        let loss = store.find_metric(Loss::NAME, epoch, Aggregate::Mean, &Split::Valid);
+        loss.is_some_and(|loss| self.judge(loss))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_counts_evaluations_that_do_not_improve_enough() {
+        let memory = SharedPatience::default();
+        let rule = PatientStopping::new(
+            EarlyStopping {
+                patience: 2,
+                threshold: 0.1,
+            },
+            memory.clone(),
+        );
+        let stops: Vec<bool> = [3.0, 2.0, 1.95, 1.85, 1.80, 1.79].map(|loss| rule.judge(loss)).to_vec();
+        assert_eq!(stops, [false, false, false, false, false, true]);
+        assert_eq!(
+            memory.get(),
+            Patience {
+                best: Some(Exact(1.85)),
+                failed: 2
+            }
+        );
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_never_improves() {
+        let rule = PatientStopping::new(
+            EarlyStopping {
+                patience: 1,
+                threshold: 0.0,
+            },
+            SharedPatience::default(),
+        );
+        assert!(!rule.judge(1.0));
+        assert!(rule.judge(f64::NAN));
+    }
+}

@@ -1,0 +1,563 @@
+//! What a run does at its steps, and what it refuses.
+
+use std::fs;
+
+use burn::tensor::Device;
+use ft_train::checkpoint::read_tensors;
+use ft_train::{Ending, Error, FitOptions, Progress, Style, fit};
+use serde_json::Value;
+
+use crate::train_support::Workshop;
+
+#[test]
+fn it_learns_and_leaves_everything_a_run_should() {
+    let workshop = Workshop::new();
+    let sets = [
+        "train.steps=40",
+        "train.accumulation=1",
+        "train.batch_size=4",
+        "peft.dropout=0",
+        "train.keep=2",
+        "eval.metrics=[\"exact_match\"]",
+    ];
+    let outcome = workshop.fit("out", &sets).unwrap();
+    let (before, after) = (outcome.before.unwrap(), outcome.after.unwrap());
+    assert!(after.loss < 0.7 * before.loss, "from {} to {}", before.loss, after.loss);
+    assert!((after.perplexity - after.loss.exp()).abs() < 1e-9);
+    assert!(after.metrics.contains_key("exact_match"));
+    assert_eq!(outcome.samples.len(), 2);
+    assert_eq!(outcome.steps, 40);
+
+    let out = workshop.path("out");
+    for name in [
+        "config.toml",
+        "metrics.jsonl",
+        "report.json",
+        "report.html",
+        "final/adapter_model.safetensors",
+        "final/adapter_config.json",
+        "final/tokenizer.json",
+        "final/generation_config.json",
+    ] {
+        assert!(out.join(name).is_file(), "{name} is missing");
+    }
+    let mut kept: Vec<_> = fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["step-39", "step-40"], "the newest two");
+    for name in [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "trainable.safetensors",
+        "optimizer.safetensors",
+        "trainer_state.json",
+        "manifest.json",
+    ] {
+        assert!(
+            out.join("checkpoints/step-40").join(name).is_file(),
+            "{name} is missing"
+        );
+    }
+    let html = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(
+        html.contains("<svg") && html.contains("Sample answers") && !html.contains("<script") && !html.contains("NaN")
+    );
+    assert!(!html.contains("src=") && !html.contains("href="), "nothing to load");
+    let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    assert_eq!(report["outcome"]["steps"], 40);
+    assert_eq!(report["outcome"]["ending"], "finished");
+
+    // The resolved configuration is one that reads back.
+    let text = fs::read_to_string(out.join("config.toml")).unwrap();
+    let config = ft_train::RunConfig::parse(&out.join("config.toml"), text, &[]).unwrap();
+    assert_eq!((config.train.eval_every, config.train.save_every), (Some(4), Some(3)));
+}
+
+#[test]
+fn a_logged_line_holds_the_documented_keys_and_the_mean_over_its_steps() {
+    let workshop = Workshop::new();
+    workshop.fit("each", &["train.log_every=1", "train.steps=6"]).unwrap();
+    workshop.fit("third", &["train.log_every=3", "train.steps=6"]).unwrap();
+    let lines = workshop.metrics("third");
+    let train: Vec<&Value> = lines.iter().filter(|l| l.get("loss").is_some()).collect();
+    assert_eq!(
+        train.iter().map(|l| l["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [3, 6]
+    );
+    for key in [
+        "step",
+        "epoch",
+        "loss",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "tokens_per_s",
+        "memory_bytes",
+    ] {
+        assert!(train.iter().all(|l| l[key].is_number()), "{key}");
+    }
+    // Steps have different numbers of learned tokens: the mean over the interval is over tokens, not over steps.
+    let dump = workshop.fit("dump", &["train.steps=3", "train.dump_batches=batches.jsonl"]);
+    dump.unwrap();
+    let learned: Vec<f64> = ft_train::read_metrics(&workshop.path("dump/batches.jsonl"))
+        .iter()
+        .map(learned)
+        .collect();
+    let each: Vec<f64> = workshop
+        .metrics("each")
+        .iter()
+        .filter_map(|l| l["loss"].as_f64())
+        .collect();
+    let mean = (0..3).map(|i| each[i] * learned[i]).sum::<f64>() / learned[..3].iter().sum::<f64>();
+    let logged = train[0]["loss"].as_f64().unwrap();
+    assert!((logged - mean).abs() < 1e-6, "{logged} is not {mean}");
+    let evals: Vec<u64> = lines
+        .iter()
+        .filter(|l| l.get("eval_loss").is_some())
+        .map(|l| l["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(evals, [0, 4, 6]);
+}
+
+fn learned(line: &Value) -> f64 {
+    let rows = line["batches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|b| b.as_array().unwrap());
+    rows.flat_map(|r| r["learn"].as_array().unwrap())
+        .filter(|l| l.as_bool().unwrap())
+        .count() as f64
+}
+
+#[test]
+fn the_dump_lists_every_row_of_every_step() {
+    let workshop = Workshop::new();
+    workshop
+        .fit("out", &["train.steps=6", "train.dump_batches=batches.jsonl"])
+        .unwrap();
+    let lines = ft_train::read_metrics(&workshop.path("out/batches.jsonl"));
+    assert_eq!(lines.len(), 6);
+    assert_eq!(lines[0]["batches"].as_array().unwrap().len(), 2, "micro-batches");
+    // One pass over the 23 samples is six windows of up to four.
+    let rows: Vec<Vec<u64>> = lines
+        .iter()
+        .flat_map(|l| {
+            l["batches"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(|b| b.as_array().unwrap().clone())
+        })
+        .map(|r| {
+            r["ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|i| i.as_u64().unwrap())
+                .collect()
+        })
+        .collect();
+    assert_eq!(rows.len(), 23);
+    assert!(
+        rows.iter().all(|r| r.last() == Some(&2) && !r.contains(&0)),
+        "ends in </s>, no padding: {rows:?}"
+    );
+    assert!(workshop.path("out/initial/adapter_model.safetensors").is_file());
+    assert_eq!(lines[0]["lr"], 0.0);
+    assert!(lines[2]["lr"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn accumulation_takes_the_same_steps_as_a_larger_batch() {
+    let weights = |workshop: &Workshop, out: &str| {
+        let tensors = read_tensors(&workshop.path(out).join("checkpoints/step-8/trainable.safetensors")).unwrap();
+        tensors
+            .into_iter()
+            .map(|(name, data)| (name, data.try_to_vec::<f32>().unwrap()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let workshop = Workshop::new();
+    let common = ["train.steps=8", "peft.dropout=0", "optim.lr=1e-3", "eval.samples=0"];
+    let with = |shape: [&'static str; 2]| [&common[..], &shape].concat();
+    workshop
+        .fit("whole", &with(["train.batch_size=6", "train.accumulation=1"]))
+        .unwrap();
+    for (out, shape) in [
+        ("thirds", ["train.batch_size=2", "train.accumulation=3"]),
+        ("singles", ["train.batch_size=1", "train.accumulation=6"]),
+    ] {
+        workshop.fit(out, &with(shape)).unwrap();
+        for (a, b) in workshop.curve("whole").iter().zip(workshop.curve(out)) {
+            let close = |x: Option<f64>, y: Option<f64>| {
+                x.is_some() == y.is_some() && (x.unwrap_or(0.0) - y.unwrap_or(0.0)).abs() < 1e-5
+            };
+            assert!(
+                a.0 == b.0 && close(a.1, b.1) && close(a.2, b.2),
+                "{out}: {a:?} and {b:?}"
+            );
+        }
+        let (whole, parts) = (weights(&workshop, "whole"), weights(&workshop, out));
+        for (name, values) in &whole {
+            let worst = values
+                .iter()
+                .zip(&parts[name])
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0f32, f32::max);
+            assert!(worst < 1e-5, "{out}: {name} differs by {worst}");
+        }
+    }
+}
+
+#[test]
+fn early_stopping_waits_for_its_patience() {
+    let workshop = Workshop::new();
+    // At this rate nothing improves by more than the threshold, so the third evaluation after the first is the last.
+    let sets = [
+        "optim.lr=1e-7",
+        "train.steps=40",
+        "train.eval_every=2",
+        "train.early_stopping.patience=3",
+        "train.early_stopping.threshold=0.5",
+    ];
+    let outcome = workshop.fit("out", &sets).unwrap();
+    assert_eq!((outcome.ending, outcome.steps), (Ending::EarlyStopped, 8));
+    assert!(outcome.final_dir.is_some_and(|d| d.is_dir()));
+    // Resuming a run that has given up changes nothing.
+    let again = workshop.resume("out", &sets).unwrap();
+    assert_eq!((again.ending, again.steps), (Ending::EarlyStopped, 8));
+}
+
+#[test]
+fn early_stopping_remembers_across_a_resume() {
+    let workshop = Workshop::new();
+    let sets = [
+        "optim.lr=1e-7",
+        "train.steps=40",
+        "train.eval_every=2",
+        "train.save_every=5",
+        "train.early_stopping.patience=3",
+        "train.early_stopping.threshold=0.5",
+    ];
+    let cut = workshop.fit_until("out", &sets, 5);
+    assert_eq!(cut.ending, Ending::Interrupted);
+    let outcome = workshop.resume("out", &sets).unwrap();
+    assert_eq!((outcome.ending, outcome.steps), (Ending::EarlyStopped, 8));
+}
+
+#[test]
+fn the_best_evaluation_is_kept_and_loaded() {
+    let workshop = Workshop::new();
+    // A rate that overshoots: the best evaluation comes early and later ones are worse.
+    let sets = [
+        "optim.lr=0.3",
+        "schedule.kind=constant",
+        "schedule.warmup=0",
+        "train.steps=20",
+        "train.eval_every=1",
+        "train.save_every=20",
+        "train.keep=1",
+        "train.load_best=true",
+        "optim.clip=0",
+        "train.check_gradients=false",
+    ];
+    let outcome = workshop.fit("out", &sets).unwrap();
+    let best = outcome.best.unwrap();
+    assert!(
+        best.step < 20,
+        "this rate should overshoot, but the best step is {}",
+        best.step
+    );
+    let evals: Vec<f64> = workshop
+        .metrics("out")
+        .iter()
+        .filter_map(|l| l["eval_loss"].as_f64())
+        .collect();
+    let lowest = evals[1..].iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!(best.loss, lowest);
+    assert_eq!(outcome.after.unwrap().loss, lowest);
+    let out = workshop.path("out");
+    let path = out.join(format!("checkpoints/step-{}", best.step));
+    assert!(path.is_dir(), "the best checkpoint is never pruned");
+    let name = "adapter_model.safetensors";
+    assert_eq!(
+        fs::read(out.join("final").join(name)).unwrap(),
+        fs::read(path.join(name)).unwrap()
+    );
+    assert_ne!(
+        fs::read(out.join("final").join(name)).unwrap(),
+        fs::read(out.join("checkpoints/step-20").join(name)).unwrap()
+    );
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_before_it_reaches_the_weights() {
+    let workshop = Workshop::new();
+    // Overflows within a few steps.
+    let sets = [
+        "peft.method=lora",
+        "optim.lr=1e30",
+        "schedule.kind=constant",
+        "schedule.warmup=0",
+        "optim.clip=0",
+        "train.save_every=1",
+        "train.check_gradients=false",
+    ];
+    let error = workshop.fit("out", &sets).unwrap_err();
+    let Error::Diverged { step, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(step > 1);
+    let message = error.to_string();
+    assert!(
+        message.contains("optim.lr") && message.contains(&format!("step-{}", step - 1)),
+        "{message}"
+    );
+    let last = workshop.path(&format!("out/checkpoints/step-{}", step - 1));
+    assert!(ft_train::checkpoint::damage(&last).is_empty());
+}
+
+#[test]
+fn a_tensor_that_the_loss_does_not_reach_is_named() {
+    let workshop = Workshop::new();
+    // One token before the answer and one in it: attention over a single position passes nothing to queries and keys.
+    let line = "{\"prompt\": \"a\", \"completion\": \"\"}\n";
+    for name in ["train.jsonl", "valid.jsonl"] {
+        fs::write(workshop.path(name), line.repeat(8)).unwrap();
+    }
+    let error = workshop
+        .fit("out", &["peft.targets=[\"q_proj\", \"v_proj\"]", "eval.samples=0"])
+        .unwrap_err();
+    let Error::Gradients { tensors, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        tensors.iter().all(|t| t.contains("q_proj")) && tensors.len() == 4,
+        "{error}"
+    );
+    workshop
+        .fit(
+            "off",
+            &[
+                "peft.targets=[\"q_proj\", \"v_proj\"]",
+                "eval.samples=0",
+                "train.check_gradients=false",
+            ],
+        )
+        .unwrap();
+}
+
+#[test]
+fn plans_that_cannot_run_are_refused_with_all_reasons() {
+    let workshop = Workshop::new();
+    let refused = |sets: &[&str]| workshop.plan("out", sets).unwrap_err().to_string();
+    assert!(
+        refused(&["peft.targets=[\"q_prj\"]"]).contains("q_proj"),
+        "the nearest paths"
+    );
+    assert!(refused(&["schedule.warmup=13"]).contains("schedule.warmup"));
+    assert!(refused(&["model.path=nowhere"]).contains("model.path: nowhere does not exist"));
+    assert!(refused(&["data.train=nowhere.jsonl"]).contains("data.train: no file nowhere.jsonl"));
+    assert!(refused(&["data.max_length=1"]).contains("data.max_length"));
+    let message = refused(&["train.batch_size=0", "train.keep=0"]);
+    assert!(
+        message.contains("train.batch_size") && message.contains("train.keep"),
+        "{message}"
+    );
+    let message = workshop_without_valid().unwrap_err().to_string();
+    assert!(
+        message.contains("train.early_stopping needs held-out samples") && message.contains("train.load_best needs"),
+        "{message}"
+    );
+}
+
+fn workshop_without_valid() -> ft_train::Result<ft_train::Plan> {
+    let workshop = Workshop::new();
+    let path = workshop.path("run.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("valid = \"valid.jsonl\"\n", "")).unwrap();
+    workshop.plan("out", &["train.load_best=true", "train.early_stopping.patience=1"])
+}
+
+#[test]
+fn ids_the_model_does_not_know_and_samples_too_long_for_it_are_refused() {
+    let workshop = Workshop::new();
+    let path = workshop.path("base/tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"c\":6", "\"c\":106")).unwrap();
+    let message = workshop.plan("out", &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("token id 106, but the model knows 96 ids"),
+        "{message}"
+    );
+    fs::write(&path, text).unwrap();
+
+    let long = vec!["a b c d"; 60].join(" ");
+    fs::write(
+        workshop.path("train.jsonl"),
+        format!("{{\"prompt\": \"{long}\", \"completion\": \"a\"}}\n"),
+    )
+    .unwrap();
+    let message = workshop.plan("out", &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("longer than the 128 positions") && message.contains("data.max_length = 128"),
+        "{message}"
+    );
+}
+
+#[test]
+fn answers_without_a_stop_token_are_refused() {
+    let workshop = Workshop::new();
+    let line = "{\"prompt\": \"turn a b c\", \"completion\": \"c b a\"}\n";
+    fs::write(workshop.path("train.jsonl"), line.repeat(4)).unwrap();
+    let message = workshop.plan("out", &["data.max_length=5"]).unwrap_err().to_string();
+    assert!(message.contains("the model would never stop"), "{message}");
+}
+
+#[test]
+fn hostile_data_and_checkpoints_are_typed_errors() {
+    let workshop = Workshop::new();
+    fs::write(
+        workshop.path("train.jsonl"),
+        b"{\"prompt\": \"a\xff\", \"completion\": \"b\"}\n",
+    )
+    .unwrap();
+    assert!(matches!(workshop.plan("out", &[]).unwrap_err(), Error::Data(_)));
+    fs::write(workshop.path("train.jsonl"), "").unwrap();
+    assert!(
+        workshop
+            .plan("out", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("train.jsonl")
+    );
+
+    let workshop = Workshop::new();
+    let weights = workshop.path("base/model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(matches!(workshop.fit("out", &[]).unwrap_err(), Error::Model(_)));
+    fs::write(workshop.path("base/config.json"), "{\"model_type\": \"llama\"}").unwrap();
+    assert!(matches!(workshop.plan("out", &[]).unwrap_err(), Error::Model(_)));
+}
+
+#[test]
+fn an_adapter_can_be_the_start_of_another_run() {
+    let workshop = Workshop::new();
+    let first = workshop.fit("first", &["peft.dropout=0"]).unwrap();
+    let path = workshop.path("run.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(
+        &path,
+        text.replace("rank = 4\ndropout = 0.1\n", "from = \"first/final\"\n"),
+    )
+    .unwrap();
+    let second = workshop.fit("second", &[]).unwrap();
+    let (end, start) = (first.after.unwrap().loss, second.before.unwrap().loss);
+    assert!((end - start).abs() < 1e-6, "ended at {end}, went on from {start}");
+}
+
+#[test]
+fn a_split_of_the_training_file_serves_as_held_out_samples() {
+    let workshop = Workshop::new();
+    let path = workshop.path("run.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("valid = \"valid.jsonl\"\n", "valid_split = 0.2\n")).unwrap();
+    let plan = workshop.plan("out", &[]).unwrap();
+    assert_eq!(plan.train().len() + plan.valid().len(), 23);
+    assert!(!plan.valid().is_empty());
+}
+
+#[test]
+fn progress_is_written_as_lines_and_as_a_bar() {
+    use std::sync::{Arc, Mutex};
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let workshop = Workshop::new();
+    let shown = |out: &str, style| {
+        let page = Page::default();
+        let plan = workshop.plan(out, &["train.log_every=4"]).unwrap();
+        let progress = Progress::Text(style, Box::new(page.clone()));
+        fit(
+            plan,
+            FitOptions {
+                progress,
+                ..FitOptions::default()
+            },
+        )
+        .unwrap();
+        String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+    };
+    let lines = shown("lines", Style::Lines);
+    let starts: Vec<&str> = lines.lines().map(|l| l.split("  ").next().unwrap()).collect();
+    assert_eq!(
+        starts,
+        [
+            "step 0/12",
+            "step 4/12",
+            "step 4/12",
+            "step 8/12",
+            "step 8/12",
+            "step 12/12",
+            "step 12/12"
+        ],
+        "{lines}"
+    );
+    assert!(
+        lines.contains("loss ")
+            && lines.contains("lr ")
+            && lines.contains("tok/s")
+            && lines.contains("eval loss ")
+            && lines.contains("eta ")
+    );
+    assert!(!lines.contains('\x1b'));
+    let bar = shown("bar", Style::Bar);
+    assert!(bar.contains("[========================] step 12/12"), "{bar}");
+}
+
+#[test]
+fn the_plan_tells_what_the_run_then_does() {
+    let workshop = Workshop::new();
+    let plan = workshop.plan("out", &[]).unwrap();
+    let summary = plan.summary();
+    assert_eq!((summary.steps.total, summary.steps.per_epoch), (12, 6));
+    let text = summary.to_string();
+    for part in [
+        "llama",
+        "lora",
+        "23 samples (prompt-completion)",
+        "steps      12",
+        "activations",
+    ] {
+        assert!(text.contains(part), "{part} is missing from\n{text}");
+    }
+    let json = serde_json::to_value(&summary).unwrap();
+    assert_eq!(json["bytes"]["gradients"], 2 * 4 * summary.trainable as u64);
+    let outcome = fit(plan, FitOptions::default()).unwrap();
+    assert_eq!(
+        (outcome.steps, outcome.trainable),
+        (summary.steps.total, summary.trainable)
+    );
+    let saved = read_tensors(&workshop.path("out/checkpoints/step-12/trainable.safetensors")).unwrap();
+    let numbers: usize = saved
+        .iter()
+        .map(|(_, data)| data.shape().iter().product::<usize>())
+        .sum();
+    assert_eq!(numbers, summary.trainable);
+    let moments = read_tensors(&workshop.path("out/checkpoints/step-12/optimizer.safetensors")).unwrap();
+    let bytes: usize = moments.iter().map(|(_, data)| data.as_bytes().len()).sum();
+    let counts = 8 * saved.len() as u64;
+    assert_eq!(bytes as u64 - counts, summary.bytes.optimizer - 8);
+    let _ = Device::flex();
+}
