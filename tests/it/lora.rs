@@ -358,3 +358,101 @@ fn wrong_targets_and_ranks_are_named() {
     });
     assert!(whole.contains("lm_head"), "{whole}");
 }
+
+#[test]
+fn starting_values_depend_on_seed_and_path_and_leave_the_base_as_it_is() {
+    let untouched = logits(&base("families/qwen2", &Device::flex()));
+    let start = |config: &LoraConfig, seed: u64| {
+        let mut model = base("families/qwen2", &Device::flex());
+        attach(&mut model, &PeftConfig::Lora(config.clone()), seed).unwrap();
+        let diff = (logits(&model) - untouched.clone()).abs().max().into_scalar::<f32>();
+        assert_eq!(diff, 0.0);
+        let first = trainable(&mut model)
+            .into_iter()
+            .find(|(name, _)| name.ends_with("q_proj.lora_A.weight"));
+        first.unwrap().1.into_data().try_into_vec::<f32>().unwrap()
+    };
+    let all = LoraConfig::default();
+    let few = LoraConfig {
+        targets: ft_peft::Targets::Suffixes(vec!["q_proj".into()]),
+        ..LoraConfig::default()
+    };
+    assert_eq!(start(&all, 1), start(&few, 1));
+    assert_ne!(start(&all, 1), start(&all, 2));
+    let bound = 1.0 / (32f32).sqrt();
+    assert!(start(&all, 1).iter().all(|v| v.abs() <= bound));
+}
+
+#[test]
+fn dropout_acts_in_training_alone_and_repeats_with_its_seed() {
+    let mut model = base("peft/base", &Device::flex());
+    let config = LoraConfig {
+        dropout: 0.5,
+        init: Init::Pissa,
+        ..LoraConfig::default()
+    };
+    attach(&mut model, &PeftConfig::Lora(config), 0).unwrap();
+    let hidden = |pass: Pass| {
+        let ids = forward()["input_ids"].ids(&model.device());
+        model
+            .forward(ids, &Rows::Right, None, &pass)
+            .into_data()
+            .try_into_vec::<f32>()
+            .unwrap()
+    };
+    assert_eq!(hidden(Pass::train(7)), hidden(Pass::train(7)));
+    assert_ne!(hidden(Pass::train(7)), hidden(Pass::train(8)));
+    assert_ne!(hidden(Pass::train(7)), hidden(Pass::eval()));
+}
+
+#[test]
+fn a_tied_head_gets_its_own_weight_only_when_it_must() {
+    use ft_peft::Targets::Suffixes;
+    let attached = |config: LoraConfig| {
+        let mut model = base("families/qwen2", &Device::flex());
+        assert!(model.is_tied());
+        let attached = attach(&mut model, &PeftConfig::Lora(config), 0).unwrap();
+        (model, attached)
+    };
+    assert!(attached(LoraConfig::default()).0.is_tied());
+    let whole = LoraConfig {
+        modules_to_save: vec!["lm_head".into()],
+        ..LoraConfig::default()
+    };
+    assert!(!attached(whole).0.is_tied());
+    let (mut model, counted) = attached(LoraConfig {
+        targets: Suffixes(vec!["embed_tokens".into()]),
+        ..Default::default()
+    });
+    let trained: usize = trainable(&mut model)
+        .values()
+        .map(|t| t.dims().iter().product::<usize>())
+        .sum();
+    assert_eq!(counted.parameters, trained);
+    assert!(model.is_tied());
+    let before = logits(&model);
+    fold(&mut model);
+    assert!(!model.is_tied());
+    let diff = (logits(&model) - before).abs().max().into_scalar::<f32>();
+    assert!(diff < 1e-5, "{diff:e}");
+}
+
+#[test]
+fn a_preview_counts_what_attaching_makes_trainable() {
+    use burn::module::Module;
+    for base_name in ["families/llama", "families/qwen2", "families/qwen3", "families/gpt2"] {
+        let configs = [
+            PeftConfig::Lora(LoraConfig {
+                lora_bias: true,
+                ..LoraConfig::default()
+            }),
+            PeftConfig::Full(Default::default()),
+        ];
+        for config in configs {
+            let mut model = base(base_name, &Device::flex());
+            let expected = ft_peft::preview(&model.config().places(), &config).unwrap();
+            assert_eq!(attach(&mut model, &config, 0).unwrap(), expected, "{base_name}");
+            assert_eq!(model.num_params(), expected.parameters, "{base_name}");
+        }
+    }
+}

@@ -73,7 +73,7 @@ pub fn close<const D: usize>(what: &str, found: Tensor<D>, expected: &Array, tol
     let found = found
         .into_data()
         .convert_dtype(burn::tensor::DType::F32)
-        .into_vec::<f32>()
+        .try_into_vec::<f32>()
         .unwrap();
     let error = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs() / b.abs().max(1.0);
     let worst = found.iter().zip(&expected.values).map(error).fold(0.0, f64::max);
@@ -81,6 +81,20 @@ pub fn close<const D: usize>(what: &str, found: Tensor<D>, expected: &Array, tol
         worst <= tolerance,
         "{what}: differs by {worst:e}, allowed {tolerance:e}"
     );
+}
+
+/// A tokenizer whose token i is the word `wi`, with `</s>` at 2: text for the tiny checkpoints' 96 ids.
+pub fn word_tokenizer() -> ft_data::Tokenizer {
+    let word = |id: usize| if id == 2 { "</s>".to_string() } else { format!("w{id}") };
+    let vocab: serde_json::Map<_, _> = (0..96).map(|id| (word(id), id.into())).collect();
+    let file = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
+        "added_tokens": [{"id": 2, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                          "normalized": false, "special": true}],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"},
+    });
+    ft_data::Tokenizer::from_memory(&[("tokenizer.json", file.to_string().as_bytes())]).unwrap()
 }
 
 /// Positions `[n]` (flat over the batch) whose hidden state predicts a label, and those labels, for labels in the

@@ -1,4 +1,41 @@
 //! How a layer is changed: adapter slots, attach, fold, and PEFT-compatible adapter files.
+//!
+//! ```text
+//!  Projection, Embedding, Norm    places of a model, with an empty slot each (slots.rs)
+//!        ^ Adaptable::sites       a model lists its places by checkpoint path (site.rs)
+//!  attach(model, config, seed)    freezes, fills the slots, says what trains (attach.rs)
+//!  fold(model)                    merges the slots into the weights
+//!  adapter::{load, save}          PEFT folders, strictly (adapter.rs, peft_config.rs)
+//!  methods/                       one file per method
+//! ```
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use ft_peft::{Adaptable, Pass, PeftConfig, Projection, Site, attach, fold};
+//! use ft_quant::Layout;
+//!
+//! struct Layer(Projection);
+//!
+//! impl Adaptable for Layer {
+//!     fn sites(&mut self) -> Vec<Site<'_>> {
+//!         vec![Site::projection("layers.0.proj", &mut self.0)]
+//!     }
+//!     fn head_path(&self) -> &str {
+//!         "lm_head"
+//!     }
+//!     fn untie_head(&mut self) {}
+//! }
+//!
+//! let device = Device::flex();
+//! let mut layer = Layer(Projection::new(Tensor::ones([16, 8], &device), Layout::OutIn, None));
+//! let attached = attach(&mut layer, &PeftConfig::default(), 0)?;
+//! assert_eq!(attached.parameters, 8 * (16 + 8)); // LoRA of rank 8
+//! let y = layer.0.forward(Tensor::<2>::ones([1, 8], &device), &Pass::eval());
+//! assert_eq!(y.dims(), [1, 16]);
+//! fold(&mut layer);
+//! assert!(layer.0.delta.is_none());
+//! # Ok::<(), ft_peft::Error>(())
+//! ```
 
 pub mod adapter;
 mod attach;

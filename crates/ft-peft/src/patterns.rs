@@ -76,3 +76,21 @@ impl<T: JsonSchema> JsonSchema for Patterns<T> {
         std::collections::BTreeMap::<String, T>::json_schema(generator)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_key_of_the_file_that_matches_wins() {
+        let text = r#"{"layers.1.self_attn.q_proj": 16, "q_proj": 4, "q_.*": 2, "up_proj": 7}"#;
+        let patterns: Patterns<usize> = serde_json::from_str(text).unwrap();
+        assert_eq!(patterns.get("model.layers.1.self_attn.q_proj"), Some(&16));
+        assert_eq!(patterns.get("model.layers.0.self_attn.q_proj"), Some(&4));
+        assert_eq!(patterns.get("model.layers.0.mlp.gate_up_proj"), None);
+        assert_eq!(
+            serde_json::to_string(&patterns).unwrap(),
+            text.replace(": ", ":").replace(", ", ",")
+        );
+    }
+}

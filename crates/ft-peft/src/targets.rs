@@ -191,3 +191,86 @@ pub fn nearest<'p>(wanted: &str, paths: impl Iterator<Item = &'p str>) -> Vec<St
     scored.sort_by_key(|(distance, _)| *distance);
     scored.into_iter().take(5).map(|(_, path)| path.to_string()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: [(&str, Kind); 6] = [
+        ("model.embed_tokens", Kind::Embedding),
+        ("model.layers.0.self_attn.q_proj", Kind::Linear),
+        ("model.layers.1.self_attn.q_proj", Kind::Linear),
+        ("model.layers.1.mlp.up_proj", Kind::Linear),
+        ("model.norm", Kind::Norm),
+        ("lm_head", Kind::TiedHead),
+    ];
+
+    fn select(targets: Targets, exclude: &[&str], layers: Option<Layers>) -> Result<Vec<&'static str>> {
+        let exclude: Vec<String> = exclude.iter().map(|s| s.to_string()).collect();
+        Selector {
+            targets: &targets,
+            exclude: &exclude,
+            layers: layers.as_ref(),
+        }
+        .select(&PLACES)
+    }
+
+    fn suffixes(list: &[&str]) -> Targets {
+        Targets::Suffixes(list.iter().map(|s| s.to_string()).collect())
+    }
+
+    #[test]
+    fn a_suffix_matches_whole_components_only() {
+        let found = select(suffixes(&["q_proj"]), &[], None).unwrap();
+        assert_eq!(
+            found,
+            ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
+        );
+        assert!(select(suffixes(&["proj"]), &[], None).is_err());
+        assert_eq!(select(suffixes(&["lm_head"]), &[], None).unwrap(), ["lm_head"]);
+    }
+
+    #[test]
+    fn a_pattern_must_match_the_whole_path() {
+        let pattern = |text: &str| Targets::Pattern(text.into());
+        assert_eq!(
+            select(pattern(r".*\.1\..*q_proj"), &[], None).unwrap(),
+            ["model.layers.1.self_attn.q_proj"]
+        );
+        assert!(select(pattern("q_proj"), &[], None).is_err());
+        let error = select(pattern("(q_proj"), &[], None).unwrap_err().to_string();
+        assert!(error.starts_with("peft.targets"), "{error}");
+    }
+
+    #[test]
+    fn words_leave_out_the_head_while_it_is_tied() {
+        assert_eq!(select(Targets::all_linear(), &[], None).unwrap().len(), 3);
+        assert_eq!(select(Targets::all(), &[], None).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn layers_and_excludes_narrow_the_choice() {
+        let range = |text: &str| Some(Layers::Range(text.into()));
+        assert_eq!(
+            select(Targets::all_linear(), &["up_proj"], range("1..")).unwrap(),
+            ["model.layers.1.self_attn.q_proj"]
+        );
+        assert_eq!(
+            select(Targets::all_linear(), &[], Some(Layers::List(vec![0])))
+                .unwrap()
+                .len(),
+            1
+        );
+        let error = select(Targets::all_linear(), &[], range("one"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("\"one\" is not a range"), "{error}");
+    }
+
+    #[test]
+    fn the_nearest_paths_stand_for_their_kind_once() {
+        let near = nearest("q_porj", PLACES.iter().map(|place| place.0));
+        assert_eq!(near[0], "model.layers.0.self_attn.q_proj");
+        assert_eq!(near.iter().filter(|path| path.ends_with("q_proj")).count(), 1);
+    }
+}
