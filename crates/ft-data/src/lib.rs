@@ -1,1 +1,78 @@
-//! Data formats, tokenizers, chat templates, loss masks and padded batches.
+//! From a file of examples to padded batches of token ids with a loss mask that is right by construction.
+//!
+//! ```text
+//!  sources     .jsonl .json .csv .tsv .txt      one record at a time
+//!     |
+//!  map         data.map placeholders            columns -> fields of the format
+//!     |
+//!  formats     text, prompt-completion,         fields -> tokens + which are learned
+//!     |        instruct, chat
+//!     |          uses template (Jinja) and tokenizer
+//!  load        over-length policy, statistics, in parallel and in order
+//!     |
+//!  Sample      ids + learn           Order       which samples share a batch
+//!     |                                |
+//!  Batch       ids [rows, width], right padded, with positions and targets
+//! ```
+//!
+//! Packing will take `Sample`s and give `Sample`s with document boundaries, between `load` and `Batch`; a token cache will stand in for
+//! `load`. Formats for preference data give pairs of samples.
+//!
+//! ```
+//! use ft_data::{Batch, DataConfig, Order, Source, Tokenizer, load_source};
+//!
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tokenizers/chatml");
+//! # let folder = std::path::Path::new(folder);
+//! let tokenizer = Tokenizer::from_dir(folder)?;
+//! let examples = Source::Memory {
+//!     name: "two.csv",
+//!     bytes: b"question,answer\nTwo and two?,Four.\nThree and three?,Six.\n",
+//! };
+//! let mut config = DataConfig::new("two.csv");
+//! config.map.insert("prompt".into(), "Q: {question}\nA:".into());
+//! config.map.insert("completion".into(), " {answer}".into());
+//!
+//! let data = load_source(examples, &config, &tokenizer)?;
+//! assert_eq!(tokenizer.decode(data.samples[0].answer(), true), " Four.");
+//!
+//! let lengths: Vec<usize> = data.samples.iter().map(|s| s.len()).collect();
+//! for indices in Order::epoch(&lengths, 2, 42, 0, true) {
+//!     let rows: Vec<_> = indices.iter().map(|&i| &data.samples[i]).collect();
+//!     let batch = Batch::new(&rows, tokenizer.padding(), 1);
+//!     assert_eq!(batch.ids.len(), batch.rows * batch.width);
+//! }
+//! # Ok::<(), ft_data::Error>(())
+//! ```
+
+#![warn(missing_docs)]
+
+mod batch;
+mod config;
+mod error;
+mod formats;
+mod load;
+mod map;
+mod order;
+mod preview;
+mod rng;
+mod sample;
+mod sources;
+mod split;
+mod statistics;
+mod template;
+mod tokenizer;
+
+pub use batch::Batch;
+pub use config::{DataConfig, Overlong};
+pub use error::{Error, Flaw, MAX_FLAWS, Place, Result};
+pub use formats::FormatName;
+pub use load::{Dataset, load_samples, load_source};
+pub use order::Order;
+pub use preview::{Preview, PreviewToken};
+pub use rand_chacha::ChaCha8Rng;
+pub use rng::{stream, sub_seed};
+pub use sample::Sample;
+pub use sources::Source;
+pub use statistics::{Bin, Counts, Statistics};
+pub use template::{ChatTemplate, Conversation};
+pub use tokenizer::{TextStream, Tokenizer};

@@ -1,0 +1,111 @@
+//! Samples of different lengths side by side, right padded.
+
+use crate::Sample;
+
+/// A rectangle of token ids with the list of what is learned in it. Padding is known by length, never by token id, so a pad
+/// token that equals EOS (or is missing) does no harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, row by row. // [rows, width]
+    pub ids: Vec<i32>,
+    /// Samples in the batch.
+    pub rows: usize,
+    /// Columns, padding included.
+    pub width: usize,
+    /// Tokens of each row before its padding. // [rows]
+    pub lengths: Vec<usize>,
+    /// Flat indices into `[rows * width]`: the hidden state at `positions[k]` predicts `targets[k]`. // [learned]
+    pub positions: Vec<i32>,
+    /// The learned tokens, row by row. // [learned]
+    pub targets: Vec<i32>,
+}
+
+impl Batch {
+    /// Pads `samples` on the right with `pad` to the longest one, rounded up to a multiple of `multiple` columns (1 on a CPU; 64 on a
+    /// GPU, so that kernels see few shapes).
+    ///
+    /// # Panics
+    /// When `multiple` is 0 or the batch has 2³¹ cells or more.
+    pub fn new(samples: &[&Sample], pad: u32, multiple: usize) -> Batch {
+        let lengths: Vec<usize> = samples.iter().map(|s| s.len()).collect();
+        let width = lengths.iter().copied().max().unwrap_or(0).next_multiple_of(multiple);
+        let rows = samples.len();
+        assert!(
+            i32::try_from(rows * width).is_ok(),
+            "a batch of {rows} x {width} tokens"
+        );
+        let mut batch = Batch {
+            ids: vec![pad as i32; rows * width],
+            rows,
+            width,
+            lengths,
+            positions: Vec::new(),
+            targets: Vec::new(),
+        };
+        for (row, sample) in samples.iter().enumerate() {
+            batch.fill_row(row, sample);
+        }
+        batch
+    }
+
+    fn fill_row(&mut self, row: usize, sample: &Sample) {
+        let first = row * self.width;
+        for (column, &id) in sample.ids.iter().enumerate() {
+            self.ids[first + column] = id as i32;
+        }
+        for column in (1..sample.len()).filter(|&c| sample.learn[c]) {
+            self.positions.push((first + column - 1) as i32);
+            self.targets.push(sample.ids[column] as i32);
+        }
+    }
+
+    /// Tokens without padding.
+    pub fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// Tokens that the loss covers.
+    pub fn learned(&self) -> usize {
+        self.targets.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(ids: &[u32], mask: &str) -> Sample {
+        Sample::new(ids.to_vec(), mask.chars().map(|c| c == 'x').collect())
+    }
+
+    #[test]
+    fn pads_right_and_lists_targets() {
+        let (a, b) = (sample(&[5, 6, 7], ".xx"), sample(&[8, 9], ".x"));
+        let batch = Batch::new(&[&a, &b], 0, 1);
+        assert_eq!((batch.rows, batch.width), (2, 3));
+        assert_eq!(batch.ids, [5, 6, 7, 8, 9, 0]);
+        assert_eq!(batch.positions, [0, 1, 3]);
+        assert_eq!(batch.targets, [6, 7, 9]);
+        assert_eq!((batch.tokens(), batch.learned()), (5, 3));
+    }
+
+    #[test]
+    fn pad_equal_to_eos_keeps_the_eos_target() {
+        let eos = 2;
+        let (a, b) = (sample(&[5, eos], ".x"), sample(&[5, 6, 7, eos], "...x"));
+        let batch = Batch::new(&[&a, &b], eos, 1);
+        assert_eq!(batch.ids, [5, 2, 2, 2, 5, 6, 7, 2]);
+        assert_eq!(batch.positions, [0, 6], "the real EOS of both rows, no padding");
+        assert_eq!(batch.targets, [2, 2]);
+        assert_eq!(batch.lengths, [2, 4]);
+    }
+
+    #[test]
+    fn width_is_rounded_up() {
+        let a = sample(&[1; 65], &".".repeat(65));
+        assert_eq!(Batch::new(&[&a], 0, 64).width, 128);
+        assert_eq!(Batch::new(&[&a], 0, 1).width, 65);
+        let none = Batch::new(&[], 0, 64);
+        assert_eq!((none.rows, none.width, none.learned()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,217 @@
+//! The `[data]` section of a run's configuration. The comments on the fields are the descriptions in the JSON schema.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::formats::FormatName;
+
+/// Where the examples are and how they become samples. Paths are relative to the current directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// File of training examples: .jsonl, .json, .csv, .tsv or .txt.
+    pub train: PathBuf,
+    /// File of held-out examples, in the same format. Without it and without `valid_split` nothing is evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<PathBuf>,
+    /// Share of the training examples to hold out instead of a `valid` file, from 0 to below 1. Examples with the same prompt stay
+    /// on the same side.
+    #[serde(default)]
+    pub valid_split: f64,
+    /// How a record becomes text. Left out, it is recognised by the columns of the first record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<FormatName>,
+    /// Fills the fields of the format from other columns: each value is a text with `{column}` placeholders, `{{` and `}}` standing for
+    /// braces. A value that is one placeholder and nothing else passes lists and objects through.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub map: BTreeMap<String, String>,
+    /// Longest sample in tokens.
+    #[serde(default = "defaults::max_length")]
+    pub max_length: usize,
+    /// What happens to longer samples.
+    #[serde(default)]
+    pub overlong: Overlong,
+    /// A new random order each epoch, with samples of similar length batched together; false keeps the order of the file.
+    #[serde(default = "defaults::shuffle")]
+    pub shuffle: bool,
+    /// What separates documents in plain-text files: a line break makes every line a document, an empty text makes the file one
+    /// document.
+    #[serde(default = "defaults::separator")]
+    pub separator: String,
+    /// File with a Jinja chat template to use instead of the tokenizer's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
+    /// Further variables for the chat template, such as `enable_thinking = false` or a fixed `date_string`.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What happens to samples longer than `max_length`. Whatever it does is counted in the statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlong {
+    /// Keep the first `max_length` tokens; drop the sample if none of them is learned.
+    #[default]
+    Truncate,
+    /// Leave the sample out.
+    Drop,
+    /// Refuse the file, listing the lines.
+    Error,
+    /// Cut into consecutive windows of `max_length` tokens; for the `text` format only.
+    Split,
+}
+
+/// The defaults that are not the type's own.
+mod defaults {
+    pub fn max_length() -> usize {
+        1024
+    }
+
+    pub fn shuffle() -> bool {
+        true
+    }
+
+    pub fn separator() -> String {
+        "\n".into()
+    }
+}
+
+impl DataConfig {
+    /// The defaults, reading `train`.
+    pub fn new(train: impl Into<PathBuf>) -> DataConfig {
+        DataConfig {
+            train: train.into(),
+            valid: None,
+            valid_split: 0.0,
+            format: None,
+            map: BTreeMap::new(),
+            max_length: defaults::max_length(),
+            overlong: Overlong::default(),
+            shuffle: defaults::shuffle(),
+            separator: defaults::separator(),
+            chat_template: None,
+            chat_template_kwargs: serde_json::Map::new(),
+        }
+    }
+
+    /// Checks what can be checked without opening a file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for values out of range, contradictions, and `map` keys that the format does not have.
+    pub fn check(&self) -> Result<()> {
+        let fail = |key: &str, what: String| Err(Error::Config { key: key.into(), what });
+        if self.max_length < 2 {
+            return fail(
+                "max_length",
+                format!("{} leaves nothing to predict; at least 2", self.max_length),
+            );
+        }
+        if !(0.0..1.0).contains(&self.valid_split) {
+            return fail(
+                "valid_split",
+                format!("{} is not a share from 0 to below 1", self.valid_split),
+            );
+        }
+        if self.valid.is_some() && self.valid_split > 0.0 {
+            return fail(
+                "valid_split",
+                "cannot be combined with data.valid; keep one of them".into(),
+            );
+        }
+        if self.overlong == Overlong::Split && self.format.is_some_and(|f| f.as_str() != "text") {
+            return fail(
+                "overlong",
+                "\"split\" is for the text format; a cut answer would lose its prompt".into(),
+            );
+        }
+        crate::map::Mapping::parse(self).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: serde_json::Value) -> Result<DataConfig, serde_json::Error> {
+        serde_json::from_value(value)
+    }
+
+    #[test]
+    fn left_out_keys_get_the_defaults_of_new() {
+        assert_eq!(parse(json!({"train": "a.jsonl"})).unwrap(), DataConfig::new("a.jsonl"));
+    }
+
+    #[test]
+    fn a_resolved_config_reads_back() {
+        let mut config = DataConfig::new("a.csv");
+        config.format = Some("prompt-completion".parse().unwrap());
+        config.map.insert("prompt".into(), "{mr}".into());
+        config.overlong = Overlong::Error;
+        config
+            .chat_template_kwargs
+            .insert("enable_thinking".into(), json!(false));
+        assert_eq!(parse(serde_json::to_value(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn unknown_keys_and_formats_are_refused() {
+        assert!(
+            parse(json!({"train": "a", "trian": "b"}))
+                .unwrap_err()
+                .to_string()
+                .contains("trian")
+        );
+        let error = parse(json!({"train": "a", "format": "prompt_completion"}))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did you mean `prompt-completion`?"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_name_the_key() {
+        let check = |edit: fn(&mut DataConfig)| {
+            let mut config = DataConfig::new("a");
+            edit(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(check(|c| c.max_length = 1).starts_with("data.max_length: 1 leaves"));
+        assert!(check(|c| c.valid_split = 1.0).starts_with("data.valid_split"));
+        assert!(check(|c| c.valid_split = f64::NAN).starts_with("data.valid_split"));
+        assert!(
+            check(|c| {
+                c.valid = Some("v".into());
+                c.valid_split = 0.1;
+            })
+            .contains("data.valid")
+        );
+        assert!(
+            check(|c| {
+                c.overlong = Overlong::Split;
+                c.format = Some("chat".parse().unwrap());
+            })
+            .starts_with("data.overlong")
+        );
+    }
+
+    #[test]
+    fn every_key_is_described_in_the_schema() {
+        let schema = serde_json::to_value(schemars::schema_for!(DataConfig)).unwrap();
+        let properties = schema["properties"].as_object().unwrap();
+        for (key, property) in properties {
+            assert!(
+                property["description"].as_str().is_some_and(|d| d.len() > 15),
+                "{key}: {property}"
+            );
+        }
+        let text = schema.to_string();
+        assert!(
+            text.contains("prompt-completion") && text.contains("instruct"),
+            "formats are listed: {text}"
+        );
+    }
+}

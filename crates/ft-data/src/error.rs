@@ -1,0 +1,196 @@
+//! What can go wrong with a user's files, in words that name the file, the line and the fix.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// The result of everything fallible in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error that concerns a whole file or setting. Errors of single records are [`Flaw`]s, collected in [`Error::Records`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file as a whole cannot be used.
+    #[error("{file}: {what}")]
+    File {
+        /// Its name.
+        file: String,
+        /// The reason and the remedy.
+        what: String,
+    },
+    /// A key of the `[data]` section holds something unusable.
+    #[error("data.{key}: {what}")]
+    Config {
+        /// The key, without the section.
+        key: String,
+        /// The reason and the remedy.
+        what: String,
+    },
+    /// The chat template does not parse, or does not render a conversation.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// The tokenizer refused a text, or lacks what was asked of it.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// Records of a data file are unusable; the first [`MAX_FLAWS`] of them.
+    #[error("{}", list_flaws(file, flaws, *more))]
+    Records {
+        /// The data file.
+        file: String,
+        /// Where and what, in file order.
+        flaws: Vec<(Place, Flaw)>,
+        /// Reading stopped early, so there may be more.
+        more: bool,
+    },
+}
+
+/// Reading stops once this many records were found unusable.
+pub const MAX_FLAWS: usize = 20;
+
+/// Where a record stands in its file. Counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// The line on which the record begins.
+    Line(usize),
+    /// The number of the record, in files whose lines mean nothing (JSON arrays).
+    Record(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(n) => write!(f, "line {n}"),
+            Place::Record(n) => write!(f, "record {n}"),
+        }
+    }
+}
+
+/// Why one record cannot become a training sample.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Flaw {
+    /// Bytes that are not UTF-8.
+    #[error("not UTF-8 from byte {0} of the record on; save the file as UTF-8")]
+    Utf8(usize),
+    /// A JSON line that does not parse.
+    #[error("invalid JSON at column {column}: {what}")]
+    Json {
+        /// Column in the line, from 1.
+        column: usize,
+        /// The parser's reason.
+        what: String,
+    },
+    /// A record that is not a JSON object.
+    #[error("expected an object with named columns, found {0}")]
+    NotAnObject(&'static str),
+    /// A CSV row with too few or too many fields.
+    #[error("{found} fields where the header names {expected}; check the quoting")]
+    Fields {
+        /// Fields in the header.
+        expected: usize,
+        /// Fields in this row.
+        found: usize,
+    },
+    /// A column that a format or `data.map` asks for is not there.
+    #[error("no column `{column}`{}; the columns are: {}", did_you_mean(column, columns), columns.join(", "))]
+    NoColumn {
+        /// What was asked for.
+        column: String,
+        /// What there is.
+        columns: Vec<String>,
+    },
+    /// A column holds the wrong kind of value.
+    #[error("`{column}` should be {expected}, found {found}")]
+    Kind {
+        /// The column.
+        column: String,
+        /// What the format wants.
+        expected: &'static str,
+        /// The kind of JSON value found.
+        found: &'static str,
+    },
+    /// A message whose role or shape is not understood.
+    #[error("message {index}: {what}")]
+    Message {
+        /// Which message, from 1.
+        index: usize,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The loss would cover no token of this record.
+    #[error("nothing to learn: {0}")]
+    NothingToLearn(&'static str),
+    /// Longer than `data.max_length`, under `overlong = "error"`.
+    #[error("{tokens} tokens, and data.max_length is {max_length}; raise it, or set data.overlong to truncate or drop")]
+    TooLong {
+        /// Tokens of this sample.
+        tokens: usize,
+        /// The limit.
+        max_length: usize,
+    },
+    /// The chat template failed on this conversation.
+    #[error("the chat template failed: {0}")]
+    Template(String),
+    /// The chat template leaves out something that should be learned.
+    #[error("message {index}: {what}")]
+    NotRendered {
+        /// Which message, from 1.
+        index: usize,
+        /// What the template does not do.
+        what: &'static str,
+    },
+    /// The tokenizer refused the text.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+}
+
+/// `; did you mean ...?` when some candidate is close to `name`, else nothing.
+pub(crate) fn did_you_mean<S: AsRef<str>>(name: &str, candidates: &[S]) -> String {
+    let distance = |c: &&S| strsim::damerau_levenshtein(name, c.as_ref());
+    match candidates.iter().min_by_key(distance) {
+        Some(best) if distance(&best) <= 1 + name.chars().count() / 4 => {
+            format!(" (did you mean `{}`?)", best.as_ref())
+        }
+        _ => String::new(),
+    }
+}
+
+fn list_flaws(file: &str, flaws: &[(Place, Flaw)], more: bool) -> String {
+    let at = |place: &Place| match place {
+        Place::Line(n) => format!("{file}:{n}"),
+        Place::Record(n) => format!("{file}, record {n}"),
+    };
+    if let [(place, flaw)] = flaws {
+        return format!("{}: {flaw}", at(place));
+    }
+    let head = if more {
+        format!("the first {} bad records", flaws.len())
+    } else {
+        format!("{} bad records", flaws.len())
+    };
+    let lines: Vec<String> = flaws
+        .iter()
+        .map(|(place, flaw)| format!("\n  {}: {flaw}", at(place)))
+        .collect();
+    format!("{file}: {head}:{}", lines.concat())
+}
+
+/// The kind of a JSON value, for messages.
+pub(crate) fn kind(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,223 @@
+//! `chat`: conversations, rendered by the tokenizer's own template; the assistant's turns are learned, stop token included.
+//!
+//! * OpenAI: `{"messages": [{"role", "content", ..}], "tools"}`
+//! * ShareGPT: `{"conversations": [{"from": "human" | "gpt" | "system" | "function_call" | "observation", "value"}], "system", "tools"}`
+//! * one exchange: `{"user": "..", "assistant": "..", "system"}`, handy with `data.map`
+
+use std::ops::Range;
+
+use serde_json::{Value, json};
+
+use super::{Format, Record, list_of};
+use crate::error::{Flaw, Result, kind};
+use crate::sample::Sample;
+use crate::template::{Conversation, Rendered, render_turns};
+use crate::tokenizer::{Token, Tokenizer, no_template};
+
+pub(super) struct Chat;
+
+impl Format for Chat {
+    fn name(&self) -> &'static str {
+        "chat"
+    }
+
+    fn shapes(&self) -> &'static [&'static [&'static str]] {
+        &[&["messages"], &["conversations"], &["user", "assistant"]]
+    }
+
+    fn optional(&self) -> &'static [&'static str] {
+        &["system", "tools"]
+    }
+
+    fn check(&self, tokenizer: &Tokenizer) -> Result<()> {
+        tokenizer.chat_template().map(|_| ()).ok_or_else(no_template)
+    }
+
+    fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
+        let mut messages = vec![];
+        let system = record.optional_text("system")?;
+        if !system.is_empty() {
+            messages.push(json!({"role": "system", "content": system}));
+        }
+        if record.optional("conversations").is_some() {
+            messages.extend(record.list("conversations")?.iter().cloned());
+        } else if record.optional("user").is_some() {
+            messages.push(json!({"role": "user", "content": record.text("user")?}));
+            messages.push(json!({"role": "assistant", "content": record.text("assistant")?}));
+        } else {
+            messages.extend(record.list("messages")?.iter().cloned());
+        }
+        learn(&messages, tools(record)?, 0, tokenizer)
+    }
+}
+
+/// The field `tools`: a list, or the JSON text of one.
+pub(super) fn tools(record: &Record) -> Result<Option<Value>, Flaw> {
+    match record.optional("tools").filter(|tools| tools.as_str() != Some("")) {
+        Some(tools) => {
+            let tools = list_of("tools", tools)?.into_owned();
+            Ok(Some(Value::Array(tools)).filter(|t| t != &json!([])))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The samples of a conversation in which the assistant's messages from index `first` on are learned.
+pub(super) fn learn(
+    messages: &[Value],
+    tools: Option<Value>,
+    first: usize,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<Sample>, Flaw> {
+    let messages = messages
+        .iter()
+        .enumerate()
+        .map(|(i, m)| standard(m).map_err(|what| Flaw::Message { index: i + 1, what }));
+    let conversation = Conversation {
+        messages: messages.collect::<Result<_, _>>()?,
+        tools,
+    };
+    if !conversation.messages[first.min(conversation.messages.len())..]
+        .iter()
+        .any(|m| m["role"] == "assistant")
+    {
+        return Err(Flaw::NothingToLearn("no message of the assistant"));
+    }
+    let template = tokenizer
+        .chat_template()
+        .ok_or_else(|| Flaw::Template(no_template().to_string()))?;
+    let texts = render_turns(template, tokenizer, &conversation, first)?;
+    texts.iter().map(|rendered| tokenize(rendered, tokenizer)).collect()
+}
+
+/// A message as templates expect it, from the OpenAI or the ShareGPT shape.
+fn standard(message: &Value) -> Result<Value, String> {
+    let fields = message
+        .as_object()
+        .ok_or_else(|| format!("expected an object, found {}", kind(message)))?;
+    let role = fields
+        .get("role")
+        .or(fields.get("from"))
+        .and_then(Value::as_str)
+        .ok_or("no `role` (or `from`)")?;
+    let content = fields.get("content").or(fields.get("value")).unwrap_or(&Value::Null);
+    let has_calls = fields.get("tool_calls").is_some_and(|calls| !calls.is_null());
+    if content.is_null() && !has_calls {
+        return Err("no `content` (or `value`)".into());
+    }
+    let content = flat_content(content)?;
+    if role == "function_call" {
+        return Ok(tool_call(&content));
+    }
+    let mut standard = fields.clone();
+    standard.shift_remove("from");
+    standard.shift_remove("value");
+    standard.insert("role".into(), standard_role(role)?.into());
+    standard.insert("content".into(), content.into());
+    Ok(Value::Object(standard))
+}
+
+fn standard_role(role: &str) -> Result<&str, String> {
+    match role {
+        "human" => Ok("user"),
+        "gpt" => Ok("assistant"),
+        "observation" | "function_response" => Ok("tool"),
+        "system" | "developer" | "user" | "assistant" | "tool" | "function" | "ipython" => Ok(role),
+        other => Err(format!(
+            "unknown role `{other}`; expected system, user, assistant, tool, human, gpt, function_call or observation"
+        )),
+    }
+}
+
+/// Text, or the joined texts of a list of parts.
+fn flat_content(content: &Value) -> Result<String, String> {
+    let part = |part: &Value| match (part.as_str(), part["text"].as_str()) {
+        (Some(text), _) | (None, Some(text)) => Ok(text.to_owned()),
+        _ => Err(format!("a content part of type {} is not text", part["type"])),
+    };
+    match content {
+        Value::String(text) => Ok(text.clone()),
+        Value::Null => Ok(String::new()),
+        Value::Array(parts) => parts.iter().map(part).collect(),
+        other => Err(format!("`content` should be text, found {}", kind(other))),
+    }
+}
+
+/// ShareGPT writes a call as the JSON text of `{"name", "arguments"}`, or of a list of them.
+fn tool_call(text: &str) -> Value {
+    let calls = match serde_json::from_str(text) {
+        Ok(Value::Array(calls)) => calls,
+        Ok(call @ Value::Object(_)) => vec![call],
+        _ => return json!({"role": "assistant", "content": text}),
+    };
+    let calls: Vec<Value> = calls
+        .into_iter()
+        .map(|call| json!({"type": "function", "function": call}))
+        .collect();
+    json!({"role": "assistant", "content": "", "tool_calls": calls})
+}
+
+/// Tokens of the rendered text, those inside of its spans learned. The text is tokenized as a whole, like transformers does; only where a token would
+/// reach across the edge of a span is the text cut there, because that is where generation starts from a prompt tokenized alone.
+fn tokenize(rendered: &Rendered, tokenizer: &Tokenizer) -> Result<Sample, Flaw> {
+    let edges = rendered.spans.iter().flat_map(|span| [span.start, span.end]);
+    let tokens = tokens_cut_at(&rendered.text, edges, tokenizer)?;
+    let mut learn = vec![false; tokens.len()];
+    for span in &rendered.spans {
+        let first = tokens.partition_point(|t| t.start < span.start);
+        let last = tokens.partition_point(|t| t.start < span.end);
+        let learned = if rendered.exact {
+            first..last
+        } else {
+            up_to_stop(&rendered.text, &tokens, first..last, tokenizer)
+        };
+        learn[learned].fill(true);
+    }
+    let mut ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
+    let open_end =
+        !rendered.exact && learn.last() == Some(&true) && !ids.last().is_some_and(|&id| tokenizer.is_special(id));
+    if let Some(eos) = tokenizer.eos_id().filter(|_| open_end) {
+        // A template whose answers end in no token of their own would teach a model that never stops.
+        ids.push(eos);
+        learn.push(true);
+    }
+    Ok(Sample::new(ids, learn))
+}
+
+fn tokens_cut_at(text: &str, edges: impl Iterator<Item = usize>, tokenizer: &Tokenizer) -> Result<Vec<Token>, Flaw> {
+    let whole = tokenizer.tokens(text).map_err(Flaw::Tokenizer)?;
+    let crossed = |edge: &usize| whole.iter().any(|t| t.start < *edge && *edge < t.end);
+    let mut cuts: Vec<usize> = edges.filter(crossed).collect();
+    if cuts.is_empty() {
+        return Ok(whole);
+    }
+    cuts.push(text.len());
+    let mut tokens = vec![];
+    let mut start = 0;
+    for end in cuts {
+        let piece = tokenizer.tokens(&text[start..end]).map_err(Flaw::Tokenizer)?;
+        tokens.extend(piece.into_iter().map(|t| Token {
+            id: t.id,
+            start: t.start + start,
+            end: t.end + start,
+        }));
+        start = end;
+    }
+    Ok(tokens)
+}
+
+/// Generation ends at the stop token, so white space that a template prints after it is never generated and need not be learned.
+fn up_to_stop(text: &str, tokens: &[Token], turn: Range<usize>, tokenizer: &Tokenizer) -> Range<usize> {
+    let stop = turn.clone().rev().find(|&i| tokenizer.is_special(tokens[i].id));
+    match stop {
+        Some(stop) if turn.end > stop + 1 => {
+            let rest = &text[tokens[stop].end..tokens[turn.end - 1].end];
+            if rest.trim().is_empty() {
+                turn.start..stop + 1
+            } else {
+                turn
+            }
+        }
+        _ => turn,
+    }
+}

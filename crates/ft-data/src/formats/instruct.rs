@@ -1,0 +1,91 @@
+//! `instruct`: Alpaca records `{"instruction", "input", "output"}`, optionally with `system` and `history` (earlier pairs).
+//!
+//! With a chat template in the tokenizer they become a conversation; without one, headed sections that base models learn easily.
+
+use serde_json::{Value, json};
+
+use super::{Format, Record, chat, list_of, prompt_completion, require_eos, wrong_kind};
+use crate::error::{Flaw, Result};
+use crate::sample::Sample;
+use crate::tokenizer::Tokenizer;
+
+pub(super) struct Instruct;
+
+impl Format for Instruct {
+    fn name(&self) -> &'static str {
+        "instruct"
+    }
+
+    fn shapes(&self) -> &'static [&'static [&'static str]] {
+        &[&["instruction", "output"]]
+    }
+
+    fn optional(&self) -> &'static [&'static str] {
+        &["input", "system", "history"]
+    }
+
+    fn check(&self, tokenizer: &Tokenizer) -> Result<()> {
+        require_eos(tokenizer)
+    }
+
+    fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
+        let output = record.text("output")?;
+        if output.is_empty() {
+            return Err(Flaw::NothingToLearn("the output is empty"));
+        }
+        if tokenizer.chat_template().is_some() {
+            return chat::learn(&messages(record, &output)?, None, 0, tokenizer);
+        }
+        Ok(vec![prompt_completion::join(&sections(record)?, &output, tokenizer)?])
+    }
+}
+
+fn messages(record: &Record, output: &str) -> Result<Vec<Value>, Flaw> {
+    let mut messages = vec![];
+    let system = record.optional_text("system")?;
+    if !system.is_empty() {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    for (user, assistant) in history(record)? {
+        messages.push(json!({"role": "user", "content": user}));
+        messages.push(json!({"role": "assistant", "content": assistant}));
+    }
+    let (instruction, input) = (record.text("instruction")?, record.optional_text("input")?);
+    let question = if input.is_empty() {
+        instruction.into_owned()
+    } else {
+        format!("{instruction}\n{input}")
+    };
+    messages.push(json!({"role": "user", "content": question}));
+    messages.push(json!({"role": "assistant", "content": output}));
+    Ok(messages)
+}
+
+fn history(record: &Record) -> Result<Vec<(String, String)>, Flaw> {
+    let Some(value) = record.optional("history") else {
+        return Ok(vec![]);
+    };
+    let pair = |pair: &Value| match pair.as_array().map(Vec::as_slice) {
+        Some([Value::String(user), Value::String(assistant)]) => Ok((user.clone(), assistant.clone())),
+        _ => Err(wrong_kind("history", "a list of [question, answer] pairs", pair)),
+    };
+    list_of("history", value)?.iter().map(pair).collect()
+}
+
+fn sections(record: &Record) -> Result<String, Flaw> {
+    let mut text = String::new();
+    let mut section = |title: &str, body: &str| {
+        if !body.is_empty() {
+            text.push_str(&format!("### {title}:\n{body}\n\n"));
+        }
+    };
+    section("System", &record.optional_text("system")?);
+    for (user, assistant) in history(record)? {
+        section("Instruction", &user);
+        section("Response", &assistant);
+    }
+    section("Instruction", &record.text("instruction")?);
+    section("Input", &record.optional_text("input")?);
+    text.push_str("### Response:\n");
+    Ok(text)
+}

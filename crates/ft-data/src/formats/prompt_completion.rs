@@ -1,0 +1,59 @@
+//! `prompt-completion`: `{"prompt": "..", "completion": ".."}`, as text or as lists of messages.
+//!
+//! Prompt and completion are tokenized separately, as they are when the model is used: special tokens once at the start, EOS at the end; the loss
+//! covers the completion and EOS. With lists of messages the chat template decides, and the answers in the completion are learned.
+
+use serde_json::Value;
+
+use super::{Format, Record, chat, close, encode, list_of, require_eos};
+use crate::error::{Flaw, Result};
+use crate::sample::Sample;
+use crate::tokenizer::Tokenizer;
+
+pub(super) struct PromptCompletion;
+
+impl Format for PromptCompletion {
+    fn name(&self) -> &'static str {
+        "prompt-completion"
+    }
+
+    fn shapes(&self) -> &'static [&'static [&'static str]] {
+        &[&["prompt", "completion"]]
+    }
+
+    fn optional(&self) -> &'static [&'static str] {
+        &["tools"]
+    }
+
+    fn check(&self, tokenizer: &Tokenizer) -> Result<()> {
+        require_eos(tokenizer)
+    }
+
+    fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
+        if let (Value::Array(_), Value::Array(_)) = (record.value("prompt")?, record.value("completion")?) {
+            return conversation(record, tokenizer);
+        }
+        let (prompt, completion) = (record.text("prompt")?, record.text("completion")?);
+        Ok(vec![join(&prompt, &completion, tokenizer)?])
+    }
+}
+
+fn conversation(record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
+    let prompt = list_of("prompt", record.value("prompt")?)?;
+    let completion = list_of("completion", record.value("completion")?)?;
+    let messages = [&*prompt, &*completion].concat();
+    chat::learn(&messages, chat::tools(record)?, prompt.len(), tokenizer)
+}
+
+/// Prompt, then completion, then EOS.
+pub(super) fn join(prompt: &str, completion: &str, tokenizer: &Tokenizer) -> Result<Sample, Flaw> {
+    if completion.is_empty() {
+        return Err(Flaw::NothingToLearn("the completion is empty"));
+    }
+    let mut ids = tokenizer.opened(encode(tokenizer, prompt)?);
+    let prompt_length = ids.len();
+    ids.extend(encode(tokenizer, completion)?);
+    close(tokenizer, &mut ids);
+    let learn = (0..ids.len()).map(|i| i >= prompt_length).collect();
+    Ok(Sample::new(ids, learn))
+}

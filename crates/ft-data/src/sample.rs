@@ -1,0 +1,118 @@
+//! One training example: token ids and which of them are learned.
+
+use std::ops::Range;
+
+/// Token ids with a loss mask. `learn[i]` says that `ids[i]` is a target, predicted from `ids[..i]`; the first token has nothing
+/// before it, so `learn[0]` is always false.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sample {
+    /// Token ids, without padding.
+    pub ids: Vec<u32>,
+    /// As long as `ids`.
+    pub learn: Vec<bool>,
+}
+
+impl Sample {
+    /// Joins ids and mask; the first token is never learned.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn new(ids: Vec<u32>, mut learn: Vec<bool>) -> Sample {
+        assert_eq!(ids.len(), learn.len(), "one flag per token");
+        if let Some(first) = learn.first_mut() {
+            *first = false;
+        }
+        Sample { ids, learn }
+    }
+
+    /// Tokens in the sample.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// True when there is no token at all.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Tokens that the loss covers.
+    pub fn learned(&self) -> usize {
+        self.learn.iter().filter(|&&l| l).count()
+    }
+
+    /// The tokens before the first learned one: what generation starts from to be compared with [`Sample::answer`].
+    pub fn prompt(&self) -> &[u32] {
+        let end = self.learn.iter().position(|&l| l).unwrap_or(self.len());
+        &self.ids[..end]
+    }
+
+    /// The first run of learned tokens, stop token included.
+    pub fn answer(&self) -> &[u32] {
+        self.runs().next().map_or(&[], |run| &self.ids[run])
+    }
+
+    /// The maximal runs of learned tokens, in order.
+    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = at + self.learn[at..].iter().position(|&l| l)?;
+            at = start + self.learn[start..].iter().take_while(|&&l| l).count();
+            Some(start..at)
+        })
+    }
+
+    /// Keeps the first `max_length` tokens; returns how many were cut off.
+    pub(crate) fn truncate(&mut self, max_length: usize) -> usize {
+        let cut = self.len().saturating_sub(max_length);
+        self.ids.truncate(max_length);
+        self.learn.truncate(max_length);
+        cut
+    }
+
+    /// Consecutive windows of at most `max_length` tokens. The first token of each window is context only.
+    pub(crate) fn windows(&self, max_length: usize) -> Vec<Sample> {
+        let pieces = self.ids.chunks(max_length).zip(self.learn.chunks(max_length));
+        pieces
+            .map(|(ids, learn)| Sample::new(ids.to_vec(), learn.to_vec()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(mask: &str) -> Sample {
+        Sample::new(
+            (0..mask.len() as u32).collect(),
+            mask.chars().map(|c| c == 'x').collect(),
+        )
+    }
+
+    #[test]
+    fn the_first_token_is_never_learned() {
+        assert_eq!(sample("xxx").learn, [false, true, true]);
+        assert_eq!(sample("").learned(), 0);
+    }
+
+    #[test]
+    fn prompt_answer_and_runs() {
+        let s = sample("..xx.x.");
+        assert_eq!(s.prompt(), [0, 1]);
+        assert_eq!(s.answer(), [2, 3]);
+        assert_eq!(s.runs().collect::<Vec<_>>(), [2..4, 5..6]);
+        assert_eq!(sample("...").runs().count(), 0);
+        assert_eq!(sample("...").prompt().len(), 3);
+        assert_eq!(sample("...").answer(), [0u32; 0]);
+    }
+
+    #[test]
+    fn windows_cover_all_tokens_once() {
+        let s = sample(".xxxxxx");
+        let windows = s.windows(3);
+        assert_eq!(windows.iter().map(Sample::len).collect::<Vec<_>>(), [3, 3, 1]);
+        assert_eq!(windows.iter().map(Sample::learned).collect::<Vec<_>>(), [2, 2, 0]);
+        let ids: Vec<u32> = windows.into_iter().flat_map(|w| w.ids).collect();
+        assert_eq!(ids, s.ids);
+    }
+}

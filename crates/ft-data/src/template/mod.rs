@@ -1,0 +1,183 @@
+//! Chat templates: the Jinja program in a checkpoint that turns messages into text.
+//!
+//! The environment is that of transformers (`chat_template_utils.py`): blocks are trimmed, `break` and `continue` work, `tojson` does not
+//! escape HTML, `raise_exception` and `strftime_now` exist, and strings and dictionaries have Python's methods.
+
+mod clock;
+mod generation;
+mod python;
+mod python_json;
+mod turns;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Serde};
+use minijinja::{AutoEscape, Environment, ErrorKind, Value};
+use serde_json::{Map, json};
+
+use crate::error::{Error, Result};
+pub(crate) use turns::{Rendered, render_turns};
+
+/// A compiled chat template with the special tokens it may name.
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    source: String,
+    marks_generation: bool,
+    variables: BTreeMap<String, Value>,
+}
+
+/// Messages in the shape of the OpenAI API, as templates expect them: `{"role", "content", ...}`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Conversation {
+    /// The messages, oldest first.
+    pub messages: Vec<serde_json::Value>,
+    /// Descriptions of the tools the assistant may call, as a JSON list.
+    pub tools: Option<serde_json::Value>,
+}
+
+impl Conversation {
+    /// No messages yet.
+    pub fn new() -> Conversation {
+        Conversation::default()
+    }
+
+    /// Adds a message.
+    pub fn with(mut self, role: &str, content: &str) -> Conversation {
+        self.messages.push(json!({"role": role, "content": content}));
+        self
+    }
+}
+
+const NAME: &str = "chat_template";
+
+impl ChatTemplate {
+    /// Compiles `source`; `specials` are `bos_token`, `eos_token` and so on.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with the line when the source does not parse.
+    pub fn new(source: &str, specials: &BTreeMap<String, String>) -> Result<ChatTemplate> {
+        // Jinja reads every kind of line break as "\n".
+        let (expanded, marks_generation) = generation::expand(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        let mut env = environment();
+        env.add_template_owned(NAME, expanded)
+            .map_err(|e| Error::Template(explain(&e)))?;
+        let variables = specials
+            .iter()
+            .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
+            .collect();
+        Ok(ChatTemplate {
+            env,
+            source: source.into(),
+            marks_generation,
+            variables,
+        })
+    }
+
+    /// This template with further variables.
+    pub(crate) fn with_kwargs(&self, kwargs: &Map<String, serde_json::Value>) -> ChatTemplate {
+        let mut variables = self.variables.clone();
+        variables.extend(
+            kwargs
+                .iter()
+                .map(|(name, value)| (name.clone(), Value::from(Serde(value)))),
+        );
+        ChatTemplate {
+            env: self.env.clone(),
+            source: self.source.clone(),
+            variables,
+            ..*self
+        }
+    }
+
+    /// The template as written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The text of a conversation; with `add_generation_prompt`, up to where the assistant's next message begins.
+    ///
+    /// # Errors
+    /// The template's own complaint (`raise_exception`) or what it trips over, with the line.
+    pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String, String> {
+        self.render_marked(conversation, add_generation_prompt)
+            .map(|(text, _)| text)
+    }
+
+    /// The text and, when the template has `{% generation %}` blocks, the bytes they produced.
+    pub(crate) fn render_marked(
+        &self,
+        conversation: &Conversation,
+        add_generation_prompt: bool,
+    ) -> Result<(String, Vec<Range<usize>>), String> {
+        if self.marks_generation {
+            generation::refuse_marks(conversation)?;
+        }
+        let mut variables = self.variables.clone();
+        variables.insert("messages".into(), Value::from(Serde(&conversation.messages)));
+        variables.insert(
+            "tools".into(),
+            conversation
+                .tools
+                .as_ref()
+                .map_or(Value::from(()), |tools| Value::from(Serde(tools))),
+        );
+        variables.insert("documents".into(), Value::from(()));
+        variables.insert("add_generation_prompt".into(), add_generation_prompt.into());
+        let template = self.env.get_template(NAME).map_err(|e| explain(&e))?;
+        let text = template.render(variables).map_err(|e| explain(&e))?;
+        match self.marks_generation {
+            true => generation::take_marks(&text),
+            false => Ok((text, Vec::new())),
+        }
+    }
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .expect("the default delimiters"),
+    );
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_unknown_method_callback(python::call_method);
+    env.add_filter("tojson", python_json::filter);
+    env.add_filter(generation::FILTER, generation::mark);
+    env.add_test("iterable", python::is_iterable);
+    env.add_test("sequence", python::is_sequence);
+    env.add_function("raise_exception", raise_exception);
+    env.add_function("strftime_now", |format: &str| clock::strftime(format, clock::now()));
+    env
+}
+
+/// What `raise_exception` raises, told apart from the template's mistakes by this detail's beginning.
+fn raise_exception(message: Rest<String>, _: Kwargs) -> Result<Value, minijinja::Error> {
+    Err(minijinja::Error::new(
+        ErrorKind::InvalidOperation,
+        format!("it says: {}", message.join(" ")),
+    ))
+}
+
+/// The innermost message with the template's line.
+fn explain(error: &minijinja::Error) -> String {
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    match error.line() {
+        Some(line) => format!("{what} (line {line} of the template)"),
+        None => what,
+    }
+}
+
+#[cfg(test)]
+mod tests;

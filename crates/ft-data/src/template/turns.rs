@@ -1,0 +1,249 @@
+//! Where the assistant's turns lie in a rendered conversation, found by construction.
+//!
+//! For the assistant's message `i`:
+//!
+//! ```text
+//! render(..i,  prompt)   <|user|>Hi<|end|><|assistant|>
+//! render(..=i)           <|user|>Hi<|end|><|assistant|>Hello<|end|>
+//!                        header, not learned           learned
+//! ```
+//!
+//! This is what the model meets when it is used: a prompt that ends where its answer begins. A template that renders a message differently
+//! once others follow (many leave out the reasoning of earlier answers) makes one sample per answer, each with the history that
+//! the model will see; otherwise the whole conversation is one sample. `{% generation %}` blocks, where a template has them, say the
+//! same directly.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::{ChatTemplate, Conversation};
+use crate::error::Flaw;
+use crate::tokenizer::Tokenizer;
+
+/// A rendered text with the bytes that the assistant wrote.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Rendered {
+    pub text: String,
+    pub spans: Vec<Range<usize>>,
+    /// The spans are the template's own; nothing at their ends may be trimmed.
+    pub exact: bool,
+}
+
+/// Renders a conversation into one or more texts, so that each of the assistant's messages from `first` on is learned once.
+pub(crate) fn render_turns(
+    template: &ChatTemplate,
+    tokenizer: &Tokenizer,
+    conversation: &Conversation,
+    first: usize,
+) -> Result<Vec<Rendered>, Flaw> {
+    if template.marks_generation {
+        return render_marked(template, conversation, first).map(|rendered| vec![rendered]);
+    }
+    let mut texts: Vec<Rendered> = vec![];
+    let answers = conversation
+        .messages
+        .iter()
+        .enumerate()
+        .filter(|(i, message)| *i >= first && message["role"] == "assistant");
+    for (index, message) in answers {
+        let turn = Turn {
+            template,
+            tokenizer,
+            conversation,
+            index,
+        }
+        .locate()?;
+        check_rendered(message, index, &turn.full[turn.span.clone()])?;
+        match texts.last_mut() {
+            Some(last) if turn.full[..turn.span.start].starts_with(&last.text) => {
+                last.text = turn.full;
+                last.spans.push(turn.span);
+            }
+            _ => texts.push(Rendered {
+                text: turn.full,
+                spans: vec![turn.span],
+                exact: false,
+            }),
+        }
+    }
+    Ok(texts)
+}
+
+fn render_marked(template: &ChatTemplate, conversation: &Conversation, first: usize) -> Result<Rendered, Flaw> {
+    let (text, mut spans) = template.render_marked(conversation, false).map_err(Flaw::Template)?;
+    if first > 0 {
+        let history = Conversation {
+            messages: conversation.messages[..first].to_vec(),
+            tools: conversation.tools.clone(),
+        };
+        let start = template.render(&history, true).map_err(Flaw::Template)?.len();
+        spans.retain(|span| span.start >= start);
+    }
+    for (index, message) in conversation
+        .messages
+        .iter()
+        .enumerate()
+        .skip(first)
+        .filter(|(_, m)| m["role"] == "assistant")
+    {
+        check_rendered(message, index, &text)?;
+    }
+    Ok(Rendered {
+        text,
+        spans,
+        exact: true,
+    })
+}
+
+/// One message of the assistant, to be located.
+struct Turn<'a> {
+    template: &'a ChatTemplate,
+    tokenizer: &'a Tokenizer,
+    conversation: &'a Conversation,
+    index: usize,
+}
+
+/// The conversation up to and including a turn, and the bytes of the turn.
+struct Located {
+    full: String,
+    span: Range<usize>,
+}
+
+impl Turn<'_> {
+    fn locate(&self) -> Result<Located, Flaw> {
+        let history = &self.conversation.messages[..self.index];
+        let full = self.render(&self.conversation.messages[..=self.index], false)?;
+        if history.is_empty() {
+            // Many templates cannot render nothing at all, so there is no prompt to compare with.
+            let ignores_prompt = self.render(&self.conversation.messages[..=self.index], true)? == full;
+            return if ignores_prompt {
+                self.locate_by_content(full, "")
+            } else {
+                self.locate_first(full)
+            };
+        }
+        let (base, prompt) = (self.render(history, false)?, self.render(history, true)?);
+        match prompt == base {
+            true => self.locate_by_content(full, &base),
+            false => self.locate_by_prompt(full, &base, &prompt),
+        }
+    }
+
+    fn locate_first(&self, full: String) -> Result<Located, Flaw> {
+        let span = self.content_start(&full)?..full.len();
+        Ok(Located { full, span })
+    }
+
+    fn locate_by_prompt(&self, mut full: String, base: &str, prompt: &str) -> Result<Located, Flaw> {
+        let start = if full.starts_with(prompt) {
+            prompt.len()
+        } else if full.starts_with(base) {
+            // A prompt may open what a stored answer lacks, such as a reasoning block: the answer begins where they part.
+            common_prefix(&full, prompt)
+        } else {
+            return Err(
+                self.flaw("the chat template rewrites the messages before this one, so it is unclear where it begins")
+            );
+        };
+        if !prompt.starts_with(base) {
+            // Without a prompt the template closes the conversation as a whole, which is not the assistant's doing.
+            let prompted = self.render(&self.conversation.messages[..=self.index], true)?;
+            let common = common_prefix(&full, &prompted);
+            let tokens = self.tokenizer.tokens(&full).map_err(Flaw::Tokenizer)?;
+            let end = tokens
+                .iter()
+                .map(|token| token.end)
+                .rfind(|end| *end <= common)
+                .unwrap_or(common);
+            full.truncate(end.max(start));
+        }
+        let span = start..full.len();
+        Ok(Located { full, span })
+    }
+
+    /// For templates that ignore `add_generation_prompt`: some have no header before an answer (`[INST] .. [/INST] answer`), some print
+    /// it with the answer, some after every conversation.
+    fn locate_by_content(&self, mut full: String, base: &str) -> Result<Located, Flaw> {
+        let content = self.content_start(&full)?;
+        let gap = full
+            .strip_prefix(base)
+            .and_then(|rest| rest.get(..content.saturating_sub(base.len())));
+        let start = if gap.is_some_and(|gap| gap.trim().is_empty()) {
+            base.len()
+        } else {
+            content
+        };
+        // What both texts end with holds the end of a turn and, if printed always, the next header. The turn's own end comes first.
+        let tail = if base.is_empty() {
+            start
+        } else {
+            full.len() - common_suffix(&full[start..], base)
+        };
+        let tokens = self.tokenizer.tokens(&full[tail..]).map_err(Flaw::Tokenizer)?;
+        if let Some(stop) = tokens.iter().find(|token| self.tokenizer.is_special(token.id)) {
+            full.truncate(tail + stop.end);
+        }
+        let span = start..full.len();
+        Ok(Located { full, span })
+    }
+
+    /// Where the message's content begins: where the text changes when the content does.
+    fn content_start(&self, full: &str) -> Result<usize, Flaw> {
+        let mut messages = self.conversation.messages[..=self.index].to_vec();
+        messages[self.index]["content"] = Value::from("\u{fdd2}");
+        let changed = self.render(&messages, false)?;
+        Ok(common_prefix(full, &changed))
+    }
+
+    fn render(&self, messages: &[Value], prompt: bool) -> Result<String, Flaw> {
+        let conversation = Conversation {
+            messages: messages.to_vec(),
+            tools: self.conversation.tools.clone(),
+        };
+        self.template.render(&conversation, prompt).map_err(Flaw::Template)
+    }
+
+    fn flaw(&self, what: &'static str) -> Flaw {
+        Flaw::NotRendered {
+            index: self.index + 1,
+            what,
+        }
+    }
+}
+
+/// A template that does not know tools, or wants its texts in another shape, would silently teach an empty answer.
+fn check_rendered(message: &Value, index: usize, turn: &str) -> Result<(), Flaw> {
+    let calls = message["tool_calls"].as_array().into_iter().flatten();
+    let mut names = calls.filter_map(|call| call["function"]["name"].as_str().or(call["name"].as_str()));
+    if !names.all(|name| turn.contains(name)) {
+        return Err(Flaw::NotRendered {
+            index: index + 1,
+            what: "the chat template leaves out its tool calls",
+        });
+    }
+    // Templates may drop or move parts of a text (reasoning), but never its end.
+    let last_word = message["content"]
+        .as_str()
+        .unwrap_or_default()
+        .split_whitespace()
+        .next_back();
+    if !last_word.is_none_or(|word| turn.contains(word)) {
+        return Err(Flaw::NotRendered {
+            index: index + 1,
+            what: "the chat template leaves out its text",
+        });
+    }
+    Ok(())
+}
+
+/// The bytes that two texts have in common at the start, in whole characters.
+fn common_prefix(a: &str, b: &str) -> usize {
+    let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y);
+    same.map(|(c, _)| c.len_utf8()).sum()
+}
+
+fn common_suffix(a: &str, b: &str) -> usize {
+    let same = a.chars().rev().zip(b.chars().rev()).take_while(|(x, y)| x == y);
+    same.map(|(c, _)| c.len_utf8()).sum()
+}
