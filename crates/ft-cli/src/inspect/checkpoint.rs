@@ -1,0 +1,101 @@
+//! A model folder, read from its `config.json` and the headers of its tensor files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ft_model::{Checkpoint, ModelConfig};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::output;
+
+/// A checkpoint in numbers.
+#[derive(Debug, Serialize)]
+pub struct Model {
+    model_type: String,
+    parameters: u64,
+    tensors: usize,
+    bytes: u64,
+    /// Parameters by type.
+    dtypes: BTreeMap<String, u64>,
+    tied_embeddings: bool,
+    layers: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    heads: usize,
+    key_value_heads: usize,
+    head_dim: usize,
+    vocab_size: usize,
+    positions: usize,
+    eos_token_ids: Vec<u32>,
+}
+
+impl Model {
+    pub fn read(folder: &Path) -> Result<Self, Failure> {
+        let config = ModelConfig::from_dir(folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let mut dtypes = BTreeMap::new();
+        let mut model = Self {
+            model_type: config.model_type.clone(),
+            parameters: 0,
+            tensors: 0,
+            bytes: 0,
+            dtypes: BTreeMap::new(),
+            tied_embeddings: config.tie_word_embeddings,
+            layers: config.num_hidden_layers,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            heads: config.num_attention_heads,
+            key_value_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            vocab_size: config.vocab_size,
+            positions: config.max_position_embeddings,
+            eos_token_ids: config.eos_token_ids.clone(),
+        };
+        for (_, entry) in checkpoint.entries() {
+            let numbers: u64 = entry.shape.iter().map(|d| *d as u64).product();
+            model.tensors += 1;
+            model.parameters += numbers;
+            model.bytes += entry.dtype.bitsize() as u64 * numbers / 8;
+            *dtypes.entry(format!("{:?}", entry.dtype).to_lowercase()).or_insert(0) += numbers;
+        }
+        model.dtypes = dtypes;
+        Ok(model)
+    }
+
+    pub fn page(&self) -> String {
+        let dtypes = self.dtypes.iter().map(|(name, n)| match self.dtypes.len() {
+            1 => name.clone(),
+            _ => format!("{name} {}", output::count(*n)),
+        });
+        let head = if self.tied_embeddings {
+            "tied to the embeddings"
+        } else {
+            "of its own"
+        };
+        let heads = format!(
+            "{} heads of {}, {} for keys and values",
+            self.heads, self.head_dim, self.key_value_heads
+        );
+        let rows = [
+            ("model", self.model_type.clone()),
+            ("parameters", output::count(self.parameters)),
+            ("tensors", format!("{}, {}", self.tensors, output::bytes(self.bytes))),
+            ("types", dtypes.collect::<Vec<_>>().join(", ")),
+            (
+                "layers",
+                format!(
+                    "{}, {} wide, {} inside the MLP",
+                    self.layers, self.hidden_size, self.intermediate_size
+                ),
+            ),
+            ("attention", heads),
+            (
+                "vocabulary",
+                format!("{}, output head {head}", output::count(self.vocab_size as u64)),
+            ),
+            ("positions", output::count(self.positions as u64)),
+        ];
+        output::fields(&rows)
+    }
+}

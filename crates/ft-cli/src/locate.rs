@@ -1,0 +1,299 @@
+//! What MODEL on the command line means: a folder in Hugging Face layout, an adapter or run folder, a checkpoint of a
+//! run, a Hub id that is in the local cache, or `embedded:tiny`.
+
+use std::path::{Path, PathBuf};
+
+use ft_peft::adapter::is_adapter;
+use ft_train::checkpoint::Checkpoints;
+
+use crate::failure::{Context, Failure};
+
+/// Where the parts of a model lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Folder with `config.json` and the weights.
+    pub checkpoint: PathBuf,
+    /// Folder with `adapter_config.json`, when MODEL named one.
+    pub adapter: Option<PathBuf>,
+}
+
+impl Located {
+    /// The folder of the tokenizer: an adapter may bring its own.
+    pub fn tokenizer(&self) -> &Path {
+        match &self.adapter {
+            Some(adapter) if adapter.join("tokenizer.json").is_file() => adapter,
+            _ => &self.checkpoint,
+        }
+    }
+
+    /// The folder of the generation settings: fine-tuning may have taught the model to stop at another token.
+    pub fn settings(&self) -> &Path {
+        match &self.adapter {
+            Some(adapter) if adapter.join(SETTINGS).is_file() => adapter,
+            _ => &self.checkpoint,
+        }
+    }
+
+    /// The generation settings, where there are any.
+    pub fn generation_config(&self) -> Option<PathBuf> {
+        Some(self.settings().join(SETTINGS)).filter(|path| path.is_file())
+    }
+}
+
+const SETTINGS: &str = "generation_config.json";
+
+/// Finds MODEL; `adapter` is what `--adapter` named.
+pub fn locate(model: &str, adapter: Option<&Path>) -> Result<Located, Failure> {
+    let mut located = find(model)?;
+    if let Some(adapter) = adapter {
+        let folder = adapter_folder(adapter)?;
+        if let Some(own) = located.adapter.replace(folder) {
+            let why = format!("`{model}` already brings an adapter ({})", own.display());
+            return Err(Failure::wrong_use(format!(
+                "{why}; name its base model, or leave out --adapter"
+            )));
+        }
+    }
+    Ok(located)
+}
+
+/// The folder that holds a base checkpoint, for `model.path` of a configuration.
+pub fn checkpoint(model: &str) -> Result<PathBuf, Failure> {
+    let located = find(model)?;
+    match located.adapter {
+        None => Ok(located.checkpoint),
+        Some(adapter) => Err(Failure::new(format!(
+            "`{model}` is an adapter, and a base model is needed here; merge it first (`ft merge`), or go on training \
+             it with `peft.from = \"{}\"` and `model.path = \"{}\"`",
+            adapter.display(),
+            located.checkpoint.display()
+        ))),
+    }
+}
+
+fn find(model: &str) -> Result<Located, Failure> {
+    if let Some(name) = model.strip_prefix("embedded:") {
+        return Ok(Located {
+            checkpoint: crate::embedded::unpacked(name)?,
+            adapter: None,
+        });
+    }
+    let path = Path::new(model);
+    if path.is_dir() {
+        return folder(path);
+    }
+    if path.exists() {
+        return Err(Failure::new(format!(
+            "`{model}` is a file; MODEL is the folder that holds it"
+        )));
+    }
+    match hub_parts(model) {
+        Some((org, name)) => match cached(&hub_cache(), org, name) {
+            Some(checkpoint) => folder(&checkpoint),
+            None => Err(not_cached(model)),
+        },
+        None => Err(Failure::new(format!("no such folder: `{model}`"))),
+    }
+}
+
+fn folder(path: &Path) -> Result<Located, Failure> {
+    let has = |file: &str| path.join(file).is_file();
+    if is_adapter(path) {
+        return with_base(path, &base_of_adapter(path)?);
+    }
+    if has("config.json") {
+        return Ok(Located {
+            checkpoint: path.to_path_buf(),
+            adapter: None,
+        });
+    }
+    if has("config.toml") {
+        return run(path);
+    }
+    let why = "it has no config.json (a model), adapter_config.json (an adapter) or config.toml (a run)";
+    Err(Failure::new(format!("`{}` is no model: {why}", path.display())))
+}
+
+/// The model of a run: `final/`, or the newest checkpoint of a run that has not ended.
+fn run(path: &Path) -> Result<Located, Failure> {
+    let (result, warnings) = match path.join("final") {
+        done if done.is_dir() => (done, Vec::new()),
+        _ => Checkpoints::of(path)
+            .latest()
+            .context(format!("`{}` has no model yet", path.display()))?,
+    };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if is_adapter(&result) {
+        let config = ft_train::RunConfig::load(&path.join("config.toml"), &[])?;
+        return with_base(&result, &config.model.path.to_string_lossy());
+    }
+    Ok(Located {
+        checkpoint: result,
+        adapter: None,
+    })
+}
+
+fn with_base(adapter: &Path, base: &str) -> Result<Located, Failure> {
+    let doing = || format!("the base model of the adapter in `{}`", adapter.display());
+    let checkpoint = match adapter.join(base) {
+        beside if beside.is_dir() => beside,
+        _ => checkpoint(base).context(doing())?,
+    };
+    Ok(Located {
+        checkpoint,
+        adapter: Some(adapter.to_path_buf()),
+    })
+}
+
+fn base_of_adapter(adapter: &Path) -> Result<String, Failure> {
+    ft_peft::adapter::base_model(adapter)
+        .filter(|base| !base.is_empty())
+        .ok_or_else(|| {
+            Failure::new(format!(
+                "the adapter in `{}` does not name its base model; give the base as MODEL and this folder as --adapter",
+                adapter.display()
+            ))
+        })
+}
+
+/// `--adapter` takes an adapter folder, or a run folder that ended in one.
+fn adapter_folder(path: &Path) -> Result<PathBuf, Failure> {
+    let candidates = [path.to_path_buf(), path.join("final")];
+    match candidates.into_iter().find(|p| is_adapter(p)) {
+        Some(folder) => Ok(folder),
+        None if path.is_dir() => Err(Failure::new(format!(
+            "`{}` holds no adapter_config.json",
+            path.display()
+        ))),
+        None => Err(Failure::new(format!("no such folder: `{}`", path.display()))),
+    }
+}
+
+/// `org/name`, when the text can be a Hub id.
+fn hub_parts(text: &str) -> Option<(&str, &str)> {
+    let (org, name) = text.split_once('/')?;
+    let word = |w: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !w.is_empty() && !w.starts_with('.') && w.chars().all(plain)
+    };
+    (word(org) && word(name)).then_some((org, name))
+}
+
+fn not_cached(model: &str) -> Failure {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    Failure::new(format!(
+        "there is no folder `{model}`, and the Hub's `{model}` is not in the local cache; ft does not download. \
+         Fetch it with `hf download {model} --local-dir {name}` (pip install huggingface_hub) and use `{name}`"
+    ))
+}
+
+/// Where `huggingface_hub` keeps downloads.
+fn hub_cache() -> PathBuf {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let home = || var("HOME").or_else(|| var("USERPROFILE")).unwrap_or_default();
+    let cache = || var("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache"));
+    var("HF_HUB_CACHE").unwrap_or_else(|| {
+        var("HF_HOME")
+            .unwrap_or_else(|| cache().join("huggingface"))
+            .join("hub")
+    })
+}
+
+/// The snapshot of a model's main branch in a Hub cache.
+fn cached(cache: &Path, org: &str, name: &str) -> Option<PathBuf> {
+    let repo = cache.join(format!("models--{org}--{name}"));
+    let commit = std::fs::read_to_string(repo.join("refs").join("main")).ok()?;
+    let snapshot = repo.join("snapshots").join(commit.trim());
+    snapshot.is_dir().then_some(snapshot)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn message(failure: Failure) -> String {
+        format!("{failure:?}")
+    }
+
+    #[test]
+    fn a_checkpoint_and_an_adapter_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base");
+        let adapter = dir.path().join("adapter");
+        write(&base.join("config.json"), "{}");
+        write(
+            &adapter.join("adapter_config.json"),
+            r#"{"base_model_name_or_path": "../base"}"#,
+        );
+
+        let plain = locate(base.to_str().unwrap(), None).unwrap();
+        assert_eq!(
+            plain,
+            Located {
+                checkpoint: base.clone(),
+                adapter: None
+            }
+        );
+        let both = locate(base.to_str().unwrap(), Some(&adapter)).unwrap();
+        assert_eq!(both.adapter, Some(adapter.clone()));
+        let alone = locate(adapter.to_str().unwrap(), None).unwrap();
+        assert_eq!(alone.checkpoint.canonicalize().unwrap(), base.canonicalize().unwrap());
+
+        assert_eq!(alone.tokenizer(), alone.checkpoint);
+        write(&adapter.join("tokenizer.json"), "{}");
+        assert_eq!(alone.tokenizer(), adapter);
+    }
+
+    #[test]
+    fn two_adapters_are_one_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("base/config.json"), "{}");
+        let adapter = dir.path().join("adapter");
+        write(
+            &adapter.join("adapter_config.json"),
+            r#"{"base_model_name_or_path": "../base"}"#,
+        );
+        assert!(message(locate(adapter.to_str().unwrap(), Some(&adapter)).unwrap_err()).contains("already brings"));
+        assert!(message(checkpoint(adapter.to_str().unwrap()).unwrap_err()).contains("peft.from"));
+    }
+
+    #[test]
+    fn what_is_no_model_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert!(message(locate(path, None).unwrap_err()).contains("no config.json"));
+        assert!(message(locate(&format!("{path}/a/b/c"), None).unwrap_err()).contains("no such folder"));
+        write(
+            &dir.path().join("adapter_config.json"),
+            r#"{"base_model_name_or_path": null}"#,
+        );
+        assert!(message(locate(path, None).unwrap_err()).contains("does not name its base"));
+    }
+
+    #[test]
+    fn hub_ids_come_from_the_local_cache_only() {
+        assert_eq!(hub_parts("org/na.me-1"), Some(("org", "na.me-1")));
+        assert!(
+            ["a/b/c", "./b", "a/", "../b", "plain"]
+                .iter()
+                .all(|t| hub_parts(t).is_none())
+        );
+        assert!(message(not_cached("org/name")).contains("hf download org/name --local-dir name"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot = dir.path().join("models--org--name/snapshots/abc");
+        write(&snapshot.join("config.json"), "{}");
+        assert_eq!(cached(dir.path(), "org", "name"), None);
+        write(&dir.path().join("models--org--name/refs/main"), "abc\n");
+        assert_eq!(cached(dir.path(), "org", "name"), Some(snapshot));
+    }
+}

@@ -1,0 +1,30 @@
+//! `tracing` events of all crates, as lines on stderr.
+
+use std::io;
+
+use tracing_subscriber::EnvFilter;
+
+/// `FT_LOG` (e.g. `ft_train=debug,burn=info`) wins over the flags.
+pub fn start(verbose: u8, quiet: bool) {
+    let filter = match std::env::var("FT_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::new(text),
+        _ => EnvFilter::new(default_filter(verbose, quiet)),
+    };
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(verbose > 1);
+    // A second call in one process (a test) keeps the first one's filter.
+    let _ = log.with_ansi(crate::failure::color()).without_time().try_init();
+}
+
+/// Our crates speak earlier than the ones below them (`ft` matches every target that starts with it).
+fn default_filter(verbose: u8, quiet: bool) -> &'static str {
+    match (quiet, verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "warn,ft=info",
+        (_, 2) => "info,ft=debug",
+        _ => "debug,ft=trace",
+    }
+}

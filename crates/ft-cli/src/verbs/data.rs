@@ -1,0 +1,188 @@
+//! `ft data`: shows what a configuration makes of its data, before anything is trained on it.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use ft_data::{Bin, Dataset, Place, Preview, PreviewToken, Tokenizer, load_samples};
+use serde_json::{Value, json};
+
+use crate::args::SetArg;
+use crate::failure::Failure;
+use crate::{configs, output};
+
+/// Look at training data the way training sees it
+#[derive(clap::Args, Debug)]
+pub struct Data {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Show rendered samples token by token, the learned ones marked, and statistics of the whole file
+    Preview(PreviewArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct PreviewArgs {
+    /// Configuration file
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    /// How many samples to show
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    samples: usize,
+    /// Look at data.valid instead of data.train
+    #[arg(long)]
+    valid: bool,
+    #[command(flatten)]
+    set: SetArg,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Data {
+    pub fn run(self) -> Result<(), Failure> {
+        let Action::Preview(args) = self.action;
+        let config = configs::load(&args.config, &args.set.set)?;
+        let tokenizer = configs::tokenizer(&config)?;
+        let file = match (args.valid, &config.data.valid) {
+            (false, _) => &config.data.train,
+            (true, Some(valid)) => valid,
+            (true, None) => return Err(Failure::wrong_use("--valid: the configuration has no data.valid")),
+        };
+        let data = load_samples(file, &config.data, &tokenizer)?;
+        for warning in data.statistics.warnings() {
+            tracing::warn!("{warning}");
+        }
+        match args.json {
+            true => output::json(&object(file, &data, args.samples, &tokenizer)),
+            false => output::write(&page(file, &data, args.samples, &tokenizer, colour())),
+        }
+    }
+}
+
+fn colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+fn object(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer) -> Value {
+    let sample = |(sample, place): (&ft_data::Sample, &Place)| {
+        let preview = Preview::new(sample, tokenizer);
+        json!({ "place": place, "learned": preview.learned, "tokens": preview.tokens })
+    };
+    let samples: Vec<Value> = data.samples.iter().zip(&data.places).take(shown).map(sample).collect();
+    json!({
+        "file": file,
+        "format": data.format,
+        "learned_share": share(data),
+        "statistics": data.statistics,
+        "warnings": data.statistics.warnings(),
+        "samples": samples,
+    })
+}
+
+fn share(data: &Dataset) -> f64 {
+    data.statistics.learned as f64 / (data.statistics.tokens as f64).max(1.0)
+}
+
+fn page(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer, colour: bool) -> String {
+    let mut page = String::new();
+    for (sample, place) in data.samples.iter().zip(&data.places).take(shown) {
+        let preview = Preview::new(sample, tokenizer);
+        page += &format!("{place}: {} tokens, {} learned\n", sample.len(), preview.learned);
+        page += &format!("{}\n\n", marked(&preview.tokens, colour));
+    }
+    let s = &data.statistics;
+    page += &format!("{} as {}\n", file.display(), data.format.as_str());
+    page += &format!("samples  {}\n", output::count(s.samples as u64));
+    page += &format!(
+        "tokens   {}, longest sample {}\n",
+        output::count(s.tokens as u64),
+        s.longest
+    );
+    page += &format!(
+        "learned  {} ({:.1} %)\n",
+        output::count(s.learned as u64),
+        100.0 * share(data)
+    );
+    let stops: Vec<String> = s.stops.iter().map(|(token, n)| format!("{token} x {n}")).collect();
+    page += &format!(
+        "stops    {}\n",
+        if stops.is_empty() {
+            "none".into()
+        } else {
+            stops.join(", ")
+        }
+    );
+    page + &histogram(&s.histogram)
+}
+
+/// Tokens divided by `|`, runs of learned ones between double brackets. Line breaks are written out.
+fn marked(tokens: &[PreviewToken], colour: bool) -> String {
+    let (open, close) = if colour {
+        ("\x1b[32m[[", "]]\x1b[0m")
+    } else {
+        ("[[", "]]")
+    };
+    let runs = tokens.chunk_by(|a, b| a.learn == b.learn).map(|run| {
+        let text = run
+            .iter()
+            .map(|t| t.text.replace('\n', "\\n"))
+            .collect::<Vec<_>>()
+            .join("|");
+        if run[0].learn {
+            format!("{open}{text}{close}")
+        } else {
+            text
+        }
+    });
+    runs.collect::<Vec<_>>().join("|")
+}
+
+fn histogram(bins: &[Bin]) -> String {
+    const WIDTH: usize = 40;
+    let most = bins.iter().map(|b| b.samples).max().unwrap_or(0).max(1);
+    let row = |bin: &Bin| {
+        let bar = "#".repeat((bin.samples * WIDTH).div_ceil(most));
+        vec![format!("up to {}", bin.up_to), output::count(bin.samples as u64), bar]
+    };
+    let rows: Vec<Vec<String>> = bins.iter().map(row).collect();
+    format!("lengths\n{}", output::table(&rows, &[true, true, false]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learned_runs_stand_in_brackets() {
+        let token = |text: &str, learn| PreviewToken {
+            id: 0,
+            text: text.into(),
+            learn,
+        };
+        let tokens = [
+            token("Q", false),
+            token(":\n", false),
+            token("yes", true),
+            token("</s>", true),
+        ];
+        assert_eq!(marked(&tokens, false), "Q|:\\n|[[yes|</s>]]");
+    }
+
+    #[test]
+    fn every_bin_gets_a_bar() {
+        let bins = [
+            Bin { up_to: 8, samples: 1 },
+            Bin {
+                up_to: 16,
+                samples: 1000,
+            },
+        ];
+        let text = histogram(&bins);
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().nth(1).unwrap().ends_with(" #"), "{text}");
+    }
+}

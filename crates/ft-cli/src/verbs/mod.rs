@@ -1,0 +1,47 @@
+//! One file per verb: its arguments (whose doc comments are the help) and what it does. A new verb is a file here, its
+//! `mod` line and its line in the list.
+
+mod chat;
+mod config;
+mod data;
+mod eval;
+mod generate;
+mod inspect;
+mod merge;
+mod plan;
+mod train;
+
+use clap::Subcommand;
+
+use crate::failure::Failure;
+
+macro_rules! verbs {
+    ($($name:ident => $args:ty),* $(,)?) => {
+        #[derive(Subcommand, Debug)]
+        pub enum Verb {
+            $($name($args)),*
+        }
+
+        impl Verb {
+            /// Does it.
+            pub fn run(self) -> Result<(), Failure> {
+                match self {
+                    $(Verb::$name(args) => args.run()),*
+                }
+            }
+        }
+    };
+}
+
+// In the order of the help.
+verbs! {
+    Train => train::Train,
+    Plan => plan::Plan,
+    Eval => eval::Eval,
+    Generate => generate::Generate,
+    Chat => chat::Chat,
+    Merge => merge::Merge,
+    Inspect => inspect::Inspect,
+    Data => data::Data,
+    Config => config::Config,
+}

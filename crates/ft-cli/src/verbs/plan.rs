@@ -1,0 +1,37 @@
+//! `ft plan`: everything that is decided before a run.
+
+use std::path::PathBuf;
+
+use ft_train::Plan as RunPlan;
+
+use crate::args::{DeviceArg, SetArg};
+use crate::failure::Failure;
+use crate::{configs, device, output};
+
+/// Show everything that is decided before a run: what trains, steps, memory by part
+#[derive(clap::Args, Debug)]
+pub struct Plan {
+    /// Configuration file
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    #[command(flatten)]
+    set: SetArg,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+impl Plan {
+    pub fn run(self) -> Result<(), Failure> {
+        let config = configs::load(&self.config, &self.set.set)?;
+        let picked = device::pick(self.device.device)?;
+        let summary = RunPlan::resolve(config, &picked.device, &picked.name)?.summary();
+        if self.json {
+            output::json(&summary)
+        } else {
+            output::write(&summary.to_string())
+        }
+    }
+}

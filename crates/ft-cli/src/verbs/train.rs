@@ -1,0 +1,206 @@
+//! `ft train`: fine-tunes a model, or shows a whole fine-tuning when nothing is given.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use burn::train::Interrupter;
+use burn::train::renderer::tui::TuiMetricsRendererWrapper;
+use ft_train::{BeforeAfter, Ending, Event, FitOptions, Outcome, Plan, Progress, Resume, RunConfig, Score, Style, fit};
+
+use crate::args::{DeviceArg, SetArg};
+use crate::failure::Failure;
+use crate::signals::Stop;
+use crate::{configs, device, embedded, output};
+
+/// Fine-tune a model; without CONFIG, a tiny one on bundled data, to see it work
+#[derive(clap::Args, Debug)]
+pub struct Train {
+    /// Configuration file
+    #[arg(value_name = "CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    set: SetArg,
+    /// Go on from a checkpoint of the run folder, the newest when none is named
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
+    resume: Option<Option<PathBuf>>,
+    /// Show progress on the full screen
+    #[arg(long)]
+    tui: bool,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+impl Train {
+    pub fn run(self) -> Result<(), Failure> {
+        // Before anything that takes time: a signal must never find the default behaviour once work has begun.
+        let stop = Stop::listen()?;
+        let this = self.untangled();
+        let resume = this
+            .resume
+            .clone()
+            .map(|from| from.map_or(Resume::Latest, Resume::From));
+        let config = this.load()?;
+        let picked = device::pick(this.device.device)?;
+        let plan = Plan::resolve(config, &picked.device, &picked.name)?;
+        let interrupter = Interrupter::new();
+        let options = FitOptions {
+            stop: stop.flag(),
+            progress: this.progress(&interrupter),
+            interrupter,
+            resume,
+            on_event: Box::new(tell),
+        };
+        let outcome = fit(plan, options)?;
+        if this.json {
+            output::json(&outcome)?;
+        } else {
+            output::write(&page(&outcome))?;
+        }
+        match outcome.ending {
+            Ending::Interrupted => Err(this.interrupted(&outcome, stop.signal())),
+            Ending::Finished | Ending::EarlyStopped => Ok(()),
+        }
+    }
+
+    /// `--resume run.toml` means the configuration: a checkpoint is a folder.
+    fn untangled(mut self) -> Self {
+        let taken = |p: &PathBuf| p.extension().is_some_and(|e| e == "toml");
+        if self.config.is_none()
+            && let Some(named) = &mut self.resume
+            && named.as_ref().is_some_and(taken)
+        {
+            self.config = named.take();
+        }
+        self
+    }
+
+    fn load(&self) -> Result<RunConfig, Failure> {
+        match &self.config {
+            Some(file) => configs::load(file, &self.set.set),
+            None if self.resume.is_some() => Err(Failure::wrong_use(
+                "--resume needs the CONFIG of the run (a run folder holds its config.toml)",
+            )),
+            None => embedded::quickstart(&self.set.set),
+        }
+    }
+
+    fn progress(&self, interrupter: &Interrupter) -> Progress {
+        let terminal = std::io::stderr().is_terminal();
+        if self.tui && terminal && std::io::stdout().is_terminal() {
+            return Progress::Renderer(Box::new(TuiMetricsRendererWrapper::new(interrupter.clone(), None)));
+        }
+        let style = if terminal { Style::Bar } else { Style::Lines };
+        Progress::Text(style, Box::new(std::io::stderr()))
+    }
+
+    fn interrupted(&self, outcome: &Outcome, signal: Option<usize>) -> Failure {
+        let config = self.config.clone().unwrap_or_else(|| outcome.out.join("config.toml"));
+        let message = match &outcome.checkpoint {
+            Some(checkpoint) => format!(
+                "stopped after step {}, saved in {}; go on with `ft train {} --resume`",
+                outcome.steps,
+                checkpoint.display(),
+                config.display()
+            ),
+            None => "stopped before the first step; nothing was saved".to_string(),
+        };
+        match signal {
+            Some(signal) => Failure::stopped(signal, message),
+            None => Failure::new(message),
+        }
+    }
+}
+
+/// What the run has to say beside its progress.
+fn tell(event: &Event) {
+    match event {
+        Event::Warning(text) => tracing::warn!("{text}"),
+        Event::Resumed { step, path } => note(&format!("resumed after step {step} from {}", path.display())),
+        Event::Saved { step, path } => tracing::info!("saved step {step} in {}", path.display()),
+        // The renderer shows it.
+        Event::Evaluated { .. } | Event::Answered(_) => {}
+    }
+}
+
+fn note(text: &str) {
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn page(outcome: &Outcome) -> String {
+    let mut page = scores(outcome.before.as_ref(), outcome.after.as_ref());
+    page += &outcome.samples.iter().map(answers).collect::<String>();
+    page += &format!(
+        "{} steps, {} tokens, {:.1} s of training, {} parameters trained\n",
+        outcome.steps,
+        output::count(outcome.tokens),
+        outcome.seconds,
+        output::count(outcome.trainable as u64)
+    );
+    let places = [("result", &outcome.final_dir), ("report", &outcome.report)];
+    page + &places
+        .iter()
+        .filter_map(|(name, path)| Some(line(name, path.as_deref()?)))
+        .collect::<String>()
+}
+
+fn line(name: &str, path: &Path) -> String {
+    format!("{name}: {}\n", path.display())
+}
+
+/// Held-out numbers before and after, metric by metric.
+fn scores(before: Option<&Score>, after: Option<&Score>) -> String {
+    let Some(after) = after else { return String::new() };
+    let value = |value: Option<f64>| value.map_or("-".to_string(), |v| format!("{v:.4}"));
+    let row = |name: &str, pick: &dyn Fn(&Score) -> Option<f64>| {
+        vec![name.to_string(), value(before.and_then(pick)), value(pick(after))]
+    };
+    let mut rows = vec![vec!["held out".to_string(), "before".into(), "after".into()]];
+    rows.push(row("loss", &|s| Some(s.loss)));
+    rows.push(row("perplexity", &|s| Some(s.perplexity)));
+    rows.extend(
+        after
+            .metrics
+            .keys()
+            .map(|name| row(name, &|s| s.metrics.get(name).copied())),
+    );
+    output::table(&rows, &[false, true, true]) + "\n"
+}
+
+fn answers(sample: &BeforeAfter) -> String {
+    let indented = |text: &str| text.trim().replace('\n', "\n            ");
+    format!(
+        "  prompt    {}\n  expected  {}\n  before    {}\n  after     {}\n\n",
+        indented(&sample.prompt),
+        indented(&sample.expected),
+        indented(&sample.before),
+        indented(&sample.after)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn scores_stand_side_by_side() {
+        let score = |loss: f64, em: f64| Score {
+            loss,
+            perplexity: loss.exp(),
+            metrics: BTreeMap::from([("exact_match".to_string(), em)]),
+        };
+        let text = scores(Some(&score(2.0, 0.0)), Some(&score(0.5, 0.9)));
+        let last = text.trim().lines().last().unwrap();
+        assert_eq!(
+            last.split_whitespace().collect::<Vec<_>>(),
+            ["exact_match", "0.0000", "0.9000"]
+        );
+        assert!(scores(None, Some(&score(0.5, 0.9))).contains('-'));
+        assert!(scores(None, None).is_empty());
+    }
+}
