@@ -48,6 +48,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
 
 /// The layers of a model, in the two block shapes the families share.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // one per model
 pub(crate) enum Decoder {
     /// Llama and its relatives: RMSNorm, rotary embedding, gated MLP.
     Llama(llama::Llama),
