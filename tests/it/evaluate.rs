@@ -2,11 +2,12 @@
 
 use burn::tensor::{Device, activation::log_softmax};
 use ft_data::Sample;
-use ft_eval::{Error, Evaluation, batches, check, evaluate};
+use ft_eval::{Error, EvalConfig, Evaluation, batches, check, evaluate, report};
+use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model, Rows};
 use ft_peft::Pass;
 
-use crate::support::{Array, arrays, fixture};
+use crate::support::{Array, arrays, fixture, word_tokenizer};
 
 const FAMILIES: [&str; 6] = ["llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gpt2"];
 
@@ -21,14 +22,18 @@ fn samples(ids: &Array, labels: &Array) -> Vec<Sample> {
         let learn = labels.iter().map(|label| *label >= 0.0).collect();
         Sample::new(ids.iter().map(|id| *id as u32).collect(), learn)
     };
-    ids.values.chunks(width).zip(labels.values.chunks(width)).map(row).collect()
+    ids.values
+        .chunks(width)
+        .zip(labels.values.chunks(width))
+        .map(row)
+        .collect()
 }
 
 /// Samples of many lengths with gaps in what is learned.
 fn mixed() -> Vec<Sample> {
     let sample = |n: usize| {
         let ids = (0..n).map(|i| (3 + (i * 31 + n * 17) % 93) as u32).collect();
-        Sample::new(ids, (0..n).map(|i| (i + n) % 3 > 0).collect())
+        Sample::new(ids, (0..n).map(|i| !(i + n).is_multiple_of(3)).collect())
     };
     [1, 2, 3, 5, 9, 14, 14, 22, 30, 41].into_iter().map(sample).collect()
 }
@@ -55,12 +60,18 @@ fn neither_batches_nor_padding_change_the_result() {
         let model = load(family);
         let alone = run(&model, &mixed(), 1, 1);
         assert_eq!(alone.tokens, mixed().iter().map(Sample::learned).sum::<usize>());
-        assert_eq!(alone.samples, 8, "the samples of one and two tokens have nothing to predict");
+        assert_eq!(
+            alone.samples, 8,
+            "the samples of one and two tokens have nothing to predict"
+        );
         for (batch_size, multiple) in [(2, 1), (3, 8), (10, 1), (10, 16)] {
             let found = run(&model, &mixed(), batch_size, multiple);
             assert_eq!((found.tokens, found.samples), (alone.tokens, alone.samples));
             let relative = (found.nll_sum / alone.nll_sum - 1.0).abs();
-            assert!(relative < 1e-6, "{family}, batches of {batch_size}, multiples of {multiple}: {relative}");
+            assert!(
+                relative < 1e-6,
+                "{family}, batches of {batch_size}, multiples of {multiple}: {relative}"
+            );
         }
     }
 }
@@ -73,12 +84,21 @@ fn it_is_the_mean_over_targets_and_nothing_else() {
         let ids: Vec<i32> = sample.ids.iter().map(|id| *id as i32).collect();
         let ids = burn::tensor::Tensor::<1, burn::tensor::Int>::from_ints(ids.as_slice(), &Device::flex());
         let hidden = model.forward(ids.unsqueeze(), &Rows::Right, None, &Pass::eval());
-        let log_p = log_softmax(model.logits(hidden), 2).into_data().into_vec::<f32>().unwrap();
+        let log_p = log_softmax(model.logits(hidden), 2)
+            .into_data()
+            .try_into_vec::<f32>()
+            .unwrap();
         let targets = (1..sample.ids.len()).filter(|i| sample.learn[*i]);
-        expected -= targets.map(|i| f64::from(log_p[(i - 1) * 96 + sample.ids[i] as usize])).sum::<f64>();
+        expected -= targets
+            .map(|i| f64::from(log_p[(i - 1) * 96 + sample.ids[i] as usize]))
+            .sum::<f64>();
     }
     let found = run(&model, &mixed(), 4, 1);
-    assert!((found.nll_sum - expected).abs() < 1e-4, "{} and {expected}", found.nll_sum);
+    assert!(
+        (found.nll_sum - expected).abs() < 1e-4,
+        "{} and {expected}",
+        found.nll_sum
+    );
     assert!((found.perplexity() - (expected / found.tokens as f64).exp()).abs() < 1e-4);
 }
 
@@ -86,14 +106,98 @@ fn it_is_the_mean_over_targets_and_nothing_else() {
 fn data_without_targets_and_samples_that_do_not_fit_are_errors() {
     let model = load("gpt2"); // 64 positions, 96 ids
     let silent = Sample::new(vec![3, 4, 5], vec![false; 3]);
-    assert!(matches!(evaluate(&model, batches(&[silent], 2, 1)), Err(Error::NothingToPredict)));
+    assert!(matches!(
+        evaluate(&model, batches(&[silent], 2, 1)),
+        Err(Error::NothingToPredict)
+    ));
     assert!(matches!(evaluate(&model, []), Err(Error::NothingToPredict)));
 
     let long = Sample::new(vec![5; 65], vec![true; 65]);
     let foreign = Sample::new(vec![5, 96], vec![true; 2]);
     let fits = Sample::new(vec![95; 64], vec![true; 64]);
     let error = check(&model, &[long, fits.clone(), foreign]).unwrap_err().to_string();
-    assert!(error.contains("sample 0 has 65 tokens") && error.contains("sample 2 holds token id 96"), "{error}");
+    assert!(
+        error.contains("sample 0 has 65 tokens") && error.contains("sample 2 holds token id 96"),
+        "{error}"
+    );
     assert!(check(&model, std::slice::from_ref(&fits)).is_ok());
     assert_eq!(run(&model, &[fits], 1, 1).tokens, 63);
+}
+
+/// The prompts of the golden file, each with transformers' greedy answer and `</s>` as the right answer.
+fn answered() -> Vec<Sample> {
+    let golden = arrays(&fixture("families/llama/golden.safetensors"));
+    let (prompts, mask) = (&golden["prompt_ids"], &golden["prompt_attention_mask"]);
+    let answers = golden["generated_ids"].values.chunks(16);
+    let row = |(row, answer): (usize, &[f64])| {
+        let columns = (row * 9..(row + 1) * 9).filter(|&i| mask.values[i] > 0.0);
+        let prompt: Vec<u32> = columns.map(|i| prompts.values[i] as u32).collect();
+        let answer: Vec<u32> = answer.iter().map(|id| *id as u32).chain([2]).collect();
+        let learn = (0..prompt.len() + answer.len()).map(|i| i >= prompt.len()).collect();
+        Sample::new([prompt, answer].concat(), learn)
+    };
+    answers.enumerate().map(row).collect()
+}
+
+#[test]
+fn a_report_holds_what_was_asked_for() {
+    let (model, tokenizer) = (load("llama"), word_tokenizer());
+    let mut samples = answered();
+    // Another right answer for the first prompt, a wrong one for the last; the model still says what it says.
+    samples.push(Sample::new(
+        [samples[0].prompt(), &[7, 7, 2]].concat(),
+        vec![false, false, false, true, true, true],
+    ));
+    let end = samples[2].ids.len() - 2;
+    samples[2].ids[end] = 5;
+    let config = EvalConfig {
+        metrics: ["perplexity", "exact_match", "bleu", "rouge_l"]
+            .map(String::from)
+            .to_vec(),
+        batch_size: 2,
+        generation: GenerationConfig::greedy(16, []),
+        ..EvalConfig::default()
+    };
+    let mut shares = Vec::new();
+    let found = report(&model, &tokenizer, &samples, &config, &mut |share| shares.push(share)).unwrap();
+    assert_eq!((found.samples, found.tokens), (4, 3 * 17 + 3));
+    assert!((found.loss.exp() - found.perplexity).abs() < 1e-9);
+    assert_eq!(found.answers.len(), 3, "four samples, three prompts");
+    assert_eq!(found.answers[0].references.len(), 2);
+    assert_eq!(found.answers[1].hypothesis, found.answers[1].references[0]);
+    assert!(!found.answers[1].hypothesis.contains("</s>"));
+    assert_eq!(found.metrics["exact_match"], 2.0 / 3.0);
+    assert!(
+        (found.metrics["rouge_l"] - (2.0 + 15.0 / 16.0) / 3.0).abs() < 1e-9,
+        "{:?}",
+        found.metrics
+    );
+    assert!(
+        found.metrics["bleu"] > 90.0 && found.metrics["bleu"] < 100.0,
+        "{:?}",
+        found.metrics
+    );
+    assert!(shares.is_sorted() && shares.last() == Some(&1.0), "{shares:?}");
+
+    let json = serde_json::to_value(&found).unwrap();
+    let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "loss",
+            "perplexity",
+            "tokens",
+            "samples",
+            "bleu",
+            "exact_match",
+            "rouge_l"
+        ]
+    );
+
+    let unknown = EvalConfig {
+        metrics: vec!["blue".into()],
+        ..config
+    };
+    let error = report(&model, &tokenizer, &samples, &unknown, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::UnknownMetric { .. }));
 }

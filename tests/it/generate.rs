@@ -3,14 +3,22 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ft_infer::{EarlyStopping, Error, FinishReason, GenerationConfig, PromptProblem, generate, no_stream};
+use ft_infer::{EarlyStopping, Error, FinishReason, GenerationConfig, PromptProblem, Texts, generate, no_stream};
 use ft_model::{KvCache, LoadDtype, Model, Rows};
 use ft_peft::Pass;
 use serde_json::Value;
 
-use crate::support::{Array, arrays, fixture};
+use crate::support::{Array, arrays, fixture, word_tokenizer};
 
-const FAMILIES: [&str; 7] = ["llama", "llama3_rope", "mistral", "qwen2", "qwen2_bf16", "qwen3", "gpt2"];
+const FAMILIES: [&str; 7] = [
+    "llama",
+    "llama3_rope",
+    "mistral",
+    "qwen2",
+    "qwen2_bf16",
+    "qwen3",
+    "gpt2",
+];
 
 fn load(family: &str) -> Model {
     Model::load(&fixture("families").join(family), LoadDtype::F32, &Device::flex()).unwrap()
@@ -47,8 +55,15 @@ fn greedy_equals_transformers() {
         let expected = rows(&golden(family)["generated_ids"], None);
         assert_eq!(prompts.iter().map(Vec::len).collect::<Vec<_>>(), [3, 9, 6]);
         for batch_size in [3, 2, 1] {
-            let config = GenerationConfig { batch_size, ..GenerationConfig::greedy(16, []) };
-            assert_eq!(tokens(&model, &prompts, &config), expected, "{family}, batches of {batch_size}");
+            let config = GenerationConfig {
+                batch_size,
+                ..GenerationConfig::greedy(16, [])
+            };
+            assert_eq!(
+                tokens(&model, &prompts, &config),
+                expected,
+                "{family}, batches of {batch_size}"
+            );
         }
     }
 }
@@ -63,7 +78,11 @@ fn penalties_and_beam_search_equal_transformers() {
         let model = load(family);
         for case in cases.iter().filter(|case| case["family"] == family) {
             let lists = |key: &str| -> Vec<Vec<u32>> { serde_json::from_value(case[key].clone()).unwrap() };
-            assert_eq!(tokens(&model, &lists("prompts"), &settings(case)), lists("answers"), "{case}");
+            assert_eq!(
+                tokens(&model, &lists("prompts"), &settings(case)),
+                lists("answers"),
+                "{case}"
+            );
         }
     }
 }
@@ -118,7 +137,10 @@ fn a_cache_changes_no_logit() {
                 let expected = whole.clone().narrow(1, start + from, columns - from);
                 let difference = largest(part.narrow(1, from, columns - from) - expected);
                 // Logits reach 20; products of other shapes round differently.
-                assert!(difference < 3e-5, "{family}, {rows:?}, columns {start}..{end}: {difference}");
+                assert!(
+                    difference < 3e-5,
+                    "{family}, {rows:?}, columns {start}..{end}: {difference}"
+                );
                 start = end;
             }
             assert_eq!((start, cache.len()), (24, 24));
@@ -130,12 +152,28 @@ fn a_cache_changes_no_logit() {
 fn sampling_does_not_depend_on_neighbours() {
     for family in ["llama", "mistral", "gpt2"] {
         let (model, prompts) = (load(family), prompts(family));
-        let config = GenerationConfig { do_sample: true, top_k: 0, seed: 5, ..GenerationConfig::greedy(20, [4, 9, 30]) };
+        let config = GenerationConfig {
+            do_sample: true,
+            top_k: 0,
+            seed: 5,
+            ..GenerationConfig::greedy(20, [4, 9, 30])
+        };
         let together = tokens(&model, &prompts, &config);
-        let alone = tokens(&model, &prompts, &GenerationConfig { batch_size: 1, ..config.clone() });
+        let alone = tokens(
+            &model,
+            &prompts,
+            &GenerationConfig {
+                batch_size: 1,
+                ..config.clone()
+            },
+        );
         assert_eq!(together, alone, "{family}");
         assert_eq!(together[..2], tokens(&model, &prompts[..2], &config), "{family}");
-        assert_ne!(together, tokens(&model, &prompts, &GenerationConfig { seed: 6, ..config }), "{family}");
+        assert_ne!(
+            together,
+            tokens(&model, &prompts, &GenerationConfig { seed: 6, ..config }),
+            "{family}"
+        );
     }
 }
 
@@ -158,10 +196,48 @@ fn the_folder_tells_where_to_stop() {
     for (generation, free) in generations.iter().zip(&free) {
         let end = free.iter().position(|&id| id == stop);
         assert_eq!(generation.tokens, free[..end.map_or(16, |end| end + 1)]);
-        assert_eq!(generation.finish_reason, end.map_or(FinishReason::Length, |_| FinishReason::Stop));
+        assert_eq!(
+            generation.finish_reason,
+            end.map_or(FinishReason::Length, |_| FinishReason::Stop)
+        );
     }
-    assert!(generations.iter().any(|generation| generation.finish_reason == FinishReason::Stop));
-    assert_eq!(streamed.len(), generations.iter().map(|generation| generation.tokens.len()).sum::<usize>());
+    assert!(
+        generations
+            .iter()
+            .any(|generation| generation.finish_reason == FinishReason::Stop)
+    );
+    assert_eq!(
+        streamed.len(),
+        generations
+            .iter()
+            .map(|generation| generation.tokens.len())
+            .sum::<usize>()
+    );
+}
+
+#[test]
+fn streamed_text_is_the_text() {
+    let (model, tokenizer, prompts) = (load("llama"), word_tokenizer(), prompts("llama"));
+    // The sixth token of the second answer, as a stop token, is no text.
+    let stop = tokens(&model, &prompts, &GenerationConfig::greedy(16, []))[1][5];
+    let config = GenerationConfig {
+        batch_size: 2,
+        ..GenerationConfig::greedy(16, [stop])
+    };
+    let mut texts = Texts::new(&tokenizer, prompts.len());
+    let mut shown = vec![String::new(); prompts.len()];
+    let generations = generate(&model, &prompts, &config, &mut |token| {
+        shown[token.row] += &texts.push(token);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    for (shown, generation) in shown.iter().zip(&generations) {
+        assert_eq!(*shown, tokenizer.decode(generation.content(), true));
+    }
+    assert!(
+        !shown[1].is_empty() && !shown[1].contains(&format!("w{stop}")),
+        "{shown:?}"
+    );
 }
 
 #[test]
@@ -169,12 +245,30 @@ fn positions_end_a_row_and_bad_prompts_are_named() {
     let model = load("gpt2"); // 64 learned positions
     let long: Vec<u32> = (0..60).map(|i| 3 + i % 90).collect();
     let generations = generate(&model, &[long], &GenerationConfig::greedy(16, []), &mut no_stream).unwrap();
-    assert_eq!((generations[0].tokens.len(), generations[0].finish_reason), (4, FinishReason::Length));
+    assert_eq!(
+        (generations[0].tokens.len(), generations[0].finish_reason),
+        (4, FinishReason::Length)
+    );
 
     let bad = [vec![3], vec![], vec![5; 64], vec![1, 96]];
     let error = generate(&model, &bad, &GenerationConfig::greedy(4, []), &mut no_stream).unwrap_err();
-    let Error::Prompts(problems) = &error else { panic!("{error}") };
+    let Error::Prompts(problems) = &error else {
+        panic!("{error}")
+    };
     assert_eq!(problems.len(), 3);
-    assert_eq!(problems[2], PromptProblem::OutOfVocabulary { row: 3, index: 1, id: 96, vocab: 96 });
-    assert!(error.to_string().contains("prompt 2 has 64 tokens, and the model has 64 positions"), "{error}");
+    assert_eq!(
+        problems[2],
+        PromptProblem::OutOfVocabulary {
+            row: 3,
+            index: 1,
+            id: 96,
+            vocab: 96
+        }
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("prompt 2 has 64 tokens, and the model has 64 positions"),
+        "{error}"
+    );
 }

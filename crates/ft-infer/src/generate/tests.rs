@@ -162,8 +162,20 @@ fn penalties_change_the_greedy_choice() {
     table.logits.iter_mut().flatten().for_each(|logit| *logit -= 10.0);
     let mut run = |config| tokens(&run(&mut table, &[vec![3]], &config, &mut no_stream).unwrap());
     assert_eq!(run(plain.clone()), [[3, 3, 3]]);
-    assert_eq!(run(GenerationConfig { repetition_penalty: 1e9, ..plain.clone() }), [[0, 1, 2]]);
-    assert_eq!(run(GenerationConfig { no_repeat_ngram_size: 1, ..plain }), [[0, 1, 2]]);
+    assert_eq!(
+        run(GenerationConfig {
+            repetition_penalty: 1e9,
+            ..plain.clone()
+        }),
+        [[0, 1, 2]]
+    );
+    assert_eq!(
+        run(GenerationConfig {
+            no_repeat_ngram_size: 1,
+            ..plain
+        }),
+        [[0, 1, 2]]
+    );
 }
 
 #[test]
