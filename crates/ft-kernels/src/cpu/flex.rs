@@ -135,5 +135,14 @@ impl Blocks<'_> {
 
 /// The values of an integer tensor of any width.
 pub(crate) fn integers(tensor: FlexTensor) -> Vec<i64> {
-    tensor.into_data().convert::<i64>().try_to_vec().expect("converted to i64")
+    tensor
+        .into_data()
+        .convert::<i64>()
+        .try_to_vec()
+        .expect("converted to i64")
+}
+
+/// A small tensor (the weight of a norm) as contiguous f32.
+pub(crate) fn vector(tensor: FlexTensor) -> FlexTensor {
+    contiguous(crate::portable::Val::<burn::backend::Flex>(tensor).cast(DType::F32).0)
 }

@@ -5,5 +5,8 @@ pub(crate) mod gemm;
 pub(crate) mod isa;
 pub(crate) mod linear;
 pub(crate) mod math;
+pub(crate) mod norm;
 pub(crate) mod par;
+pub(crate) mod pointwise;
+pub(crate) mod rope;
 pub(crate) mod scratch;
