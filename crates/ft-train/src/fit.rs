@@ -233,7 +233,10 @@ fn start(plan: &Plan) -> TrainerState {
 /// The base model with the adapter's starting values, on the training device.
 fn load(plan: &Plan) -> Result<Model> {
     let device = plan.device.clone().autodiff();
-    let mut model = Model::load(&plan.config.model.path, plan.dtype, &device)?;
+    let mut model = match plan.config.model.init {
+        true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
+        false => Model::load(&plan.config.model.path, plan.dtype, &device)?,
+    };
     match plan.config.peft.from() {
         Some(folder) => {
             ft_peft::adapter::load(folder, &mut model)?;

@@ -15,6 +15,10 @@ pub struct ModelSection {
     /// trains is always f32.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Start from random weights drawn from `train.seed`, not from those in `path`, which then needs only its
+    /// `config.json` and tokenizer. For pretraining, with `peft.method = "full"`.
+    #[serde(default)]
+    pub init: bool,
     /// Folder of the tokenizer, where it is not the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use ft_data::{Sample, Tokenizer};
 use ft_infer::GenerationConfig;
 use ft_model::ModelConfig;
+use ft_peft::PeftConfig;
 
 use super::{DataSummary, Steps};
-use crate::config::RunConfig;
+use crate::config::{PeftSection, RunConfig};
 use crate::{Error, Result};
 
 /// Numbers that no file is needed to judge.
@@ -43,6 +44,9 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
         .is_some_and(|e| !e.threshold.is_finite() || e.threshold < 0.0)
     {
         wrong.push("train.early_stopping.threshold: must be a number of at least 0".into());
+    }
+    if config.model.init && !matches!(&config.peft, PeftSection::Method(PeftConfig::Full(_))) {
+        wrong.push("model.init: random weights that stay frozen learn nothing; use peft.method = \"full\"".into());
     }
     let unknown = config.eval.metrics.iter().filter_map(|name| ft_eval::find(name).err());
     wrong.extend(unknown.map(|e| format!("eval.metrics: {e}")));

@@ -97,7 +97,10 @@ impl Plan {
         generation
             .eos_token_id
             .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
-        let dtype = dtype(config.model.dtype, cpu);
+        let dtype = match config.model.init {
+            true => LoadDtype::F32,
+            false => dtype(config.model.dtype, cpu),
+        };
         let bytes = places::bytes(&places::Job {
             model: &model,
             folder,

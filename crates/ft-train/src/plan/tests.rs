@@ -40,6 +40,13 @@ fn evaluations_and_checkpoints_fall_where_they_should() {
 }
 
 #[test]
+fn a_random_start_is_for_full_fine_tuning() {
+    let message = checks::numbers(&config(&["model.init=true"])).unwrap_err().to_string();
+    assert!(message.contains("peft.method = \"full\""), "{message}");
+    checks::numbers(&config(&["model.init=true", "peft.method=full"])).unwrap();
+}
+
+#[test]
 fn numbers_that_cannot_be_are_refused_together() {
     let sets = [
         "train.batch_size=0",
