@@ -3,3 +3,7 @@ mod families;
 mod generate;
 mod lora;
 mod support;
+mod train_kill;
+mod train_loop;
+mod train_resume;
+mod train_support;

@@ -250,9 +250,11 @@ fn early_stopping_remembers_across_a_resume() {
 #[test]
 fn the_best_evaluation_is_kept_and_loaded() {
     let workshop = Workshop::new();
-    // A rate that overshoots: the best evaluation comes early and later ones are worse.
+    // Held-out answers that the training samples argue against: the better those are learned, the worse it gets here.
+    let line = "{\"prompt\": \"turn a b c into =\", \"completion\": \"; ; ;\"}\n";
+    fs::write(workshop.path("valid.jsonl"), line.repeat(3)).unwrap();
     let sets = [
-        "optim.lr=0.3",
+        "optim.lr=0.02",
         "schedule.kind=constant",
         "schedule.warmup=0",
         "train.steps=20",
@@ -265,11 +267,7 @@ fn the_best_evaluation_is_kept_and_loaded() {
     ];
     let outcome = workshop.fit("out", &sets).unwrap();
     let best = outcome.best.unwrap();
-    assert!(
-        best.step < 20,
-        "this rate should overshoot, but the best step is {}",
-        best.step
-    );
+    assert!(best.step < 20, "the best step is {}", best.step);
     let evals: Vec<f64> = workshop
         .metrics("out")
         .iter()
@@ -322,14 +320,16 @@ fn a_loss_that_is_no_number_stops_the_run_before_it_reaches_the_weights() {
 #[test]
 fn a_tensor_that_the_loss_does_not_reach_is_named() {
     let workshop = Workshop::new();
-    // One token before the answer and one in it: attention over a single position passes nothing to queries and keys.
-    let line = "{\"prompt\": \"a\", \"completion\": \"\"}\n";
+    // One word and the end of the text: attention over a single position passes nothing to queries and keys.
     for name in ["train.jsonl", "valid.jsonl"] {
-        fs::write(workshop.path(name), line.repeat(8)).unwrap();
+        fs::write(workshop.path(name), "{\"text\": \"a\"}\n".repeat(8)).unwrap();
     }
-    let error = workshop
-        .fit("out", &["peft.targets=[\"q_proj\", \"v_proj\"]", "eval.samples=0"])
-        .unwrap_err();
+    let sets = [
+        "data.format=text",
+        "peft.targets=[\"q_proj\", \"v_proj\"]",
+        "eval.samples=0",
+    ];
+    let error = workshop.fit("out", &sets).unwrap_err();
     let Error::Gradients { tensors, .. } = &error else {
         panic!("{error}")
     };
@@ -338,14 +338,7 @@ fn a_tensor_that_the_loss_does_not_reach_is_named() {
         "{error}"
     );
     workshop
-        .fit(
-            "off",
-            &[
-                "peft.targets=[\"q_proj\", \"v_proj\"]",
-                "eval.samples=0",
-                "train.check_gradients=false",
-            ],
-        )
+        .fit("off", &[&sets[..], &["train.check_gradients=false"]].concat())
         .unwrap();
 }
 
@@ -411,7 +404,9 @@ fn ids_the_model_does_not_know_and_samples_too_long_for_it_are_refused() {
 fn answers_without_a_stop_token_are_refused() {
     let workshop = Workshop::new();
     let line = "{\"prompt\": \"turn a b c\", \"completion\": \"c b a\"}\n";
-    fs::write(workshop.path("train.jsonl"), line.repeat(4)).unwrap();
+    for name in ["train.jsonl", "valid.jsonl"] {
+        fs::write(workshop.path(name), line.repeat(4)).unwrap();
+    }
     let message = workshop.plan("out", &["data.max_length=5"]).unwrap_err().to_string();
     assert!(message.contains("the model would never stop"), "{message}");
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use burn::tensor::Device;
+use ft_train::checkpoint::read_tensors;
 use ft_train::{Event, FitOptions, Outcome, Plan, Resume, RunConfig, fit};
 use serde_json::{Value, json};
 
@@ -93,22 +94,31 @@ impl Workshop {
         self.metrics(out).iter().map(line).collect()
     }
 
-    /// Every file of `final/` that holds numbers, and the moments of the last checkpoint.
-    pub fn result(&self, out: &str, step: usize) -> Vec<(String, Vec<u8>)> {
+    /// Name, size and hash of what holds numbers: the result in `final/`, and weights and moments of the last checkpoint.
+    pub fn result(&self, out: &str, step: usize) -> Vec<(String, usize, u64)> {
+        use std::hash::{DefaultHasher, Hash, Hasher};
         let out = self.path(out);
         let last = out.join(format!("checkpoints/step-{step}"));
         let in_final = ["adapter_model.safetensors", "model.safetensors"].map(|name| out.join("final").join(name));
         let in_last = ["trainable.safetensors", "optimizer.safetensors"].map(|name| last.join(name));
         let files = in_final.into_iter().chain(in_last).filter(|path| path.exists());
         let files: Vec<_> = files
-            .map(|p| {
+            .map(|path| {
+                let (bytes, mut hash) = (fs::read(&path).unwrap(), DefaultHasher::new());
+                bytes.hash(&mut hash);
                 (
-                    p.file_name().unwrap().to_string_lossy().into_owned(),
-                    fs::read(p).unwrap(),
+                    path.file_name().unwrap().to_string_lossy().into_owned(),
+                    bytes.len(),
+                    hash.finish(),
                 )
             })
             .collect();
         assert_eq!(files.len(), 3, "a result and two files of state");
+        let moments = read_tensors(&last.join("optimizer.safetensors")).unwrap();
+        assert!(
+            moments.iter().any(|(name, _)| name.ends_with(".exp_avg")),
+            "moments are saved"
+        );
         files
     }
 }

@@ -128,7 +128,7 @@ impl Session {
         let lr = self.steps.lr(self.state.step);
         self.dump(window, lr)?;
         let (output, grads) = self.gradients(slot.as_ref(), window)?;
-        *slot = slot.take().map(|model| self.optim.step(lr, model, grads));
+        *slot = slot.take().map(|TrainModel { model }| TrainModel { model: self.optim.step(lr, model, grads) });
         self.advance(window);
         self.finish_check(lr)?;
         let tokens_per_s = self.clock.rate();
@@ -145,7 +145,7 @@ impl Session {
         let factor = 1.0 / window.learned.max(1) as f64;
         let (grads, norm) = scale_and_clip(model, grads, factor, self.steps.clip);
         if let Some(check) = &mut self.check {
-            check.look(model, &grads);
+            check.look(&model.model, &grads);
         }
         if let Sum::Device(nll) = &item.nll {
             self.unread.push((self.state.step + 1, nll.clone(), window.learned));
