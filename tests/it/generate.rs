@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_infer::{EarlyStopping, Error, FinishReason, GenerationConfig, PromptProblem, Texts, generate, no_stream};
 use ft_model::{KvCache, LoadDtype, Model, Rows};
-use ft_peft::Pass;
+use ft_peft::{Pass, adapter, fold};
 use serde_json::Value;
 
 use crate::support::{Array, arrays, fixture, word_tokenizer};
@@ -271,4 +272,39 @@ fn positions_end_a_row_and_bad_prompts_are_named() {
             .contains("prompt 2 has 64 tokens, and the model has 64 positions"),
         "{error}"
     );
+}
+
+#[test]
+fn an_adapter_generates_what_the_merged_model_does() {
+    for (case, family) in [("lora_all_linear", "qwen3"), ("lora_gpt2", "gpt2")] {
+        let prompts = prompts(family);
+        let config = GenerationConfig::greedy(16, []);
+        let plain = tokens(&load(family), &prompts, &config);
+        // As a model in training has it: loaded on an autodiff device, evaluated through `valid`.
+        let (device, dir) = (Device::flex().autodiff(), fixture("families").join(family));
+        let mut model = Model::load(&dir, LoadDtype::F32, &device).unwrap();
+        adapter::load(&fixture("peft").join(case), &mut model).unwrap();
+        let adapted = tokens(&model.valid(), &prompts, &config);
+        assert_ne!(adapted, plain, "{case}: the adapter has something to say");
+        fold(&mut model);
+        assert_eq!(tokens(&model.valid(), &prompts, &config), adapted, "{case}");
+    }
+}
+
+#[test]
+fn sixteen_bit_weights_generate() {
+    for (family, dtype) in [
+        ("qwen2_bf16", LoadDtype::Auto),
+        ("llama", LoadDtype::F16),
+        ("gpt2", LoadDtype::Bf16),
+    ] {
+        let model = Model::load(&fixture("families").join(family), dtype, &Device::flex()).unwrap();
+        let prompts = prompts(family);
+        let found = tokens(&model, &prompts, &GenerationConfig::greedy(16, []));
+        // Rounding to 16 bits changes close choices, so only the first one, which leads clearly, is compared.
+        let expected = tokens(&load(family), &prompts, &GenerationConfig::greedy(1, []));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!((found.len(), found[0]), (16, expected[0]), "{family}");
+        }
+    }
 }
