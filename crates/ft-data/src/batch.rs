@@ -6,17 +6,17 @@ use crate::Sample;
 /// token that equals EOS (or is missing) does no harm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids, row by row. // [rows, width]
+    /// Token ids, row by row. Shape `[rows, width]`.
     pub ids: Vec<i32>,
     /// Samples in the batch.
     pub rows: usize,
     /// Columns, padding included.
     pub width: usize,
-    /// Tokens of each row before its padding. // [rows]
+    /// Tokens of each row before its padding. Shape `[rows]`.
     pub lengths: Vec<usize>,
-    /// Flat indices into `[rows * width]`: the hidden state at `positions[k]` predicts `targets[k]`. // [learned]
+    /// Flat indices into `[rows * width]`: the hidden state at `positions[k]` predicts `targets[k]`. Shape `[learned]`.
     pub positions: Vec<i32>,
-    /// The learned tokens, row by row. // [learned]
+    /// The learned tokens, row by row. Shape `[learned]`.
     pub targets: Vec<i32>,
 }
 

@@ -42,8 +42,12 @@ impl Format for Chat {
         if record.optional("conversations").is_some() {
             messages.extend(record.list("conversations")?.iter().cloned());
         } else if record.optional("user").is_some() {
+            let answer = record.text("assistant")?;
+            if answer.is_empty() {
+                return Err(Flaw::NothingToLearn("the answer is empty"));
+            }
             messages.push(json!({"role": "user", "content": record.text("user")?}));
-            messages.push(json!({"role": "assistant", "content": record.text("assistant")?}));
+            messages.push(json!({"role": "assistant", "content": answer}));
         } else {
             messages.extend(record.list("messages")?.iter().cloned());
         }

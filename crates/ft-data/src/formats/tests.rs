@@ -205,6 +205,61 @@ fn a_token_never_reaches_across_the_start_of_an_answer() {
 }
 
 #[test]
+fn whatever_is_said_the_answer_and_its_stop_are_learned() {
+    // Contents made of what templates and tokenizers trip over, at the edges of turns most of all.
+    const PIECES: &[&str] = &[
+        "",
+        " ",
+        "\n",
+        "\n\n",
+        "  ",
+        "The cook",
+        "<|im_end|>",
+        "<|im_start|>",
+        "assistant\n",
+        "<|im_start|>assistant\n",
+        "<|im_end|>\n",
+        "{{ x }}",
+        "{% if %}",
+        "🙂",
+        "é",
+        "</think>",
+        "<s>",
+        "\u{200d}",
+        "\t",
+        "0",
+        "\u{0}",
+    ];
+    let mut rng = crate::stream(11, "contents");
+    let mut say = || -> String {
+        (0..4)
+            .map(|_| PIECES[crate::rng::below(&mut rng, PIECES.len())])
+            .collect()
+    };
+    for template in [
+        "smollm2.jinja",
+        "qwen2_5.jinja",
+        "minimind2.jinja",
+        "no_prompt.jinja",
+        "closing.jinja",
+    ] {
+        let t = templated(template);
+        for _ in 0..100 {
+            let (questions, answers) = ([say(), say()], [say(), say()]);
+            let mut messages = vec![];
+            for (question, answer) in questions.iter().zip(&answers) {
+                messages.push(json!({"role": "user", "content": question}));
+                messages.push(json!({"role": "assistant", "content": answer}));
+            }
+            let s = sample("chat", json!({"messages": messages}), &t);
+            let learned: String = s.runs().map(|run| t.decode(&s.ids[run], false)).collect();
+            let expected: String = answers.iter().map(|answer| format!("{answer}<|im_end|>")).collect();
+            assert_eq!(learned, expected, "{template} {questions:?}");
+        }
+    }
+}
+
+#[test]
 fn chat_shapes() {
     let t = templated("minimind2.jinja");
     let openai = sample(
@@ -273,6 +328,8 @@ fn unusable_conversations_say_which_message() {
     assert!(error(json!([{"role": "user"}])).starts_with("message 1: no `content`"));
     assert!(error(json!([{"role": "user", "content": [{"type": "image"}]}])).contains("\"image\" is not text"));
     assert!(error(json!([{"role": "user", "content": 3}])).contains("found a number"));
+    let empty = samples("chat", json!({"user": "x", "assistant": ""}), &chatml()).unwrap_err();
+    assert_eq!(empty.to_string(), "nothing to learn: the answer is empty");
     assert!(error(json!({"role": "user"})).contains("should be a list, found an object"));
     let error = samples(
         "chat",

@@ -297,3 +297,43 @@ fn previews_show_each_token() {
     );
     assert_eq!(preview.learned, data.samples[0].learned());
 }
+
+#[test]
+fn damaged_files_are_errors_or_data_but_never_panics() {
+    let jsonl = records(3)
+        + "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"from\": \"gpt\", \"value\": [1, null]}]}\n";
+    let array = format!("[{}]", jsonl.trim().replace('\n', ","));
+    let csv = "prompt,completion\n\"a, b\",\"c\"\"d\"\nx,y\n";
+    let mut rng = crate::stream(3, "damage");
+    let mut below = |n| crate::rng::below(&mut rng, n);
+    let t = tokenizer();
+    for (name, good) in [
+        ("x.jsonl", jsonl.as_str()),
+        ("x.json", &array),
+        ("x.csv", csv),
+        ("x.tsv", csv),
+        ("x.txt", csv),
+    ] {
+        for _ in 0..300 {
+            let mut bytes = good.as_bytes().to_vec();
+            for _ in 0..1 + below(4) {
+                let at = below(bytes.len());
+                match below(3) {
+                    0 => bytes[at] = below(256) as u8,
+                    1 => bytes.truncate(at + 1),
+                    _ => bytes.insert(at, b"\"{}[],:\\\n\xff\0"[below(11)]),
+                }
+            }
+            let config = DataConfig {
+                max_length: 2 + below(40),
+                ..DataConfig::new(name)
+            };
+            if let Err(error) = load_source(Source::Memory { name, bytes: &bytes }, &config, &t) {
+                assert!(
+                    error.to_string().contains(name) || error.to_string().contains("data.format"),
+                    "{error}"
+                );
+            }
+        }
+    }
+}

@@ -131,7 +131,7 @@ impl Turn<'_> {
     }
 
     fn locate_first(&self, full: String) -> Result<Located, Flaw> {
-        let span = self.content_start(&full)?..full.len();
+        let span = self.content(&full)?.start..full.len();
         Ok(Located { full, span })
     }
 
@@ -165,21 +165,22 @@ impl Turn<'_> {
     /// For templates that ignore `add_generation_prompt`: some have no header before an answer (`[INST] .. [/INST] answer`), some print
     /// it with the answer, some after every conversation.
     fn locate_by_content(&self, mut full: String, base: &str) -> Result<Located, Flaw> {
-        let content = self.content_start(&full)?;
+        let content = self.content(&full)?;
         let gap = full
             .strip_prefix(base)
-            .and_then(|rest| rest.get(..content.saturating_sub(base.len())));
+            .and_then(|rest| rest.get(..content.start.saturating_sub(base.len())));
         let start = if gap.is_some_and(|gap| gap.trim().is_empty()) {
             base.len()
         } else {
-            content
+            content.start
         };
         // What both texts end with holds the end of a turn and, if printed always, the next header. The turn's own end comes first.
-        let tail = if base.is_empty() {
-            start
+        let common = if base.is_empty() {
+            full.len()
         } else {
-            full.len() - common_suffix(&full[start..], base)
+            common_suffix(&full[start..], base)
         };
+        let tail = content.end.max(full.len() - common);
         let tokens = self.tokenizer.tokens(&full[tail..]).map_err(Flaw::Tokenizer)?;
         if let Some(stop) = tokens.iter().find(|token| self.tokenizer.is_special(token.id)) {
             full.truncate(tail + stop.end);
@@ -188,12 +189,13 @@ impl Turn<'_> {
         Ok(Located { full, span })
     }
 
-    /// Where the message's content begins: where the text changes when the content does.
-    fn content_start(&self, full: &str) -> Result<usize, Flaw> {
+    /// The message's content: what changes in the text when the content does.
+    fn content(&self, full: &str) -> Result<Range<usize>, Flaw> {
         let mut messages = self.conversation.messages[..=self.index].to_vec();
         messages[self.index]["content"] = Value::from("\u{fdd2}");
         let changed = self.render(&messages, false)?;
-        Ok(common_prefix(full, &changed))
+        let start = common_prefix(full, &changed);
+        Ok(start..full.len() - common_suffix(&full[start..], &changed))
     }
 
     fn render(&self, messages: &[Value], prompt: bool) -> Result<String, Flaw> {
