@@ -6,6 +6,9 @@ use crate::device::DeviceChoice;
 use crate::failure::Failure;
 use crate::verbs::Verb;
 
+/// Where the help lists the options that every verb takes.
+const EVERYWHERE: &str = "With every verb";
+
 /// Fine-tune language models, from one binary and without Python.
 #[derive(Parser, Debug)]
 #[command(name = "ft", version, max_term_width = 100, arg_required_else_help = true)]
@@ -19,15 +22,15 @@ pub struct Cli {
     verb: Verb,
 
     /// Say more on stderr (-vv: everything); FT_LOG holds finer filters
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
 
     /// Say only errors on stderr
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, conflicts_with = "verbose")]
     pub quiet: bool,
 
     /// Forbid the network (nothing uses it today: a Hub id must already be a folder)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     offline: bool,
 }
 

@@ -60,7 +60,7 @@ impl Train {
             output::write(&page(&outcome))?;
         }
         match outcome.ending {
-            Ending::Interrupted => Err(this.interrupted(&outcome, stop.signal())),
+            Ending::Interrupted => Err(Self::interrupted(&outcome, stop.signal())),
             Ending::Finished | Ending::EarlyStopped => Ok(()),
         }
     }
@@ -96,8 +96,9 @@ impl Train {
         Progress::Text(style, Box::new(std::io::stderr()))
     }
 
-    fn interrupted(&self, outcome: &Outcome, signal: Option<usize>) -> Failure {
-        let config = self.config.clone().unwrap_or_else(|| outcome.out.join("config.toml"));
+    fn interrupted(outcome: &Outcome, signal: Option<usize>) -> Failure {
+        // The run's own copy of the configuration holds what --set changed.
+        let config = outcome.out.join("config.toml");
         let message = match &outcome.checkpoint {
             Some(checkpoint) => format!(
                 "stopped after step {}, saved in {}; go on with `ft train {} --resume`",
