@@ -1,10 +1,24 @@
-//! Causal attention with grouped key and value heads.
-use burn::tensor::{Bool, FloatDType, Int, Tensor};
+//! Causal attention with grouped key and value heads, windows, packed samples and prefixes.
+mod backward;
+mod portable;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
+
+#[cfg(feature = "flex")]
+use crate::cpu;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
+use burn::tensor::{Int, Tensor};
 
 /// Which keys a query sees. Query `i` of a call sits at key column `prefix + offset + i`.
 ///
 /// It sees key `j` iff `j < prefix`, or
 /// `prefix + max(first[b, i], i + offset + 1 - window) <= j <= prefix + offset + i`.
+///
+/// ```text
+///  keys:   0 .. prefix | prefix .. prefix+offset | prefix+offset .. prefix+offset+s
+///          learned       cached columns            columns of this call
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Mask {
     /// Key columns (after the prefix) that precede the first query: the length of the cache.
@@ -17,60 +31,156 @@ pub struct Mask {
     pub prefix: usize,
 }
 
-/// `softmax(scale · q·kᵀ + mask) · v`: q `[b, s, hq, d]`, k and v `[b, t, hkv, d]` -> `[b, s, hq, d]`.
-///
-/// Query head `h` reads key head `h / (hq / hkv)`. A query that sees nothing gives zeros.
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scale: f64) -> Tensor<4> {
-    let [b, s, hq, d] = q.dims();
-    let [_, t, hkv, _] = k.dims();
-    let groups = hq / hkv;
-    let dtype = FloatDType::from(q.dtype());
-    let q = q
-        .reshape([b, s, hkv, groups, d])
-        .permute([0, 2, 3, 1, 4])
-        .reshape([b, hkv, groups * s, d]);
-    let k = k.permute([0, 2, 3, 1]); // [b, hkv, d, t]
-    let v = v.permute([0, 2, 1, 3]); // [b, hkv, t, d]
-    let scores = q
-        .matmul(k)
-        .cast(FloatDType::F32)
-        .mul_scalar(scale)
-        .reshape([b, hkv, groups, s, t]);
-    let hidden = hidden(mask, b, s, t, &scores.device());
-    let hidden = hidden
-        .reshape([-1, 1, 1, s as i64, t as i64])
-        .expand([b, hkv, groups, s, t]);
-    let scores = scores.mask_fill(hidden.clone(), -1e30);
-    let max = scores.clone().detach().max_dim(4);
-    let p = (scores - max).exp().mask_fill(hidden, 0.0);
-    let p = p.clone() / p.sum_dim(4).clamp_min(1e-30);
-    let out = p.cast(dtype).reshape([b, hkv, groups * s, t]).matmul(v); // [b, hkv, groups*s, d]
-    out.reshape([b, hkv, groups, s, d])
-        .permute([0, 3, 1, 2, 4])
-        .reshape([b, s, hq, d])
+/// The numbers of a [`Mask`].
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    pub(crate) offset: usize,
+    pub(crate) window: Option<usize>,
+    pub(crate) prefix: usize,
 }
 
-/// `[b or 1, s, t]`: true where a key is not visible.
-fn hidden(mask: &Mask, b: usize, s: usize, t: usize, device: &burn::tensor::Device) -> Tensor<3, Bool> {
-    let device = &device.clone().inner();
-    let prefix = mask.prefix as i64;
-    let cols = Tensor::<1, Int>::arange(0..t as i64, device)
-        .sub_scalar(prefix)
-        .reshape([1, 1, t]);
-    let last = Tensor::<1, Int>::arange(0..s as i64, device)
-        .add_scalar(mask.offset as i64)
-        .reshape([1, s, 1]);
-    let mut hidden = cols.clone().expand([1, s, t]).greater(last.clone().expand([1, s, t]));
-    if let Some(window) = mask.window {
-        let low = last.add_scalar(1 - window as i64);
-        hidden = hidden.bool_or(cols.clone().expand([1, s, t]).lower(low.expand([1, s, t])));
+/// The first visible columns of a [`Mask`].
+#[derive(Debug, Clone, ExtensionType)]
+pub enum First<B: Backend> {
+    /// Every query may see column 0.
+    Start,
+    /// `[b, s]`.
+    At(IntTensor<B>),
+}
+
+/// `softmax(scale · q·kᵀ + mask) · v`: q `[b, s, hq, d]`, k and v `[b, t, hkv, d]` -> `[b, s, hq, d]`.
+///
+/// Query head `h` reads key head `h / (hq / hkv)`; keys and values are never repeated in memory. A query that sees
+/// nothing gives zeros. Keys beyond the last query's column are not seen. Kept for backward: q, k, v, the output and one
+/// logarithm per row and head; probabilities are computed again (FlashAttention, <https://arxiv.org/abs/2205.14135>).
+///
+/// # Panics
+/// If the shapes do not fit each other or there are fewer keys than the mask's columns.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scale: f64) -> Tensor<4> {
+    check(&q, &k, &v, mask);
+    let span = Span {
+        offset: mask.offset,
+        window: mask.window,
+        prefix: mask.prefix,
+    };
+    let first = mask
+        .first
+        .clone()
+        .map_or(First::Start, |first| First::At(first.into_dispatch()));
+    let [q, k, v] = [q.into_dispatch(), k.into_dispatch(), v.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as AttentionOps>::attend(q, k, v, first, span, scale))
+}
+
+fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) {
+    let ([b, s, hq, d], [kb, t, hkv, kd]) = (q.dims(), k.dims());
+    let first = mask.first.as_ref().map(Tensor::dims);
+    assert!(
+        b == kb && d == kd && k.dims() == v.dims() && hkv > 0 && hq % hkv == 0 && first.is_none_or(|f| f == [b, s]),
+        "attention: q {:?} [b, s, hq, d], k {:?} and v {:?} [b, t, hkv, d], first {first:?} [b, s]",
+        q.dims(),
+        k.dims(),
+        v.dims()
+    );
+    assert!(
+        t >= mask.prefix + mask.offset + s,
+        "attention: {t} keys for {mask:?} and {s} queries"
+    );
+}
+
+/// The backend operations of [`attention`].
+#[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
+pub trait AttentionOps: Backend {
+    /// The output `[b, s, hq, d]`.
+    #[fusion(default)]
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        #[extension_type] first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        Self::attend_with_lse(q, k, v, first, span, scale).0
     }
-    if let Some(first) = &mask.first {
-        let low = first.clone().reshape([b, s, 1]).expand([b, s, t]);
-        hidden = hidden
-            .expand([b, s, t])
-            .bool_or(cols.clone().expand([b, s, t]).lower(low));
+
+    /// The output and, per row and head `[b, s, hq]`, the logarithm of the sum of exponentials.
+    #[fusion(default)]
+    fn attend_with_lse(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        #[extension_type] first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::forward::<Self>(q, k, v, first, span, scale)
     }
-    let rows = hidden.dims()[0];
-    hidden.bool_and(cols.greater_equal_elem(0).expand([rows, s, t]))
+
+    /// Gradients to q, k and v from that of the output.
+    #[fusion(default)]
+    #[allow(clippy::too_many_arguments)]
+    fn attend_gradients(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        dout: FloatTensor<Self>,
+        #[extension_type] first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        portable::backward::<Self>([q, k, v, out, lse, dout], first, span, scale)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl AttentionOps for burn_cubecl::CubeBackend {}
+
+#[cfg(feature = "flex")]
+impl AttentionOps for burn::backend::Flex {
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        match cpu::flex::all_f32([&q, &k, &v]) {
+            true => cpu::attention::output(q, k, v, first, span, scale as f32),
+            false => portable::forward::<Self>(q, k, v, first, span, scale).0,
+        }
+    }
+
+    fn attend_with_lse(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match cpu::flex::all_f32([&q, &k, &v]) {
+            true => cpu::attention::forward(q, k, v, first, span, scale as f32),
+            false => portable::forward::<Self>(q, k, v, first, span, scale),
+        }
+    }
+
+    fn attend_gradients(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        dout: FloatTensor<Self>,
+        first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        match cpu::flex::all_f32([&q, &k, &v, &out, &lse, &dout]) {
+            true => cpu::attention::backward([q, k, v, out, lse, dout], first, span, scale as f32),
+            false => portable::backward::<Self>([q, k, v, out, lse, dout], first, span, scale),
+        }
+    }
 }

@@ -1,4 +1,5 @@
 //! Fused f32 code for the CPU backend: threads by rayon, vector code chosen at run time.
+pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod flex;
 pub(crate) mod gemm;

@@ -10,36 +10,37 @@ use std::ops::Range;
 pub(crate) struct Rhs<'a> {
     plain: Mat<'a>,
     #[cfg(target_arch = "x86_64")]
-    packed: Option<(&'static kernel::Tile, scratch::Scratch)>,
+    packed: Option<(&'static kernel::Tile, &'a [f32])>,
 }
 
 impl<'a> Rhs<'a> {
-    /// Packs `b`.
-    pub(crate) fn new(b: Mat<'a>) -> Self {
+    /// How much memory packing `[k, n]` takes.
+    pub(crate) fn packed_len(k: usize, n: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tile) = kernel::Tile::detect() {
+            return n.next_multiple_of(tile.nr) * k;
+        }
+        let _ = (k, n);
+        0
+    }
+
+    /// Packs `b` into `memory`, of [`Rhs::packed_len`] values or more.
+    pub(crate) fn new(b: Mat<'a>, memory: &'a mut [f32]) -> Self {
         Self {
             plain: b,
             #[cfg(target_arch = "x86_64")]
-            packed: kernel::Tile::detect().map(|tile| (tile, Self::pack(tile, b))),
+            packed: kernel::Tile::detect().map(|tile| (tile, Self::pack(tile, b, memory))),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn pack(tile: &kernel::Tile, b: Mat) -> scratch::Scratch {
+    fn pack(tile: &kernel::Tile, b: Mat, memory: &'a mut [f32]) -> &'a [f32] {
         let (k, nr) = (b.rows(), tile.nr);
-        let mut out = scratch::take(b.cols().next_multiple_of(nr) * k);
         for column in (0..b.cols()).step_by(nr) {
-            pack::panel(
-                b.t(),
-                column,
-                nr.min(b.cols() - column),
-                0,
-                k,
-                1.0,
-                nr,
-                &mut out[column * k..][..nr * k],
-            );
+            let cols = nr.min(b.cols() - column);
+            pack::panel(b.t(), column, cols, 0, k, 1.0, nr, &mut memory[column * k..][..nr * k]);
         }
-        out
+        memory
     }
 
     /// Columns per panel: ranges of columns should start at a multiple of it.

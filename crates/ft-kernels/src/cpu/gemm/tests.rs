@@ -141,7 +141,8 @@ fn a_shared_factor_multiplies_ranges() {
     let (k, n, m) = (70, 90, 29);
     let b = values(k * n, 2);
     for b in [Mat::new(&b, k, n), Mat::new(&b, n, k).t()] {
-        let rhs = Rhs::new(b);
+        let mut memory = vec![0.0; Rhs::packed_len(k, n)];
+        let rhs = Rhs::new(b, &mut memory);
         let columns = rhs.panel()..77;
         let a = values(m * 40, 1);
         let a = Mat::new(&a, m, 40);

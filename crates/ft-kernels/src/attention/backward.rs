@@ -1,0 +1,108 @@
+//! What is kept for backward: see [`super::attention`].
+use super::{AttentionOps, First, Span};
+use crate::portable::once;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend};
+
+impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let first = match first {
+            First::Start => First::Start,
+            First::At(columns) => First::At(columns),
+        };
+        let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        match Attention
+            .prepare::<C>([q_node, k_node, v_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let inputs = [q.clone(), k.clone(), v.clone()];
+                let (out, lse) = B::attend_with_lse(q, k, v, first.clone(), span, scale);
+                prep.finish(
+                    Kept {
+                        inputs,
+                        out: out.clone(),
+                        lse,
+                        first,
+                        span,
+                        scale,
+                    },
+                    out,
+                )
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::attend(q, k, v, first, span, scale)),
+        }
+    }
+
+    fn attend_with_lse(
+        _q: FloatTensor<Self>,
+        _k: FloatTensor<Self>,
+        _v: FloatTensor<Self>,
+        _first: First<Self>,
+        _span: Span,
+        _scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        once("attention")
+    }
+
+    fn attend_gradients(
+        _q: FloatTensor<Self>,
+        _k: FloatTensor<Self>,
+        _v: FloatTensor<Self>,
+        _out: FloatTensor<Self>,
+        _lse: FloatTensor<Self>,
+        _dout: FloatTensor<Self>,
+        _first: First<Self>,
+        _span: Span,
+        _scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        once("attention")
+    }
+}
+
+#[derive(Debug)]
+struct Attention;
+
+#[derive(Debug, Clone)]
+struct Kept<B: Backend> {
+    inputs: [FloatTensor<B>; 3],
+    out: FloatTensor<B>,
+    lse: FloatTensor<B>,
+    first: First<B>,
+    span: Span,
+    scale: f64,
+}
+
+impl<B: AttentionOps> Backward<B, 3> for Attention {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [q_node, k_node, v_node] = ops.parents;
+        let dout = grads.consume::<B>(&ops.node);
+        let Kept {
+            inputs: [q, k, v],
+            out,
+            lse,
+            first,
+            span,
+            scale,
+        } = ops.state;
+        let (dq, dk, dv) = B::attend_gradients(q, k, v, out, lse, dout, first, span, scale);
+        for (node, gradient) in [(q_node, dq), (k_node, dk), (v_node, dv)] {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
