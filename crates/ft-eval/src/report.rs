@@ -119,11 +119,12 @@ fn answer_some(
     progress: &mut dyn FnMut(f64),
 ) -> Result<Vec<Answer>> {
     let kept = first_prompts(samples, config.max_answers);
+    let prompts = kept.iter().map(Sample::prompt).collect::<HashSet<_>>().len() as f64;
     let mut done = 0.0;
     answers(model, tokenizer, &kept, &config.generation, &mut |token: Token| {
         if token.finish.is_some() {
             done += 1.0;
-            progress(done / kept.len() as f64);
+            progress(done / prompts);
         }
         ControlFlow::Continue(())
     })

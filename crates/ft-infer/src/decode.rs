@@ -59,6 +59,39 @@ impl Row {
     }
 }
 
+/// What has come out of a batch so far.
+struct Output<'a> {
+    /// One per job, filled as the rows end.
+    done: Vec<Option<Generation>>,
+    on_token: &'a mut dyn FnMut(Token) -> ControlFlow<()>,
+    flow: ControlFlow<()>,
+    start: Instant,
+}
+
+impl Output<'_> {
+    /// Appends a token to a row and hands it on; whether the row goes on.
+    fn take(&mut self, job: usize, row: &mut Row, id: u32, config: &GenerationConfig) -> bool {
+        let finish = row.push(id, config);
+        if self.flow.is_continue() {
+            self.flow = (self.on_token)(Token {
+                row: row.row,
+                id,
+                finish,
+            });
+        }
+        self.done[job] = finish.map(|reason| row.finish(reason, self.start));
+        finish.is_none()
+    }
+
+    /// The results; rows that have not ended were broken off.
+    fn into_results(mut self, rows: &[(usize, Row)]) -> (Vec<Generation>, ControlFlow<()>) {
+        for (job, row) in rows {
+            self.done[*job].get_or_insert_with(|| row.finish(FinishReason::Cancelled, self.start));
+        }
+        (self.done.into_iter().flatten().collect(), self.flow)
+    }
+}
+
 /// Continues the prompts of one batch; the results in the order of `jobs`.
 pub(crate) fn decode(
     model: &mut impl Decoder,
@@ -66,40 +99,28 @@ pub(crate) fn decode(
     config: &GenerationConfig,
     on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
 ) -> Result<(Vec<Generation>, ControlFlow<()>)> {
-    let start = Instant::now();
-    let mut done: Vec<Option<Generation>> = vec![None; jobs.len()];
+    let (flow, start) = (ControlFlow::Continue(()), Instant::now());
+    let mut output = Output {
+        done: vec![None; jobs.len()],
+        on_token,
+        flow,
+        start,
+    };
     let mut rows: Vec<(usize, Row)> = jobs.iter().map(|job| Row::new(job, config.seed)).enumerate().collect();
     let mut logits = model.prefill(&Padded::new(jobs));
-    let mut flow = ControlFlow::Continue(());
     loop {
         let ids = choose(&mut rows, logits, config)?;
-        let mut running = Vec::with_capacity(rows.len());
-        for (slot, ((job, row), &id)) in rows.iter_mut().zip(&ids).enumerate() {
-            let finish = row.push(id, config);
-            if flow.is_continue() {
-                flow = on_token(Token {
-                    row: row.row,
-                    id,
-                    finish,
-                });
-            }
-            match finish {
-                Some(reason) => done[*job] = Some(row.finish(reason, start)),
-                None => running.push(slot),
-            }
+        let slots = rows.iter_mut().zip(&ids).enumerate();
+        let running: Vec<usize> = slots
+            .filter_map(|(slot, ((job, row), &id))| output.take(*job, row, id, config).then_some(slot))
+            .collect();
+        if output.flow.is_break() || running.is_empty() {
+            return Ok(output.into_results(&rows));
         }
-        if flow.is_break() || running.is_empty() {
-            break;
-        }
-        let next: Vec<u32> = running.iter().map(|&slot| ids[slot]).collect();
+        rows.retain(|(job, _)| output.done[*job].is_none());
         model.select(&running);
-        rows.retain(|(job, _)| done[*job].is_none());
-        logits = model.step(&next);
+        logits = model.step(&running.iter().map(|&slot| ids[slot]).collect::<Vec<_>>());
     }
-    for (job, row) in &rows {
-        done[*job].get_or_insert_with(|| row.finish(FinishReason::Cancelled, start));
-    }
-    Ok((done.into_iter().flatten().collect(), flow))
 }
 
 /// The next token of every row. `logits`: `[rows, vocab]`.
@@ -142,5 +163,6 @@ fn not_finite(row: &Row) -> Error {
 
 /// All values of a tensor, row after row, as f32.
 pub(crate) fn to_host(tensor: Tensor<2>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
+    let data = tensor.into_data().convert::<f32>();
+    data.try_into_vec().expect("the values were made f32")
 }

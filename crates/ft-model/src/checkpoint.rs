@@ -148,6 +148,8 @@ pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     /// Put before every name: older GPT-2 checkpoints lack `transformer.`.
     strip: &'static str,
+    /// The output head is the embedding table.
+    tied: bool,
     dtype: LoadDtype,
     device: &'a Device,
     used: Vec<String>,
@@ -155,12 +157,13 @@ pub(crate) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(checkpoint: &'a Checkpoint, dtype: LoadDtype, device: &'a Device) -> Self {
+    pub fn new(checkpoint: &'a Checkpoint, tied: bool, dtype: LoadDtype, device: &'a Device) -> Self {
         let bare = checkpoint.entries.contains_key("wte.weight");
         let strip = if bare { "transformer." } else { "" };
         Self {
             checkpoint,
             strip,
+            tied,
             dtype,
             device,
             used: Vec::new(),
@@ -169,12 +172,12 @@ impl<'a> Loader<'a> {
     }
 
     /// The mismatches, with the tensors that nothing asked for.
-    pub fn finish(mut self, tied: bool) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         let ignored = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq")
                 || name.ends_with(".attn.bias")
                 || name.ends_with(".attn.masked_bias")
-                || (tied && name == "lm_head.weight")
+                || (self.tied && name == "lm_head.weight")
         };
         for name in self
             .checkpoint
@@ -194,7 +197,7 @@ impl<'a> Loader<'a> {
     }
 
     fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
-        let name = name.strip_prefix(self.strip).unwrap_or(name);
+        let name = self.stored(name.strip_prefix(self.strip).unwrap_or(name));
         self.used.push(name.into());
         match self.read(name, &shape) {
             Ok(data) => {
@@ -205,6 +208,17 @@ impl<'a> Loader<'a> {
                 self.mismatches.push(format!("{name}: {why}"));
                 Tensor::zeros([1; D], self.device)
             }
+        }
+    }
+
+    /// Under which name a tensor is stored: a tied checkpoint may hold the shared table as the head alone.
+    fn stored<'n>(&self, name: &'n str) -> &'n str {
+        const TABLES: [&str; 3] = ["model.embed_tokens.weight", "transformer.wte.weight", "wte.weight"];
+        let entries = &self.checkpoint.entries;
+        let head_alone = !entries.contains_key(name) && entries.contains_key("lm_head.weight");
+        match self.tied && head_alone && TABLES.contains(&name) {
+            true => "lm_head.weight",
+            false => name,
         }
     }
 

@@ -32,10 +32,9 @@ impl Model {
     pub fn load(dir: &Path, dtype: LoadDtype, device: &Device) -> Result<Self> {
         let config = ModelConfig::from_dir(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let mut loader = Loader::new(&checkpoint, dtype, device);
-        let tied = config.tie_word_embeddings;
+        let mut loader = Loader::new(&checkpoint, config.tie_word_embeddings, dtype, device);
         let model = Self::build(config, &mut loader);
-        loader.finish(tied)?;
+        loader.finish()?;
         Ok(model)
     }
 
