@@ -164,16 +164,26 @@ fn every_misfit_of_a_checkpoint_is_reported_at_once() {
 
 #[test]
 fn a_tied_checkpoint_may_hold_the_shared_table_as_the_head_alone() {
-    for (name, table) in [("qwen3", "model.embed_tokens.weight"), ("gpt2", "transformer.wte.weight")] {
+    for (name, table) in [
+        ("qwen3", "model.embed_tokens.weight"),
+        ("gpt2", "transformer.wte.weight"),
+    ] {
         let (source, dir) = (fixture("families").join(name), tempfile::tempdir().unwrap());
         std::fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
         let bytes = std::fs::read(source.join("model.safetensors")).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let renamed = file.iter().map(|(n, view)| (if n == table { "lm_head.weight" } else { n }, view));
+        let renamed = file
+            .iter()
+            .map(|(n, view)| (if n == table { "lm_head.weight" } else { n }, view));
         safetensors::serialize_to_file(renamed, None, &dir.path().join("model.safetensors")).unwrap();
         let golden = arrays(&source.join("golden.safetensors"));
         let model = Model::load(dir.path(), LoadDtype::F32, &Device::flex()).unwrap();
-        close(name, logits(&model, &golden["input_ids"], &Rows::Right), &golden["logits"], 1e-5);
+        close(
+            name,
+            logits(&model, &golden["input_ids"], &Rows::Right),
+            &golden["logits"],
+            1e-5,
+        );
     }
 }
 
