@@ -9,13 +9,12 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::attach::{Attached, attach, places};
+use crate::attach::{Attached, Choice, attach, places};
 use crate::error::{Error, Result};
-use crate::methods::lora::{Lora, LoraConfig};
-use crate::methods::{Delta, EmbeddingDelta, PeftConfig};
+use crate::methods::{EmbeddingDelta, ParamMut, PeftConfig, WeightDelta};
+use crate::peft_config::{self, Target};
 use crate::site::{Adaptable, AnyTensor, Place, Site};
 use crate::targets::{Kind, has_suffix};
-use crate::{peft_config, slots::Projection};
 
 /// PEFT puts this before every checkpoint path.
 const PREFIX: &str = "base_model.model.";
@@ -56,7 +55,7 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let mut file = TensorFile::read(&path)?;
     let attached = attach(model, &config, 0)?;
     for mut site in model.sites() {
-        file.fill_site(&mut site, &attached);
+        file.fill_site(&mut site, &attached.choice);
     }
     file.finish()?;
     Ok((config, attached))
@@ -64,74 +63,69 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
 
 /// Writes the adapter that `config` attached to `model` into `dir`.
 pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_model: &str) -> Result<()> {
-    let PeftConfig::Lora(lora) = config else {
-        let why = "full fine-tuning has no adapter: save the model itself".into();
+    let modules = targets_of(model);
+    let target = Target {
+        base_model,
+        modules: &modules,
+        fan_in_fan_out: stores_in_out(model),
+    };
+    let Some(file) = config.method().to_peft(&target) else {
+        let why = format!("\"{}\" leaves no adapter: save the model itself", config.name());
         return Err(Error::Config {
             key: "peft.method".into(),
             why,
         });
     };
+    let choice = config.method().choose(&places(model))?;
     std::fs::create_dir_all(dir).map_err(|source| Error::Io {
         path: dir.into(),
         source,
     })?;
-    let (targets, fan_in_fan_out) = (targets_of(model), stores_in_out(model));
-    let text = peft_config::write(lora, base_model, &targets, fan_in_fan_out);
     let path = dir.join(CONFIG);
+    let text = serde_json::to_string_pretty(&file).expect("a JSON map serializes");
     std::fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
-    write_tensors(&dir.join(WEIGHTS), &tensors(model, lora))
+    write_tensors(&dir.join(WEIGHTS), &tensors(model, &choice))
 }
 
 /// Every tensor of the adapter by its name in PEFT's file.
-fn tensors(model: &mut impl Adaptable, config: &LoraConfig) -> BTreeMap<String, TensorData> {
+fn tensors(model: &mut impl Adaptable, choice: &Choice) -> BTreeMap<String, TensorData> {
     let mut out = BTreeMap::new();
     for mut site in model.sites() {
         let at = format!("{PREFIX}{}", site.path);
         let mut put = |name: &str, data: TensorData| {
             out.insert(format!("{at}.{name}"), data);
         };
-        match &site.place {
-            Place::Projection(Projection {
-                delta: Some(Delta::Lora(lora)),
-                ..
-            }) => put_lora(lora, &mut put),
-            Place::Embedding(embedding) => {
-                if let Some(EmbeddingDelta::Lora(lora)) = &embedding.delta {
-                    put("lora_embedding_A", lora.a.val().into_data());
-                    put("lora_embedding_B", lora.b.val().into_data());
-                    put("base_layer.weight", embedding.weight.val().into_data());
+        match &mut site.place {
+            Place::Projection(slot) => {
+                slot.delta
+                    .iter()
+                    .flat_map(WeightDelta::export)
+                    .for_each(|(name, data)| put(name, data));
+            }
+            Place::Embedding(slot) => {
+                if let Some(delta) = &mut slot.delta {
+                    delta
+                        .params()
+                        .into_iter()
+                        .for_each(|(name, param)| put(name, param.data()));
+                    put("base_layer.weight", slot.weight.val().into_data());
                 }
             }
-            _ => {}
+            Place::Norm(_) => {}
         }
-        put_own(&mut site, config, &mut put);
+        put_own(&mut site, choice, &mut put);
     }
     out
 }
 
-fn put_lora(lora: &Lora, put: &mut impl FnMut(&str, TensorData)) {
-    let (a, b) = lora.over_base();
-    put("lora_A.weight", a.into_data());
-    put("lora_B.weight", b.into_data());
-    if let Some(bias) = &lora.bias {
-        put("lora_B.bias", bias.val().into_data());
-    }
-}
-
 /// The checkpoint tensors that train: whole modules and biases.
-fn put_own(site: &mut Site<'_>, config: &LoraConfig, put: &mut impl FnMut(&str, TensorData)) {
-    let whole = config
-        .modules_to_save
-        .iter()
-        .any(|suffix| has_suffix(&site.path, suffix));
-    let name = bias_name(site);
-    if let Some(bias) = site.bias()
-        && bias.is_trained()
-        && !whole
-    {
+fn put_own(site: &mut Site<'_>, choice: &Choice, put: &mut impl FnMut(&str, TensorData)) {
+    if choice.biases.contains(&site.path) {
+        let name = bias_name(site);
+        let bias = site.bias().expect("only places with a bias are listed");
         put(name, bias.val().into_data());
     }
-    if whole {
+    if choice.whole.contains(&site.path) {
         for (leaf, tensor) in site.tensors() {
             put(leaf, tensor.into_data());
         }
@@ -235,37 +229,32 @@ impl TensorFile {
         })
     }
 
-    fn fill_site(&mut self, site: &mut Site<'_>, attached: &Attached) {
+    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice) {
         let at = format!("{PREFIX}{}", site.path);
         let bias = format!("{at}.{}", bias_name(site));
         match &mut site.place {
             Place::Projection(slot) => {
-                if let Some(Delta::Lora(lora)) = &mut slot.delta {
-                    self.fill_param(&format!("{at}.lora_A.weight"), &mut lora.a);
-                    self.fill_param(&format!("{at}.lora_B.weight"), &mut lora.b);
-                    if let Some(bias) = &mut lora.bias {
-                        self.fill_param(&format!("{at}.lora_B.bias"), bias);
-                    }
+                for (name, param) in slot.delta.iter_mut().flat_map(WeightDelta::params) {
+                    self.fill_param(&format!("{at}.{name}"), param);
                 }
             }
             Place::Embedding(slot) => {
-                if let Some(EmbeddingDelta::Lora(lora)) = &mut slot.delta {
-                    self.fill_param(&format!("{at}.lora_embedding_A"), &mut lora.a);
-                    self.fill_param(&format!("{at}.lora_embedding_B"), &mut lora.b);
-                    let base = format!("{at}.base_layer.weight");
-                    if self.tensors.contains_key(&base) {
-                        let dtype = slot.weight.val().dtype();
-                        self.fill(&base, slot.weight.val(), |value| slot.weight.set(value.cast(dtype)));
-                    }
+                for (name, param) in slot.delta.iter_mut().flat_map(EmbeddingDelta::params) {
+                    self.fill_param(&format!("{at}.{name}"), param);
+                }
+                let base = format!("{at}.base_layer.weight");
+                if slot.delta.is_some() && self.tensors.contains_key(&base) {
+                    let dtype = slot.weight.val().dtype();
+                    self.fill(&base, slot.weight.val(), |value| slot.weight.set(value.cast(dtype)));
                 }
             }
             Place::Norm(_) => {}
         }
-        if attached.biases.contains(&site.path) {
+        if choice.biases.contains(&site.path) {
             let leaf = site.bias().expect("only places with a bias are listed");
             self.fill(&bias, leaf.val(), |value| leaf.set(value));
         }
-        if attached.whole.contains(&site.path) {
+        if choice.whole.contains(&site.path) {
             self.fill_whole(&at, site);
         }
     }
@@ -280,11 +269,11 @@ impl TensorFile {
         }
     }
 
-    fn fill_param<const D: usize>(&mut self, name: &str, param: &mut Param<Tensor<D>>) {
-        let present = param.val();
-        self.fill(name, present, |value| {
-            *param = Param::initialized(param.id, value).set_require_grad(true)
-        });
+    fn fill_param(&mut self, name: &str, param: ParamMut<'_>) {
+        match param {
+            ParamMut::Vector(param) => self.fill(name, param.val(), |value| replace(param, value)),
+            ParamMut::Matrix(param) => self.fill(name, param.val(), |value| replace(param, value)),
+        }
     }
 
     /// Hands the tensor `name` to `set`, or notes why it cannot be.
@@ -316,6 +305,10 @@ impl TensorFile {
             mismatches: self.mismatches,
         })
     }
+}
+
+fn replace<const D: usize>(param: &mut Param<Tensor<D>>, value: Tensor<D>) {
+    *param = Param::initialized(param.id, value).set_require_grad(true);
 }
 
 fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {

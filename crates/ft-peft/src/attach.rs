@@ -1,8 +1,8 @@
 //! The only place that decides what trains.
 
 use crate::error::{Error, Result};
-use crate::methods::lora::{BiasMode, LoraConfig};
-use crate::methods::{Delta, EmbeddingDelta, PeftConfig, lora_init};
+use crate::methods::PeftConfig;
+use crate::methods::lora::BiasMode;
 use crate::site::{Adaptable, Place, Site};
 use crate::targets::{Kind, Selector, has_suffix, nearest};
 
@@ -19,53 +19,107 @@ pub struct PlaceSpec {
     pub bias: bool,
 }
 
-/// What an attachment made trainable.
+/// Which places a method acts on, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attached {
+pub struct Choice {
     /// Places that carry an adapter.
     pub adapted: Vec<String>,
     /// Places whose own tensors train.
     pub whole: Vec<String>,
     /// Places of which only the bias trains.
     pub biases: Vec<String>,
+}
+
+impl Choice {
+    /// Adapters where `selector` says, with PEFT's `modules_to_save` and `bias`.
+    pub(crate) fn adapters(
+        places: &[PlaceSpec],
+        selector: Selector<'_>,
+        modules_to_save: &[String],
+        bias: BiasMode,
+    ) -> Result<Self> {
+        let whole = whole_modules(places, modules_to_save)?;
+        let mut adapted = selector.select(places)?;
+        adapted.retain(|path| !whole.contains(path));
+        let with_bias = places.iter().filter(|place| place.bias && !whole.contains(&place.path));
+        let biases = with_bias.filter(|place| match bias {
+            BiasMode::None => false,
+            BiasMode::All => true,
+            BiasMode::LoraOnly => adapted.contains(&place.path),
+        });
+        let biases = biases.map(|place| place.path.clone()).collect();
+        Ok(Self { adapted, whole, biases })
+    }
+}
+
+fn whole_modules(places: &[PlaceSpec], suffixes: &[String]) -> Result<Vec<String>> {
+    let paths = || places.iter().map(|place| place.path.as_str());
+    if let Some(unknown) = suffixes
+        .iter()
+        .find(|suffix| !paths().any(|path| has_suffix(path, suffix)))
+    {
+        let targets = format!("modules_to_save = [\"{unknown}\"]");
+        return Err(Error::NoTarget {
+            targets,
+            nearest: nearest(unknown, paths()),
+        });
+    }
+    let named = paths().filter(|path| suffixes.iter().any(|suffix| has_suffix(path, suffix)));
+    Ok(named.map(str::to_string).collect())
+}
+
+/// What an attachment made trainable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// Where.
+    pub choice: Choice,
     /// Trainable parameters in all.
     pub parameters: usize,
 }
 
 /// What [`attach`] would make trainable in a model with these places.
 pub fn preview(places: &[PlaceSpec], config: &PeftConfig) -> Result<Attached> {
-    let mut attached = match config {
-        PeftConfig::Lora(lora) => preview_lora(places, lora)?,
-        PeftConfig::Full(full) => Attached {
-            whole: select(places, full.selector())?,
-            ..Attached::default()
-        },
+    let method = config.method();
+    method.check()?;
+    let choice = method.choose(places)?;
+    let trained = |place: &PlaceSpec| {
+        let [rows, cols] = place.dims;
+        let bias = if place.bias { rows } else { 0 };
+        if choice.whole.contains(&place.path) {
+            return rows * cols + bias;
+        }
+        let bias = if choice.biases.contains(&place.path) { bias } else { 0 };
+        let adapter = if choice.adapted.contains(&place.path) {
+            method.parameters_at(place)
+        } else {
+            0
+        };
+        bias + adapter
     };
-    attached.parameters = places.iter().map(|place| trained_in(place, &attached, config)).sum();
-    Ok(attached)
+    let parameters = places.iter().map(trained).sum();
+    Ok(Attached { choice, parameters })
 }
 
 /// Freezes the model, then makes trainable what the method asks for. Starting values depend on `seed` and each place's
 /// path alone.
 pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Result<Attached> {
     let attached = preview(&places(model), config)?;
+    let choice = &attached.choice;
     let head = model.head_path().to_string();
-    if attached.adapted.contains(&head) || attached.whole.contains(&head) {
+    if choice.adapted.contains(&head) || choice.whole.contains(&head) {
         model.untie_head();
     }
     for mut site in model.sites() {
         site.freeze();
         site.clear();
-        if attached.whole.contains(&site.path) {
+        if choice.whole.contains(&site.path) {
             site.train();
         }
-        if attached.biases.contains(&site.path) {
+        if choice.biases.contains(&site.path) {
             site.bias().expect("only places with a bias are listed").train();
         }
-        if let PeftConfig::Lora(lora) = config
-            && attached.adapted.contains(&site.path)
-        {
-            fill_lora(&mut site, lora, seed);
+        if choice.adapted.contains(&site.path) {
+            config.method().fill(&mut site, seed);
         }
     }
     Ok(attached)
@@ -121,103 +175,5 @@ fn spec(mut site: Site<'_>, head: &str) -> PlaceSpec {
         kind,
         dims,
         bias,
-    }
-}
-
-fn preview_lora(places: &[PlaceSpec], config: &LoraConfig) -> Result<Attached> {
-    config.check()?;
-    let whole = whole_modules(places, &config.modules_to_save)?;
-    let mut adapted = select(places, config.selector())?;
-    adapted.retain(|path| !whole.contains(path));
-    for place in places.iter().filter(|place| adapted.contains(&place.path)) {
-        check_lora(place, config)?;
-    }
-    let with_bias = places.iter().filter(|place| place.bias && !whole.contains(&place.path));
-    let biases = with_bias.filter(|place| match config.bias {
-        BiasMode::None => false,
-        BiasMode::All => true,
-        BiasMode::LoraOnly => adapted.contains(&place.path),
-    });
-    let biases = biases.map(|place| place.path.clone()).collect();
-    Ok(Attached {
-        adapted,
-        whole,
-        biases,
-        parameters: 0,
-    })
-}
-
-fn select(places: &[PlaceSpec], selector: Selector<'_>) -> Result<Vec<String>> {
-    let known: Vec<(&str, Kind)> = places.iter().map(|place| (place.path.as_str(), place.kind)).collect();
-    Ok(selector.select(&known)?.into_iter().map(str::to_string).collect())
-}
-
-fn whole_modules(places: &[PlaceSpec], suffixes: &[String]) -> Result<Vec<String>> {
-    let paths = || places.iter().map(|place| place.path.as_str());
-    if let Some(unknown) = suffixes
-        .iter()
-        .find(|suffix| !paths().any(|path| has_suffix(path, suffix)))
-    {
-        let targets = format!("modules_to_save = [\"{unknown}\"]");
-        return Err(Error::NoTarget {
-            targets,
-            nearest: nearest(unknown, paths()),
-        });
-    }
-    let named = paths().filter(|path| suffixes.iter().any(|suffix| has_suffix(path, suffix)));
-    Ok(named.map(str::to_string).collect())
-}
-
-fn check_lora(place: &PlaceSpec, config: &LoraConfig) -> Result<()> {
-    let path = place.path.clone();
-    if place.kind == Kind::Norm {
-        let why = format!("{path} is a normalization, which LoRA cannot adapt; train it whole with modules_to_save");
-        return Err(Error::Config {
-            key: "peft.targets".into(),
-            why,
-        });
-    }
-    let (rank, [rows, cols]) = (config.rank_at(&path), place.dims);
-    if rank > rows.min(cols) {
-        return Err(Error::Rank { path, rank, rows, cols });
-    }
-    Ok(())
-}
-
-fn trained_in(place: &PlaceSpec, attached: &Attached, config: &PeftConfig) -> usize {
-    let [rows, cols] = place.dims;
-    let bias = if place.bias { rows } else { 0 };
-    if attached.whole.contains(&place.path) {
-        return rows * cols + bias;
-    }
-    let bias = if attached.biases.contains(&place.path) { bias } else { 0 };
-    let adapter = match config {
-        PeftConfig::Lora(lora) if attached.adapted.contains(&place.path) => {
-            let own_bias = if lora.lora_bias && place.kind != Kind::Embedding {
-                rows
-            } else {
-                0
-            };
-            lora.rank_at(&place.path) * (rows + cols) + own_bias
-        }
-        _ => 0,
-    };
-    bias + adapter
-}
-
-fn fill_lora(site: &mut Site<'_>, config: &LoraConfig, seed: u64) {
-    match &mut site.place {
-        Place::Projection(slot) => {
-            let (lora, residual) = lora_init::projection(config, &site.path, seed, slot);
-            if let Some(residual) = residual {
-                slot.weight.set_dense(residual);
-            }
-            slot.delta = Some(Delta::Lora(lora));
-        }
-        Place::Embedding(slot) => {
-            let lora = lora_init::embedding(config, &site.path, seed, slot);
-            slot.delta = Some(EmbeddingDelta::Lora(lora));
-        }
-        Place::Norm(_) => unreachable!("refused by the preview"),
     }
 }

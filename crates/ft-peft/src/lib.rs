@@ -48,10 +48,11 @@ mod slots;
 mod stream;
 mod targets;
 
-pub use attach::{Attached, PlaceSpec, attach, fold, places, preview};
+pub use attach::{Attached, Choice, PlaceSpec, attach, fold, places, preview};
 pub use error::{Error, Result};
-pub use methods::{Delta, EmbeddingDelta, PeftConfig};
+pub use methods::{Base, Delta, EmbeddingDelta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 pub use patterns::Patterns;
+pub use peft_config::Target;
 pub use site::{Adaptable, AnyTensor, Place, Site};
 pub use slots::{Embedding, Norm, Pass, Projection};
 pub use targets::{Kind, Layers, Selector, Targets};

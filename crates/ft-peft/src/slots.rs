@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use ft_quant::{Layout, Leaf, Weight};
 
-use crate::methods::{Delta, EmbeddingDelta};
+use crate::methods::{Base, Delta, EmbeddingDelta, WeightDelta};
 
 /// What a forward pass needs to know beside its inputs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,32 +50,23 @@ impl Projection {
 
     /// x `[.., in]` to `[.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, pass: &Pass) -> Tensor<D> {
-        let y = match &self.delta {
-            None => self.weight.project(x),
-            Some(delta) => delta.project(x, &self.weight, pass),
+        let base = Base {
+            weight: &self.weight,
+            bias: self.bias.as_ref().map(Leaf::val),
         };
-        match &self.bias {
-            None => y,
-            Some(bias) => {
-                let bias = bias.val().cast(y.dtype());
-                y + bias.unsqueeze()
-            }
+        match &self.delta {
+            None => base.forward(x),
+            Some(delta) => delta.forward(x, &base, pass),
         }
     }
 
-    /// Merges the delta into the weight and empties the slot.
+    /// Merges the delta into weight and bias and empties the slot.
     pub fn fold(&mut self) {
         if let Some(delta) = self.delta.take() {
             let dtype = self.weight.dtype();
-            let merged = delta.fold(self.weight.dense());
-            self.weight.set_dense(merged.cast(dtype));
-            if let Some(change) = delta.bias() {
-                let bias = match &self.bias {
-                    Some(bias) => bias.val().cast(change.dtype()) + change,
-                    None => change,
-                };
-                self.bias = Some(Leaf::Frozen(bias.detach().cast(dtype)));
-            }
+            let (weight, bias) = delta.fold(self.weight.dense(), self.bias.as_ref().map(Leaf::val));
+            self.weight.set_dense(weight);
+            self.bias = bias.map(|bias| Leaf::Frozen(bias.detach().cast(dtype)));
         }
     }
 }

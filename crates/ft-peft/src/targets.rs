@@ -6,6 +6,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::attach::PlaceSpec;
 use crate::error::{Error, Result};
 
 /// How places are named: a list of path suffixes, or a word or regular expression.
@@ -105,14 +106,14 @@ pub struct Selector<'a> {
 
 impl Selector<'_> {
     /// The selected ones among `places`, in their order; none is an error that lists the nearest paths.
-    pub fn select<'p>(&self, places: &[(&'p str, Kind)]) -> Result<Vec<&'p str>> {
+    pub fn select(&self, places: &[PlaceSpec]) -> Result<Vec<String>> {
         let pattern = self.regex()?;
         let mut chosen = Vec::new();
-        for &(path, kind) in places {
+        for PlaceSpec { path, kind, .. } in places {
             let named = match (self.targets, &pattern) {
                 (Targets::Suffixes(list), _) => list.iter().any(|suffix| has_suffix(path, suffix)),
                 (_, Some(regex)) => regex.is_match(path),
-                (Targets::Pattern(word), None) => kind == Kind::Linear || (word == "all" && kind != Kind::TiedHead),
+                (Targets::Pattern(word), None) => *kind == Kind::Linear || (word == "all" && *kind != Kind::TiedHead),
             };
             let in_layers = match (self.layers, layer_number(path)) {
                 (None, _) => true,
@@ -120,7 +121,7 @@ impl Selector<'_> {
                 (Some(_), None) => false,
             };
             if named && in_layers && !self.exclude.iter().any(|suffix| has_suffix(path, suffix)) {
-                chosen.push(path);
+                chosen.push(path.clone());
             }
         }
         if chosen.is_empty() {
@@ -142,14 +143,14 @@ impl Selector<'_> {
         }
     }
 
-    fn no_target(&self, places: &[(&str, Kind)]) -> Error {
+    fn no_target(&self, places: &[PlaceSpec]) -> Error {
         let wanted = match self.targets {
             Targets::Pattern(word) => word.as_str(),
             Targets::Suffixes(list) => list.first().map_or("", String::as_str),
         };
         Error::NoTarget {
             targets: self.targets.to_string(),
-            nearest: nearest(wanted, places.iter().map(|p| p.0)),
+            nearest: nearest(wanted, places.iter().map(|p| p.path.as_str())),
         }
     }
 }
@@ -205,14 +206,21 @@ mod tests {
         ("lm_head", Kind::TiedHead),
     ];
 
-    fn select(targets: Targets, exclude: &[&str], layers: Option<Layers>) -> Result<Vec<&'static str>> {
+    fn select(targets: Targets, exclude: &[&str], layers: Option<Layers>) -> Result<Vec<String>> {
         let exclude: Vec<String> = exclude.iter().map(|s| s.to_string()).collect();
+        let place = |(path, kind): (&str, Kind)| PlaceSpec {
+            path: path.into(),
+            kind,
+            dims: [8, 8],
+            bias: false,
+        };
+        let places = PLACES.map(place);
         Selector {
             targets: &targets,
             exclude: &exclude,
             layers: layers.as_ref(),
         }
-        .select(&PLACES)
+        .select(&places)
     }
 
     fn suffixes(list: &[&str]) -> Targets {

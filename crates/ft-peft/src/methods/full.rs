@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::PeftMethod;
+use crate::attach::{Choice, PlaceSpec};
+use crate::error::Result;
 use crate::targets::{Layers, Selector, Targets};
 
 /// Options of full fine-tuning.
@@ -29,13 +32,16 @@ impl Default for FullConfig {
     }
 }
 
-impl FullConfig {
-    /// Which places train.
-    pub fn selector(&self) -> Selector<'_> {
-        Selector {
+impl PeftMethod for FullConfig {
+    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+        let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
-        }
+        };
+        Ok(Choice {
+            whole: selector.select(places)?,
+            ..Choice::default()
+        })
     }
 }

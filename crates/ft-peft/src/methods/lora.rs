@@ -7,15 +7,21 @@
 //! ```
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, FloatDType, Int, Tensor};
-use ft_quant::Weight;
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{Base, Delta, EmbeddingDelta, ParamMut, PeftMethod, WeightDelta};
+use crate::attach::{Choice, PlaceSpec};
 use crate::error::{Error, Result};
 use crate::patterns::Patterns;
+use crate::peft_config::Target;
+use crate::site::{Place, Site};
 use crate::slots::Pass;
-use crate::targets::{Layers, Selector, Targets};
+use crate::targets::{Kind, Layers, Selector, Targets};
+
+pub(crate) mod file;
+mod init;
 
 /// Options of LoRA; the names in parentheses are PEFT's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -103,15 +109,6 @@ pub enum Init {
 }
 
 impl LoraConfig {
-    /// Which places are adapted.
-    pub fn selector(&self) -> Selector<'_> {
-        Selector {
-            targets: &self.targets,
-            exclude: &self.exclude,
-            layers: self.layers.as_ref(),
-        }
-    }
-
     /// Rank at `path`, after `rank_pattern`.
     pub fn rank_at(&self, path: &str) -> usize {
         self.rank_pattern.get(path).copied().unwrap_or(self.rank)
@@ -124,8 +121,26 @@ impl LoraConfig {
         if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
 
-    /// Errors that need no model to be seen.
-    pub fn check(&self) -> Result<()> {
+    fn fits(&self, place: &PlaceSpec) -> Result<()> {
+        let path = place.path.clone();
+        if place.kind == Kind::Norm {
+            let why =
+                format!("{path} is a normalization, which LoRA cannot adapt; train it whole with modules_to_save");
+            return Err(Error::Config {
+                key: "peft.targets".into(),
+                why,
+            });
+        }
+        let (rank, [rows, cols]) = (self.rank_at(&path), place.dims);
+        if rank > rows.min(cols) {
+            return Err(Error::Rank { path, rank, rows, cols });
+        }
+        Ok(())
+    }
+}
+
+impl PeftMethod for LoraConfig {
+    fn check(&self) -> Result<()> {
         let invalid = |key: &str, why: String| {
             Err(Error::Config {
                 key: format!("peft.{key}"),
@@ -152,6 +167,51 @@ impl LoraConfig {
             return invalid("alpha", format!("must be a positive number, got {}", self.alpha));
         }
         Ok(())
+    }
+
+    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+        let selector = Selector {
+            targets: &self.targets,
+            exclude: &self.exclude,
+            layers: self.layers.as_ref(),
+        };
+        let choice = Choice::adapters(places, selector, &self.modules_to_save, self.bias)?;
+        places
+            .iter()
+            .filter(|place| choice.adapted.contains(&place.path))
+            .try_for_each(|place| self.fits(place))?;
+        Ok(choice)
+    }
+
+    fn parameters_at(&self, place: &PlaceSpec) -> usize {
+        let [rows, cols] = place.dims;
+        let bias = if self.lora_bias && place.kind != Kind::Embedding {
+            rows
+        } else {
+            0
+        };
+        self.rank_at(&place.path) * (rows + cols) + bias
+    }
+
+    fn fill(&self, site: &mut Site<'_>, seed: u64) {
+        match &mut site.place {
+            Place::Projection(slot) => {
+                let (lora, residual) = init::projection(self, &site.path, seed, slot);
+                if let Some(residual) = residual {
+                    slot.weight.set_dense(residual);
+                }
+                slot.delta = Some(Delta::Lora(lora));
+            }
+            Place::Embedding(slot) => {
+                let lora = init::embedding(self, &site.path, seed, slot);
+                slot.delta = Some(EmbeddingDelta::Lora(lora));
+            }
+            Place::Norm(_) => unreachable!("refused by `choose`"),
+        }
+    }
+
+    fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
+        Some(file::write(self, target))
     }
 }
 
@@ -186,25 +246,67 @@ pub struct Start {
     pub b: Tensor<2>,
 }
 
+impl WeightDelta for Lora {
+    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
+        let branch = match pass.dropout_seed {
+            Some(seed) if self.dropout > 0.0 => ft_kernels::dropout(f32(x.clone()), self.dropout, seed ^ self.salt),
+            _ if self.fuses(&x, base) => {
+                let weight = base.weight.dense();
+                let y = ft_kernels::lora_linear(x, weight, self.a.val(), self.b.val(), self.scale);
+                return base.add_bias(y);
+            }
+            _ => f32(x.clone()),
+        };
+        let y = base.forward(x);
+        let dtype = y.dtype();
+        y + self.branch(branch).cast(dtype)
+    }
+
+    fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>) {
+        let delta = self.b.val().detach().matmul(self.a.val().detach());
+        let own = self
+            .bias
+            .as_ref()
+            .map(|bias| bias.val().detach().mul_scalar(self.scale));
+        let bias = match (bias.map(f32), own) {
+            (Some(bias), Some(own)) => Some(bias + own),
+            (bias, own) => bias.or(own),
+        };
+        (f32(weight) + delta.mul_scalar(self.scale), bias)
+    }
+
+    fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
+        let bias = self.bias.as_mut().map(|bias| ("lora_B.bias", ParamMut::Vector(bias)));
+        let matrices = [
+            ("lora_A.weight", ParamMut::Matrix(&mut self.a)),
+            ("lora_B.weight", ParamMut::Matrix(&mut self.b)),
+        ];
+        matrices.into_iter().chain(bias).collect()
+    }
+
+    /// The plain LoRA that means the same over the unchanged base: with a `start`, `s(BA - B₀A₀)` written as one product
+    /// of rank 2r.
+    fn export(&self) -> Vec<(&'static str, TensorData)> {
+        let (a, b) = (self.a.val().detach(), self.b.val().detach());
+        let (a, b) = match &self.start {
+            None => (a, b),
+            Some(start) => (
+                Tensor::cat(vec![a.without_autodiff(), start.a.clone().without_autodiff()], 0),
+                Tensor::cat(vec![b.without_autodiff(), start.b.clone().without_autodiff().neg()], 1),
+            ),
+        };
+        let bias = self.bias.as_ref().map(|bias| ("lora_B.bias", bias.val().into_data()));
+        [("lora_A.weight", a.into_data()), ("lora_B.weight", b.into_data())]
+            .into_iter()
+            .chain(bias)
+            .collect()
+    }
+}
+
 impl Lora {
-    /// x `[.., in]` to `[.., out]`.
-    pub fn project<const D: usize>(&self, x: Tensor<D>, weight: &Weight, pass: &Pass) -> Tensor<D> {
-        match pass.dropout_seed {
-            Some(seed) if self.dropout > 0.0 => {
-                let dropped = ft_kernels::dropout(f32(x.clone()), self.dropout, seed ^ self.salt);
-                let y = weight.project(x);
-                let dtype = y.dtype();
-                y + self.branch(dropped).cast(dtype)
-            }
-            _ if self.bias.is_none() && x.dtype() == DType::F32 && weight.dtype() == DType::F32 => {
-                ft_kernels::lora_linear(x, weight.dense(), self.a.val(), self.b.val(), self.scale)
-            }
-            _ => {
-                let y = weight.project(x.clone());
-                let dtype = y.dtype();
-                y + self.branch(f32(x)).cast(dtype)
-            }
-        }
+    /// Whether base and adapter can be one kernel.
+    fn fuses<const D: usize>(&self, x: &Tensor<D>, base: &Base<'_>) -> bool {
+        self.bias.is_none() && x.dtype() == DType::F32 && base.weight.dtype() == DType::F32
     }
 
     /// `s · (x Aᵀ Bᵀ + bias)` in f32.
@@ -214,25 +316,6 @@ impl Lora {
         match &self.bias {
             None => up,
             Some(bias) => up + bias.val().mul_scalar(self.scale).unsqueeze(),
-        }
-    }
-
-    /// `W + s · B A` in f32.
-    pub fn fold(&self, weight: Tensor<2>) -> Tensor<2> {
-        let delta = self.b.val().detach().matmul(self.a.val().detach());
-        f32(weight) + delta.mul_scalar(self.scale)
-    }
-
-    /// `(A, B)` of the plain LoRA that means the same over the unchanged base: with a `start`,
-    /// `s(BA − B₀A₀)` written as one product of rank 2r.
-    pub fn over_base(&self) -> (Tensor<2>, Tensor<2>) {
-        let (a, b) = (self.a.val().detach(), self.b.val().detach());
-        match &self.start {
-            None => (a, b),
-            Some(start) => (
-                Tensor::cat(vec![a, start.a.clone().without_autodiff()], 0),
-                Tensor::cat(vec![b, start.b.clone().without_autodiff().neg()], 1),
-            ),
         }
     }
 }
@@ -261,6 +344,14 @@ impl LoraEmbedding {
     pub fn fold(&self, table: Tensor<2>) -> Tensor<2> {
         let delta = self.b.val().detach().matmul(self.a.val().detach()).transpose();
         f32(table) + delta.mul_scalar(self.scale)
+    }
+
+    /// The trainable tensors, by their names in PEFT's file after the table's path.
+    pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
+        vec![
+            ("lora_embedding_A", ParamMut::Matrix(&mut self.a)),
+            ("lora_embedding_B", ParamMut::Matrix(&mut self.b)),
+        ]
     }
 }
 

@@ -1,26 +1,76 @@
-//! One file per method; one line per method in each enum here.
+//! One file per method; one line per method in each list here.
 
-use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor, TensorData};
 use ft_quant::Weight;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::attach::{Choice, PlaceSpec};
+use crate::error::Result;
+use crate::peft_config::{Parse, Target};
+use crate::site::Site;
 use crate::slots::Pass;
 
 pub mod full;
 pub mod lora;
-pub(crate) mod lora_init;
 
-/// Section `[peft]`: which method, with its options.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "method", rename_all = "kebab-case")]
-pub enum PeftConfig {
-    /// Low-rank adapters beside frozen projections.
-    Lora(lora::LoraConfig),
-    /// The checkpoint's own tensors train, all of them or a chosen part.
-    Full(full::FullConfig),
+/// What a method's options mean: which places it takes, what it puts there, what its file says.
+pub trait PeftMethod {
+    /// Errors that need no model to be seen.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Which of these places it acts on, and how; none is an error.
+    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice>;
+
+    /// Trainable parameters of its adapter at a place.
+    fn parameters_at(&self, _: &PlaceSpec) -> usize {
+        0
+    }
+
+    /// Puts its adapter into a place that [`choose`](Self::choose) listed as adapted.
+    fn fill(&self, _: &mut Site<'_>, _seed: u64) {}
+
+    /// PEFT's `adapter_config.json` for it; `None` where there is no adapter to save.
+    fn to_peft(&self, _: &Target<'_>) -> Option<serde_json::Value> {
+        None
+    }
 }
+
+macro_rules! methods {
+    ($( $(#[$doc:meta])* $name:literal => $variant:ident($config:ty), )+) => {
+        /// Section `[peft]`: which method, with its options.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(tag = "method")]
+        pub enum PeftConfig {
+            $( $(#[$doc])* #[serde(rename = $name)] $variant($config), )+
+        }
+
+        impl PeftConfig {
+            /// The name used in `peft.method`.
+            pub fn name(&self) -> &'static str {
+                match self { $( Self::$variant(_) => $name, )+ }
+            }
+
+            /// What the options mean.
+            pub fn method(&self) -> &dyn PeftMethod {
+                match self { $( Self::$variant(config) => config, )+ }
+            }
+        }
+    };
+}
+
+methods! {
+    /// Low-rank adapters beside frozen projections.
+    "lora" => Lora(lora::LoraConfig),
+    /// The checkpoint's own tensors train, all of them or a chosen part.
+    "full" => Full(full::FullConfig),
+}
+
+/// What reads PEFT's `adapter_config.json`, by `peft_type`.
+pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[("LORA", lora::file::parse)];
 
 impl Default for PeftConfig {
     fn default() -> Self {
@@ -28,47 +78,106 @@ impl Default for PeftConfig {
     }
 }
 
-impl PeftConfig {
-    /// The name used in `peft.method`.
-    pub fn name(&self) -> &'static str {
+/// The layer under a delta.
+#[derive(Clone, Debug)]
+pub struct Base<'a> {
+    /// Its matrix, however it is stored.
+    pub weight: &'a Weight,
+    /// Its bias `[out]`.
+    pub bias: Option<Tensor<1>>,
+}
+
+impl Base<'_> {
+    /// The layer's own output, x `[.., in]` to `[.., out]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.add_bias(self.weight.project(x))
+    }
+
+    /// `y + bias` for y `[.., out]`.
+    pub fn add_bias<const D: usize>(&self, y: Tensor<D>) -> Tensor<D> {
+        match &self.bias {
+            None => y,
+            Some(bias) => {
+                let bias = bias.clone().cast(y.dtype());
+                y + bias.unsqueeze()
+            }
+        }
+    }
+}
+
+/// A trainable tensor of an adapter.
+pub enum ParamMut<'a> {
+    /// Rank 1.
+    Vector(&'a mut Param<Tensor<1>>),
+    /// Rank 2.
+    Matrix(&'a mut Param<Tensor<2>>),
+}
+
+impl ParamMut<'_> {
+    /// The values, read back from the device.
+    pub fn data(&self) -> TensorData {
         match self {
-            PeftConfig::Lora(_) => "lora",
-            PeftConfig::Full(_) => "full",
+            ParamMut::Vector(param) => param.val().into_data(),
+            ParamMut::Matrix(param) => param.val().into_data(),
         }
     }
 }
 
 /// What a method adds to a projection.
-#[derive(Module, Debug)]
-pub enum Delta {
+pub trait WeightDelta: Clone {
+    /// The adapted layer: x `[.., in]` to `[.., out]`.
+    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D>;
+
+    /// The adapted matrix `[out, in]` and bias `[out]` in f32, for merging.
+    fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>);
+
+    /// The trainable tensors, by their names in PEFT's file after the layer's path.
+    fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)>;
+
+    /// What PEFT's file holds for this layer.
+    fn export(&self) -> Vec<(&'static str, TensorData)> {
+        let mut copy = self.clone();
+        copy.params()
+            .into_iter()
+            .map(|(name, param)| (name, param.data()))
+            .collect()
+    }
+}
+
+macro_rules! deltas {
+    ($( $(#[$doc:meta])* $variant:ident($module:ty), )+) => {
+        /// The adapter of a projection.
+        #[derive(Module, Debug)]
+        pub enum Delta {
+            $( $(#[$doc])* $variant($module), )+
+        }
+
+        impl WeightDelta for Delta {
+            fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
+                match self { $( Delta::$variant(delta) => delta.forward(x, base, pass), )+ }
+            }
+
+            fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>) {
+                match self { $( Delta::$variant(delta) => delta.fold(weight, bias), )+ }
+            }
+
+            fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
+                match self { $( Delta::$variant(delta) => delta.params(), )+ }
+            }
+
+            fn export(&self) -> Vec<(&'static str, TensorData)> {
+                match self { $( Delta::$variant(delta) => delta.export(), )+ }
+            }
+        }
+    };
+}
+
+deltas! {
     /// See [`lora`].
     Lora(lora::Lora),
 }
 
-impl Delta {
-    /// The adapted product: x `[.., in]` to `[.., out]`, without the layer's bias.
-    pub fn project<const D: usize>(&self, x: Tensor<D>, weight: &Weight, pass: &Pass) -> Tensor<D> {
-        match self {
-            Delta::Lora(lora) => lora.project(x, weight, pass),
-        }
-    }
-
-    /// The adapted matrix `[out, in]` in f32, for merging.
-    pub fn fold(&self, weight: Tensor<2>) -> Tensor<2> {
-        match self {
-            Delta::Lora(lora) => lora.fold(weight),
-        }
-    }
-
-    /// What the method adds to the layer's bias, `[out]`.
-    pub fn bias(&self) -> Option<Tensor<1>> {
-        match self {
-            Delta::Lora(lora) => lora.bias.as_ref().map(|b| b.val().detach() * lora.scale),
-        }
-    }
-}
-
-/// What a method adds to an embedding table.
+/// The adapter of an embedding table.
 #[derive(Module, Debug)]
 pub enum EmbeddingDelta {
     /// See [`lora`].
@@ -87,6 +196,13 @@ impl EmbeddingDelta {
     pub fn fold(&self, table: Tensor<2>) -> Tensor<2> {
         match self {
             EmbeddingDelta::Lora(lora) => lora.fold(table),
+        }
+    }
+
+    /// The trainable tensors, by their names in PEFT's file after the table's path.
+    pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
+        match self {
+            EmbeddingDelta::Lora(lora) => lora.params(),
         }
     }
 }

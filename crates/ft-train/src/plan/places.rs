@@ -60,8 +60,8 @@ fn checkpoint_numbers(job: &Job) -> usize {
     let numbers = |place: &PlaceSpec| {
         let ([rows, cols], bias) = (place.dims, if place.bias { place.dims[0] } else { 0 });
         match () {
-            () if job.attached.whole.contains(&place.path) => rows * cols + bias,
-            () if job.attached.biases.contains(&place.path) => bias,
+            () if job.attached.choice.whole.contains(&place.path) => rows * cols + bias,
+            () if job.attached.choice.biases.contains(&place.path) => bias,
             () => 0,
         }
     };
@@ -75,7 +75,7 @@ fn dropped(job: &Job) -> u64 {
             let places = job.model.places();
             let adapted = places
                 .iter()
-                .filter(|p| p.kind == Kind::Linear && job.attached.adapted.contains(&p.path));
+                .filter(|p| p.kind == Kind::Linear && job.attached.choice.adapted.contains(&p.path));
             adapted.map(|p| p.dims[1] as u64).sum()
         }
         _ => 0,
@@ -101,6 +101,7 @@ fn weights(job: &Job) -> Result<u64> {
         let numbers = spec.shape.iter().product::<usize>() as u64;
         let trains = job
             .attached
+            .choice
             .whole
             .iter()
             .any(|p| spec.name.strip_prefix(p.as_str()).is_some_and(is_leaf));

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, s};
 use rand::RngExt;
 use rand_distr::{Distribution, Normal};
 
-use super::lora::{Init, Lora, LoraConfig, LoraEmbedding, Start};
+use super::{Init, Lora, LoraConfig, LoraEmbedding, Start};
 use crate::slots::{Embedding, Projection};
 use crate::stream::{hash, stream};
 

@@ -1,0 +1,115 @@
+//! LoRA in PEFT's `adapter_config.json`, both ways.
+
+use serde_json::{Map, Value, json};
+
+use super::{BiasMode, Init, LoraConfig};
+use crate::error::Result;
+use crate::methods::{PeftConfig, PeftMethod};
+use crate::patterns::Patterns;
+use crate::peft_config::{File, Target, number};
+use crate::targets::{Layers, Targets};
+
+/// Options that change what an adapter computes and that we do not have: an adapter that uses one is refused.
+const UNSUPPORTED: [&str; 8] = [
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "arrow_config",
+];
+
+pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
+    file.refuse(&UNSUPPORTED)?;
+    let config = LoraConfig {
+        rank: file.read("r")?.unwrap_or(8),
+        alpha: file.read("lora_alpha")?.unwrap_or(8.0),
+        dropout: file.read("lora_dropout")?.unwrap_or(0.0),
+        targets: file.need::<Targets>("target_modules")?,
+        exclude: file.read("exclude_modules")?.unwrap_or_default(),
+        layers: layers(file)?,
+        rank_pattern: file.read::<Patterns<usize>>("rank_pattern")?.unwrap_or_default(),
+        alpha_pattern: file.read::<Patterns<f64>>("alpha_pattern")?.unwrap_or_default(),
+        rslora: file.read("use_rslora")?.unwrap_or(false),
+        bias: file.read::<BiasMode>("bias")?.unwrap_or_default(),
+        lora_bias: file.read("lora_bias")?.unwrap_or(false),
+        init: init(file)?,
+        modules_to_save: file.read("modules_to_save")?.unwrap_or_default(),
+    };
+    config.check()?;
+    Ok(PeftConfig::Lora(config))
+}
+
+fn layers(file: &File<'_>) -> Result<Option<Layers>> {
+    match file.object.get("layers_to_transform") {
+        Some(Value::Number(_)) => Ok(file.read("layers_to_transform")?.map(|layer| Layers::List(vec![layer]))),
+        _ => file.read("layers_to_transform"),
+    }
+}
+
+fn init(file: &File<'_>) -> Result<Init> {
+    match file.object.get("init_lora_weights") {
+        None | Some(Value::Null | Value::Bool(_)) => Ok(Init::Kaiming),
+        Some(Value::String(name)) if name == "gaussian" => Ok(Init::Gaussian),
+        Some(Value::String(name)) if name == "pissa" => Ok(Init::Pissa),
+        Some(Value::String(name)) if name == "olora" => Ok(Init::Olora),
+        Some(other) => {
+            let why = format!("{other} moves the base weight in a way that cannot be repeated here");
+            Err(file.error("init_lora_weights", &why))
+        }
+    }
+}
+
+/// Only keys that every release of PEFT knows. An adapter whose base was moved at the start is written over the unmoved
+/// base: twice the rank at the same scale.
+pub(super) fn write(config: &LoraConfig, target: &Target<'_>) -> Value {
+    let moved = matches!(config.init, Init::Pissa | Init::Olora);
+    let rank = |r: usize| if moved { 2 * r } else { r };
+    let alpha = |a: f64| match (moved, config.rslora) {
+        (false, _) => a,
+        (true, false) => 2.0 * a,
+        (true, true) => std::f64::consts::SQRT_2 * a,
+    };
+    let ranks: Map<String, Value> = pattern_map(&config.rank_pattern, |r| rank(*r).into());
+    let alphas: Map<String, Value> = pattern_map(&config.alpha_pattern, |a| number(alpha(*a)));
+    let init = if config.init == Init::Gaussian {
+        json!("gaussian")
+    } else {
+        json!(true)
+    };
+    let whole = if config.modules_to_save.is_empty() {
+        Value::Null
+    } else {
+        json!(config.modules_to_save)
+    };
+    let mut file = json!({
+        "alpha_pattern": alphas,
+        "base_model_name_or_path": target.base_model,
+        "bias": config.bias,
+        "fan_in_fan_out": target.fan_in_fan_out,
+        "inference_mode": true,
+        "init_lora_weights": init,
+        "layers_pattern": null,
+        "layers_to_transform": null,
+        "lora_alpha": number(alpha(config.alpha)),
+        "lora_dropout": config.dropout,
+        "modules_to_save": whole,
+        "peft_type": "LORA",
+        "r": rank(config.rank),
+        "rank_pattern": ranks,
+        "target_modules": target.modules,
+        "task_type": "CAUSAL_LM",
+        "use_dora": false,
+        "use_rslora": config.rslora,
+    });
+    if config.lora_bias {
+        file["lora_bias"] = true.into();
+    }
+    file
+}
+
+fn pattern_map<T>(patterns: &Patterns<T>, value: impl Fn(&T) -> Value) -> Map<String, Value> {
+    patterns.0.iter().map(|(key, v)| (key.clone(), value(v))).collect()
+}
