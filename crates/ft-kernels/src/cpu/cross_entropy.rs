@@ -77,9 +77,14 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Columns of a block: a multiple of the register tile's width.
+    fn step(&self) -> usize {
+        (LOGITS / self.hidden.rows().max(1)).clamp(512, 8192) / 32 * 32
+    }
+
     fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
         let (vocab, weight) = (self.weight.rows(), self.weight);
-        let step = (LOGITS / self.hidden.rows().max(1)).clamp(512, 8192) / 32 * 32;
+        let step = self.step();
         (0..vocab).step_by(step).map(move |start| {
             let width = step.min(vocab - start);
             Block {
@@ -102,7 +107,7 @@ impl<'a> Head<'a> {
 
     fn block_losses(&self, nll: &mut [f32], lse: &mut [f32], mut gradient: Option<&mut [f32]>) {
         let (rows, d) = (self.hidden.rows(), self.hidden.cols());
-        let mut buffer = scratch::take(rows * 8192.min(self.weight.rows()).min(LOGITS.max(512 * rows) / rows));
+        let mut buffer = scratch::take(rows * self.step().min(self.weight.rows()));
         let mut state: Vec<Row> = self.targets.iter().map(|&target| Row::new(target)).collect();
         for block in self.blocks() {
             let logits = &mut buffer[..rows * block.width];
@@ -138,7 +143,7 @@ impl<'a> Head<'a> {
 
     fn block_gradients(&self, lse: &[f32], scale: f32, mut hidden: Option<&mut [f32]>, head: &mut [f32], add: bool) {
         let (rows, d) = (self.hidden.rows(), self.hidden.cols());
-        let mut buffer = scratch::take(rows * 8192.min(self.weight.rows()).min(LOGITS.max(512 * rows) / rows));
+        let mut buffer = scratch::take(rows * self.step().min(self.weight.rows()));
         for block in self.blocks() {
             let logits = &mut buffer[..rows * block.width];
             self.logits(&block, logits);
@@ -156,10 +161,10 @@ impl<'a> Head<'a> {
     fn slopes(&self, block: &Block, lse: &[f32], scale: f32, logits: &mut [f32]) {
         let shared = par::Shared::new(logits);
         par::row_blocks(lse.len(), block.width, |start, len| {
-            for row in start..start + len {
+            for (row, &lse) in lse.iter().enumerate().skip(start).take(len) {
                 // SAFETY: every row belongs to one block.
                 let logits = unsafe { shared.slice(row * block.width, block.width) };
-                probabilities(logits, lse[row], scale);
+                probabilities(logits, lse, scale);
                 if let Some(logit) = self.targets[row]
                     .checked_sub(block.start)
                     .and_then(|i| logits.get_mut(i))

@@ -73,7 +73,7 @@ pub(crate) fn dropout(x: FlexTensor, mask: crate::dropout::Mask) -> FlexTensor {
 }
 
 /// √(2/π) and the cubic coefficient of the tanh approximation, doubled for the sigmoid form.
-const GELU: f32 = 2.0 * 0.797_884_56;
+const GELU: f32 = 2.0 * 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
 multiversion! {

@@ -109,8 +109,8 @@ impl Block<'_> {
         let width = seen.end.max(start) - start;
         let keys = start..start + width;
         let (mut p, mut ds, mut dq) = (scratch::take(n * width), scratch::take(n * width), scratch::take(n * d));
-        by.scores[pair].times(self.q, self.scale, 0..d, keys.clone(), &mut p, width, false);
-        by.values[pair].times(self.dout, 1.0, 0..d, keys.clone(), &mut ds, width, false);
+        by.scores[pair].times(self.q, self.scale, 0..d, keys.clone(), &mut p);
+        by.values[pair].times(self.dout, 1.0, 0..d, keys.clone(), &mut ds);
         for r in 0..n {
             let range = self.visible.range(self.batch, self.start + r);
             let cuts = cuts(width, self.visible.prefix(), range, start);
@@ -136,7 +136,7 @@ impl Block<'_> {
             gemm(&[Term::new(p.t(), self.dout)], &mut dv[start * d..], d, true, Par::One);
             gemm(&[Term::new(ds.t(), self.q)], &mut dk[start * d..], d, true, Par::One);
         }
-        by.queries[pair].times(ds, 1.0, keys, 0..d, &mut dq, d, false);
+        by.queries[pair].times(ds, 1.0, keys, 0..d, &mut dq);
         dq.chunks_exact(d)
             .enumerate()
             .for_each(|(r, row)| done(self.start + r, row));

@@ -110,14 +110,14 @@ impl Job<'_> {
         let width = seen.end.max(start) - start;
         let mut scores = scratch::take(n * width);
         let mut out = scratch::take(n * d);
-        keys.times(q, self.scale, 0..d, start..start + width, &mut scores, width, false);
+        keys.times(q, self.scale, 0..d, start..start + width, &mut scores);
         let mut stats = [(0.0f32, 0.0f32); BLOCK];
         for (r, stats) in stats.iter_mut().enumerate().take(n) {
             let range = self.visible.range(self.batch, self.rows.start + r);
             *stats = softmax(&mut scores[r * width..][..width], self.visible.prefix(), range, start);
         }
         let p = Mat::new(&scores[..n * width], n, width);
-        values.times(p, 1.0, start..start + width, 0..d, &mut out, d, false);
+        values.times(p, 1.0, start..start + width, 0..d, &mut out);
         for (r, &(sum, max)) in stats.iter().enumerate().take(n) {
             done(self.rows.start + r, sum, max, &out[r * d..][..d]);
         }

@@ -6,22 +6,16 @@ use super::matrix::{Elem, Mat};
 use super::transpose::{self, Lanes};
 use half::{bf16, f16};
 
-/// `out[k * width + r] = scale * m[first + r, k]` for `r < count`, zero for `count <= r < width`; k in `from..from + steps`.
+/// `out[k * width + r] = scale * m[r, k]`, zero for `m.rows() <= r < width`.
 ///
 /// # Panics
-/// If the rows or columns lie outside `m`, or `out` is too small.
-pub(super) fn panel(
-    m: Mat,
-    first: usize,
-    count: usize,
-    from: usize,
-    steps: usize,
-    scale: f32,
-    width: usize,
-    out: &mut [f32],
-) {
-    assert!(first + count <= m.rows() && from + steps <= m.cols() && count <= width && out.len() >= steps * width);
-    let m = m.narrow_rows(first, count).narrow_cols(from, steps);
+/// If `m` has more than `width` rows or `out` is too small.
+pub(super) fn panel(m: Mat, scale: f32, width: usize, out: &mut [f32]) {
+    assert!(
+        m.rows() <= width && out.len() >= m.cols() * width,
+        "a panel of {width} x {}",
+        m.cols()
+    );
     match m.elem() {
         Elem::F32 => typed::<f32>(m, scale, width, out),
         Elem::Bf16 => typed::<bf16>(m, scale, width, out),

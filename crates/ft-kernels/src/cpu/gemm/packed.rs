@@ -174,7 +174,10 @@ fn pack_terms(terms: &[Term], side: Side, place: Place, width: usize, mut out: &
                 Side::B => (term.b.t(), 1.0),
             };
             let (now, later) = out.split_at_mut((high - low) * width);
-            pack::panel(m, place.first, place.count, low - start, high - low, scale, width, now);
+            let m = m
+                .narrow_rows(place.first, place.count)
+                .narrow_cols(low - start, high - low);
+            pack::panel(m, scale, width, now);
             out = later;
         }
         start += k;

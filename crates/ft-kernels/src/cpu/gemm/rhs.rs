@@ -38,7 +38,12 @@ impl<'a> Rhs<'a> {
         let (k, nr) = (b.rows(), tile.nr);
         for column in (0..b.cols()).step_by(nr) {
             let cols = nr.min(b.cols() - column);
-            pack::panel(b.t(), column, cols, 0, k, 1.0, nr, &mut memory[column * k..][..nr * k]);
+            pack::panel(
+                b.t().narrow_rows(column, cols),
+                1.0,
+                nr,
+                &mut memory[column * k..][..nr * k],
+            );
         }
         memory
     }
@@ -52,92 +57,59 @@ impl<'a> Rhs<'a> {
         1
     }
 
-    /// `c (+)= scale · a · B[steps, columns]` on the calling thread; column `columns.start` (a multiple of
-    /// [`Rhs::panel`]) goes to column 0 of `c`, whose rows are `stride` apart.
-    pub(crate) fn times(
-        &self,
-        a: Mat,
-        scale: f32,
-        steps: Range<usize>,
-        columns: Range<usize>,
-        c: &mut [f32],
-        stride: usize,
-        add: bool,
-    ) {
+    /// `scale · a · B[steps, columns]` into the dense `c`, on the calling thread. `columns` starts at a multiple of
+    /// [`Rhs::panel`].
+    pub(crate) fn times(&self, a: Mat, scale: f32, steps: Range<usize>, columns: Range<usize>, c: &mut [f32]) {
         let (m, n) = (a.rows(), columns.len());
         assert!(a.cols() == steps.len() && steps.end <= self.plain.rows() && columns.end <= self.plain.cols());
-        if m == 0 || n == 0 {
-            return;
-        }
-        assert!(
-            stride >= n && c.len() >= (m - 1) * stride + n,
-            "product outside its destination"
-        );
-        if steps.is_empty() {
-            if !add {
-                c.chunks_mut(stride).take(m).for_each(|row| row[..n].fill(0.0));
-            }
-            return;
+        let c = &mut c[..m * n];
+        if m == 0 || n == 0 || steps.is_empty() {
+            return c.fill(0.0);
         }
         #[cfg(target_arch = "x86_64")]
         if let Some((tile, packed)) = &self.packed {
-            return self.tiles(tile, packed, a, scale, steps, columns, c, stride, add);
+            return self.tiles(tile, packed, (a, scale), steps, columns, c);
         }
         let b = self
             .plain
             .narrow_rows(steps.start, steps.len())
             .narrow_cols(columns.start, n);
-        fallback::run(
-            &[Term::scaled(a, b, scale)],
-            &Dest {
-                ptr: Shared::new(c),
-                stride,
-            },
-            add,
-            Par::One,
-        );
+        let c = Dest {
+            ptr: Shared::new(c),
+            stride: n,
+        };
+        fallback::run(&[Term::scaled(a, b, scale)], &c, false, Par::One);
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[allow(clippy::too_many_arguments)]
     fn tiles(
         &self,
         tile: &kernel::Tile,
         packed: &[f32],
-        a: Mat,
-        scale: f32,
+        (a, scale): (Mat, f32),
         steps: Range<usize>,
         columns: Range<usize>,
         c: &mut [f32],
-        stride: usize,
-        add: bool,
     ) {
-        let (k, nr, mr) = (self.plain.rows(), tile.nr, tile.mr);
+        let (k, nr, mr, stride) = (self.plain.rows(), tile.nr, tile.mr, columns.len());
         assert_eq!(columns.start % nr, 0, "columns start inside a panel");
         let mut strip = scratch::take(mr * steps.len());
         for row in (0..a.rows()).step_by(mr) {
             let rows = mr.min(a.rows() - row);
-            pack::panel(a, row, rows, 0, steps.len(), scale, tile.height(rows), &mut strip);
+            pack::panel(a.narrow_rows(row, rows), scale, tile.height(rows), &mut strip);
             for column in columns.clone().step_by(nr) {
                 let cols = nr.min(columns.end - column);
                 let b = packed[column * k + steps.start * nr..].as_ptr();
                 let ptr = c[row * stride + column - columns.start..].as_mut_ptr();
-                // SAFETY: the packed strip and panel hold `steps` steps; the tile lies inside `c`.
-                unsafe {
-                    tile.run(
-                        steps.len(),
-                        strip.as_ptr(),
-                        b,
-                        nr,
-                        kernel::Out {
-                            ptr,
-                            stride,
-                            rows,
-                            cols,
-                            add,
-                        },
-                    )
+                let out = kernel::Out {
+                    ptr,
+                    stride,
+                    rows,
+                    cols,
+                    add: false,
                 };
+                // SAFETY: the packed strip and panel hold `steps` steps; the tile lies inside `c`.
+                unsafe { tile.run(steps.len(), strip.as_ptr(), b, nr, out) };
             }
         }
     }
