@@ -59,6 +59,12 @@ impl Train {
         } else {
             output::write(&page(&outcome))?;
         }
+        if this.config.is_none() && outcome.final_dir.is_some() {
+            note(&format!(
+                "next: ft generate {} --prompt \"...\"; or a configuration of your own",
+                outcome.out.display()
+            ));
+        }
         match outcome.ending {
             Ending::Interrupted => Err(Self::interrupted(&outcome, stop.signal())),
             Ending::Finished | Ending::EarlyStopped => Ok(()),
@@ -83,7 +89,10 @@ impl Train {
             None if self.resume.is_some() => Err(Failure::wrong_use(
                 "--resume needs the CONFIG of the run (a run folder holds its config.toml)",
             )),
-            None => embedded::quickstart(&self.set.set),
+            None => {
+                note("no CONFIG: a tiny built-in model learns to answer questions about made-up people and things");
+                embedded::quickstart(&self.set.set)
+            }
         }
     }
 
@@ -103,8 +112,8 @@ impl Train {
             Some(checkpoint) => format!(
                 "stopped after step {}, saved in {}; go on with `ft train {} --resume`",
                 outcome.steps,
-                checkpoint.display(),
-                config.display()
+                output::path(checkpoint),
+                output::path(&config)
             ),
             None => "stopped before the first step; nothing was saved".to_string(),
         };
@@ -119,8 +128,8 @@ impl Train {
 fn tell(event: &Event) {
     match event {
         Event::Warning(text) => tracing::warn!("{text}"),
-        Event::Resumed { step, path } => note(&format!("resumed after step {step} from {}", path.display())),
-        Event::Saved { step, path } => tracing::info!("saved step {step} in {}", path.display()),
+        Event::Resumed { step, path } => note(&format!("resumed after step {step} from {}", output::path(path))),
+        Event::Saved { step, path } => tracing::info!("saved step {step} in {}", output::path(path)),
         // The renderer shows it.
         Event::Evaluated { .. } | Event::Answered(_) => {}
     }
@@ -149,7 +158,7 @@ fn page(outcome: &Outcome) -> String {
 }
 
 fn line(name: &str, path: &Path) -> String {
-    format!("{name}: {}\n", path.display())
+    format!("{name}: {}\n", output::path(path))
 }
 
 /// Held-out numbers before and after, metric by metric.
