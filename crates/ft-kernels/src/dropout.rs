@@ -20,14 +20,10 @@ use burn::tensor::{IntDType, Tensor};
 /// # Panics
 /// If `p` is not in `[0, 1]`.
 pub fn dropout<const D: usize>(x: Tensor<D>, p: f64, seed: u64) -> Tensor<D> {
-    assert!((0.0..=1.0).contains(&p), "dropout: probability {p}");
-    if p == 0.0 {
-        return x;
+    match Mask::new(p, seed) {
+        Some(mask) => Tensor::from_dispatch(<Dispatch as DropoutOps>::drop_hashed(x.into_dispatch(), mask)),
+        None => x,
     }
-    Tensor::from_dispatch(<Dispatch as DropoutOps>::drop_hashed(
-        x.into_dispatch(),
-        Mask::new(p, seed),
-    ))
 }
 
 /// Which elements survive.
@@ -40,12 +36,14 @@ pub struct Mask {
 }
 
 impl Mask {
-    fn new(p: f64, seed: u64) -> Self {
-        Self {
-            seed,
-            threshold: (p * (1u64 << 32) as f64).min(f64::from(u32::MAX)) as u32,
-            p,
-        }
+    /// `None` if nothing is dropped.
+    ///
+    /// # Panics
+    /// If `p` is not in `[0, 1]`.
+    pub(crate) fn new(p: f64, seed: u64) -> Option<Self> {
+        assert!((0.0..=1.0).contains(&p), "dropout: probability {p}");
+        let threshold = (p * (1u64 << 32) as f64).min(f64::from(u32::MAX)) as u32;
+        (p > 0.0).then_some(Self { seed, threshold, p })
     }
 
     /// What survivors are multiplied by.

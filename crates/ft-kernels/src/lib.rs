@@ -1,4 +1,32 @@
 //! Tensor operations that Burn lacks or that a fused version makes faster, each with its own backward pass.
+//!
+//! ```text
+//!  Tensor<D>  --->  one function per operation, one file each
+//!                       |
+//!        trait XOps: a composition of Burn's operations      any backend, any float type
+//!          |-- Flex: fused f32 code in `cpu`                 threads (rayon), AVX-512 / AVX2 found at run time
+//!          `-- Autodiff: the backward pass by hand           keeps only what the tracked inputs need
+//! ```
+//! Weights are `[out, in]`, activations `[batch, seq, hidden]`, attention tensors `[batch, seq, heads, head_dim]`.
+//! Results do not depend on the number of threads. A constant (an input that is not tracked) gets no gradient, and
+//! nothing is computed or kept for one.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//!
+//! let device = Device::flex().autodiff();
+//! let x = Tensor::<2>::from_floats([[1.0, 2.0]], &device);
+//! let frozen = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], &device);
+//! let a = Tensor::<2>::from_floats([[1.0, -1.0]], &device).require_grad();
+//! let b = Tensor::<2>::from_floats([[0.0], [0.0], [2.0]], &device).require_grad();
+//!
+//! let y = ft_kernels::lora_linear(x, frozen.clone(), a.clone(), b, 0.5);
+//! assert_eq!(y.to_data().try_to_vec::<f32>().unwrap(), [1.0, 2.0, 2.0]);
+//!
+//! let gradients = y.sum().backward();
+//! assert_eq!(a.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap(), [1.0, 2.0]);
+//! assert!(frozen.grad(&gradients).is_none());
+//! ```
 mod attention;
 #[cfg(feature = "flex")]
 mod cpu;
@@ -21,7 +49,7 @@ pub use dropout::dropout;
 pub use gelu::gelu_tanh;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
-pub use lora_linear::lora_linear;
+pub use lora_linear::{lora_linear, lora_linear_dropout};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

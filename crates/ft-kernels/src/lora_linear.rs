@@ -1,6 +1,7 @@
 //! A linear layer with a low-rank update (LoRA, <https://arxiv.org/abs/2106.09685>).
 #[cfg(feature = "flex")]
 use crate::cpu;
+use crate::dropout::{DropoutOps, Mask};
 use crate::linear::LinearOps;
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -15,6 +16,32 @@ use burn::tensor::{DType, Tensor};
 /// The update is accumulated into the output of the frozen product, and its gradient into that of `x`: no pass over
 /// `[.., out]` is added. Kept for backward: `x` and `x·Aᵀ`.
 pub fn lora_linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<D> {
+    run(x, w, a, b, scale, None)
+}
+
+/// [`lora_linear`] with [`crate::dropout`] on the input of the update: `x·Wᵀ + scale·(dropout(x)·Aᵀ)·Bᵀ`.
+///
+/// The dropped copy of `x` is not kept: backward makes it again from the seed.
+pub fn lora_linear_dropout<const D: usize>(
+    x: Tensor<D>,
+    w: Tensor<2>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scale: f64,
+    p: f64,
+    seed: u64,
+) -> Tensor<D> {
+    run(x, w, a, b, scale, Mask::new(p, seed))
+}
+
+fn run<const D: usize>(
+    x: Tensor<D>,
+    w: Tensor<2>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scale: f64,
+    drop: Option<Mask>,
+) -> Tensor<D> {
     let ([out, input], [rank, a_in], [b_out, b_rank]) = (w.dims(), a.dims(), b.dims());
     assert!(
         x.dims()[D - 1] == input && a_in == input && b_out == out && b_rank == rank,
@@ -30,13 +57,15 @@ pub fn lora_linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, a: Tensor<2>, b: 
         a.into_dispatch(),
         b.into_dispatch(),
     ];
-    Tensor::from_dispatch(<burn::backend::Dispatch as LoraOps>::lora_linear(x, w, a, b, scale))
+    Tensor::from_dispatch(<burn::backend::Dispatch as LoraOps>::lora_linear(
+        x, w, a, b, scale, drop,
+    ))
 }
 
 /// The backend operations of [`lora_linear`].
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
-pub trait LoraOps: LinearOps {
-    /// x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`.
+pub trait LoraOps: LinearOps + DropoutOps {
+    /// x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`; dropout before `a`.
     #[fusion(default)]
     fn lora_linear(
         x: FloatTensor<Self>,
@@ -44,8 +73,9 @@ pub trait LoraOps: LinearOps {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
+        drop: Option<Mask>,
     ) -> FloatTensor<Self> {
-        let t = Self::project(x.clone(), a);
+        let t = Self::project(dropped::<Self>(x.clone(), drop), a);
         Self::lora_combine(x, w, t, b, scale)
     }
 
@@ -71,6 +101,14 @@ pub trait LoraOps: LinearOps {
         scale: f64,
     ) -> FloatTensor<Self> {
         (Val::<Self>(Self::project_input_gradient(dy, w)) + Val(Self::project_input_gradient(u, a)).scale(scale)).0
+    }
+}
+
+/// What the update reads.
+fn dropped<B: DropoutOps>(x: FloatTensor<B>, drop: Option<Mask>) -> FloatTensor<B> {
+    match drop {
+        Some(mask) => B::drop_hashed(x, mask),
+        None => x,
     }
 }
 
@@ -122,6 +160,7 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
+        drop: Option<Mask>,
     ) -> FloatTensor<Self> {
         let tracked = [&x, &w, &a, &b].map(|t| t.is_tracked());
         let dtypes = [w.dtype(), a.dtype(), b.dtype()];
@@ -134,7 +173,7 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(prep) => {
                 let [x_tracked, w_tracked, a_tracked, b_tracked] = tracked;
-                let t = B::project(x.clone(), a.clone());
+                let t = B::project(dropped::<B>(x.clone(), drop), a.clone());
                 let kept = Kept {
                     x: (w_tracked || a_tracked).then(|| x.clone()),
                     t: b_tracked.then(|| t.clone()),
@@ -142,11 +181,12 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
                     a: x_tracked.then_some(a),
                     b: (x_tracked || a_tracked).then(|| b.clone()),
                     scale,
+                    drop,
                     dtypes,
                 };
                 prep.finish(kept, B::lora_combine(x, w, t, b, scale))
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::lora_linear(x, w, a, b, scale)),
+            OpsKind::UnTracked(prep) => prep.finish(B::lora_linear(x, w, a, b, scale, drop)),
         }
     }
 
@@ -183,6 +223,7 @@ struct Kept<T> {
     a: Option<T>,
     b: Option<T>,
     scale: f64,
+    drop: Option<Mask>,
     dtypes: [DType; 3],
 }
 
@@ -199,26 +240,43 @@ impl<B: LoraOps> Backward<B, 4> for LoraLinear {
             a,
             b,
             scale,
+            drop,
             dtypes,
         } = ops.state;
-        let u = b.map(|b| B::project_input_gradient(dy.clone(), b)); // [.., r]
-        let mut weight = |node: Option<burn::backend::autodiff::NodeId>,
-                          left: Option<&FloatTensor<B>>,
-                          right: Option<&FloatTensor<B>>,
-                          scale,
-                          dtype| {
-            if let (Some(node), Some(left), Some(right)) = (node, left, right) {
-                let gradient = B::project_weight_gradient(left.clone(), right.clone(), scale);
-                grads.register::<B>(node, Val::<B>(gradient).cast(dtype).0);
-            }
-        };
-        weight(w_node.map(|n| n.id), Some(&dy), x.as_ref(), 1.0, dtypes[0]);
-        weight(a_node.map(|n| n.id), u.as_ref(), x.as_ref(), scale, dtypes[1]);
-        weight(b_node.map(|n| n.id), Some(&dy), t.as_ref(), scale, dtypes[2]);
-        if let (Some(node), Some(w), Some(a), Some(u)) = (x_node, w, a, u) {
-            grads.register::<B>(node.id, B::lora_input_gradient(dy, w, u, a, scale));
+        if let (Some(node), Some(x)) = (w_node, &x) {
+            let dw = B::project_weight_gradient(dy.clone(), x.clone(), 1.0);
+            grads.register::<B>(node.id, Val::<B>(dw).cast(dtypes[0]).0);
+        }
+        if let (Some(node), Some(t)) = (b_node, t) {
+            let db = B::project_weight_gradient(dy.clone(), t, scale);
+            grads.register::<B>(node.id, Val::<B>(db).cast(dtypes[2]).0);
+        }
+        let Some(b) = b else { return };
+        let u = B::project_input_gradient(dy.clone(), b); // [.., r]
+        if let (Some(node), Some(x)) = (a_node, x) {
+            let da = B::project_weight_gradient(u.clone(), dropped::<B>(x, drop), scale);
+            grads.register::<B>(node.id, Val::<B>(da).cast(dtypes[1]).0);
+        }
+        if let (Some(node), Some(w), Some(a)) = (x_node, w, a) {
+            grads.register::<B>(node.id, input_gradient::<B>(dy, w, u, a, scale, drop));
         }
     }
+}
+
+/// `dy·W + dropout(scale·u·A)`.
+fn input_gradient<B: LoraOps>(
+    dy: FloatTensor<B>,
+    w: FloatTensor<B>,
+    u: FloatTensor<B>,
+    a: FloatTensor<B>,
+    scale: f64,
+    drop: Option<Mask>,
+) -> FloatTensor<B> {
+    let Some(mask) = drop else {
+        return B::lora_input_gradient(dy, w, u, a, scale);
+    };
+    let low = Val::<B>(B::project_input_gradient(u, a)).scale(scale);
+    (Val::<B>(B::project_input_gradient(dy, w)) + Val(B::drop_hashed(low.0, mask))).0
 }
 
 #[cfg(all(test, feature = "flex"))]

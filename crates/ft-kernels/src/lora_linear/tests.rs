@@ -1,4 +1,5 @@
-use super::lora_linear;
+use super::{lora_linear, lora_linear_dropout};
+use crate::dropout;
 use crate::testing::{backward, close, dot, gradient, leaf, numeric, times_transposed, to_vec, tolerance, values};
 use burn::tensor::DType;
 
@@ -103,4 +104,32 @@ fn a_frozen_weight_may_be_bf16() {
         a_leaf.grad(&backward(y, &vec![1.0; n * m])).unwrap().dtype(),
         DType::F32
     );
+}
+
+/// Dropout is linear in its input once the mask is fixed, so the composition is the oracle.
+#[test]
+fn dropout_before_the_update_equals_the_composition() {
+    let (n, k, m, r, p, seed) = (6, 20, 7, 3, 0.4, 11);
+    for dtype in [DType::F32, DType::F64] {
+        let run = |fused: bool| {
+            let x = leaf(&values(n * k, 1), [n, k], dtype, true);
+            let w = leaf(&values(m * k, 2), [m, k], dtype, true);
+            let a = leaf(&values(r * k, 3), [r, k], dtype, true);
+            let b = leaf(&values(m * r, 4), [m, r], dtype, true);
+            let y = if fused {
+                lora_linear_dropout(x.clone(), w.clone(), a.clone(), b.clone(), SCALE, p, seed)
+            } else {
+                let low = crate::linear(crate::linear(dropout(x.clone(), p, seed), a.clone()), b.clone());
+                crate::linear(x.clone(), w.clone()) + low.mul_scalar(SCALE)
+            };
+            let grads = backward(y.clone(), &values(n * m, 5));
+            let leaves = [x, w, a, b].map(|leaf| gradient(&leaf, &grads).unwrap());
+            (to_vec(y), leaves)
+        };
+        let ((y, gradients), (want, wanted)) = (run(true), run(false));
+        close(&y, &want, tolerance(dtype), "y");
+        for (i, (got, want)) in gradients.iter().zip(&wanted).enumerate() {
+            close(got, want, tolerance(dtype), &format!("gradient {i}"));
+        }
+    }
 }
