@@ -3,6 +3,7 @@ mod families;
 mod generate;
 mod lora;
 mod support;
+mod train_configs;
 mod train_kill;
 mod train_loop;
 mod train_resume;

@@ -183,4 +183,8 @@ fn interrupting_before_the_first_step_leaves_a_folder_that_can_start_over() {
         (outcome.ending, outcome.steps, outcome.checkpoint),
         (Ending::Interrupted, 0, None)
     );
+    workshop.fit("out", &[]).unwrap();
+    workshop.fit("alone", &[]).unwrap();
+    assert_eq!(workshop.result("out", 12), workshop.result("alone", 12));
+    assert_eq!(workshop.curve("out"), workshop.curve("alone"));
 }

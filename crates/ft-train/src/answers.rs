@@ -1,10 +1,12 @@
 //! Sample answers and generated metrics, before and after a run.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ft_data::{Sample, Tokenizer};
 use ft_eval::Compute;
-use ft_infer::{GenerationConfig, no_stream};
+use ft_infer::{GenerationConfig, Token};
 use ft_model::Model;
 use serde::{Deserialize, Serialize};
 
@@ -65,13 +67,13 @@ impl Questions {
         }
     }
 
-    /// Lets a model (on a plain device) answer.
-    pub fn ask(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Shown> {
+    /// Lets a model (on a plain device) answer, until `stop` is raised: the answers then end where they are.
+    pub fn ask(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Shown> {
         let prompts: Vec<Vec<u32>> = self.shown.iter().map(|s| s.prompt().to_vec()).collect();
         let text = |ids: &[u32]| tokenizer.decode(ids, true);
         let generated = match prompts.is_empty() {
             true => Vec::new(),
-            false => ft_infer::generate(model, &prompts, &self.generation, &mut no_stream)?,
+            false => ft_infer::generate(model, &prompts, &self.generation, &mut |_| go_on(stop))?,
         };
         let samples = self
             .shown
@@ -84,20 +86,30 @@ impl Questions {
             });
         Ok(Shown {
             samples: samples.collect(),
-            metrics: self.measure(model, tokenizer)?,
+            metrics: self.measure(model, tokenizer, stop)?,
         })
     }
 
-    fn measure(&self, model: &Model, tokenizer: &Tokenizer) -> Result<BTreeMap<String, f64>> {
+    fn measure(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<BTreeMap<String, f64>> {
         if self.metrics.is_empty() || self.measured.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let answers = ft_eval::answers(model, tokenizer, &self.measured, &self.generation, &mut no_stream)?;
+        let answers = ft_eval::answers(model, tokenizer, &self.measured, &self.generation, &mut |_: Token| {
+            go_on(stop)
+        })?;
         let value = |metric: &&ft_eval::Metric| match metric.compute {
             Compute::Answers(compute) => Some((metric.name.to_owned(), compute(&answers))),
             Compute::Likelihood(_) => None,
         };
         Ok(self.metrics.iter().filter_map(value).collect())
+    }
+}
+
+fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
+    if stop.load(Ordering::Relaxed) {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
     }
 }
 

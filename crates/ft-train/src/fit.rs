@@ -8,7 +8,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::Module;
@@ -74,7 +74,7 @@ pub enum Progress {
 pub enum Resume {
     /// The newest of the run folder that is whole.
     Latest,
-    /// This one.
+    /// This one, or the newest whole one of this run folder.
     From(PathBuf),
 }
 
@@ -132,7 +132,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     write_config(&plan)?;
 
     let questions = Questions::new(&plan.valid, plan.feed.samples(), &plan.config.eval, &plan.generation);
-    let before = before(&plan, &model, &questions, from.is_some())?;
+    let before = before(&plan, &model, &questions, from.is_some(), &stop)?;
     on_event(&Event::Answered(before.clone()));
 
     let saver = Saver::new(&plan);
@@ -173,9 +173,8 @@ fn prepare(
     let out = plan.out();
     let checkpoints = Checkpoints::of(out);
     let Some(resume) = resume else {
-        let occupied =
-            out.join("metrics.jsonl").exists() || !checkpoints.steps().is_empty() || out.join("final").exists();
-        if occupied {
+        // A run that was stopped before its first checkpoint has nothing to lose.
+        if !checkpoints.steps().is_empty() || out.join("final").exists() {
             return Err(Error::Occupied(out.to_owned()));
         }
         checkpoints.prepare()?;
@@ -185,6 +184,7 @@ fn prepare(
     checkpoint::clean(out)?;
     let (path, warnings) = match resume {
         Resume::Latest => checkpoints.latest()?,
+        Resume::From(path) if path.join("checkpoints").is_dir() => Checkpoints::of(&path).latest()?,
         Resume::From(path) => (path, Vec::new()),
     };
     warnings.into_iter().for_each(|w| on_event(&Event::Warning(w)));
@@ -199,7 +199,7 @@ fn prepare(
 
 /// Whether a checkpoint means the same under this plan as when it was written.
 fn fits(plan: &Plan, path: &Path, state: &TrainerState, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-    let changes = checkpoint::compare(&state.config, &config_value(plan));
+    let changes = checkpoint::compare(&state.config, &plan.config.to_toml(None));
     let (fatal, told): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.fatal);
     let mut fatal: Vec<String> = fatal.iter().map(ToString::to_string).collect();
     if state.data_crc32 != plan.data.crc32 {
@@ -217,14 +217,10 @@ fn fits(plan: &Plan, path: &Path, state: &TrainerState, on_event: &mut dyn FnMut
     Ok(())
 }
 
-fn config_value(plan: &Plan) -> serde_json::Value {
-    serde_json::to_value(&plan.config).unwrap_or_default()
-}
-
 fn start(plan: &Plan) -> TrainerState {
     TrainerState::start(
         plan.config.train.seed,
-        config_value(plan),
+        plan.config.to_toml(None),
         plan.data.crc32,
         &plan.provenance,
     )
@@ -264,13 +260,17 @@ fn write_config(plan: &Plan) -> Result<()> {
 }
 
 /// Answers of the model as it was before the first step; a resumed run reads them back.
-fn before(plan: &Plan, model: &Model, questions: &Questions, resumed: bool) -> Result<Shown> {
+fn before(plan: &Plan, model: &Model, questions: &Questions, resumed: bool, stop: &AtomicBool) -> Result<Shown> {
     let path = plan.out().join("before.json");
     if resumed {
         let bytes = std::fs::read(&path).unwrap_or_default();
         return Ok(serde_json::from_slice(&bytes).unwrap_or_default());
     }
-    let shown = questions.ask(&model.valid(), &plan.tokenizer)?;
+    let shown = questions.ask(&model.valid(), &plan.tokenizer, stop)?;
+    // Answers cut short by a stop are not worth keeping: the run starts over.
+    if stop.load(Ordering::Relaxed) {
+        return Ok(shown);
+    }
     let text = serde_json::to_vec_pretty(&shown).unwrap_or_default();
     checkpoint::write_file(&path, &text)?;
     Ok(shown)
@@ -346,7 +346,7 @@ fn conclude(
         return Ok(outcome);
     }
     let model = best(plan, &session.state, model)?;
-    let after = questions.ask(&model, &plan.tokenizer)?;
+    let after = questions.ask(&model, &plan.tokenizer, &session.stop)?;
     outcome.after = Score::new(result_loss(plan, &session.state), &after);
     outcome.take_answers(before, after);
     outcome.final_dir = Some(session.saver.finish(&model)?);

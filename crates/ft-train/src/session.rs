@@ -128,7 +128,9 @@ impl Session {
         let lr = self.steps.lr(self.state.step);
         self.dump(window, lr)?;
         let (output, grads) = self.gradients(slot.as_ref(), window)?;
-        *slot = slot.take().map(|TrainModel { model }| TrainModel { model: self.optim.step(lr, model, grads) });
+        *slot = slot.take().map(|TrainModel { model }| TrainModel {
+            model: self.optim.step(lr, model, grads),
+        });
         self.advance(window);
         self.finish_check(lr)?;
         let tokens_per_s = self.clock.rate();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use toml::{Table, Value};
 
 /// How much a changed key matters to a resumed run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,10 @@ const RULES: &[(&str, Weight)] = &[
     ("generate", Weight::Free),
 ];
 
-/// Every change that matters, fatal ones first.
-pub fn compare(old: &Value, new: &Value) -> Vec<Change> {
+/// Every change that matters between two configurations as TOML, fatal ones first.
+///
+/// TOML and not JSON: its numbers read back to the same bits, so that what did not change compares equal.
+pub fn compare(old: &str, new: &str) -> Vec<Change> {
     let (old, new) = (flat(old), flat(new));
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort();
@@ -88,25 +90,24 @@ fn weight(key: &str) -> Weight {
         .map_or(Weight::Fatal, |(_, w)| *w)
 }
 
-/// Leaves by dotted path; lists are leaves.
-fn flat(value: &Value) -> BTreeMap<String, Value> {
-    fn collect(value: &Value, prefix: &str, out: &mut BTreeMap<String, Value>) {
-        match value {
-            Value::Object(map) => map.iter().for_each(|(k, v)| {
-                let path = if prefix.is_empty() {
-                    k.clone()
-                } else {
-                    format!("{prefix}.{k}")
-                };
-                collect(v, &path, out);
-            }),
-            Value::Null => {}
-            leaf => {
-                out.insert(prefix.to_owned(), leaf.clone());
+/// Leaves by dotted path; lists are leaves. A text that is no TOML has none, and every key counts as changed.
+fn flat(text: &str) -> BTreeMap<String, Value> {
+    fn collect(table: Table, prefix: &str, out: &mut BTreeMap<String, Value>) {
+        for (key, value) in table {
+            let path = if prefix.is_empty() {
+                key
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                Value::Table(inner) => collect(inner, &path, out),
+                leaf => {
+                    out.insert(path, leaf);
+                }
             }
         }
     }
     let mut out = BTreeMap::new();
-    collect(value, "", &mut out);
+    collect(text.parse().unwrap_or_default(), "", &mut out);
     out
 }

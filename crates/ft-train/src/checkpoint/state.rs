@@ -44,8 +44,8 @@ pub struct TrainerState {
     pub data_crc32: u32,
     /// CRC-32 of `config`.
     pub config_crc32: u32,
-    /// The configuration, to tell later what changed.
-    pub config: Value,
+    /// The resolved configuration as TOML, to tell later what changed.
+    pub config: String,
 }
 
 /// Sums of a log interval that is not over.
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Exact {
 
 impl TrainerState {
     /// The state before the first step.
-    pub fn start(seed: u64, config: Value, data_crc32: u32, from: &Provenance) -> Self {
+    pub fn start(seed: u64, config: String, data_crc32: u32, from: &Provenance) -> Self {
         Self {
             step: 0,
             epoch: 0.0,
@@ -116,7 +116,7 @@ impl TrainerState {
             commit: from.commit.clone(),
             device: from.device.clone(),
             data_crc32,
-            config_crc32: crc32fast::hash(config.to_string().as_bytes()),
+            config_crc32: crc32fast::hash(config.as_bytes()),
             config,
         }
     }

@@ -2,7 +2,6 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use serde_json::json;
 
 use super::*;
 
@@ -148,27 +147,34 @@ fn tensors_come_back_bit_by_bit() {
 
 #[test]
 fn changes_are_weighed() {
-    let old = json!({
-        "optim": { "kind": "adamw", "lr": 1e-3 }, "peft": { "method": "lora", "rank": 8 },
-        "train": { "out": "a", "steps": 10, "seed": 1 }, "data": { "max_length": 32 }
-    });
-    let mut new = old.clone();
-    new["train"]["out"] = "b".into();
-    assert!(compare(&old, &new).is_empty(), "a folder may move");
-    new["optim"]["lr"] = 1e-4.into();
-    new["train"]["steps"] = 20.into();
-    let told = compare(&old, &new);
-    assert!(told.len() == 2 && told.iter().all(|c| !c.fatal), "{told:?}");
-    new["peft"]["rank"] = 16.into();
-    new["data"]["max_length"] = 64.into();
-    new["train"]["seed"] = 2.into();
-    let changes = compare(&old, &new);
+    let text = |lr: &str, rank: usize, [out, steps, seed]: [&str; 3], more: &str| {
+        format!(
+            "[optim]\nkind = \"adamw\"\nlr = {lr}\n[peft]\nmethod = \"lora\"\nrank = {rank}\n[train]\nout = \"{out}\"\n\
+             steps = {steps}\nseed = {seed}\n{more}"
+        )
+    };
+    let old = text("0.1", 8, ["a", "10", "1"], "");
+    assert!(
+        compare(&old, &text("0.1", 8, ["b", "10", "1"], "keep = 7\n")).is_empty(),
+        "a folder may move"
+    );
+    let told = compare(&old, &text("0.3", 8, ["b", "20", "1"], ""));
+    assert_eq!(
+        told.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["optim.lr: 0.1 -> 0.3", "train.steps: 10 -> 20"]
+    );
+    assert!(told.iter().all(|c| !c.fatal));
+    let changes = compare(&old, &text("0.3", 16, ["b", "10", "2"], "[data]\nmax_length = 64\n"));
     let fatal: Vec<String> = changes.iter().filter(|c| c.fatal).map(ToString::to_string).collect();
     assert_eq!(
         fatal,
-        ["data.max_length: 32 -> 64", "peft.rank: 8 -> 16", "train.seed: 1 -> 2"]
+        [
+            "data.max_length: (absent) -> 64",
+            "peft.rank: 8 -> 16",
+            "train.seed: 1 -> 2"
+        ]
     );
     assert!(changes[0].fatal, "fatal ones first");
-    new["optim"]["kind"] = "lion".into();
-    assert!(compare(&old, &new).iter().any(|c| c.fatal && c.key == "optim.kind"));
+    let other = old.replace("adamw", "lion");
+    assert!(compare(&old, &other).iter().any(|c| c.fatal && c.key == "optim.kind"));
 }

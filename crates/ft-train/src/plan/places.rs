@@ -60,6 +60,8 @@ fn checkpoint_numbers(job: &Job) -> usize {
     let numbers = |place: &PlaceSpec| {
         let ([rows, cols], bias) = (place.dims, if place.bias { place.dims[0] } else { 0 });
         match () {
+            // A tied head gets a table of its own when it trains.
+            () if place.kind == Kind::TiedHead => 0,
             () if job.attached.choice.whole.contains(&place.path) => rows * cols + bias,
             () if job.attached.choice.biases.contains(&place.path) => bias,
             () => 0,

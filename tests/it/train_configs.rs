@@ -1,0 +1,78 @@
+//! Every configuration in `configs/` is read and planned, against tiny files in the place of the ones it names.
+
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use ft_train::{Plan, RunConfig};
+use serde_json::json;
+
+use crate::train_support::Workshop;
+
+#[test]
+fn every_shipped_configuration_can_be_planned() {
+    let workshop = Workshop::new();
+    write_data(&workshop);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut seen = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            plan(&workshop, &path);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "only {seen} configurations");
+}
+
+fn plan(workshop: &Workshop, path: &Path) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.starts_with('#'), "{} begins by saying what it is", path.display());
+    let own = RunConfig::load(path, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let set = |key: &str, file: &str| format!("{key}={}", workshop.path(file).display());
+    let mut sets = vec![set("model.path", "base"), set("data.train", data_for(&own.data.train))];
+    sets.push(set(
+        "train.out",
+        &format!("runs/{}", path.file_stem().unwrap().to_string_lossy()),
+    ));
+    if own.data.valid.is_some() {
+        sets.push(set("data.valid", data_for(&own.data.train)));
+    }
+    // The tiny keys and values are too narrow for the ranks of real models.
+    if path.file_stem().is_some_and(|s| s == "text-rslora") {
+        sets.push("peft.rank=16".into());
+    }
+    let config = RunConfig::load(path, &sets).unwrap_or_else(|e| panic!("{e}"));
+    let plan = Plan::resolve(config, &Device::flex(), "cpu").unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert!(
+        plan.steps.total > 0 && plan.attached.parameters > 0,
+        "{}",
+        path.display()
+    );
+    let again = RunConfig::parse(path, plan.config.to_toml(Some(&plan.provenance)), &[]);
+    assert_eq!(
+        again.unwrap_or_else(|e| panic!("{e}")),
+        plan.config,
+        "the resolved configuration reads back"
+    );
+}
+
+/// The tiny file of the same kind.
+fn data_for(path: &Path) -> &'static str {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("csv") => "e2e.csv",
+        Some("txt") => "corpus.txt",
+        _ => "gsm8k.jsonl",
+    }
+}
+
+fn write_data(workshop: &Workshop) {
+    let csv: String = (0..400)
+        .map(|i| format!("\"name[{i}], area[city centre]\",turn a into b\n"))
+        .collect();
+    fs::write(workshop.path("e2e.csv"), format!("mr,ref\n{csv}")).unwrap();
+    let problem = |i: usize| json!({ "question": format!("turn a {i}"), "answer": "b c d" }).to_string() + "\n";
+    fs::write(workshop.path("gsm8k.jsonl"), (0..20).map(problem).collect::<String>()).unwrap();
+    let line = |i: usize| format!("turn {} into b c d e f g h ; {i}\n", ["a", "b", "c"][i % 3]);
+    fs::write(workshop.path("corpus.txt"), (0..60).map(line).collect::<String>()).unwrap();
+}
