@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use crate::generation::{FinishReason, Generation, Token};
 use crate::lm::Decoder;
@@ -130,8 +131,9 @@ fn choose(rows: &mut [(usize, Row)], logits: Tensor<2>, config: &GenerationConfi
     }
     let [_, vocab] = logits.dims();
     let mut logits = to_host(logits);
-    rows.iter_mut()
-        .zip(logits.chunks_exact_mut(vocab))
+    // A batch over a large vocabulary sorts millions of logits per step, each row for itself.
+    rows.par_iter_mut()
+        .zip(logits.par_chunks_exact_mut(vocab))
         .map(|((_, row), logits)| {
             penalty::penalize(logits, &row.tokens, config);
             let id = if config.do_sample {
