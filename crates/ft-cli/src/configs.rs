@@ -4,14 +4,19 @@ use std::path::Path;
 
 use ft_data::Tokenizer;
 use ft_train::RunConfig;
+use ft_train::config::PeftSection;
 
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 use crate::locate;
 
-/// Reads a file with `--set` on top. `model.path` becomes a folder, whatever way it was named.
+/// Reads a file with `--set` on top. `model.path` and `peft.from` become folders, whatever way they were named.
 pub fn load(file: &Path, set: &[String]) -> Result<RunConfig, Failure> {
     let mut config = RunConfig::load(file, set)?;
-    config.model.path = locate::checkpoint(&config.model.path.to_string_lossy())?;
+    let place = |key: &str| format!("{}: {key} cannot be used", file.display());
+    config.model.path = locate::checkpoint(&config.model.path.to_string_lossy()).context(place("model.path"))?;
+    if let PeftSection::From(adapter) = &mut config.peft {
+        adapter.from = locate::adapter_folder(&adapter.from).context(place("peft.from"))?;
+    }
     Ok(config)
 }
 

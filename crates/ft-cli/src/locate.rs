@@ -158,8 +158,8 @@ fn base_of_adapter(adapter: &Path) -> Result<String, Failure> {
         })
 }
 
-/// `--adapter` takes an adapter folder, or a run folder that ended in one.
-fn adapter_folder(path: &Path) -> Result<PathBuf, Failure> {
+/// An adapter is named by its folder, or by the folder of a run that ended in one.
+pub fn adapter_folder(path: &Path) -> Result<PathBuf, Failure> {
     let candidates = [path.to_path_buf(), path.join("final")];
     match candidates.into_iter().find(|p| is_adapter(p)) {
         Some(folder) => Ok(folder),

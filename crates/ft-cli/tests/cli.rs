@@ -325,6 +325,20 @@ fn a_run_from_training_to_merging() {
     assert!((whole - eval(&[&merged])).abs() < 1e-5);
     assert!((whole - eval(&["embedded:tiny"])).abs() > 1e-2);
 
+    // Another run goes on from this one's adapter.
+    let next = bench.write(
+        "next.toml",
+        &bench
+            .text
+            .replace("method = 'lora'\nrank = 4", "from = 'run'")
+            .replace("/run'", "/next'"),
+    );
+    let next = json(&["train", &next, "--json"]);
+    assert!(
+        (next["before"]["loss"].as_f64().unwrap() - whole).abs() < 1e-5,
+        "{next}"
+    );
+
     let taken = ft(&["merge", "embedded:tiny", "--adapter", &out, "--out", &merged]);
     assert_eq!(taken.code, 2, "{}", taken.stderr);
     let twice = ft(&["merge", &out, "--adapter", &out, "--out", "x"]);

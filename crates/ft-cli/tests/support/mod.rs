@@ -56,6 +56,8 @@ pub struct Bench {
     dir: tempfile::TempDir,
     /// The configuration file; its run folder is `run` in the temporary folder.
     pub config: String,
+    /// What is in it.
+    pub text: String,
     /// Twenty held-out samples.
     pub valid: String,
 }
@@ -66,6 +68,7 @@ impl Bench {
         let mut bench = Self {
             dir,
             config: String::new(),
+            text: String::new(),
             valid: String::new(),
         };
         let lines = |numbers: std::ops::Range<usize>| -> String {
@@ -80,12 +83,12 @@ impl Bench {
         bench.write("train.jsonl", &lines(0..60));
         bench.valid = bench.write("valid.jsonl", &lines(60..80));
         let out = bench.out();
-        let text = format!(
+        bench.text = format!(
             "[model]\npath = 'embedded:tiny'\n[peft]\nmethod = 'lora'\nrank = 4\n[data]\ntrain = 'train.jsonl'\n\
              valid = 'valid.jsonl'\n[optim]\nlr = 5e-3\n[train]\nout = '{out}'\nsteps = 6\nbatch_size = 4\n[eval]\nsamples = 1\n\
              [generate]\nmax_new_tokens = 8\n"
         );
-        bench.config = bench.write("run.toml", &text);
+        bench.config = bench.write("run.toml", &bench.text);
         bench
     }
 
