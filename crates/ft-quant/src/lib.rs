@@ -18,8 +18,22 @@
 //! assert_eq!(y.into_data().to_vec::<f32>().unwrap(), [3.0, 7.0, 11.0]);
 //! ```
 
+mod blocks;
+mod encoded;
+mod error;
+mod fp4;
+mod int8;
 mod leaf;
+mod nested;
+mod nf4;
+mod scheme;
+#[cfg(test)]
+mod tests;
 mod weight;
 
+pub use encoded::{Encoded, Scales};
+pub use error::{Error, Result};
 pub use leaf::Leaf;
+pub use nested::Nested;
+pub use scheme::{Kind, Scheme};
 pub use weight::{Layout, Weight};
