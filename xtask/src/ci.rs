@@ -58,12 +58,20 @@ fn fmt() -> Outcome {
 }
 
 fn clippy() -> Outcome {
-    shell::status(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    shell::status(shell::cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--keep-going",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }
 
 // Unit tests, the integration binaries and the doc tests of every package.
 fn test() -> Outcome {
-    shell::status(shell::cargo().args(["test", "--workspace"]))
+    shell::status(shell::cargo().args(["test", "--workspace", "--no-fail-fast"]))
 }
 
 #[cfg(test)]

@@ -56,3 +56,37 @@ pub struct SetArg {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const README: &str = include_str!("../../../README.md");
+
+    /// The lines between ``` fences of this language.
+    fn fenced<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+        let blocks = text.split("```").skip(1).step_by(2);
+        blocks
+            .filter_map(|b| b.strip_prefix(language)?.strip_prefix('\n'))
+            .flat_map(str::lines)
+            .collect()
+    }
+
+    #[test]
+    fn every_command_of_the_readme_is_understood() {
+        let lines = fenced(README, "").into_iter().filter(|l| l.starts_with("ft "));
+        let commands: Vec<&str> = lines.map(|l| l.split('#').next().unwrap_or(l).trim()).collect();
+        assert!(commands.len() > 8, "{commands:?}");
+        for command in commands {
+            let parsed = Cli::try_parse_from(command.split_whitespace());
+            assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn the_configuration_of_the_readme_is_one() {
+        let text = fenced(README, "toml").join("\n");
+        let config = ft_train::RunConfig::parse("README.md".as_ref(), text, &[]).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(config.optim.lr(), 5e-4);
+    }
+}

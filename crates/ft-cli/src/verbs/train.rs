@@ -44,7 +44,8 @@ impl Train {
             .map(|from| from.map_or(Resume::Latest, Resume::From));
         let config = this.load()?;
         let picked = device::pick(this.device.device)?;
-        let plan = Plan::resolve(config, &picked.device, &picked.name)?;
+        let mut plan = Plan::resolve(config, &picked.device, &picked.name)?;
+        plan.provenance.commit = option_env!("FT_COMMIT").map(str::to_owned);
         let interrupter = Interrupter::new();
         let options = FitOptions {
             stop: stop.flag(),
