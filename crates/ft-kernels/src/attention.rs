@@ -6,6 +6,7 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+use crate::portable::as_type_of;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::{Int, Tensor};
@@ -51,13 +52,14 @@ pub enum First<B: Backend> {
 /// `softmax(scale · q·kᵀ + mask) · v`: q `[b, s, hq, d]`, k and v `[b, t, hkv, d]` -> `[b, s, hq, d]`.
 ///
 /// Query head `h` reads key head `h / (hq / hkv)`; keys and values are never repeated in memory. A query that sees
-/// nothing gives zeros. Keys beyond the last query's column are not seen. Kept for backward: q, k, v, the output and one
+/// nothing gives zeros. Keys and values are computed with in the type of `q`. Keys beyond the last query's column are not seen. Kept for backward: q, k, v, the output and one
 /// logarithm per row and head; probabilities are computed again (FlashAttention, <https://arxiv.org/abs/2205.14135>).
 ///
 /// # Panics
 /// If the shapes do not fit each other or there are fewer keys than the mask's columns.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scale: f64) -> Tensor<4> {
     check(&q, &k, &v, mask);
+    let (k, v) = (as_type_of(&q, k), as_type_of(&q, v));
     let span = Span {
         offset: mask.offset,
         window: mask.window,

@@ -1,7 +1,7 @@
 //! The operators that the portable compositions are written in, over any backend's float tensors.
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Scalar, TensorMetadata};
-use burn::tensor::{DType, FloatDType, Shape, Slice};
+use burn::tensor::{DType, FloatDType, Shape, Slice, Tensor};
 
 /// A float tensor of backend `B`.
 pub(crate) struct Val<B: Backend>(pub(crate) FloatTensor<B>);
@@ -156,6 +156,15 @@ macro_rules! operator {
     )*};
 }
 operator!(Add add float_add, Sub sub float_sub, Mul mul float_mul, Div div float_div);
+
+/// `x` in the type of `like`; the cast is differentiable.
+pub(crate) fn as_type_of<const D: usize, const E: usize>(like: &Tensor<E>, x: Tensor<D>) -> Tensor<D> {
+    if x.dtype() == like.dtype() {
+        x
+    } else {
+        x.cast(FloatDType::from(like.dtype()))
+    }
+}
 
 /// Stops an attempt to differentiate the backward pass of an operation.
 pub(crate) fn once(operation: &str) -> ! {

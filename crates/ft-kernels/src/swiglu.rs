@@ -4,7 +4,7 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
-use crate::portable::once;
+use crate::portable::{as_type_of, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -12,16 +12,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-/// `silu(gate) · up`, element by element. Kept for backward: the two inputs.
+/// `silu(gate) · up`, element by element, in the type of `gate`. Kept for backward: the two inputs.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    assert!(
-        gate.dims() == up.dims() && gate.dtype() == up.dtype(),
-        "swiglu: gate {:?} {:?}, up {:?} {:?}",
-        gate.dims(),
-        gate.dtype(),
-        up.dims(),
-        up.dtype()
-    );
+    assert_eq!(gate.dims(), up.dims(), "swiglu: gate and up");
+    let up = as_type_of(&gate, up);
     Tensor::from_dispatch(<Dispatch as SwigluOps>::silu_times(
         gate.into_dispatch(),
         up.into_dispatch(),

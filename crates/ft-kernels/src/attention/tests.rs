@@ -350,6 +350,15 @@ fn sixteen_bits_go_through_f32_softmax() {
 }
 
 #[test]
+fn a_cache_of_another_type_is_cast() {
+    let [q, _, _] = PLAIN.tensors(DType::F32, [true; 3]);
+    let [_, k, v] = PLAIN.tensors(DType::BF16, [true; 3]);
+    let y = attention(q, k.clone(), v, &PLAIN.mask(), PLAIN.scale());
+    assert_eq!(y.dtype(), DType::F32);
+    assert_eq!(k.grad(&y.sum().backward()).unwrap().dtype(), DType::BF16);
+}
+
+#[test]
 fn gradients_do_not_depend_on_threads() {
     let case = Case { s: 100, d: 8, ..PLAIN };
     let run = || {

@@ -24,15 +24,17 @@ pub(crate) fn take(len: usize) -> Scratch {
     Scratch { buffer, len }
 }
 
-/// The smallest kept buffer that is large enough, or else any one (to be replaced by a larger).
+/// The smallest kept buffer that is large enough. If there is none, the largest is freed: one that fits takes its place.
 fn pick(pool: &mut Vec<Vec<f32>>, len: usize) -> Option<Vec<f32>> {
-    let fits = pool
-        .iter()
-        .enumerate()
-        .filter(|(_, b)| b.len() >= len)
-        .min_by_key(|(_, b)| b.len());
-    let index = fits.map(|(i, _)| i)?;
-    Some(pool.swap_remove(index))
+    let sizes = || pool.iter().map(Vec::len).enumerate();
+    match sizes()
+        .filter(|s| s.1 >= len)
+        .min_by_key(|s| s.1)
+        .or(sizes().max_by_key(|s| s.1))
+    {
+        Some((index, size)) => Some(pool.swap_remove(index)).filter(|_| size >= len),
+        None => None,
+    }
 }
 
 impl Deref for Scratch {

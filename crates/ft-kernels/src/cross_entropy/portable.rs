@@ -18,7 +18,7 @@ pub(super) fn rows<B: Backend>(
     head: FloatTensor<B>,
     targets: IntTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let head = Val::<B>(head);
+    let head = Val::<B>(head).cast(hidden.dtype());
     let (mut nll, mut lse) = (vec![], vec![]);
     for chunk in chunks::<B>(Val(hidden), &head, targets) {
         let softmax = Softmax::new(&chunk, &head);
@@ -35,7 +35,8 @@ pub(super) fn sum_with_gradient<B: Backend>(
     head: FloatTensor<B>,
     targets: IntTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let (dtype, head) = (hidden.dtype(), Val::<B>(head));
+    let dtype = hidden.dtype();
+    let head = Val::<B>(head).cast(dtype);
     let (mut nll, mut gradient) = (vec![], vec![]);
     for chunk in chunks::<B>(Val(hidden), &head, targets) {
         let softmax = Softmax::new(&chunk, &head);
@@ -54,7 +55,7 @@ pub(super) fn gradients<B: Backend>(
     scale: FloatTensor<B>,
     hidden_too: bool,
 ) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
-    let (head, lse) = (Val::<B>(head), Val::<B>(lse));
+    let (head, lse) = (Val::<B>(head).cast(hidden.dtype()), Val::<B>(lse));
     let scale = Val::<B>(scale).cast(lse.dtype()).reshape(&[1, 1]);
     let (mut to_hidden, mut to_head): (Vec<Val<B>>, Option<Val<B>>) = (vec![], None);
     for chunk in chunks::<B>(Val(hidden), &head, targets) {
@@ -85,7 +86,7 @@ struct Chunk<B: Backend> {
     targets: IntTensor<B>,
 }
 
-/// At least one chunk, possibly without rows.
+/// At least one chunk, possibly without rows. The head has the type of the hidden states.
 fn chunks<B: Backend>(hidden: Val<B>, head: &Val<B>, targets: IntTensor<B>) -> Vec<Chunk<B>> {
     let (n, vocab) = (hidden.dims()[0], head.dims()[0]);
     let step = (LOGITS / vocab).clamp(1, n.max(1));

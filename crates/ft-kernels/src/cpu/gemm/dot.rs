@@ -158,7 +158,11 @@ unsafe fn avx512<T: Lanes, const R: usize, const C: usize>(
         }
     }
     // SAFETY: the rest of the rows.
-    let mut sums = unsafe { plain(xs, ws, whole..k) };
+    let mut sums = if whole < k {
+        unsafe { plain(xs, ws, whole..k) }
+    } else {
+        [[0.0; C]; R]
+    };
     for (sums, acc) in sums.iter_mut().zip(&acc) {
         sums.iter_mut()
             .zip(acc)
@@ -190,7 +194,11 @@ unsafe fn avx2<T: Lanes, const R: usize, const C: usize>(
         }
     }
     // SAFETY: the rest of the rows.
-    let mut sums = unsafe { plain(xs, ws, whole..k) };
+    let mut sums = if whole < k {
+        unsafe { plain(xs, ws, whole..k) }
+    } else {
+        [[0.0; C]; R]
+    };
     for (sums, acc) in sums.iter_mut().zip(&acc) {
         for (sum, acc) in sums.iter_mut().zip(acc) {
             let mut lanes = [0.0f32; 8];

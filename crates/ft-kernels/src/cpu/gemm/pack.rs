@@ -35,13 +35,13 @@ fn typed<T: Lanes>(m: Mat, scale: f32, width: usize, out: &mut [f32]) {
 
 /// The values of one step of k lie side by side.
 fn along_rows<T: Lanes>(m: Mat, scale: f32, width: usize, out: &mut [f32]) {
-    for (k, step) in out.chunks_exact_mut(width).take(m.cols()).enumerate() {
-        // SAFETY: with a row stride of 1 the rows of column k are `rows` consecutive values inside the view.
-        let values = unsafe { std::slice::from_raw_parts(m.at::<T>(0, k), m.rows()) };
-        let (real, rest) = step.split_at_mut(values.len());
-        T::widen(values, scale, real);
-        rest.fill(0.0);
+    if m.rows() == 0 || m.cols() == 0 {
+        return out.fill(0.0);
     }
+    let (steps, stride) = (m.cols(), m.col_stride());
+    // SAFETY: with a row stride of 1 this is the view from its first to its last element.
+    let values = unsafe { std::slice::from_raw_parts(m.at::<T>(0, 0), (steps - 1) * stride + m.rows()) };
+    T::copy(values, stride, m.rows(), scale, width, &mut out[..steps * width]);
 }
 
 fn scattered(m: Mat, scale: f32, width: usize, out: &mut [f32]) {

@@ -7,8 +7,8 @@ use std::arch::x86_64::*;
 
 /// A stored type that vector code can load.
 pub(super) trait Lanes: Store {
-    /// `out = scale * values`, equally long.
-    fn widen(values: &[Self], scale: f32, out: &mut [f32]);
+    /// `out[k * width + r] = scale * values[k * stride + r]` for `r < rows`, zero for `rows <= r < width`.
+    fn copy(values: &[Self], stride: usize, rows: usize, scale: f32, width: usize, out: &mut [f32]);
     fn to_f32(self) -> f32;
     /// # Safety
     /// 16 readable values, AVX-512.
@@ -21,22 +21,29 @@ pub(super) trait Lanes: Store {
 }
 
 multiversion! {
-    fn widen_f32(values: &[f32], scale: f32, out: &mut [f32]) {
-        if scale == 1.0 {
-            out.copy_from_slice(values);
-        } else {
-            out.iter_mut().zip(values).for_each(|(o, v)| *o = v * scale);
+    fn copy_f32(values: &[f32], stride: usize, rows: usize, scale: f32, width: usize, out: &mut [f32]) {
+        for (k, step) in out.chunks_exact_mut(width).enumerate() {
+            let (real, rest) = step.split_at_mut(rows);
+            // Arrays of 4: the length of a whole step would make this a call to memcpy per step.
+            let (from, tail) = values[k * stride..][..rows].as_chunks::<4>();
+            let (to, to_tail) = real.as_chunks_mut::<4>();
+            to.iter_mut().zip(from).for_each(|(o, v)| *o = v.map(|v| v * scale));
+            to_tail.iter_mut().zip(tail).for_each(|(o, v)| *o = v * scale);
+            rest.fill(0.0);
         }
     }
-    fn widen_bf16(values: &[bf16], scale: f32, out: &mut [f32]) {
-        out.iter_mut().zip(values).for_each(|(o, v)| *o = f32::from_bits(u32::from(v.to_bits()) << 16) * scale);
+    fn copy_bf16(values: &[bf16], stride: usize, rows: usize, scale: f32, width: usize, out: &mut [f32]) {
+        for (k, step) in out.chunks_exact_mut(width).enumerate() {
+            let (real, rest) = step.split_at_mut(rows);
+            real.iter_mut().zip(&values[k * stride..][..rows]).for_each(|(o, v)| *o = Lanes::to_f32(*v) * scale);
+            rest.fill(0.0);
+        }
     }
 }
 
 impl Lanes for f32 {
-    #[inline(always)]
-    fn widen(values: &[f32], scale: f32, out: &mut [f32]) {
-        widen_f32(values, scale, out);
+    fn copy(values: &[f32], stride: usize, rows: usize, scale: f32, width: usize, out: &mut [f32]) {
+        copy_f32(values, stride, rows, scale, width, out);
     }
     #[inline(always)]
     fn to_f32(self) -> f32 {
@@ -57,9 +64,8 @@ impl Lanes for f32 {
 }
 
 impl Lanes for bf16 {
-    #[inline(always)]
-    fn widen(values: &[bf16], scale: f32, out: &mut [f32]) {
-        widen_bf16(values, scale, out);
+    fn copy(values: &[bf16], stride: usize, rows: usize, scale: f32, width: usize, out: &mut [f32]) {
+        copy_bf16(values, stride, rows, scale, width, out);
     }
     #[inline(always)]
     fn to_f32(self) -> f32 {
@@ -88,9 +94,14 @@ impl Lanes for bf16 {
 }
 
 impl Lanes for f16 {
-    #[inline(always)]
-    fn widen(values: &[f16], scale: f32, out: &mut [f32]) {
-        out.iter_mut().zip(values).for_each(|(o, v)| *o = v.to_f32() * scale);
+    fn copy(values: &[f16], stride: usize, rows: usize, scale: f32, width: usize, out: &mut [f32]) {
+        for (k, step) in out.chunks_exact_mut(width).enumerate() {
+            let (real, rest) = step.split_at_mut(rows);
+            real.iter_mut()
+                .zip(&values[k * stride..][..rows])
+                .for_each(|(o, v)| *o = Lanes::to_f32(*v) * scale);
+            rest.fill(0.0);
+        }
     }
     #[inline(always)]
     fn to_f32(self) -> f32 {
@@ -213,6 +224,7 @@ unsafe fn avx512<T: Lanes>(
 /// Transposes a 16 x 16 block: pairs, quads, then 128-bit lanes twice.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn transpose16(v: [__m512; 16]) -> [__m512; 16] {
     let mut t = v;
     for i in 0..8 {
@@ -281,6 +293,7 @@ unsafe fn avx2<T: Lanes>(
 /// Transposes an 8 x 8 block.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
+#[inline]
 fn transpose8(v: [__m256; 8]) -> [__m256; 8] {
     let mut t = v;
     for i in 0..4 {
