@@ -7,20 +7,27 @@ use super::RunConfig;
 pub struct Provenance {
     /// Version of this program.
     pub version: String,
-    /// Commit it was built from, when the build said so (environment variable `FT_COMMIT`).
+    /// Commit it was built from, where the program knows it.
     pub commit: Option<String>,
     /// Device the run is on.
     pub device: String,
 }
 
 impl Provenance {
-    /// This build, on `device`.
+    /// This version on `device`, the commit unknown.
     pub fn new(device: impl Into<String>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: option_env!("FT_COMMIT").map(str::to_owned),
+            commit: None,
             device: device.into(),
         }
+    }
+}
+
+impl std::fmt::Display for Provenance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let commit = self.commit.as_deref().unwrap_or("unknown");
+        write!(f, "ft {}, commit {commit}, device {}", self.version, self.device)
     }
 }
 
@@ -29,8 +36,7 @@ impl RunConfig {
     pub fn to_toml(&self, from: Option<&Provenance>) -> String {
         let mut text = String::new();
         if let Some(from) = from {
-            let commit = from.commit.as_deref().unwrap_or("unknown");
-            text = format!("# ft {}, commit {commit}, device {}\n\n", from.version, from.device);
+            text = format!("# {from}\n\n");
         }
         text + &toml::to_string(self).unwrap_or_else(|e| format!("# not writable as TOML: {e}\n"))
     }

@@ -76,13 +76,9 @@ impl Frame {
     }
 
     fn axes(&self) -> String {
-        const TICKS: usize = 4;
-        let tick = |range: [f64; 2], i: usize| range[0] + (range[1] - range[0]) * i as f64 / TICKS as f64;
         let mut out = String::new();
-        for i in 0..=TICKS {
-            let (x, y) = (tick(self.x, i), tick(self.y, i));
+        for y in ticks(self.y) {
             let (left, py) = self.place((self.x[0], y));
-            let (px, bottom) = self.place((x, self.y[0]));
             let right = WIDTH - MARGIN[1];
             out += &format!("<line class=\"axis\" x1=\"{left:.1}\" y1=\"{py:.1}\" x2=\"{right:.1}\" y2=\"{py:.1}\"/>");
             out += &format!(
@@ -91,6 +87,9 @@ impl Frame {
                 py + 4.0,
                 number(y)
             );
+        }
+        for x in ticks(self.x) {
+            let (px, bottom) = self.place((x, self.y[0]));
             out += &format!(
                 "<text x=\"{px:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 bottom + 18.0,
@@ -126,6 +125,20 @@ impl Frame {
     }
 }
 
+/// Round numbers of the range: multiples of 1, 2 or 5 times a power of ten, two to six of them.
+fn ticks([low, high]: [f64; 2]) -> Vec<f64> {
+    const INTERVALS: f64 = 5.0;
+    let least = (high - low) / INTERVALS;
+    let power = 10f64.powf(least.log10().floor());
+    let step = [1.0, 2.0, 5.0]
+        .map(|m| m * power)
+        .into_iter()
+        .find(|step| *step >= least);
+    let step = step.unwrap_or(10.0 * power);
+    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
+    (first..=last).map(|k| k as f64 * step).collect()
+}
+
 /// Short for an axis: `1.25`, `2.0e-4`, `1200`.
 fn number(v: f64) -> String {
     match v.abs() {
@@ -147,4 +160,22 @@ pub(super) fn escape(text: &str) -> String {
         }
         out
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        let shown = |range| ticks(range).into_iter().map(number).collect::<Vec<_>>();
+        assert_eq!(shown([1.0, 40.0]), ["10", "20", "30", "40"]);
+        assert_eq!(shown([0.0, 200.0]), ["0", "50", "100", "150", "200"]);
+        assert_eq!(shown([2.18, 12.17]), ["4", "6", "8", "10", "12"]);
+        assert_eq!(
+            shown([0.0, 5e-4]),
+            ["0", "1.0e-4", "2.0e-4", "3.0e-4", "4.0e-4", "5.0e-4"]
+        );
+        assert_eq!(shown([0.25, 0.75]).len(), 5);
+    }
 }

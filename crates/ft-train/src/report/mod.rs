@@ -108,7 +108,7 @@ fn facts(plan: &Plan, outcome: &Outcome) -> String {
                 summary.device
             ),
         ),
-        ("made by", format!("ft {}", plan.provenance.version)),
+        ("made by", plan.provenance.to_string()),
     ];
     let rows = rows
         .iter()
