@@ -1,0 +1,34 @@
+//! The seeds and sizes that make the committed files: change a number here and `cargo xtask base` makes another base.
+
+use crate::grammar::{Dice, Half, Lesson, document, lesson};
+
+/// Ends every document and every answer; the tokenizer's only special token.
+pub const END: &str = "<|endoftext|>";
+
+/// Entries of the tokenizer: [`END`], the 256 bytes, and merges learned from the corpus.
+pub const VOCAB_SIZE: usize = 1024;
+
+/// Documents the base model is pretrained on.
+pub fn corpus() -> impl Iterator<Item = String> {
+    draw(1, 30_000, document)
+}
+
+/// Documents that measure the pretraining.
+pub fn corpus_valid() -> impl Iterator<Item = String> {
+    draw(2, 200, document)
+}
+
+/// `train.jsonl`: names, towns and things of the training half only.
+pub fn train() -> impl Iterator<Item = Lesson> {
+    draw(3, 4_000, |dice| lesson(Half::Train, dice))
+}
+
+/// `valid.jsonl`: names, towns and things that `train.jsonl` never mentions.
+pub fn valid() -> impl Iterator<Item = Lesson> {
+    draw(4, 200, |dice| lesson(Half::HeldOut, dice))
+}
+
+fn draw<T>(seed: u64, count: usize, make: impl Fn(&mut Dice) -> T) -> impl Iterator<Item = T> {
+    let mut dice = Dice::new(seed);
+    (0..count).map(move |_| make(&mut dice))
+}
