@@ -1,19 +1,148 @@
-//! `cargo xtask bench [ARGS..]`: the step benchmark in release mode, its table on stdout.
+//! `cargo xtask bench`: one LoRA and one full fine-tuning step in release mode, as a table; with `--python`, the same steps
+//! with torch + PEFT in the same run, and the ratio.
 //!
-//! Arguments go to the program as they are (`cargo xtask bench --help` lists them); `--features F` before them
-//! picks another backend.
+//! Other arguments go to both programs (`--layers 30 --seq 256 ..`; `cargo run -p ft-bench --bin step -- --help`). Machines
+//! differ from hour to hour: only the ratio of one run means something.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use crate::{Outcome, shell};
 
 pub fn run(args: &[String]) -> Outcome {
-    let (features, rest) = match args {
-        [flag, features, rest @ ..] if flag == "--features" => (Some(features), rest),
-        rest => (None, rest),
-    };
-    let mut cargo = shell::cargo();
-    cargo.args(["run", "--release", "--package", "ft-bench", "--bin", "step"]);
-    if let Some(features) = features {
-        cargo.args(["--features", features]);
+    let request = Request::parse(args)?;
+    let mut lines = Vec::new();
+    for mode in &request.modes {
+        lines.push(measure("ft", request.ours(mode))?);
+        if let Some(python) = &request.python {
+            lines.push(measure("torch", request.torch(python, mode))?);
+        }
     }
-    shell::status(cargo.arg("--").args(rest))
+    print!("{}", table(&lines));
+    Ok(())
+}
+
+/// One measured step: whose, and what it printed.
+struct Line {
+    who: &'static str,
+    values: Value,
+}
+
+fn measure(who: &'static str, mut command: Command) -> Result<Line, String> {
+    let text = shell::output(command.stderr(Stdio::inherit()))?;
+    let last = text.lines().last().unwrap_or_default();
+    let values =
+        serde_json::from_str(last).map_err(|e| format!("{who}: no JSON line at the end of the output: {e}"))?;
+    eprintln!("{last}");
+    Ok(Line { who, values })
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Request {
+    features: Option<String>,
+    python: Option<String>,
+    modes: Vec<String>,
+    rest: Vec<String>,
+}
+
+impl Request {
+    fn parse(args: &[String]) -> Result<Self, String> {
+        let mut request = Self::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} wants a value"));
+            match arg.as_str() {
+                "--features" => request.features = Some(value()?),
+                "--python" => request.python = Some(value()?),
+                "--mode" => request.modes.push(value()?),
+                _ => request.rest.push(arg.clone()),
+            }
+        }
+        if request.modes.is_empty() {
+            request.modes = vec!["lora".into(), "full".into()];
+        }
+        Ok(request)
+    }
+
+    fn ours(&self, mode: &str) -> Command {
+        let mut cargo = shell::cargo();
+        cargo.args(["run", "--quiet", "--release", "--package", "ft-bench", "--bin", "step"]);
+        if let Some(features) = &self.features {
+            cargo.args(["--features", features]);
+        }
+        cargo.args(["--", "--mode", mode]).args(&self.rest);
+        cargo
+    }
+
+    fn torch(&self, python: &str, mode: &str) -> Command {
+        let mut command = Command::new(python);
+        command
+            .current_dir(shell::root())
+            .args(["benches/torch_step.py", "--mode", mode])
+            .args(&self.rest);
+        command
+    }
+}
+
+/// One row per line; a torch row also says how much faster and smaller the ft row above it is.
+fn table(lines: &[Line]) -> String {
+    let mut text = format!(
+        "{:<6}{:<7}{:>10}{:>10}{:>10}\n",
+        "mode", "", "tokens/s", "peak GB", "of GEMM"
+    );
+    let mut above: Option<(f64, f64)> = None;
+    for Line { who, values } in lines {
+        let number = |key: &str| values[key].as_f64().unwrap_or(f64::NAN);
+        let (speed, memory) = (number("tokens_per_s"), number("peak_rss_bytes") / 1e9);
+        let share = values["gemm_share"]
+            .as_f64()
+            .map_or("-".into(), |s| format!("{:.0} %", 100.0 * s));
+        let mode = values["mode"].as_str().unwrap_or("?");
+        text += &format!("{mode:<6}{who:<7}{speed:>10.1}{memory:>10.2}{share:>10}");
+        if let Some((ours, our_memory)) = above.take().filter(|_| *who == "torch") {
+            text += &format!(
+                "   ft: {:.2} x the speed, {:.2} x the memory",
+                ours / speed,
+                our_memory / memory
+            );
+        }
+        text.push('\n');
+        above = Some((speed, memory));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Request, String> {
+        Request::parse(&args.iter().map(|a| a.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn own_flags_are_taken_and_the_rest_is_handed_on() {
+        let request = parse(&["--seq", "64", "--mode", "lora", "--python", "py"]).unwrap();
+        assert_eq!(
+            (request.modes, request.rest),
+            (vec!["lora".into()], vec!["--seq".to_string(), "64".into()])
+        );
+        assert_eq!(request.python.as_deref(), Some("py"));
+        assert_eq!(parse(&[]).unwrap().modes, ["lora", "full"]);
+        assert!(parse(&["--mode"]).is_err());
+    }
+
+    #[test]
+    fn torch_rows_carry_the_ratio() {
+        let line = |who, speed: f64, bytes: f64| Line {
+            who,
+            values: json!({ "mode": "lora", "tokens_per_s": speed, "peak_rss_bytes": bytes }),
+        };
+        let text = table(&[line("ft", 300.0, 2e9), line("torch", 200.0, 4e9)]);
+        assert!(text.contains("ft: 1.50 x the speed, 0.50 x the memory"), "{text}");
+        assert!(!table(&[line("ft", 300.0, 2e9), line("ft", 200.0, 4e9)]).contains(" x "));
+    }
 }

@@ -40,7 +40,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        usage: "[ARGS..]  run the step benchmark in release mode",
+        usage: "[--python PYTHON] [--features F] [ARGS..]  one training step, timed, beside torch + PEFT",
         run: bench::run,
     },
     Command {
