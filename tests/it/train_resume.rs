@@ -104,6 +104,30 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() {
 }
 
 #[test]
+fn going_back_to_an_older_checkpoint_gives_up_what_came_after_it() {
+    let workshop = Workshop::new();
+    workshop.fit("alone", &[]).unwrap();
+    workshop.fit_until("cut", &[], 9);
+    let from = workshop.path("cut/checkpoints/step-3");
+    let options = ft_train::FitOptions {
+        resume: Some(ft_train::Resume::From(from)),
+        ..Default::default()
+    };
+    options.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    ft_train::fit(workshop.plan("cut", &[]).unwrap(), options).unwrap();
+    assert_eq!(
+        workshop.metrics("cut").last().unwrap()["step"],
+        3,
+        "the later lines are gone"
+    );
+    let later = ft_train::checkpoint::Checkpoints::of(&workshop.path("cut")).steps();
+    assert_eq!(later, [3], "6, 9 and 10 are set aside");
+    workshop.resume("cut", &[]).unwrap();
+    assert_eq!(workshop.result("cut", 12), workshop.result("alone", 12));
+    assert_eq!(workshop.curve("cut"), workshop.curve("alone"));
+}
+
+#[test]
 fn a_named_checkpoint_that_is_damaged_is_refused() {
     let workshop = Workshop::new();
     workshop.fit_until("cut", &[], 3);
@@ -149,6 +173,18 @@ fn a_changed_configuration_stops_or_warns_by_what_changed() {
         "{error}"
     );
     fs::write(workshop.path("train.jsonl"), text).unwrap();
+
+    let weights = workshop.path("base/model.safetensors");
+    let good = fs::read(&weights).unwrap();
+    let mut other = good.clone();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(&weights, other).unwrap();
+    let error = workshop.resume("cut", &[]).unwrap_err().to_string();
+    assert!(
+        error.contains("the base model is not the one of the checkpoint"),
+        "{error}"
+    );
+    fs::write(&weights, good).unwrap();
 
     let (tell, told) = std::sync::mpsc::channel();
     let options = ft_train::FitOptions {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::config::EvalSection;
+use crate::plan::spread;
 
 /// A prompt with what is expected and what the model says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,10 +55,10 @@ impl Questions {
         let metrics: Vec<_> = metrics.into_iter().filter(|m| m.needs_answers()).collect();
         let measured = match metrics.is_empty() {
             true => Vec::new(),
-            false => first_prompts(held_out, eval.max_answers.unwrap_or(usize::MAX), true),
+            false => some_prompts(held_out, eval.max_answers.unwrap_or(usize::MAX), true),
         };
         Self {
-            shown: first_prompts(source, eval.samples, false)
+            shown: some_prompts(source, eval.samples, false)
                 .iter()
                 .map(with_prompt)
                 .collect(),
@@ -113,18 +114,20 @@ fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
     }
 }
 
-/// The samples of the first `limit` distinct prompts: all of them, or one each.
-fn first_prompts(samples: &[Sample], limit: usize, alternatives: bool) -> Vec<Sample> {
+/// The samples of at most `limit` distinct prompts, spread evenly: all of them, or one each.
+fn some_prompts(samples: &[Sample], limit: usize, alternatives: bool) -> Vec<Sample> {
     let mut seen: HashSet<&[u32]> = HashSet::new();
-    let mut kept = Vec::new();
-    for sample in samples {
-        let take = match seen.contains(sample.prompt()) {
-            true => alternatives,
-            false => seen.len() < limit && seen.insert(sample.prompt()),
-        };
-        kept.extend(take.then(|| sample.clone()));
+    let first: Vec<&Sample> = samples.iter().filter(|s| seen.insert(s.prompt())).collect();
+    let chosen = spread(first, limit);
+    if !alternatives {
+        return chosen.into_iter().cloned().collect();
     }
-    kept
+    let prompts: HashSet<&[u32]> = chosen.iter().map(|s| s.prompt()).collect();
+    samples
+        .iter()
+        .filter(|s| prompts.contains(s.prompt()))
+        .cloned()
+        .collect()
 }
 
 /// Plain text has no prompt (all but its first token is learned); its beginning serves as one.
@@ -147,22 +150,24 @@ mod tests {
     }
 
     #[test]
-    fn one_or_all_samples_of_a_prompt() {
+    fn one_or_all_samples_of_prompts_spread_evenly() {
         let samples = [
             sample(&[1, 2, 5], 2),
             sample(&[1, 2, 6], 2),
             sample(&[3, 4, 5], 2),
             sample(&[7, 8, 5], 2),
+            sample(&[9, 8, 5], 2),
         ];
-        assert_eq!(
-            first_prompts(&samples, 2, false)
+        let firsts = |limit, all| {
+            some_prompts(&samples, limit, all)
                 .iter()
                 .map(|s| s.ids[0])
-                .collect::<Vec<_>>(),
-            [1, 3]
-        );
-        assert_eq!(first_prompts(&samples, 2, true).len(), 3);
-        assert!(first_prompts(&samples, 0, false).is_empty());
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(firsts(2, false), [1, 7]);
+        assert_eq!(firsts(2, true), [1, 1, 7]);
+        assert_eq!(firsts(9, false), [1, 3, 7, 9]);
+        assert!(firsts(0, false).is_empty());
     }
 
     #[test]

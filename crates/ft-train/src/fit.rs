@@ -6,7 +6,7 @@
 //! ```
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,7 @@ use ft_model::Model;
 use ft_optim::{Optim, load_trainable_tensors};
 
 use crate::answers::{Questions, Shown};
-use crate::checkpoint::{self, Checkpoints, Exact, OPTIMIZER, TRAINABLE, TrainerState, read_tensors};
+use crate::checkpoint::{self, Checkpoints, Exact, TRAINABLE, TrainerState, read_tensors};
 use crate::feed::{EvalLoader, StepLoader};
 use crate::gradients::GradientCheck;
 use crate::history::{EventHistory, MetricsFile};
@@ -28,10 +28,11 @@ use crate::metrics::{Gauge, Loss, Norm, Throughput};
 use crate::model::TrainModel;
 use crate::outcome::{Outcome, Score};
 use crate::renderer::{ProgressRenderer, Silent, Style};
+use crate::resume::{self, Resume};
 use crate::save::Saver;
 use crate::session::{Clock, Ending, Session};
 use crate::strategy::{PatientStopping, SharedPatience, StepStrategy};
-use crate::{Error, Plan, Result, report};
+use crate::{Plan, Result, report};
 
 /// How a run is watched and steered.
 pub struct FitOptions {
@@ -67,15 +68,6 @@ pub enum Progress {
     Text(Style, Box<dyn Write + Send + Sync>),
     /// Any of burn-train's renderers, such as its full-screen one.
     Renderer(Box<dyn MetricsRenderer>),
-}
-
-/// Which checkpoint to go on from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resume {
-    /// The newest of the run folder that is whole.
-    Latest,
-    /// This one, or the newest whole one of this run folder.
-    From(PathBuf),
 }
 
 /// Something worth telling.
@@ -122,11 +114,11 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         mut on_event,
     } = options;
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
-    let from = prepare(&plan, resume, &mut on_event)?;
+    let from = resume::prepare(&plan, resume, &mut on_event)?;
     let model = load(&plan)?;
     let optim = Optim::new(&plan.config.optim)?;
     let (model, optim, state) = match &from {
-        Some((path, state)) => restore(model, optim, path, state)?,
+        Some((path, state)) => resume::restore(model, optim, path, state)?,
         None => (model, optim, start(&plan)),
     };
     write_config(&plan)?;
@@ -164,64 +156,11 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     conclude(&plan, session, model, ending, &questions, before)
 }
 
-/// Makes the run folder ready; the checkpoint to go on from, if there is one.
-fn prepare(
-    plan: &Plan,
-    resume: Option<Resume>,
-    on_event: &mut dyn FnMut(&Event),
-) -> Result<Option<(PathBuf, TrainerState)>> {
-    let out = plan.out();
-    let checkpoints = Checkpoints::of(out);
-    let Some(resume) = resume else {
-        // A run that was stopped before its first checkpoint has nothing to lose.
-        if !checkpoints.steps().is_empty() || out.join("final").exists() {
-            return Err(Error::Occupied(out.to_owned()));
-        }
-        checkpoints.prepare()?;
-        return Ok(None);
-    };
-    checkpoints.prepare()?;
-    checkpoint::clean(out)?;
-    let (path, warnings) = match resume {
-        Resume::Latest => checkpoints.latest()?,
-        Resume::From(path) if path.join("checkpoints").is_dir() => Checkpoints::of(&path).latest()?,
-        Resume::From(path) => (path, Vec::new()),
-    };
-    warnings.into_iter().for_each(|w| on_event(&Event::Warning(w)));
-    let state = checkpoint::read_state(&path)?;
-    fits(plan, &path, &state, on_event)?;
-    on_event(&Event::Resumed {
-        step: state.step,
-        path: path.clone(),
-    });
-    Ok(Some((path, state)))
-}
-
-/// Whether a checkpoint means the same under this plan as when it was written.
-fn fits(plan: &Plan, path: &Path, state: &TrainerState, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-    let changes = checkpoint::compare(&state.config, &plan.config.to_toml(None));
-    let (fatal, told): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.fatal);
-    let mut fatal: Vec<String> = fatal.iter().map(ToString::to_string).collect();
-    if state.data_crc32 != plan.data.crc32 {
-        fatal.push("data.train: the training samples are not those of the checkpoint".into());
-    }
-    if !fatal.is_empty() {
-        return Err(Error::Changed {
-            path: path.to_owned(),
-            changes: fatal,
-        });
-    }
-    for change in told {
-        on_event(&Event::Warning(format!("changed since the checkpoint: {change}")));
-    }
-    Ok(())
-}
-
 fn start(plan: &Plan) -> TrainerState {
     TrainerState::start(
         plan.config.train.seed,
         plan.config.to_toml(None),
-        plan.data.crc32,
+        resume::fingerprints(plan),
         &plan.provenance,
     )
 }
@@ -246,12 +185,6 @@ fn load(plan: &Plan) -> Result<Model> {
         }
     }
     Ok(model)
-}
-
-fn restore(model: Model, mut optim: Optim, path: &Path, state: &TrainerState) -> Result<(Model, Optim, TrainerState)> {
-    let model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
-    optim.load_state_dict(&model, read_tensors(&path.join(OPTIMIZER))?)?;
-    Ok((model, optim, state.clone()))
 }
 
 fn write_config(plan: &Plan) -> Result<()> {

@@ -32,7 +32,7 @@ pub enum Sum {
     /// Known.
     Host(f64),
     /// `[1]`, without autodiff.
-    Device(Tensor<1>),
+    Device(Box<Tensor<1>>),
 }
 
 impl ItemLazy for StepOutput {

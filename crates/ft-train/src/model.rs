@@ -53,7 +53,7 @@ impl TrainStep for TrainModel {
         }
         let nll = total.unwrap_or_else(|| Tensor::zeros([1], &self.model.device().inner()));
         let item = StepOutput {
-            nll: Sum::Device(nll),
+            nll: Sum::Device(Box::new(nll)),
             tokens: window.learned,
             grad_norm: None,
             tokens_per_s: 0.0,

@@ -174,7 +174,7 @@ impl ProgressRenderer {
 
 fn bar(step: usize, total: usize) -> String {
     const WIDTH: usize = 24;
-    let full = if total == 0 { 0 } else { WIDTH * step.min(total) / total };
+    let full = (WIDTH * step.min(total)).checked_div(total).unwrap_or(0);
     format!("[{}{}]", "=".repeat(full), " ".repeat(WIDTH - full))
 }
 

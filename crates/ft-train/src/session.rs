@@ -150,7 +150,8 @@ impl Session {
             check.look(&model.model, &grads);
         }
         if let Sum::Device(nll) = &item.nll {
-            self.unread.push((self.state.step + 1, nll.clone(), window.learned));
+            self.unread
+                .push((self.state.step + 1, Tensor::clone(nll), window.learned));
         }
         // Before the optimizer: a loss that is no number must not reach the weights where it can be known in time.
         if self.cheap_reads {

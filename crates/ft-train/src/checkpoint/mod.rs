@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use changes::{Change, compare};
 pub use folder::{Draft, clean, damage, write_file};
-pub use state::{Best, Exact, Patience, Pending, TrainerState};
+pub use state::{Best, Exact, Fingerprints, Patience, Pending, TrainerState};
 pub use tensors::{read_tensors, write_tensors};
 
 use crate::{Error, Result};
@@ -83,6 +83,20 @@ impl Checkpoints {
             false => format!("no checkpoint is whole:\n  {}", warnings.join("\n  ")),
         };
         Err(Error::checkpoint(&self.folder, why))
+    }
+
+    /// Renames every checkpoint after `step` to `step-N.old`, which no resume looks at; returns the new paths.
+    pub fn set_aside_after(&self, step: usize) -> Result<Vec<PathBuf>> {
+        let later = self.steps().into_iter().filter(|s| *s > step);
+        let aside = later.map(|later| {
+            let (from, to) = (self.path(later), self.folder.join(format!("step-{later}.old")));
+            if to.exists() {
+                fs::remove_dir_all(&to).map_err(|e| Error::io(&to, e))?;
+            }
+            fs::rename(&from, &to).map_err(|e| Error::io(&from, e))?;
+            Ok(to)
+        });
+        aside.collect()
     }
 
     /// Deletes all but the newest `keep` checkpoints and the one at `best`.

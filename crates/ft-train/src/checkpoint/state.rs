@@ -40,12 +40,21 @@ pub struct TrainerState {
     pub commit: Option<String>,
     /// Device of the run.
     pub device: String,
-    /// CRC-32 of the training samples, tokens and learned marks.
-    pub data_crc32: u32,
+    /// Checksums of what the run is made of.
+    pub crc32: Fingerprints,
     /// CRC-32 of `config`.
     pub config_crc32: u32,
     /// The resolved configuration as TOML, to tell later what changed.
     pub config: String,
+}
+
+/// CRC-32 of what a run is made of, beside its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprints {
+    /// The training samples: tokens and learned marks.
+    pub data: u32,
+    /// The base model: its configuration, and beginning, end and length of its weight files.
+    pub base: u32,
 }
 
 /// Sums of a log interval that is not over.
@@ -97,7 +106,7 @@ impl<'de> Deserialize<'de> for Exact {
 
 impl TrainerState {
     /// The state before the first step.
-    pub fn start(seed: u64, config: String, data_crc32: u32, from: &Provenance) -> Self {
+    pub fn start(seed: u64, config: String, crc32: Fingerprints, from: &Provenance) -> Self {
         Self {
             step: 0,
             epoch: 0.0,
@@ -115,7 +124,7 @@ impl TrainerState {
             version: from.version.clone(),
             commit: from.commit.clone(),
             device: from.device.clone(),
-            data_crc32,
+            crc32,
             config_crc32: crc32fast::hash(config.as_bytes()),
             config,
         }

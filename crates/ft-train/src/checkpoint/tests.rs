@@ -66,7 +66,8 @@ fn every_kind_of_damage_is_seen_and_the_one_before_is_taken() {
     let lose = |path: &Path| fs::remove_file(path.join("a.txt")).unwrap();
     let no_manifest = |path: &Path| fs::remove_file(path.join("manifest.json")).unwrap();
     let bad_manifest = |path: &Path| fs::write(path.join("manifest.json"), "{").unwrap();
-    let cases: [(&dyn Fn(&Path), &str); 5] = [
+    type Harm<'a> = &'a dyn Fn(&Path);
+    let cases: [(Harm, &str); 5] = [
         (&flip, "b.bin: checksum does not match"),
         (&cut, "b.bin: 99 bytes instead of 100000"),
         (&lose, "a.txt"),
@@ -109,13 +110,31 @@ fn pruning_keeps_the_newest_and_the_best() {
 }
 
 #[test]
+fn what_lies_after_a_resume_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::of(dir.path());
+    for step in [2, 4, 6] {
+        whole(&checkpoints, step);
+    }
+    assert_eq!(checkpoints.set_aside_after(2).unwrap().len(), 2);
+    assert_eq!(checkpoints.steps(), [2]);
+    whole(&checkpoints, 4);
+    assert_eq!(
+        checkpoints.set_aside_after(2).unwrap().len(),
+        1,
+        "an older one of that name gives way"
+    );
+    assert!(checkpoints.set_aside_after(2).unwrap().is_empty());
+}
+
+#[test]
 fn numbers_come_back_bit_by_bit() {
     for value in [
         0.1 + 0.2,
         f64::MIN_POSITIVE,
         1.0 / 3.0,
         -0.0,
-        2.302_585_092_994_046,
+        std::f64::consts::LN_10,
         f64::NAN,
         f64::INFINITY,
     ] {

@@ -211,25 +211,13 @@ fn from_tree(mut tree: Tree, sources: &Sources) -> Result<RunConfig> {
         return Err(Error::Config(issues));
     }
     paths::make_absolute(&mut tree, sources);
-    let spans = key_spans(&tree);
+    let spans = source::spans(&tree);
     let root = Spanned::new(0..0, tree);
     RunConfig::deserialize(toml::Deserializer::from(root)).map_err(|e| {
         let (at, key) = place(&e, &spans, sources);
         let message = missing(e.message(), &key);
         Error::config(Issue::new(at, message))
     })
-}
-
-/// Dotted path and the bytes it covers, key and value.
-fn key_spans(tree: &Tree) -> Vec<(String, std::ops::Range<usize>)> {
-    let mut spans = Vec::new();
-    source::walk(tree, "", &mut |path, key, value| {
-        spans.push((
-            path.to_owned(),
-            key.start.min(value.span().start)..value.span().end.max(key.end),
-        ));
-    });
-    spans
 }
 
 /// Where serde stopped: the location, and the innermost key around it.

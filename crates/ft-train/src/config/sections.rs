@@ -125,16 +125,16 @@ pub struct EvalSection {
     /// Samples in one forward pass; `train.batch_size` where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
-    /// Evaluate on the first so many samples only.
+    /// Evaluate on so many samples only, spread evenly over all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_samples: Option<usize>,
     /// Evaluate before the first step too.
     pub at_start: bool,
-    /// Held-out prompts answered before and after the run, for the report; 0 turns it off.
+    /// Held-out prompts answered before and after the run, for the report, spread evenly; 0 turns it off.
     pub samples: usize,
     /// Names of metrics that need generated answers, measured before and after the run: `exact_match`, `bleu`, `rouge_l`.
     pub metrics: Vec<String>,
-    /// Held-out prompts answered for `metrics`, the first ones; all where it is not given.
+    /// Held-out prompts answered for `metrics`, spread evenly; all where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_answers: Option<usize>,
 }

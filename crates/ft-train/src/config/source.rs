@@ -182,19 +182,24 @@ pub(super) fn merge<'a>(base: &mut Tree<'a>, over: Tree<'a>, whole: &[&str]) {
     }
 }
 
-/// Calls `visit(dotted path, key, value)` for every key of the tree, outer keys first.
-pub(super) fn walk<'t, 'a>(
-    tree: &'t Tree<'a>,
-    prefix: &str,
-    visit: &mut dyn FnMut(&str, Range<usize>, &'t Spanned<DeValue<'a>>),
-) {
-    for (key, value) in tree {
-        let path = join(prefix, key.get_ref());
-        visit(&path, key.span(), value);
-        if let DeValue::Table(inner) = value.get_ref() {
-            walk(inner, &path, visit);
+/// Every dotted path of the tree with the bytes it covers, key and value; outer ones first.
+pub(super) fn spans(tree: &Tree) -> Vec<(String, Range<usize>)> {
+    fn collect(tree: &Tree, prefix: &str, out: &mut Vec<(String, Range<usize>)>) {
+        for (key, value) in tree {
+            let path = join(prefix, key.get_ref());
+            let (start, end) = (
+                key.span().start.min(value.span().start),
+                key.span().end.max(value.span().end),
+            );
+            out.push((path.clone(), start..end));
+            if let DeValue::Table(inner) = value.get_ref() {
+                collect(inner, &path, out);
+            }
         }
     }
+    let mut out = Vec::new();
+    collect(tree, "", &mut out);
+    out
 }
 
 /// `prefix.key`, or `key` at the top.

@@ -62,8 +62,9 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<(Vec<Sam
         None => (train, None),
     };
     if let (Some(valid), Some(limit)) = (&mut valid, config.eval.max_samples) {
-        valid.samples.truncate(limit);
-        valid.places.truncate(limit);
+        let (samples, places) = (std::mem::take(&mut valid.samples), std::mem::take(&mut valid.places));
+        valid.samples = spread(samples, limit);
+        valid.places = spread(places, limit);
     }
     let summary = DataSummary {
         format: train.format.as_str().to_owned(),
@@ -75,6 +76,20 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<(Vec<Sam
         stop_token: None,
     };
     Ok((train.samples, valid.map_or(Vec::new(), |v: Dataset| v.samples), summary))
+}
+
+/// At most `limit` of the items, at even distances: neighbours in a file are often alike.
+pub(crate) fn spread<T>(items: Vec<T>, limit: usize) -> Vec<T> {
+    let count = items.len();
+    if count <= limit {
+        return items;
+    }
+    let chosen: Vec<usize> = (0..limit).map(|i| i * count / limit).collect();
+    let kept = items
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| chosen.binary_search(i).is_ok());
+    kept.map(|(_, item)| item).collect()
 }
 
 fn checksum(samples: &[Sample]) -> u32 {

@@ -1,5 +1,6 @@
 //! What a configuration means: every file opened, every number known, every refusal made, before the first step.
 
+mod base;
 mod bytes;
 mod checks;
 mod data;
@@ -20,6 +21,7 @@ use ft_peft::{Attached, PeftConfig};
 
 pub use bytes::Bytes;
 pub use data::DataSummary;
+pub(crate) use data::spread;
 pub use steps::Steps;
 pub use summary::PlanSummary;
 
@@ -49,6 +51,7 @@ pub struct Plan {
     /// Where the run happens, and what made it.
     pub provenance: Provenance,
     pub(crate) device: Device,
+    pub(crate) base_crc32: u32,
     pub(crate) dtype: LoadDtype,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) feed: Arc<Feed>,
@@ -111,6 +114,7 @@ impl Plan {
             accumulates: config.train.accumulation > 1,
             batch: feed.largest_micro_batch(),
         })?;
+        let base_crc32 = base::fingerprint(folder, !config.model.init)?;
         Ok(Plan {
             config: resolved(config, &steps),
             model,
@@ -121,6 +125,7 @@ impl Plan {
             data,
             warnings,
             provenance: Provenance::new(device_name),
+            base_crc32,
             device,
             dtype,
             tokenizer,

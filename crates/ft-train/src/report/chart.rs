@@ -142,7 +142,7 @@ fn ticks([low, high]: [f64; 2]) -> Vec<f64> {
 /// Short for an axis: `1.25`, `2.0e-4`, `1200`.
 fn number(v: f64) -> String {
     match v.abs() {
-        a if a != 0.0 && (a < 1e-2 || a >= 1e6) => format!("{v:.1e}"),
+        a if a != 0.0 && !(1e-2..1e6).contains(&a) => format!("{v:.1e}"),
         a if a >= 100.0 || v.fract() == 0.0 => format!("{v:.0}"),
         _ => format!("{v:.2}"),
     }
