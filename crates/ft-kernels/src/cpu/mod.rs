@@ -2,6 +2,7 @@
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod flex;
+pub(crate) mod frozen;
 pub(crate) mod gemm;
 pub(crate) mod isa;
 pub(crate) mod linear;

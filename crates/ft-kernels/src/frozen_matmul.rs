@@ -1,0 +1,320 @@
+//! `x · Wᵀ` where W is a constant stored in 4-bit or 8-bit codes.
+mod portable;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
+
+#[cfg(feature = "flex")]
+use crate::cpu;
+use crate::linear::LinearOps;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType, backend_extension};
+use burn::tensor::{Int, Tensor};
+
+/// A matrix `[rows, cols]` as codes and scales. Value `i` of the flattened matrix is `table[code i] · scale[i / block]`.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// `[words]` u32: the bytes of the codes, four to a word, the first in the lowest bits.
+    pub words: Tensor<1, Int>,
+    /// `[scales]` f32; where the scales are codes themselves, those codes' scales.
+    pub scales: Tensor<1>,
+    /// `[words]` u32: one byte per scale, packed as `words`; `None` for plain scales.
+    pub scale_codes: Option<Tensor<1, Int>>,
+    /// What the codes mean.
+    pub form: Form,
+}
+
+/// What codes mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Form {
+    /// Height of the matrix.
+    pub rows: usize,
+    /// Width of the matrix.
+    pub cols: usize,
+    /// The codes of the values.
+    pub codes: Codes,
+    /// The codes of the scales, where they have any.
+    pub nested: Option<Nested>,
+}
+
+/// The codes of the values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Codes {
+    /// Two per byte, the first in the upper half; `block` consecutive values of the flattened matrix share a scale.
+    Four {
+        /// What the codes stand for.
+        table: &'static [f32; 16],
+        /// Even.
+        block: usize,
+    },
+    /// One signed byte each; the values of a row share a scale: `code · scale / 127`.
+    Eight,
+}
+
+/// Scales as 8-bit codes: scale `i` is `map[code i] · scales[i / block] + offset`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Nested {
+    /// What the codes stand for.
+    pub map: &'static [f32; 256],
+    /// Codes that share a scale of their own.
+    pub block: usize,
+    /// Added to every scale.
+    pub offset: f32,
+}
+
+/// The codes of the scales.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum ScaleCodes<B: Backend> {
+    /// The scales are plain.
+    Absent,
+    /// `[words]` u32.
+    Words(IntTensor<B>),
+}
+
+/// 1 / 127, rounded as bitsandbytes does.
+pub(crate) const INVERSE_127: f32 = 0.007_874_016;
+
+impl Form {
+    /// Consecutive values that share a scale.
+    pub(crate) fn block(&self) -> usize {
+        match self.codes {
+            Codes::Four { block, .. } => block,
+            Codes::Eight => self.cols,
+        }
+    }
+
+    /// Number of values.
+    pub(crate) fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Number of scales.
+    pub(crate) fn scales(&self) -> usize {
+        self.len().div_ceil(self.block().max(1))
+    }
+}
+
+impl Packed {
+    fn check(&self) {
+        let (form, [words], [scales]) = (&self.form, self.words.dims(), self.scales.dims());
+        let bytes = match form.codes {
+            Codes::Four { .. } => form.len().div_ceil(2),
+            Codes::Eight => form.len(),
+        };
+        let codes = self.scale_codes.as_ref().map(|codes| codes.dims()[0]);
+        let (wanted, wanted_codes) = match form.nested {
+            None => (form.scales(), None),
+            Some(nested) => (form.scales().div_ceil(nested.block), Some(form.scales().div_ceil(4))),
+        };
+        assert!(
+            words == bytes.div_ceil(4) && scales == wanted && codes == wanted_codes,
+            "packed matrix {}x{}: {words} words, {scales} scales, {codes:?} words of scale codes",
+            form.rows,
+            form.cols
+        );
+    }
+}
+
+/// `x · Wᵀ`: x `[.., in]`, w `[out, in]` -> `[.., out]` in the type of `x`.
+///
+/// Kept for backward: the packed buffers and nothing else. On the CPU the matrix is unpacked a slab at a time into memory
+/// that is used again for the next, for few rows of `x` in slabs that stay in the cache; elsewhere it is unpacked whole into
+/// a temporary.
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn frozen_matmul<const D: usize>(x: Tensor<D>, w: &Packed) -> Tensor<D> {
+    assert_eq!(
+        x.dims()[D - 1],
+        w.form.cols,
+        "frozen_matmul: x {:?} and weight [{}, {}] [out, in]",
+        x.dims(),
+        w.form.rows,
+        w.form.cols
+    );
+    w.check();
+    let (words, scales, codes) = buffers(w);
+    let y = <Dispatch as FrozenOps>::frozen_project(x.into_dispatch(), words, scales, codes, w.form);
+    Tensor::from_dispatch(y)
+}
+
+/// The values of a packed matrix `[rows, cols]`, in f32.
+pub fn unpack(w: &Packed) -> Tensor<2> {
+    w.check();
+    let (words, scales, codes) = buffers(w);
+    Tensor::from_dispatch(<Dispatch as FrozenOps>::frozen_unpack(words, scales, codes, w.form))
+}
+
+fn buffers(w: &Packed) -> (IntTensor<Dispatch>, FloatTensor<Dispatch>, ScaleCodes<Dispatch>) {
+    let codes = w.scale_codes.clone();
+    let codes = codes.map_or(ScaleCodes::Absent, |codes| ScaleCodes::Words(codes.into_dispatch()));
+    (w.words.clone().into_dispatch(), w.scales.clone().into_dispatch(), codes)
+}
+
+/// The backend operations of [`frozen_matmul`].
+#[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
+pub trait FrozenOps: LinearOps {
+    /// The values `[rows, cols]` in f32.
+    #[fusion(default)]
+    fn frozen_unpack(
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        portable::unpack::<Self>(words, scales, codes, form)
+    }
+
+    /// x `[.., in]` -> `[.., out]`.
+    #[fusion(default)]
+    fn frozen_project(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        let w = Self::frozen_unpack(words, scales, codes, form);
+        Self::project(x, w)
+    }
+
+    /// Gradient to x: dy `[.., out]` -> `[.., in]`.
+    #[fusion(default)]
+    fn frozen_input_gradient(
+        dy: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        let w = Self::frozen_unpack(words, scales, codes, form);
+        Self::project_input_gradient(dy, w)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl FrozenOps for burn_cubecl::CubeBackend {}
+
+#[cfg(feature = "flex")]
+impl FrozenOps for burn::backend::Flex {
+    fn frozen_unpack(
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        cpu::frozen::with_view(words, scales, codes, form, |view| view.unpack())
+    }
+
+    fn frozen_project(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        if !cpu::flex::all_f32([&x]) {
+            return Self::project(x, Self::frozen_unpack(words, scales, codes, form));
+        }
+        cpu::frozen::with_view(words, scales, codes, form, |view| view.forward(x))
+    }
+
+    fn frozen_input_gradient(
+        dy: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        if !cpu::flex::all_f32([&dy]) {
+            return Self::project_input_gradient(dy, Self::frozen_unpack(words, scales, codes, form));
+        }
+        cpu::frozen::with_view(words, scales, codes, form, |view| view.input_gradient(dy))
+    }
+}
+
+impl<B: FrozenOps, C: CheckpointStrategy> FrozenOps for Autodiff<B, C> {
+    fn frozen_unpack(
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        let w = B::frozen_unpack(words, scales.into_primitive(), codes.inner(), form);
+        <Self as AutodiffBackend>::from_inner(w)
+    }
+
+    fn frozen_project(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        let (scales, codes) = (scales.into_primitive(), codes.inner());
+        let (x, node) = x.into_parts();
+        match FrozenMatmul.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let kept = Kept {
+                    words: words.clone(),
+                    scales: scales.clone(),
+                    codes: codes.clone(),
+                    form,
+                };
+                prep.finish(kept, B::frozen_project(x, words, scales, codes, form))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::frozen_project(x, words, scales, codes, form)),
+        }
+    }
+
+    fn frozen_input_gradient(
+        _dy: FloatTensor<Self>,
+        _words: IntTensor<Self>,
+        _scales: FloatTensor<Self>,
+        _codes: ScaleCodes<Self>,
+        _form: Form,
+    ) -> FloatTensor<Self> {
+        crate::portable::once("frozen_matmul")
+    }
+}
+
+impl<B: Backend, C: CheckpointStrategy> ScaleCodes<Autodiff<B, C>> {
+    fn inner(self) -> ScaleCodes<B> {
+        match self {
+            ScaleCodes::Absent => ScaleCodes::Absent,
+            ScaleCodes::Words(words) => ScaleCodes::Words(words),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FrozenMatmul;
+
+/// The packed buffers: no dense copy of the matrix outlives a product.
+#[derive(Debug, Clone)]
+struct Kept<B: Backend> {
+    words: IntTensor<B>,
+    scales: FloatTensor<B>,
+    codes: ScaleCodes<B>,
+    form: Form,
+}
+
+impl<B: FrozenOps> Backward<B, 1> for FrozenMatmul {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let dy = grads.consume::<B>(&ops.node);
+        let Kept {
+            words,
+            scales,
+            codes,
+            form,
+        } = ops.state;
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::frozen_input_gradient(dy, words, scales, codes, form));
+        }
+    }
+}
