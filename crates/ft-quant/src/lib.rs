@@ -3,6 +3,8 @@
 //! ```text
 //! Leaf<D>   one tensor of a checkpoint: a constant until `attach` makes it trainable
 //! Weight    one matrix of a checkpoint behind the only door the layers use: `project`
+//!   Dense     a Leaf<2>
+//!   Packed    codes and scales on the device: nf4, fp4, int8   <── Encoded, the same in host memory ──> bnb, the same on disk
 //! ```
 //!
 //! A constant is a plain tensor field, so Burn moves it with the module but never visits it: optimizers,
@@ -19,6 +21,7 @@
 //! ```
 
 mod blocks;
+pub mod bnb;
 mod encoded;
 mod error;
 mod fp4;
@@ -26,6 +29,7 @@ mod int8;
 mod leaf;
 mod nested;
 mod nf4;
+mod packed;
 mod scheme;
 #[cfg(test)]
 mod tests;
@@ -35,5 +39,6 @@ pub use encoded::{Encoded, Scales};
 pub use error::{Error, Result};
 pub use leaf::Leaf;
 pub use nested::Nested;
+pub use packed::Packed;
 pub use scheme::{Kind, Scheme};
-pub use weight::{Layout, Weight};
+pub use weight::{Layout, Storage, Weight};

@@ -13,7 +13,7 @@ pub static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
     let mut values = vec![0.0f32, 1.0];
     for exponent in 0..7 {
         let parts = 1usize << exponent;
-        let power = 10f64.powi(exponent as i32 - 6) as f32;
+        let power = 10f64.powi(exponent - 6) as f32;
         let edges = linspace(parts + 1);
         for pair in edges.windows(2) {
             let middle = power * ((pair[0] + pair[1]) / 2.0);

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use crate::{Encoded, Kind, Scales, Scheme, nested};
+use crate::{Encoded, Kind, Layout, Packed, Scales, Scheme, Weight, bnb, nested};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 /// One of the fixtures of bitsandbytes.
 struct File(Vec<u8>);
@@ -189,4 +190,177 @@ fn impossible_schemes_and_values_are_errors() {
         let error = encode(&values, Scheme::new(Kind::Nf4));
         assert!(error.contains("row 1, column 5"), "{error}");
     }
+}
+
+const KINDS: [Kind; 3] = [Kind::Nf4, Kind::Fp4, Kind::Int8];
+
+fn schemes() -> impl Iterator<Item = Scheme> {
+    let all = KINDS
+        .into_iter()
+        .flat_map(|kind| [Scheme::new(kind), Scheme::new(kind).doubled()]);
+    all.filter(|scheme| scheme.check().is_ok())
+}
+
+fn weight(scheme: Scheme, shape: [usize; 2], layout: Layout, device: &Device) -> (Weight, Encoded) {
+    let encoded = Encoded::encode(&values(shape[0] * shape[1]), shape, scheme).unwrap();
+    let packed = Packed::new(&encoded, layout, FloatDType::F32, device);
+    (Weight::packed(packed, layout), encoded)
+}
+
+#[test]
+fn a_packed_weight_is_the_matrix_its_codes_stand_for() {
+    let (shape, device) = ([7, 101], Device::flex());
+    for scheme in schemes() {
+        for layout in [Layout::OutIn, Layout::InOut] {
+            let (mut weight, encoded) = weight(scheme, shape, layout, &device);
+            assert_eq!(
+                weight.as_packed().unwrap().encoded(),
+                encoded,
+                "{scheme:?} there and back"
+            );
+            assert_eq!(weight.dims(), shape);
+            let dense = weight.dense();
+            assert_eq!(
+                dense.to_data().try_to_vec::<f32>().unwrap(),
+                encoded.decode(),
+                "{scheme:?}"
+            );
+            let stored = weight.value.val();
+            let stored = if layout == Layout::OutIn {
+                stored
+            } else {
+                stored.transpose()
+            };
+            assert_eq!(stored.to_data(), dense.to_data());
+
+            let x = Tensor::<2>::from_data(TensorData::new(values(3 * 101), [3, 101]), &device);
+            let got = weight.project(x.clone()).into_data();
+            let want = Weight::new(dense.clone(), Layout::OutIn).project(x.clone()).into_data();
+            got.assert_approx_eq::<f32>(&want, burn::tensor::Tolerance::absolute(1e-5));
+
+            weight.set_dense(dense.clone().mul_scalar(2.0));
+            assert!(weight.as_packed().is_none(), "a changed matrix is dense");
+            assert_eq!(weight.dense().to_data(), dense.mul_scalar(2.0).to_data());
+        }
+    }
+}
+
+#[test]
+fn training_a_packed_weight_starts_from_its_values() {
+    let device = Device::flex().autodiff();
+    let (mut weight, encoded) = weight(Scheme::new(Kind::Nf4), [8, 64], Layout::OutIn, &device);
+    weight.value.train();
+    assert!(weight.value.is_trained());
+    assert_eq!(weight.dense().to_data().try_to_vec::<f32>().unwrap(), encoded.decode());
+}
+
+/// The whole size of a layer's state is that of its codes and scales, rounded up to words.
+#[test]
+fn a_packed_weight_holds_its_codes_and_nothing_else() {
+    let shape = [64, 512];
+    for scheme in schemes() {
+        let (weight, encoded) = weight(scheme, shape, Layout::OutIn, &Device::flex().autodiff());
+        let held = weight.as_packed().unwrap().bytes();
+        assert!(
+            held.abs_diff(encoded.bytes()) <= 8,
+            "{scheme:?}: {held} for {}",
+            encoded.bytes()
+        );
+        assert_eq!(
+            burn::module::Module::num_params(&weight),
+            0,
+            "nothing of it is a parameter"
+        );
+    }
+}
+
+fn stored(file: &File, path: &str) -> Vec<bnb::Stored> {
+    let file = SafeTensors::deserialize(&file.0).unwrap();
+    let tensors = file.iter().filter(|(name, _)| name.starts_with(path));
+    tensors
+        .map(|(name, view)| bnb::Stored {
+            name: name.into(),
+            dtype: match view.dtype() {
+                safetensors::Dtype::U8 => bnb::Type::U8,
+                safetensors::Dtype::I8 => bnb::Type::I8,
+                _ => bnb::Type::F32,
+            },
+            shape: view.shape().to_vec(),
+            bytes: view.data().to_vec(),
+        })
+        .collect()
+}
+
+fn read(tensors: &[bnb::Stored], path: &str, shape: [usize; 2]) -> crate::Result<Option<bnb::Found>> {
+    bnb::read(path, shape, |name| tensors.iter().find(|t| t.name == name).cloned())
+}
+
+#[test]
+fn layers_that_transformers_wrote_are_read_and_written_byte_for_byte() {
+    let path = "model.layers.0.mlp.up_proj";
+    for folder in ["nf4", "nf4_dq", "fp4"] {
+        let mut tensors = stored(&File::open(&format!("hf/{folder}/model.safetensors")), path);
+        let found = read(&tensors, path, [128, 64]).unwrap().unwrap();
+        assert_eq!(found.names.len(), tensors.len());
+        let golden = File::open(&format!("hf/{folder}/golden.safetensors"));
+        assert_eq!(
+            found.encoded.decode(),
+            golden.floats(&format!("dequant.{path}.weight")),
+            "{folder}"
+        );
+        let mut again = bnb::write(path, &found.encoded, found.dtype.unwrap());
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        again.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(again, tensors, "{folder}");
+    }
+}
+
+#[test]
+fn int8_layers_are_read_back_as_written() {
+    let encoded = Encoded::encode(&values(40), [4, 10], Scheme::new(Kind::Int8)).unwrap();
+    let tensors = bnb::write("x", &encoded, FloatDType::BF16);
+    assert_eq!(read(&tensors, "x", [4, 10]).unwrap().unwrap().encoded, encoded);
+    assert_eq!(read(&tensors, "y", [4, 10]), Ok(None));
+}
+
+#[test]
+fn damaged_layers_are_errors_that_name_the_tensor() {
+    let encoded = Encoded::encode(&values(128), [2, 64], Scheme::new(Kind::Nf4).doubled()).unwrap();
+    let whole = bnb::write("x", &encoded, FloatDType::F32);
+    let refused = |what: &str, damage: &dyn Fn(&mut Vec<bnb::Stored>)| {
+        let mut tensors = whole.clone();
+        damage(&mut tensors);
+        let error = read(&tensors, "x", [2, 64]).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    let named = |tensors: &mut Vec<bnb::Stored>, name: &str| tensors.iter().position(|t| t.name == name).unwrap();
+    for name in [
+        "x.weight",
+        "x.weight.absmax",
+        "x.weight.quant_map",
+        "x.weight.nested_absmax",
+    ] {
+        refused(&format!("{name}: missing"), &|tensors| {
+            let at = named(tensors, name);
+            tensors.remove(at);
+        });
+        refused(&format!("{name}: "), &|tensors| {
+            let at = named(tensors, name);
+            tensors[at].shape = vec![3];
+        });
+    }
+    refused("another table", &|tensors| {
+        let at = named(tensors, "x.weight.quant_map");
+        tensors[at].bytes[2] ^= 1;
+    });
+    refused("not valid JSON", &|tensors| {
+        let at = named(tensors, "x.weight.quant_state.bitsandbytes__nf4");
+        tensors[at].bytes.truncate(9);
+    });
+    assert!(
+        read(&whole, "x", [64, 2])
+            .unwrap_err()
+            .to_string()
+            .contains("shape [64, 2] expected")
+    );
 }

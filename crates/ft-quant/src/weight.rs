@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 
-use crate::Leaf;
+use crate::{Leaf, Packed};
 
 /// Which way round the checkpoint holds a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,12 +12,77 @@ pub enum Layout {
     InOut,
 }
 
+impl Layout {
+    /// Between `[out, in]` and this layout, either way.
+    pub(crate) fn orient(self, matrix: Tensor<2>) -> Tensor<2> {
+        match self {
+            Layout::OutIn => matrix,
+            Layout::InOut => matrix.transpose(),
+        }
+    }
+}
+
+/// How the numbers of a matrix are stored.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // one per layer
+pub enum Storage {
+    /// As floats, in the checkpoint's own layout.
+    Dense(Leaf<2>),
+    /// As codes, always frozen.
+    Packed(Packed),
+}
+
+impl Storage {
+    /// The matrix in the checkpoint's layout; unpacked, a temporary.
+    pub fn val(&self) -> Tensor<2> {
+        match self {
+            Storage::Dense(leaf) => leaf.val(),
+            Storage::Packed(packed) => packed.value(),
+        }
+    }
+
+    /// Whether the matrix trains.
+    pub fn is_trained(&self) -> bool {
+        matches!(self, Storage::Dense(leaf) if leaf.is_trained())
+    }
+
+    /// Makes the matrix a trainable f32 parameter with its present value: a packed one is unpacked.
+    pub fn train(&mut self) {
+        self.unpack();
+        if let Storage::Dense(leaf) = self {
+            leaf.train();
+        }
+    }
+
+    /// Makes the matrix a constant with its present value. Packed ones are.
+    pub fn freeze(&mut self) {
+        if let Storage::Dense(leaf) = self {
+            leaf.freeze();
+        }
+    }
+
+    /// Replaces the value, given in the checkpoint's layout, keeping whether and under which parameter id it trains. A
+    /// packed matrix becomes a dense one.
+    pub fn set(&mut self, value: Tensor<2>) {
+        match self {
+            Storage::Dense(leaf) => leaf.set(value),
+            Storage::Packed(_) => *self = Storage::Dense(Leaf::Frozen(value)),
+        }
+    }
+
+    fn unpack(&mut self) {
+        if let Storage::Packed(packed) = self {
+            *self = Storage::Dense(Leaf::Frozen(packed.value()));
+        }
+    }
+}
+
 /// A projection matrix as it is stored.
 #[derive(Module, Debug)]
 pub struct Weight {
-    /// The matrix in the checkpoint's own layout.
-    pub value: Leaf<2>,
-    /// That layout.
+    /// The matrix.
+    pub value: Storage,
+    /// The checkpoint's layout.
     #[module(skip)]
     pub layout: Layout,
 }
@@ -26,13 +91,32 @@ impl Weight {
     /// A frozen matrix, given in `layout`.
     pub fn new(value: Tensor<2>, layout: Layout) -> Self {
         Self {
-            value: Leaf::Frozen(value),
+            value: Storage::Dense(Leaf::Frozen(value)),
             layout,
+        }
+    }
+
+    /// A frozen matrix in codes.
+    pub fn packed(packed: Packed, layout: Layout) -> Self {
+        Self {
+            value: Storage::Packed(packed),
+            layout,
+        }
+    }
+
+    /// The codes, where the matrix is stored in codes.
+    pub fn as_packed(&self) -> Option<&Packed> {
+        match &self.value {
+            Storage::Packed(packed) => Some(packed),
+            Storage::Dense(_) => None,
         }
     }
 
     /// `x · Wᵀ`, for x `[.., in]`. No dense copy of a frozen matrix is kept for the backward pass.
     pub fn project<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if let Storage::Packed(packed) = &self.value {
+            return packed.project(x);
+        }
         let weight = self.dense();
         let weight = if weight.dtype() == x.dtype() {
             weight
@@ -42,35 +126,38 @@ impl Weight {
         ft_kernels::linear(x, weight)
     }
 
-    /// The matrix as `[out, in]`; a view of the stored tensor where the layout allows.
+    /// The matrix as `[out, in]`; a view of the stored tensor where the layout allows, unpacked exactly from codes.
     pub fn dense(&self) -> Tensor<2> {
-        self.orient(self.value.val())
+        match &self.value {
+            Storage::Dense(leaf) => self.layout.orient(leaf.val()),
+            Storage::Packed(packed) => packed.dense(),
+        }
     }
 
     /// `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
-        let [rows, cols] = self.value.dims();
-        match self.layout {
-            Layout::OutIn => [rows, cols],
-            Layout::InOut => [cols, rows],
+        match (&self.value, self.layout) {
+            (Storage::Packed(packed), _) => packed.dims(),
+            (Storage::Dense(leaf), Layout::OutIn) => leaf.dims(),
+            (Storage::Dense(leaf), Layout::InOut) => {
+                let [rows, cols] = leaf.dims();
+                [cols, rows]
+            }
         }
     }
 
-    /// Type of the stored numbers.
+    /// Type of the numbers, of codes once they are unpacked.
     pub fn dtype(&self) -> DType {
-        self.value.val().dtype()
+        match &self.value {
+            Storage::Dense(leaf) => leaf.val().dtype(),
+            Storage::Packed(packed) => packed.dtype().into(),
+        }
     }
 
-    /// Replaces the matrix by `dense`, given as `[out, in]`, in the stored layout and type.
+    /// Replaces the matrix by `dense`, given as `[out, in]`, in the stored layout and type. A packed matrix becomes a dense
+    /// one.
     pub fn set_dense(&mut self, dense: Tensor<2>) {
         let dense = dense.cast(self.dtype());
-        self.value.set(self.orient(dense));
-    }
-
-    fn orient(&self, matrix: Tensor<2>) -> Tensor<2> {
-        match self.layout {
-            Layout::OutIn => matrix,
-            Layout::InOut => matrix.transpose(),
-        }
+        self.value.set(self.layout.orient(dense));
     }
 }

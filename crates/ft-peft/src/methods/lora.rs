@@ -306,7 +306,8 @@ impl WeightDelta for Lora {
 impl Lora {
     /// Whether base and adapter can be one kernel.
     fn fuses<const D: usize>(&self, x: &Tensor<D>, base: &Base<'_>) -> bool {
-        self.bias.is_none() && x.dtype() == DType::F32 && base.weight.dtype() == DType::F32
+        let floats = base.weight.as_packed().is_none() && base.weight.dtype() == DType::F32;
+        self.bias.is_none() && x.dtype() == DType::F32 && floats
     }
 
     /// `s · (x Aᵀ Bᵀ + bias)` in f32.
