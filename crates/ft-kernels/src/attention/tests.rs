@@ -138,7 +138,7 @@ impl Case {
 }
 
 #[test]
-fn causal() {
+fn causal_equals_the_oracle() {
     PLAIN.check_all();
 }
 
@@ -171,7 +171,7 @@ fn after_a_cache() {
 }
 
 #[test]
-fn sliding_window() {
+fn sliding_window_equals_the_oracle() {
     for window in [1, 2, 4, 100] {
         Case {
             window: Some(window),
@@ -306,7 +306,7 @@ fn long_sequences_equal_the_composition() {
 }
 
 #[test]
-fn decoding_over_several_chunks_of_keys() {
+fn decoding_over_several_chunks_of_keys_equals_the_oracle() {
     for s in [1, 3] {
         Case {
             s,

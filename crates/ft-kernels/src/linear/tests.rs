@@ -82,3 +82,25 @@ fn nothing_in_gives_nothing_out() {
     let y = linear(x, Tensor::zeros([3, 4], &device()));
     assert_eq!(y.dims(), [0, 3]);
 }
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let (n, k, m) = (150, 100, 130);
+    let run = || {
+        let (x, w) = (
+            leaf(&values(n * k, 1), [n, k], DType::F32, true),
+            leaf(&values(m * k, 2), [m, k], DType::F32, true),
+        );
+        let y = linear(x.clone(), w.clone());
+        let grads = backward(y.clone(), &values(n * m, 3));
+        (to_vec(y), gradient(&x, &grads), gradient(&w, &grads))
+    };
+    let with = |threads| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+            .install(run)
+    };
+    assert_eq!(with(1), with(3));
+}

@@ -85,8 +85,14 @@ pub(super) fn pack<'a>(
     factor: impl Fn(usize, usize) -> Mat<'a> + Sync,
 ) -> Vec<Rhs<'a>> {
     use rayon::prelude::*;
-    let part = (memory.len() / sizes.pairs().max(1)).max(1);
-    let parts: Vec<&mut [f32]> = memory.chunks_mut(part).take(sizes.pairs()).collect();
+    // The parts are empty where nothing is packed.
+    let (part, mut rest) = (memory.len() / sizes.pairs().max(1), memory);
+    let split = |_| {
+        let (part, later) = std::mem::take(&mut rest).split_at_mut(part);
+        rest = later;
+        part
+    };
+    let parts: Vec<&mut [f32]> = (0..sizes.pairs()).map(split).collect();
     let parts = parts.into_par_iter().enumerate();
     parts
         .map(|(pair, memory)| Rhs::new(factor(pair / sizes.hkv, pair % sizes.hkv), memory))
