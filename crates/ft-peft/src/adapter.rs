@@ -9,14 +9,17 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::attach::{Attached, Choice, attach, places};
+use crate::attach::{Attached, Choice, PlaceSpec, attach, places};
 use crate::error::{Error, Result};
-use crate::methods::{EmbeddingDelta, ParamMut, PeftConfig, WeightDelta};
+use crate::methods::{EmbeddingDelta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::peft_config::{self, Target};
 use crate::site::{Adaptable, AnyTensor, Place, Site};
+use crate::slots::Projection;
 use crate::targets::{Kind, has_suffix};
 
-/// PEFT puts this before every checkpoint path.
+/// PEFT puts this before every name.
+const ROOT: &str = "base_model.";
+/// And this before every checkpoint path.
 const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -55,18 +58,23 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let mut file = TensorFile::read(&path)?;
     let attached = attach(model, &config, 0)?;
     for mut site in model.sites() {
-        file.fill_site(&mut site, &attached.choice);
+        let infix = config.method().infix(&site.path);
+        file.fill_site(&mut site, &attached.choice, infix);
     }
+    file.fill_shared(model);
     file.finish()?;
     Ok((config, attached))
 }
 
 /// Writes the adapter that `config` attached to `model` into `dir`.
 pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_model: &str) -> Result<()> {
-    let modules = targets_of(model);
+    let choice = config.method().choose(&places(model))?;
+    let paths = config.method().targeted(&choice);
+    let modules = shortest(&paths, &places(model));
     let target = Target {
         base_model,
         modules: &modules,
+        paths: &paths,
         fan_in_fan_out: stores_in_out(model),
     };
     let Some(file) = config.method().to_peft(&target) else {
@@ -76,7 +84,6 @@ pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_mo
             why,
         });
     };
-    let choice = config.method().choose(&places(model))?;
     std::fs::create_dir_all(dir).map_err(|source| Error::Io {
         path: dir.into(),
         source,
@@ -84,11 +91,11 @@ pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_mo
     let path = dir.join(CONFIG);
     let text = serde_json::to_string_pretty(&file).expect("a JSON map serializes");
     std::fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
-    write_tensors(&dir.join(WEIGHTS), &tensors(model, &choice))
+    write_tensors(&dir.join(WEIGHTS), &tensors(model, config.method(), &choice))
 }
 
 /// Every tensor of the adapter by its name in PEFT's file.
-fn tensors(model: &mut impl Adaptable, choice: &Choice) -> BTreeMap<String, TensorData> {
+fn tensors(model: &mut impl Adaptable, method: &dyn PeftMethod, choice: &Choice) -> BTreeMap<String, TensorData> {
     let mut out = BTreeMap::new();
     for mut site in model.sites() {
         let at = format!("{PREFIX}{}", site.path);
@@ -113,13 +120,29 @@ fn tensors(model: &mut impl Adaptable, choice: &Choice) -> BTreeMap<String, Tens
             }
             Place::Norm(_) => {}
         }
-        put_own(&mut site, choice, &mut put);
+        let infix = method.infix(&site.path);
+        put_own(&mut site, choice, infix, &mut put);
+    }
+    for (name, tensor) in shared(model) {
+        out.insert(name, tensor.into_data());
+    }
+    out
+}
+
+/// The constants that the adapters share, by their names in PEFT's file.
+fn shared(model: &mut impl Adaptable) -> BTreeMap<String, Tensor<2>> {
+    let mut out = BTreeMap::new();
+    for site in model.sites() {
+        if let Place::Projection(Projection { delta: Some(delta), .. }) = site.place {
+            let shared = delta.shared().into_iter();
+            out.extend(shared.map(|(name, tensor)| (format!("{ROOT}{name}"), tensor.clone())));
+        }
     }
     out
 }
 
 /// The checkpoint tensors that train: whole modules and biases.
-fn put_own(site: &mut Site<'_>, choice: &Choice, put: &mut impl FnMut(&str, TensorData)) {
+fn put_own(site: &mut Site<'_>, choice: &Choice, infix: &str, put: &mut impl FnMut(&str, TensorData)) {
     if choice.biases.contains(&site.path) {
         let name = bias_name(site);
         let bias = site.bias().expect("only places with a bias are listed");
@@ -127,7 +150,7 @@ fn put_own(site: &mut Site<'_>, choice: &Choice, put: &mut impl FnMut(&str, Tens
     }
     if choice.whole.contains(&site.path) {
         for (leaf, tensor) in site.tensors() {
-            put(leaf, tensor.into_data());
+            put(&format!("{infix}{leaf}"), tensor.into_data());
         }
     }
 }
@@ -142,28 +165,18 @@ fn bias_name(site: &Site<'_>) -> &'static str {
 
 /// The adapted places as PEFT's `target_modules`: their last components where these mean exactly the same places, else
 /// whole paths.
-fn targets_of(model: &mut impl Adaptable) -> Vec<String> {
-    let adapted = adapted_paths(model);
+fn shortest(adapted: &[String], places: &[PlaceSpec]) -> Vec<String> {
     let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_string();
     let mut names: Vec<String> = adapted.iter().map(|path| last(path)).collect();
     names.sort();
     names.dedup();
-    let candidates = places(model).into_iter().filter(|place| place.kind != Kind::TiedHead);
+    let candidates = places.iter().filter(|place| place.kind != Kind::TiedHead);
     let exact = candidates.filter(|place| names.iter().any(|name| has_suffix(&place.path, name)));
-    if exact.map(|place| place.path).eq(adapted.iter().cloned()) {
+    if exact.map(|place| &place.path).eq(adapted) {
         names
     } else {
-        adapted
+        adapted.to_vec()
     }
-}
-
-fn adapted_paths(model: &mut impl Adaptable) -> Vec<String> {
-    let adapted = model.sites().into_iter().filter(|site| match &site.place {
-        Place::Projection(slot) => slot.delta.is_some(),
-        Place::Embedding(slot) => slot.delta.is_some(),
-        Place::Norm(_) => false,
-    });
-    adapted.map(|site| site.path).collect()
 }
 
 fn stores_in_out(model: &mut impl Adaptable) -> bool {
@@ -229,7 +242,7 @@ impl TensorFile {
         })
     }
 
-    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice) {
+    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice, infix: &str) {
         let at = format!("{PREFIX}{}", site.path);
         let bias = format!("{at}.{}", bias_name(site));
         match &mut site.place {
@@ -255,16 +268,35 @@ impl TensorFile {
             self.fill(&bias, leaf.val(), |value| leaf.set(value));
         }
         if choice.whole.contains(&site.path) {
-            self.fill_whole(&at, site);
+            self.fill_whole(&format!("{at}.{infix}"), site);
         }
     }
 
     fn fill_whole(&mut self, at: &str, site: &mut Site<'_>) {
         for (leaf, present) in site.tensors() {
-            let name = format!("{at}.{leaf}");
+            let name = format!("{at}{leaf}");
             match present {
                 AnyTensor::Matrix(present) => self.fill(&name, present, |value| site.set_matrix(value)),
                 AnyTensor::Vector(present) => self.fill(&name, present, |value| site.set_vector(leaf, value)),
+            }
+        }
+    }
+
+    /// Each shared constant once, for every place that uses it.
+    fn fill_shared(&mut self, model: &mut impl Adaptable) {
+        let mut read = BTreeMap::new();
+        for (name, present) in shared(model) {
+            self.fill(&name, present, |value| {
+                read.insert(name.clone(), value);
+            });
+        }
+        for site in model.sites() {
+            if let Place::Projection(Projection { delta: Some(delta), .. }) = site.place {
+                for (name, tensor) in delta.shared() {
+                    if let Some(value) = read.get(&format!("{ROOT}{name}")) {
+                        *tensor = value.clone();
+                    }
+                }
             }
         }
     }

@@ -19,6 +19,18 @@ pub struct PlaceSpec {
     pub bias: bool,
 }
 
+impl PlaceSpec {
+    /// Fails where `rank` is above the smaller side.
+    pub(crate) fn holds_rank(&self, rank: usize) -> Result<()> {
+        let [rows, cols] = self.dims;
+        if rank > rows.min(cols) {
+            let path = self.path.clone();
+            return Err(Error::Rank { path, rank, rows, cols });
+        }
+        Ok(())
+    }
+}
+
 /// Which places a method acts on, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
@@ -109,6 +121,7 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
     if choice.adapted.contains(&head) || choice.whole.contains(&head) {
         model.untie_head();
     }
+    let mut adapted = Vec::new();
     for mut site in model.sites() {
         site.freeze();
         site.clear();
@@ -119,9 +132,10 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
             site.bias().expect("only places with a bias are listed").train();
         }
         if choice.adapted.contains(&site.path) {
-            config.method().fill(&mut site, seed);
+            adapted.push(site);
         }
     }
+    config.method().fill_all(&mut adapted, seed);
     Ok(attached)
 }
 

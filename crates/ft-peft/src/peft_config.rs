@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::methods::{FROM_PEFT, PeftConfig};
+use crate::targets::Layers;
 
 /// Reads one method's options from its file.
 pub(crate) type Parse = fn(&File<'_>) -> Result<PeftConfig>;
@@ -15,8 +16,10 @@ pub(crate) type Parse = fn(&File<'_>) -> Result<PeftConfig>;
 pub struct Target<'a> {
     /// Folder or id of the base model.
     pub base_model: &'a str,
-    /// `target_modules`.
+    /// `target_modules`: the shortest names that mean exactly `paths`.
     pub modules: &'a [String],
+    /// The places themselves.
+    pub paths: &'a [String],
     /// Whether the base stores its matrices `[in, out]`.
     pub fan_in_fan_out: bool,
 }
@@ -70,7 +73,21 @@ impl File<'_> {
     }
 
     fn is_set(&self, key: &str) -> bool {
-        !matches!(self.object.get(key), None | Some(Value::Null | Value::Bool(false)))
+        match self.object.get(key) {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(Value::Object(map)) => !map.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    /// `layers_to_transform`: a list or one number.
+    pub fn layers(&self) -> Result<Option<Layers>> {
+        match self.object.get("layers_to_transform") {
+            Some(Value::Number(_)) => Ok(self.read("layers_to_transform")?.map(|layer| Layers::List(vec![layer]))),
+            _ => self.read("layers_to_transform"),
+        }
     }
 
     /// The value of a key; `None` where it is missing or null.

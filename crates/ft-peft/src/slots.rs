@@ -1,7 +1,7 @@
 //! The places in a model that an adapter can change. Each is empty in the plain model.
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use ft_quant::{Layout, Leaf, Weight};
 
 use crate::methods::{Base, Delta, EmbeddingDelta, WeightDelta};
@@ -58,6 +58,11 @@ impl Projection {
             None => base.forward(x),
             Some(delta) => delta.forward(x, &base, pass),
         }
+    }
+
+    /// Where the layer lies.
+    pub(crate) fn device(&self) -> Device {
+        self.weight.value.val().device()
     }
 
     /// Merges the delta into weight and bias and empties the slot.

@@ -1,6 +1,7 @@
 //! Named random streams: what a place draws depends on the seed and its path alone, not on the order of places.
 
-use rand::SeedableRng;
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// FNV-1a of a name.
@@ -16,4 +17,12 @@ pub(crate) fn stream(seed: u64, name: &str) -> ChaCha8Rng {
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&hash(name).to_le_bytes());
     ChaCha8Rng::from_seed(key)
+}
+
+/// A matrix `[rows, cols]` uniform in ±1/√cols, as PyTorch starts linear layers.
+pub(crate) fn kaiming(shape: [usize; 2], seed: u64, name: &str, device: &Device) -> Tensor<2> {
+    let mut rng = stream(seed, name);
+    let bound = 1.0 / (shape[1] as f32).sqrt();
+    let values = (0..shape[0] * shape[1]).map(|_| rng.random_range(-bound..bound));
+    Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)
 }

@@ -30,6 +30,32 @@ impl Targets {
     pub fn all() -> Self {
         Targets::Pattern("all".into())
     }
+
+    /// Paths that end in one of these.
+    pub fn suffixes(list: &[&str]) -> Self {
+        Targets::Suffixes(list.iter().map(|suffix| suffix.to_string()).collect())
+    }
+
+    /// Whether a path is named, words such as `"all-linear"` apart.
+    pub(crate) fn names(&self, path: &str) -> Result<bool> {
+        Ok(match self {
+            Targets::Suffixes(list) => list.iter().any(|suffix| has_suffix(path, suffix)),
+            Targets::Pattern(_) => self.regex()?.is_some_and(|regex| regex.is_match(path)),
+        })
+    }
+
+    fn regex(&self) -> Result<Option<Regex>> {
+        match self {
+            Targets::Pattern(word) if word != "all-linear" && word != "all" => {
+                let regex = Regex::new(&format!("^(?:{word})$"));
+                regex.map(Some).map_err(|e| Error::Config {
+                    key: "peft.targets".into(),
+                    why: e.to_string(),
+                })
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 impl fmt::Display for Targets {
@@ -107,7 +133,7 @@ pub struct Selector<'a> {
 impl Selector<'_> {
     /// The selected ones among `places`, in their order; none is an error that lists the nearest paths.
     pub fn select(&self, places: &[PlaceSpec]) -> Result<Vec<String>> {
-        let pattern = self.regex()?;
+        let pattern = self.targets.regex()?;
         let mut chosen = Vec::new();
         for PlaceSpec { path, kind, .. } in places {
             let named = match (self.targets, &pattern) {
@@ -128,19 +154,6 @@ impl Selector<'_> {
             return Err(self.no_target(places));
         }
         Ok(chosen)
-    }
-
-    fn regex(&self) -> Result<Option<Regex>> {
-        match self.targets {
-            Targets::Pattern(word) if word != "all-linear" && word != "all" => {
-                let regex = Regex::new(&format!("^(?:{word})$"));
-                regex.map(Some).map_err(|e| Error::Config {
-                    key: "peft.targets".into(),
-                    why: e.to_string(),
-                })
-            }
-            _ => Ok(None),
-        }
     }
 
     fn no_target(&self, places: &[PlaceSpec]) -> Error {

@@ -7,13 +7,15 @@
 //! ```
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::common::{self, f32, invalid, positive};
+use super::dora::Dora;
 use super::{Base, Delta, EmbeddingDelta, ParamMut, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::patterns::Patterns;
 use crate::peft_config::Target;
 use crate::site::{Place, Site};
@@ -51,6 +53,8 @@ pub struct LoraConfig {
     pub rslora: bool,
     /// Which biases of the base train too (`bias`).
     pub bias: BiasMode,
+    /// Train direction and magnitude of the weights apart, see [`dora`](super::dora) (`use_dora`).
+    pub dora: bool,
     /// Give B a bias of its own (`lora_bias`).
     pub lora_bias: bool,
     /// Starting values (`init_lora_weights`).
@@ -73,6 +77,7 @@ impl Default for LoraConfig {
             alpha_pattern: Patterns::default(),
             rslora: false,
             bias: BiasMode::None,
+            dora: false,
             lora_bias: false,
             init: Init::Kaiming,
             modules_to_save: Vec::new(),
@@ -126,47 +131,34 @@ impl LoraConfig {
         if place.kind == Kind::Norm {
             let why =
                 format!("{path} is a normalization, which LoRA cannot adapt; train it whole with modules_to_save");
-            return Err(Error::Config {
-                key: "peft.targets".into(),
-                why,
-            });
+            return Err(invalid("targets", why));
         }
-        let (rank, [rows, cols]) = (self.rank_at(&path), place.dims);
-        if rank > rows.min(cols) {
-            return Err(Error::Rank { path, rank, rows, cols });
+        if self.dora && place.kind == Kind::Embedding {
+            let why = format!("{path} is an embedding table, where only plain LoRA works; leave it out of the targets");
+            return Err(invalid("dora", why));
         }
-        Ok(())
+        place.holds_rank(self.rank_at(&path))
     }
 }
 
 impl PeftMethod for LoraConfig {
     fn check(&self) -> Result<()> {
-        let invalid = |key: &str, why: String| {
-            Err(Error::Config {
-                key: format!("peft.{key}"),
-                why,
-            })
-        };
         let ranks = self
             .rank_pattern
             .0
             .iter()
             .map(|(path, rank)| (format!("rank_pattern.\"{path}\""), rank));
         for (key, rank) in std::iter::once(("rank".to_string(), &self.rank)).chain(ranks) {
-            if *rank == 0 {
-                return invalid(&key, "must be at least 1".into());
-            }
+            common::at_least_one(&key, *rank)?;
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return invalid(
-                "dropout",
-                format!("must be at least 0 and below 1, got {}", self.dropout),
-            );
+        common::dropout("dropout", self.dropout)?;
+        if self.dora && self.lora_bias {
+            return Err(invalid(
+                "dora",
+                "does not go with lora_bias: the magnitude has no place for a second bias",
+            ));
         }
-        if !self.alpha.is_finite() || self.alpha <= 0.0 {
-            return invalid("alpha", format!("must be a positive number, got {}", self.alpha));
-        }
-        Ok(())
+        positive("alpha", self.alpha)
     }
 
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
@@ -190,7 +182,8 @@ impl PeftMethod for LoraConfig {
         } else {
             0
         };
-        self.rank_at(&place.path) * (rows + cols) + bias
+        let magnitude = if self.dora { rows } else { 0 };
+        self.rank_at(&place.path) * (rows + cols) + bias + magnitude
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {
@@ -200,7 +193,11 @@ impl PeftMethod for LoraConfig {
                 if let Some(residual) = residual {
                     slot.weight.set_dense(residual);
                 }
-                slot.delta = Some(Delta::Lora(lora));
+                slot.delta = Some(if self.dora {
+                    Delta::Dora(Dora::new(lora, slot))
+                } else {
+                    Delta::Lora(lora)
+                });
             }
             Place::Embedding(slot) => {
                 let lora = init::embedding(self, &site.path, seed, slot);
@@ -353,13 +350,5 @@ impl LoraEmbedding {
             ("lora_embedding_A", ParamMut::Matrix(&mut self.a)),
             ("lora_embedding_B", ParamMut::Matrix(&mut self.b)),
         ]
-    }
-}
-
-fn f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if x.dtype() == DType::F32 {
-        x
-    } else {
-        x.cast(FloatDType::F32)
     }
 }

@@ -12,8 +12,15 @@ use crate::peft_config::{Parse, Target};
 use crate::site::Site;
 use crate::slots::Pass;
 
+mod common;
+pub mod dora;
 pub mod full;
+pub mod ia3;
+pub mod loha;
+pub mod lokr;
 pub mod lora;
+pub mod oft;
+pub mod vera;
 
 /// What a method's options mean: which places it takes, what it puts there, what its file says.
 pub trait PeftMethod {
@@ -32,6 +39,21 @@ pub trait PeftMethod {
 
     /// Puts its adapter into a place that [`choose`](Self::choose) listed as adapted.
     fn fill(&self, _: &mut Site<'_>, _seed: u64) {}
+
+    /// [`fill`](Self::fill) for all adapted places at once, for methods whose places share something.
+    fn fill_all(&self, sites: &mut [Site<'_>], seed: u64) {
+        sites.iter_mut().for_each(|site| self.fill(site, seed));
+    }
+
+    /// The places that PEFT's file names as `target_modules`.
+    fn targeted(&self, choice: &Choice) -> Vec<String> {
+        choice.adapted.clone()
+    }
+
+    /// What PEFT's file has between path and name of a checkpoint tensor that trains at `path`.
+    fn infix(&self, _path: &str) -> &'static str {
+        ""
+    }
 
     /// PEFT's `adapter_config.json` for it; `None` where there is no adapter to save.
     fn to_peft(&self, _: &Target<'_>) -> Option<serde_json::Value> {
@@ -67,10 +89,27 @@ methods! {
     "lora" => Lora(lora::LoraConfig),
     /// The checkpoint's own tensors train, all of them or a chosen part.
     "full" => Full(full::FullConfig),
+    /// A trained scale on keys, values and the inside of feed-forward blocks.
+    "ia3" => Ia3(ia3::Ia3Config),
+    /// The element-by-element product of two low-rank matrices beside frozen projections.
+    "loha" => Loha(loha::LohaConfig),
+    /// A Kronecker product beside frozen projections.
+    "lokr" => Lokr(lokr::LokrConfig),
+    /// A rotation of the input of frozen projections, block by block.
+    "oft" => Oft(oft::OftConfig),
+    /// Two trained vectors around random projections that all places share.
+    "vera" => Vera(vera::VeraConfig),
 }
 
 /// What reads PEFT's `adapter_config.json`, by `peft_type`.
-pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[("LORA", lora::file::parse)];
+pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[
+    ("IA3", ia3::parse),
+    ("LOHA", loha::parse),
+    ("LOKR", lokr::parse),
+    ("LORA", lora::file::parse),
+    ("OFT", oft::parse),
+    ("VERA", vera::parse),
+];
 
 impl Default for PeftConfig {
     fn default() -> Self {
@@ -134,6 +173,11 @@ pub trait WeightDelta: Clone {
     /// The trainable tensors, by their names in PEFT's file after the layer's path.
     fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)>;
 
+    /// Constants that all places share, by their names in PEFT's file after `base_model.`.
+    fn shared(&mut self) -> Vec<(&'static str, &mut Tensor<2>)> {
+        Vec::new()
+    }
+
     /// What PEFT's file holds for this layer.
     fn export(&self) -> Vec<(&'static str, TensorData)> {
         let mut copy = self.clone();
@@ -165,6 +209,10 @@ macro_rules! deltas {
                 match self { $( Delta::$variant(delta) => delta.params(), )+ }
             }
 
+            fn shared(&mut self) -> Vec<(&'static str, &mut Tensor<2>)> {
+                match self { $( Delta::$variant(delta) => delta.shared(), )+ }
+            }
+
             fn export(&self) -> Vec<(&'static str, TensorData)> {
                 match self { $( Delta::$variant(delta) => delta.export(), )+ }
             }
@@ -173,8 +221,20 @@ macro_rules! deltas {
 }
 
 deltas! {
+    /// See [`dora`].
+    Dora(dora::Dora),
+    /// See [`ia3`].
+    Ia3(ia3::Ia3),
+    /// See [`loha`].
+    Loha(loha::Loha),
+    /// See [`lokr`].
+    Lokr(lokr::Lokr),
     /// See [`lora`].
     Lora(lora::Lora),
+    /// See [`oft`].
+    Oft(oft::Oft),
+    /// See [`vera`].
+    Vera(vera::Vera),
 }
 
 /// The adapter of an embedding table.

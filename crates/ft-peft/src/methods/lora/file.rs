@@ -7,11 +7,10 @@ use crate::error::Result;
 use crate::methods::{PeftConfig, PeftMethod};
 use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
-use crate::targets::{Layers, Targets};
+use crate::targets::Targets;
 
 /// Options that change what an adapter computes and that we do not have: an adapter that uses one is refused.
-const UNSUPPORTED: [&str; 8] = [
-    "use_dora",
+const UNSUPPORTED: [&str; 7] = [
     "use_qalora",
     "use_bdlora",
     "layer_replication",
@@ -29,24 +28,18 @@ pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
         dropout: file.read("lora_dropout")?.unwrap_or(0.0),
         targets: file.need::<Targets>("target_modules")?,
         exclude: file.read("exclude_modules")?.unwrap_or_default(),
-        layers: layers(file)?,
+        layers: file.layers()?,
         rank_pattern: file.read::<Patterns<usize>>("rank_pattern")?.unwrap_or_default(),
         alpha_pattern: file.read::<Patterns<f64>>("alpha_pattern")?.unwrap_or_default(),
         rslora: file.read("use_rslora")?.unwrap_or(false),
         bias: file.read::<BiasMode>("bias")?.unwrap_or_default(),
+        dora: file.read("use_dora")?.unwrap_or(false),
         lora_bias: file.read("lora_bias")?.unwrap_or(false),
         init: init(file)?,
         modules_to_save: file.read("modules_to_save")?.unwrap_or_default(),
     };
     config.check()?;
     Ok(PeftConfig::Lora(config))
-}
-
-fn layers(file: &File<'_>) -> Result<Option<Layers>> {
-    match file.object.get("layers_to_transform") {
-        Some(Value::Number(_)) => Ok(file.read("layers_to_transform")?.map(|layer| Layers::List(vec![layer]))),
-        _ => file.read("layers_to_transform"),
-    }
 }
 
 fn init(file: &File<'_>) -> Result<Init> {
@@ -101,7 +94,7 @@ pub(super) fn write(config: &LoraConfig, target: &Target<'_>) -> Value {
         "rank_pattern": ranks,
         "target_modules": target.modules,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
+        "use_dora": config.dora,
         "use_rslora": config.rslora,
     });
     if config.lora_bias {

@@ -3,12 +3,11 @@
 use burn::linalg::{qr, svd};
 use burn::module::Param;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, s};
-use rand::RngExt;
 use rand_distr::{Distribution, Normal};
 
 use super::{Init, Lora, LoraConfig, LoraEmbedding, Start};
 use crate::slots::{Embedding, Projection};
-use crate::stream::{hash, stream};
+use crate::stream::{hash, kaiming, stream};
 
 /// The matrix in the most exact type its device has.
 fn exact(weight: Tensor<2>) -> Tensor<2> {
@@ -24,13 +23,9 @@ const SWEEPS: usize = 30;
 pub(crate) fn projection(config: &LoraConfig, path: &str, seed: u64, slot: &Projection) -> (Lora, Option<Tensor<2>>) {
     let [out, inner] = slot.weight.dims();
     let (rank, scale) = (config.rank_at(path), config.scale_at(path));
-    let device = device_of(slot);
+    let device = slot.device();
     let (a, b, start) = match config.init {
-        Init::Kaiming => (
-            uniform([rank, inner], 1.0 / (inner as f64).sqrt(), path, seed, &device),
-            None,
-            None,
-        ),
+        Init::Kaiming => (kaiming([rank, inner], seed, path, &device), None, None),
         Init::Gaussian => (
             normal([rank, inner], 1.0 / rank as f64, path, seed, &device),
             None,
@@ -80,21 +75,8 @@ pub(crate) fn embedding(config: &LoraConfig, path: &str, seed: u64, slot: &Embed
     }
 }
 
-fn device_of(slot: &Projection) -> Device {
-    slot.weight.value.val().device()
-}
-
 fn on(tensor: Tensor<2>, device: &Device) -> Tensor<2> {
     Tensor::from_data(tensor.into_data(), device)
-}
-
-fn uniform(shape: [usize; 2], bound: f64, path: &str, seed: u64, device: &Device) -> Tensor<2> {
-    let mut rng = stream(seed, path);
-    let bound = bound as f32;
-    let values: Vec<f32> = (0..shape[0] * shape[1])
-        .map(|_| rng.random_range(-bound..bound))
-        .collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 fn normal(shape: [usize; 2], deviation: f64, path: &str, seed: u64, device: &Device) -> Tensor<2> {

@@ -1,0 +1,100 @@
+//! What the options, files and arithmetic of the methods have in common.
+
+use burn::tensor::{DType, FloatDType, Tensor};
+use serde_json::{Value, json};
+
+use super::PeftMethod;
+use crate::attach::{Choice, PlaceSpec};
+use crate::error::{Error, Result};
+use crate::peft_config::Target;
+use crate::targets::Kind;
+
+/// The error of a wrong value at `peft.<key>`.
+pub(super) fn invalid(key: &str, why: impl Into<String>) -> Error {
+    Error::Config {
+        key: format!("peft.{key}"),
+        why: why.into(),
+    }
+}
+
+/// A count that must be there.
+pub(super) fn at_least_one(key: &str, value: usize) -> Result<()> {
+    if value == 0 {
+        return Err(invalid(key, "must be at least 1"));
+    }
+    Ok(())
+}
+
+/// A number above zero.
+pub(super) fn positive(key: &str, value: f64) -> Result<()> {
+    if !value.is_finite() || value <= 0.0 {
+        return Err(invalid(key, format!("must be a positive number, got {value}")));
+    }
+    Ok(())
+}
+
+/// A share of something that is dropped.
+pub(super) fn dropout(key: &str, value: f64) -> Result<()> {
+    if !(0.0..1.0).contains(&value) {
+        return Err(invalid(key, format!("must be at least 0 and below 1, got {value}")));
+    }
+    Ok(())
+}
+
+/// The adapted ones among `places`, when all of them are projections: the only kind that `method` can adapt.
+pub(super) fn projections<'p>(method: &str, places: &'p [PlaceSpec], choice: &Choice) -> Result<Vec<&'p PlaceSpec>> {
+    let adapted: Vec<_> = places.iter().filter(|p| choice.adapted.contains(&p.path)).collect();
+    let what = |kind| match kind {
+        Kind::Norm => Some("a normalization"),
+        Kind::Embedding => Some("an embedding table"),
+        Kind::Linear | Kind::Head | Kind::TiedHead => None,
+    };
+    match adapted.iter().find_map(|place| Some((place, what(place.kind)?))) {
+        None => Ok(adapted),
+        Some((place, what)) => {
+            let why = format!(
+                "{} is {what}, which {method} cannot adapt; train it whole with modules_to_save",
+                place.path
+            );
+            Err(invalid("targets", why))
+        }
+    }
+}
+
+/// The keys that the files of all methods have.
+pub(super) fn record(kind: &str, target: &Target<'_>, modules_to_save: &[String]) -> Value {
+    let whole = if modules_to_save.is_empty() {
+        Value::Null
+    } else {
+        json!(modules_to_save)
+    };
+    json!({
+        "base_model_name_or_path": target.base_model,
+        "inference_mode": true,
+        "modules_to_save": whole,
+        "peft_type": kind,
+        "target_modules": target.modules,
+        "task_type": "CAUSAL_LM",
+    })
+}
+
+/// `config` after its checks: what a file said must be possible, too.
+pub(super) fn checked<C: PeftMethod>(config: C) -> Result<C> {
+    config.check()?;
+    Ok(config)
+}
+
+/// The tensor in f32, the type adapters compute in.
+pub(super) fn f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if x.dtype() == DType::F32 {
+        x
+    } else {
+        x.cast(FloatDType::F32)
+    }
+}
+
+/// `x` with its last axis multiplied by a vector, in the type of `x`.
+pub(super) fn scaled<const D: usize>(x: Tensor<D>, by: Tensor<1>) -> Tensor<D> {
+    let by = by.cast(x.dtype());
+    x * by.unsqueeze()
+}

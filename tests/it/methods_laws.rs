@@ -1,0 +1,179 @@
+//! What every method must keep, over every method in one place.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use ft_model::{LoadDtype, Model, Rows};
+use ft_peft::{Adaptable, AnyTensor, Pass, PeftConfig, Place, WeightDelta, adapter, attach, fold, preview};
+use ft_quant::Leaf;
+
+use crate::support::{arrays, fixture};
+
+/// Method options as in section `[peft]`, and whether the adapted model starts as the base.
+const METHODS: &[(&str, bool)] = &[
+    (r#"{"method": "lora", "rank": 2}"#, true),
+    (r#"{"method": "lora", "rank": 2, "init": "olora"}"#, true),
+    (r#"{"method": "lora", "rank": 2, "dora": true}"#, true),
+    (r#"{"method": "lora", "rank": 2, "dora": true, "init": "olora"}"#, true),
+    (r#"{"method": "ia3"}"#, true),
+    (r#"{"method": "loha", "rank": 2}"#, true),
+    (r#"{"method": "loha", "rank": 7}"#, true),
+    (r#"{"method": "lokr", "rank": 2}"#, true),
+    (r#"{"method": "oft", "block_size": 8}"#, true),
+    (r#"{"method": "oft", "block_size": 4, "block_share": true, "cayley_neumann": false}"#, true),
+    (r#"{"method": "vera", "rank": 8}"#, true),
+    (r#"{"method": "vera", "rank": 48, "save_projection": false, "projection_seed": 7}"#, true),
+    (r#"{"method": "lokr", "rank": 1, "decompose_both": true, "factor": 4}"#, true),
+];
+
+const BASES: [&str; 3] = ["families/llama", "families/qwen2", "families/gpt2"];
+
+fn config(options: &str) -> PeftConfig {
+    serde_json::from_str(options).unwrap_or_else(|e| panic!("{options}: {e}"))
+}
+
+fn base(name: &str, device: &Device) -> Model {
+    Model::load(&fixture(name), LoadDtype::F32, device).unwrap()
+}
+
+fn logits(model: &Model) -> Tensor<3> {
+    let ids = arrays(&fixture("peft/base_forward.safetensors"))["input_ids"].ids(&model.device());
+    model.logits(model.forward(ids, &Rows::Right, None, &Pass::eval()))
+}
+
+/// Largest difference, relative to the largest of `b`.
+fn distance(a: Tensor<3>, b: Tensor<3>) -> f32 {
+    let scale = b.clone().abs().max().into_scalar::<f32>();
+    (a - b).abs().max().into_scalar::<f32>() / scale
+}
+
+/// Every method on every base, with its options for messages.
+fn each(mut law: impl FnMut(&str, &str, bool, &PeftConfig)) {
+    for (options, identity) in METHODS {
+        for name in BASES {
+            law(&format!("{options} on {name}"), name, *identity, &config(options));
+        }
+    }
+}
+
+/// Moves everything that trains away from its start, by a pattern of its own.
+fn disturb(model: &mut Model) {
+    use ft_peft::ParamMut;
+    fn moved<const D: usize>(value: Tensor<D>) -> Tensor<D> {
+        let shape = value.dims();
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f32> = (0..count).map(|i| 0.05 * (1.0 + i as f32 * 0.7).sin()).collect();
+        let noise = Tensor::<1>::from_floats(values.as_slice(), &value.device()).reshape(shape);
+        value + noise
+    }
+    for mut site in model.sites() {
+        if let Place::Projection(slot) = &mut site.place {
+            for (_, param) in slot.delta.iter_mut().flat_map(WeightDelta::params) {
+                match param {
+                    ParamMut::Vector(p) => *p = p.clone().map(moved),
+                    ParamMut::Matrix(p) => *p = p.clone().map(moved),
+                }
+            }
+        }
+        let vector = |leaf: &mut Leaf<1>| {
+            if leaf.is_trained() {
+                leaf.set(moved(leaf.val()));
+            }
+        };
+        match &mut site.place {
+            Place::Norm(norm) => {
+                vector(&mut norm.weight);
+                norm.bias.iter_mut().for_each(vector);
+            }
+            Place::Projection(slot) => slot.bias.iter_mut().for_each(vector),
+            Place::Embedding(_) => {}
+        }
+    }
+}
+
+#[test]
+fn the_adapted_model_starts_as_the_base() {
+    each(|what, name, identity, config| {
+        let mut model = base(name, &Device::flex());
+        let before = logits(&model);
+        attach(&mut model, config, 3).unwrap();
+        let moved = distance(logits(&model), before);
+        assert_eq!(moved < 1e-4, identity, "{what}: moved by {moved:e}");
+    });
+}
+
+#[test]
+fn merging_keeps_the_function() {
+    each(|what, name, _, config| {
+        let mut model = base(name, &Device::flex());
+        let start = logits(&model);
+        attach(&mut model, config, 3).unwrap();
+        disturb(&mut model);
+        let adapted = logits(&model);
+        let moved = distance(adapted.clone(), start);
+        assert!(moved > 1e-3, "{what}: the disturbance moved nothing ({moved:e})");
+        fold(&mut model);
+        assert_eq!(model.num_params(), 0, "{what}");
+        let merged = distance(logits(&model), adapted);
+        assert!(merged < 2e-5, "{what}: merging moved the logits by {merged:e}");
+    });
+}
+
+#[test]
+fn only_what_was_previewed_trains() {
+    each(|what, name, _, config| {
+        let mut model = base(name, &Device::flex().autodiff());
+        let expected = preview(&model.config().places(), config).unwrap();
+        assert_eq!(attach(&mut model, config, 3).unwrap(), expected, "{what}");
+        assert_eq!(model.num_params(), expected.parameters, "{what}");
+        assert!(expected.parameters > 0, "{what}");
+        let grads = logits(&model).powf_scalar(2.0).sum().backward();
+        for mut site in model.sites() {
+            let path = site.path.clone();
+            for (leaf, tensor) in site.tensors() {
+                let trains = expected.choice.whole.contains(&path)
+                    || (leaf == "bias" && expected.choice.biases.contains(&path));
+                let has_gradient = match tensor {
+                    AnyTensor::Vector(t) => t.grad(&grads).is_some(),
+                    AnyTensor::Matrix(t) => t.grad(&grads).is_some(),
+                };
+                assert_eq!(has_gradient, trains, "{what}: {path}.{leaf}");
+            }
+        }
+    });
+}
+
+#[test]
+fn saving_what_was_loaded_gives_the_same_bytes() {
+    each(|what, name, _, config| {
+        let mut model = base(name, &Device::flex());
+        attach(&mut model, config, 3).unwrap();
+        disturb(&mut model);
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        adapter::save(one.path(), &mut model, config, "some/base").unwrap();
+        let mut again = base(name, &Device::flex());
+        let (read, _) = adapter::load(one.path(), &mut again).unwrap();
+        let moved = distance(logits(&model), logits(&again));
+        assert!(moved < 2e-5, "{what}: {moved:e}");
+        adapter::save(two.path(), &mut again, &read, "some/base").unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            let bytes = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).unwrap();
+            assert!(bytes(&one) == bytes(&two), "{what}: {file}");
+        }
+    });
+}
+
+#[test]
+fn an_emptied_slot_leaves_the_base() {
+    each(|what, name, _, config| {
+        let mut model = base(name, &Device::flex());
+        let before = logits(&model);
+        let attached = attach(&mut model, config, 3).unwrap();
+        // What moves or trains the base's own tensors cannot be taken off.
+        if what.contains("olora") || attached.choice.adapted.is_empty() {
+            return;
+        }
+        disturb(&mut model);
+        model.sites().iter_mut().for_each(|site| site.clear());
+        assert_eq!(distance(logits(&model), before), 0.0, "{what}");
+    });
+}
