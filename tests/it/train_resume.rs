@@ -55,7 +55,7 @@ fn full_fine_tuning() {
 
 #[test]
 fn pissa_whose_base_is_changed_at_the_start() {
-    stopped_equals_left_alone(&Workshop::new(), &["peft.init=pissa", "optim.lr=2e-3"]);
+    stopped_equals_left_alone(&Workshop::new(), &["peft.init=pissa", "optim.lr=2e-3", "train.log_every=5"]);
 }
 
 #[test]

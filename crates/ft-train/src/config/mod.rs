@@ -95,6 +95,16 @@ pub struct RunConfig {
 /// Free-form tables: a file that gives one replaces the one it extends, instead of mixing two.
 const WHOLE: &[&str] = &["data.map"];
 
+/// Keys that exclude each other: one that is typed over a file displaces the other of that file. `--set train.steps=20` is
+/// all that a short trial of a run of `epochs` takes.
+const DISPLACES: &[(&str, &str)] = &[
+    ("train.steps", "train.epochs"),
+    ("train.epochs", "train.steps"),
+    ("data.valid", "data.valid_split"),
+    ("data.valid_split", "data.valid"),
+    ("peft.from", "peft"),
+];
+
 impl RunConfig {
     /// Reads a file, the one it `extends`, and `--set` arguments (`a.b=value`) on top.
     ///
@@ -181,12 +191,22 @@ fn merged<'s>(sources: &'s Sources, own: usize, base: Option<usize>, sets: &[usi
     }
     let mut top = sources.parse_file(own).map_err(Error::config)?;
     top.remove("extends");
-    source::merge(&mut tree, top, WHOLE);
+    lay(&mut tree, top, WHOLE);
+    let mut typed = Tree::new();
     for set in sets {
         let set = sources.parse_set(*set).map_err(Error::config)?;
-        source::merge(&mut tree, set, &[]);
+        source::merge(&mut typed, set, &[]);
     }
+    lay(&mut tree, typed, &[]);
     Ok(tree)
+}
+
+/// Lays `over` on `tree`, whose keys give way to what excludes them.
+fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
+    for (_, displaced) in DISPLACES.iter().filter(|(typed, _)| source::holds(&over, typed)) {
+        source::remove(tree, displaced);
+    }
+    source::merge(tree, over, whole);
 }
 
 /// `train.out` is `runs/<name of the file>` where nothing else is said.

@@ -182,6 +182,30 @@ pub(super) fn merge<'a>(base: &mut Tree<'a>, over: Tree<'a>, whole: &[&str]) {
     }
 }
 
+/// Whether the tree has a key at this dotted path.
+pub(super) fn holds(tree: &Tree, path: &str) -> bool {
+    match path.split_once('.') {
+        None => tree.contains_key(path),
+        Some((head, rest)) => {
+            matches!(tree.get(head).map(Spanned::get_ref), Some(DeValue::Table(inner)) if holds(inner, rest))
+        }
+    }
+}
+
+/// Removes the key at this dotted path.
+pub(super) fn remove(tree: &mut Tree, path: &str) {
+    match path.split_once('.') {
+        None => {
+            tree.remove(path);
+        }
+        Some((head, rest)) => {
+            if let Some(DeValue::Table(inner)) = tree.get_mut(head).map(Spanned::get_mut) {
+                remove(inner, rest);
+            }
+        }
+    }
+}
+
 /// Every dotted path of the tree with the bytes it covers, key and value; outer ones first.
 pub(super) fn spans(tree: &Tree) -> Vec<(String, Range<usize>)> {
     fn collect(tree: &Tree, prefix: &str, out: &mut Vec<(String, Range<usize>)>) {

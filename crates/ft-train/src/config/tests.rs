@@ -191,6 +191,21 @@ fn from_excludes_a_method() {
 }
 
 #[test]
+fn a_key_typed_over_a_file_displaces_what_it_excludes() {
+    let text = format!("{MINIMAL}valid_split = 0.1\n[train]\nepochs = 2\n[peft]\nrank = 4\n");
+    let config = parse(&text, &["train.steps=3", "data.valid=v.jsonl", "peft.from=adapter"]).unwrap();
+    assert_eq!((config.train.steps, config.train.epochs), (Some(3), None));
+    assert_eq!(
+        (config.data.valid, config.data.valid_split),
+        (Some("v.jsonl".into()), 0.0)
+    );
+    assert_eq!(config.peft.from(), Some(Path::new("adapter")));
+    // Two keys of one place contradict each other as before.
+    let config = parse(&text, &["train.steps=3", "train.epochs=1"]).unwrap();
+    assert_eq!((config.train.steps, config.train.epochs), (Some(3), Some(1.0)));
+}
+
+#[test]
 fn extends_goes_one_level_and_replaces_maps_whole() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();

@@ -50,8 +50,8 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     }
     let unknown = config.eval.metrics.iter().filter_map(|name| ft_eval::find(name).err());
     wrong.extend(unknown.map(|e| format!("eval.metrics: {e}")));
-    config.optim.check()?;
-    config.data.check()?;
+    wrong.extend(config.optim.check().err().map(|e| e.to_string()));
+    wrong.extend(config.data.check().err().map(|e| e.to_string()));
     if wrong.is_empty() {
         Ok(())
     } else {

@@ -24,6 +24,7 @@ pub use data::DataSummary;
 pub(crate) use data::spread;
 pub use steps::Steps;
 pub use summary::PlanSummary;
+pub(crate) use summary::thousands;
 
 use crate::config::{Dtype, Provenance, RunConfig};
 use crate::feed::{Feed, Padding};

@@ -140,7 +140,7 @@ impl std::fmt::Display for PlanSummary {
 }
 
 /// `1,234,567`.
-fn thousands(n: usize) -> String {
+pub(crate) fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let groups: Vec<&str> = digits
         .as_bytes()

@@ -54,6 +54,8 @@ fn numbers_that_cannot_be_are_refused_together() {
         "train.epochs=-1",
         "train.keep=0",
         "eval.metrics=[\"blue\"]",
+        "optim.lr=-1",
+        "data.max_length=1",
     ];
     let message = checks::numbers(&config(&sets)).unwrap_err().to_string();
     for part in [
@@ -63,6 +65,8 @@ fn numbers_that_cannot_be_are_refused_together() {
         "train.epochs",
         "train.keep",
         "eval.metrics",
+        "optim.lr",
+        "data.max_length",
     ] {
         assert!(message.contains(part), "{part} is missing from {message}");
     }

@@ -33,7 +33,8 @@ impl Chart {
     pub fn svg(&self) -> Option<String> {
         let all: Vec<(f64, f64)> = self.series.iter().flat_map(|s| s.points.iter().copied()).collect();
         let (first, rest) = all.split_first()?;
-        let start = ([first.0, first.0], [first.1, first.1]);
+        // Steps count from 0; values have no such anchor.
+        let start = ([first.0.min(0.0), first.0], [first.1, first.1]);
         let (x, y) = rest.iter().fold(start, |(x, y), p| (grow(x, p.0), grow(y, p.1)));
         let frame = Frame {
             x: widened(x),

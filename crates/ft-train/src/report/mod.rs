@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::history::read_metrics;
 use crate::outcome::{BeforeAfter, Outcome, Score};
+use crate::plan::thousands;
 use crate::renderer::duration;
 use crate::{Error, Plan, Result, checkpoint, memory};
 use chart::{Chart, Series, escape};
@@ -69,30 +70,19 @@ fn facts(plan: &Plan, outcome: &Outcome) -> String {
     let time = std::time::Duration::from_secs_f64(outcome.seconds.max(0.0));
     let rate = outcome.tokens as f64 / outcome.seconds.max(1e-9);
     let peak = outcome.peak_memory_bytes.map_or("unknown".to_owned(), memory::human);
+    let (parameters, trainable) = (thousands(summary.parameters), thousands(summary.trainable));
+    let (samples, tokens) = (
+        thousands(summary.data.train.samples),
+        thousands(summary.data.train.tokens),
+    );
+    let base = plan.config.model.path.display();
     let rows = [
-        (
-            "base",
-            format!(
-                "{} ({}), {} parameters",
-                plan.config.model.path.display(),
-                summary.model,
-                summary.parameters
-            ),
-        ),
+        ("base", format!("{base} ({}), {parameters} parameters", summary.model)),
         (
             "method",
-            format!(
-                "{}, {} trainable parameters ({share:.3} %)",
-                summary.method, summary.trainable
-            ),
+            format!("{}, {trainable} trainable parameters ({share:.3} %)", summary.method),
         ),
-        (
-            "data",
-            format!(
-                "{} samples, {} tokens",
-                summary.data.train.samples, summary.data.train.tokens
-            ),
-        ),
+        ("data", format!("{samples} samples, {tokens} tokens")),
         (
             "ran",
             format!(
