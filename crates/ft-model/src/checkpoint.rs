@@ -5,7 +5,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use ft_quant::{Encoded, Layout, Packed, Scheme, Weight, bnb};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -107,6 +108,23 @@ impl Checkpoint {
     fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.files[entry.file][entry.bytes.clone()]
     }
+
+    /// A tensor of a type that quantized layers are made of.
+    fn stored(&self, name: &str) -> Option<bnb::Stored> {
+        let entry = self.entries.get(name)?;
+        let dtype = match entry.dtype {
+            Dtype::U8 => bnb::Type::U8,
+            Dtype::I8 => bnb::Type::I8,
+            Dtype::F32 => bnb::Type::F32,
+            _ => return None,
+        };
+        Some(bnb::Stored {
+            name: name.into(),
+            dtype,
+            shape: entry.shape.clone(),
+            bytes: self.bytes(entry).to_vec(),
+        })
+    }
 }
 
 fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -151,6 +169,8 @@ pub(crate) struct Loader<'a> {
     /// The output head is the embedding table.
     tied: bool,
     dtype: LoadDtype,
+    /// How projections that are not quantized yet are.
+    quant: Option<Scheme>,
     device: &'a Device,
     used: Vec<String>,
     mismatches: Vec<String>,
@@ -165,9 +185,18 @@ impl<'a> Loader<'a> {
             strip,
             tied,
             dtype,
+            quant: None,
             device,
             used: Vec::new(),
             mismatches: Vec::new(),
+        }
+    }
+
+    /// Quantizes projections while they are read, one at a time; the output head stays as it is.
+    pub fn quantized(self, scheme: Scheme) -> Self {
+        Self {
+            quant: Some(scheme),
+            ..self
         }
     }
 
@@ -199,7 +228,7 @@ impl<'a> Loader<'a> {
     fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
         let name = self.stored(name.strip_prefix(self.strip).unwrap_or(name));
         self.used.push(name.into());
-        match self.read(name, &shape) {
+        match self.read(name, &shape, self.dtype) {
             Ok(data) => {
                 let dtype = data.dtype();
                 Tensor::from_data(data, (self.device, dtype))
@@ -222,7 +251,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<TensorData, String> {
+    fn read(&self, name: &str, shape: &[usize], dtype: LoadDtype) -> std::result::Result<TensorData, String> {
         let entry = self.checkpoint.entries.get(name).ok_or("missing")?;
         if entry.shape != shape {
             return Err(format!("{shape:?} expected, found {:?}", entry.shape));
@@ -237,14 +266,71 @@ impl<'a> Loader<'a> {
                 ));
             }
         };
-        let wanted = match self.dtype {
+        Ok(convert(self.checkpoint.bytes(entry), own, dtype.of(own), shape))
+    }
+
+    /// A layer that the checkpoint holds in codes, or `None`.
+    fn packed(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> ft_quant::Result<Option<Weight>> {
+        let found = bnb::read(path, shape, |name| self.checkpoint.stored(name))?;
+        Ok(found.map(|found| {
+            self.used.extend(found.names);
+            let own = found.dtype.unwrap_or(FloatDType::F32);
+            let dtype = FloatDType::from(self.dtype.of(own.into()));
+            Weight::packed(Packed::new(&found.encoded, layout, dtype, self.device), layout)
+        }))
+    }
+
+    /// A layer that the checkpoint holds in floats, quantized.
+    fn quantize(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        layout: Layout,
+        scheme: Scheme,
+    ) -> std::result::Result<Weight, String> {
+        self.used.push(name.into());
+        let values = self.read(name, &shape, LoadDtype::F32)?;
+        let values = values.try_to_vec::<f32>().map_err(|e| format!("{e:?}"))?;
+        let own = match self.checkpoint.entries[name].dtype {
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            _ => DType::F32,
+        };
+        let [rows, cols] = shape;
+        let encoded = match layout {
+            Layout::OutIn => Encoded::encode(&values, shape, scheme),
+            Layout::InOut => Encoded::encode(&transposed(&values, rows, cols), [cols, rows], scheme),
+        };
+        let dtype = FloatDType::from(self.dtype.of(own));
+        let packed = Packed::new(&encoded.map_err(|e| e.to_string())?, layout, dtype, self.device);
+        Ok(Weight::packed(packed, layout))
+    }
+
+    /// Takes note of what is wrong with a layer, and stands in for it.
+    fn wrong(&mut self, path: &str, why: String, layout: Layout) -> Weight {
+        let prefix = format!("{path}.");
+        let own = self.checkpoint.entries.keys().filter(|name| name.starts_with(&prefix));
+        self.used.extend(own.cloned());
+        self.mismatches.push(why);
+        Weight::new(Tensor::zeros([1, 1], self.device), layout)
+    }
+}
+
+impl LoadDtype {
+    /// The type in which numbers of type `own` are held.
+    fn of(self, own: DType) -> DType {
+        match self {
             LoadDtype::F32 => DType::F32,
             LoadDtype::Bf16 => DType::BF16,
             LoadDtype::F16 => DType::F16,
             LoadDtype::Auto => own,
-        };
-        Ok(convert(self.checkpoint.bytes(entry), own, wanted, shape))
+        }
     }
+}
+
+fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let column = |c: usize| (0..rows).map(move |r| values[r * cols + c]);
+    (0..cols).flat_map(column).collect()
 }
 
 impl Source for Loader<'_> {
@@ -254,6 +340,27 @@ impl Source for Loader<'_> {
 
     fn vector(&mut self, name: &str, len: usize, _: Fill) -> Tensor<1> {
         self.tensor(name, [len])
+    }
+
+    fn weight(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> Weight {
+        let own = path.strip_prefix(self.strip).unwrap_or(path);
+        let out_in = match layout {
+            Layout::OutIn => shape,
+            Layout::InOut => [shape[1], shape[0]],
+        };
+        match self.packed(own, out_in, layout) {
+            Ok(Some(weight)) => return weight,
+            Ok(None) => {}
+            Err(why) => return self.wrong(own, why.to_string(), layout),
+        }
+        let name = format!("{own}.weight");
+        match self.quant.filter(|_| own != crate::model::HEAD) {
+            None => Weight::new(self.tensor(&format!("{path}.weight"), shape), layout),
+            Some(scheme) => {
+                let weight = self.quantize(&name, shape, layout, scheme);
+                weight.unwrap_or_else(|why| self.wrong(own, format!("{name}: {why}"), layout))
+            }
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 use std::path::{Path, PathBuf};
 
+use ft_quant::Scheme;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::families;
+use crate::quantized;
 use crate::rope::Rope;
 
 /// A model's architecture as data, read from a Hugging Face `config.json` of transformers 4 or 5.
@@ -75,12 +77,7 @@ impl ModelConfig {
             });
         };
         let keys = Keys { raw, path: path.into() };
-        if let Some(method) = keys.raw.get("quantization_config").and_then(|q| q.get("quant_method")) {
-            return Err(keys.error(
-                "quantization_config",
-                format!("{method} checkpoints cannot be read yet"),
-            ));
-        }
+        quantized::readable(&keys)?;
         let config = families::parse(&keys)?;
         config.check(&keys)?;
         Ok(config)
@@ -94,8 +91,14 @@ impl ModelConfig {
         }
     }
 
-    /// The `config.json` to write beside weights of type `dtype` (`"bfloat16"`), the head tied or not.
-    pub fn to_json(&self, dtype: &str, tied: bool) -> String {
+    /// Whether the checkpoint's projections are stored in codes.
+    pub fn is_quantized(&self) -> bool {
+        self.raw.get("quantization_config").is_some_and(|q| !q.is_null())
+    }
+
+    /// The `config.json` to write beside weights of type `dtype` (`"bfloat16"`), the head tied or not, the projections
+    /// quantized or not.
+    pub fn to_json(&self, dtype: &str, tied: bool, scheme: Option<Scheme>) -> String {
         let mut raw = self.raw.clone();
         let key = if raw.contains_key("torch_dtype") {
             "torch_dtype"
@@ -104,6 +107,10 @@ impl ModelConfig {
         };
         raw.insert(key.into(), dtype.into());
         raw.insert("tie_word_embeddings".into(), tied.into());
+        raw.remove("quantization_config");
+        if let Some(scheme) = scheme {
+            raw.insert("quantization_config".into(), quantized::config(scheme, dtype));
+        }
         serde_json::to_string_pretty(&Value::Object(raw)).expect("a JSON map serializes")
     }
 

@@ -31,6 +31,7 @@ mod error;
 pub mod families;
 mod model;
 mod outline;
+mod quantized;
 mod random;
 mod rope;
 mod rows;

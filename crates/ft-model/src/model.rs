@@ -3,19 +3,20 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, activation};
 use ft_peft::{Adaptable, Pass, Projection, Site};
-use ft_quant::Layout;
+use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
 use crate::checkpoint::{Checkpoint, LoadDtype, Loader};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::families::Decoder;
+use crate::quantized;
 use crate::random::Random;
 use crate::rows::Rows;
 use crate::source::{Source, linear};
 
 /// Checkpoint path of the output head in every supported family.
-const HEAD: &str = "lm_head";
+pub(crate) const HEAD: &str = "lm_head";
 
 /// A decoder-only language model of any supported family.
 #[derive(Module, Debug)]
@@ -28,11 +29,23 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a checkpoint folder, every tensor frozen.
+    /// Loads a checkpoint folder, every tensor frozen. Layers that bitsandbytes quantized stay in their codes.
     pub fn load(dir: &Path, dtype: LoadDtype, device: &Device) -> Result<Self> {
+        Self::load_quantized(dir, dtype, None, device)
+    }
+
+    /// [`load`](Self::load), with the projections quantized while they are read, one at a time: no more than one of them is
+    /// in memory unpacked. Embeddings, norms and the output head are not quantized.
+    pub fn load_quantized(dir: &Path, dtype: LoadDtype, scheme: Option<Scheme>, device: &Device) -> Result<Self> {
         let config = ModelConfig::from_dir(dir)?;
+        if let Some(scheme) = scheme {
+            quantized::check(&config, scheme, dir)?;
+        }
         let checkpoint = Checkpoint::open(dir)?;
         let mut loader = Loader::new(&checkpoint, config.tie_word_embeddings, dtype, device);
+        if let Some(scheme) = scheme {
+            loader = loader.quantized(scheme);
+        }
         let model = Self::build(config, &mut loader);
         loader.finish()?;
         Ok(model)

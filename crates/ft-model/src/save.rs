@@ -1,10 +1,12 @@
 //! Writing a model as a Hugging Face folder that transformers loads with `from_pretrained`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use burn::tensor::{FloatDType, TensorData};
-use ft_peft::{Adaptable, AnyTensor, Place};
+use burn::tensor::FloatDType;
+use ft_peft::{Adaptable, AnyTensor, Place, Site};
+use ft_quant::{Packed, bnb};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
@@ -19,13 +21,20 @@ pub const SHARD_BYTES: usize = 5_000_000_000;
 /// A tensor to be written, read back from the device only when its shard is.
 struct Item {
     name: String,
-    tensor: AnyTensor,
+    content: Content,
     bytes: usize,
+}
+
+enum Content {
+    Floats(AnyTensor),
+    /// A part of a layer in codes.
+    Codes(bnb::Stored),
 }
 
 impl Model {
     /// Writes `config.json` and the weights into `dir`, split into shards of at most [`SHARD_BYTES`]. `Auto` keeps each
-    /// tensor's type. Adapters must be folded before.
+    /// tensor's type, and layers in codes as bitsandbytes stores them; the other types unpack them. Adapters must be folded
+    /// before.
     pub fn save(&self, dir: &Path, dtype: LoadDtype) -> Result<()> {
         self.save_sharded(dir, dtype, SHARD_BYTES)
     }
@@ -37,10 +46,12 @@ impl Model {
             path: dir.into(),
             source,
         })?;
-        let name = type_name(&items[0].tensor);
+        let name = items.iter().find_map(Item::float_type).unwrap_or("float32");
+        let scheme = self.clone().sites().iter().find_map(packed).map(Packed::scheme);
+        let scheme = scheme.filter(|_| dtype == LoadDtype::Auto);
         write(
             &dir.join("config.json"),
-            self.config().to_json(name, self.is_tied()).as_bytes(),
+            self.config().to_json(name, self.is_tied(), scheme).as_bytes(),
         )?;
         let shards = split(items, shard_bytes);
         if let [shard] = shards.as_slice() {
@@ -71,17 +82,81 @@ impl Model {
             if adapted {
                 return Err(Error::NotFolded(site.path));
             }
-            for (leaf, tensor) in site.tensors() {
-                let tensor = cast(tensor, dtype);
-                let bytes = tensor.dims().iter().product::<usize>() * number_bytes(&tensor);
-                items.push(Item {
-                    name: format!("{}.{leaf}", site.path),
-                    tensor,
-                    bytes,
-                });
+            match packed(&site).filter(|_| dtype == LoadDtype::Auto) {
+                None => items.extend(site.tensors().into_iter().map(|t| Item::floats(&site.path, t, dtype))),
+                Some(packed) => {
+                    items.extend(Item::codes(&site.path, packed));
+                    let bias = site.bias().map(|bias| ("bias", AnyTensor::Vector(bias.val())));
+                    items.extend(bias.map(|bias| Item::floats(&site.path, bias, dtype)));
+                }
             }
         }
         Ok(items)
+    }
+}
+
+/// The codes of a site's matrix, where it has any.
+fn packed<'s>(site: &'s Site<'_>) -> Option<&'s Packed> {
+    match &site.place {
+        Place::Projection(p) => p.weight.as_packed(),
+        _ => None,
+    }
+}
+
+impl Item {
+    fn floats(path: &str, (leaf, tensor): (&str, AnyTensor), dtype: LoadDtype) -> Self {
+        let tensor = cast(tensor, dtype);
+        Self {
+            name: format!("{path}.{leaf}"),
+            bytes: tensor.dims().iter().product::<usize>() * number_bytes(&tensor),
+            content: Content::Floats(tensor),
+        }
+    }
+
+    fn codes(path: &str, packed: &Packed) -> impl Iterator<Item = Self> {
+        let parts = bnb::write(path, &packed.encoded(), packed.dtype());
+        parts.into_iter().map(|stored| Self {
+            name: stored.name.clone(),
+            bytes: stored.bytes.len(),
+            content: Content::Codes(stored),
+        })
+    }
+
+    fn float_type(&self) -> Option<&'static str> {
+        match &self.content {
+            Content::Floats(tensor) => Some(type_name(tensor)),
+            Content::Codes(_) => None,
+        }
+    }
+
+    /// The values, read back from the device.
+    fn data(&self) -> Cow<'_, [u8]> {
+        match &self.content {
+            Content::Floats(tensor) => tensor.clone().into_data().as_bytes().to_vec().into(),
+            Content::Codes(stored) => stored.bytes.as_slice().into(),
+        }
+    }
+
+    fn dtype(&self) -> Dtype {
+        match &self.content {
+            Content::Codes(stored) => match stored.dtype {
+                bnb::Type::U8 => Dtype::U8,
+                bnb::Type::I8 => Dtype::I8,
+                bnb::Type::F32 => Dtype::F32,
+            },
+            Content::Floats(tensor) => match type_name(tensor) {
+                "bfloat16" => Dtype::BF16,
+                "float16" => Dtype::F16,
+                _ => Dtype::F32,
+            },
+        }
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        match &self.content {
+            Content::Floats(tensor) => tensor.dims(),
+            Content::Codes(stored) => stored.shape.clone(),
+        }
     }
 }
 
@@ -133,14 +208,9 @@ fn split(items: Vec<Item>, shard_bytes: usize) -> Vec<Vec<Item>> {
 }
 
 fn write_shard(path: &Path, items: &[Item]) -> Result<()> {
-    let data: Vec<TensorData> = items.iter().map(|item| item.tensor.clone().into_data()).collect();
+    let data: Vec<_> = items.iter().map(Item::data).collect();
     let views = items.iter().zip(&data).map(|(item, data)| {
-        let dtype = match type_name(&item.tensor) {
-            "bfloat16" => Dtype::BF16,
-            "float16" => Dtype::F16,
-            _ => Dtype::F32,
-        };
-        let view = TensorView::new(dtype, item.tensor.dims(), data.as_bytes());
+        let view = TensorView::new(item.dtype(), item.shape(), data);
         (item.name.clone(), view.expect("shape and bytes come from one tensor"))
     });
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);

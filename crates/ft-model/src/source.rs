@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use ft_peft::{Norm, Projection};
-use ft_quant::{Layout, Leaf};
+use ft_quant::{Layout, Leaf, Weight};
 
 /// What a tensor holds before any training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,20 +19,33 @@ pub(crate) enum Fill {
 pub(crate) trait Source {
     fn matrix(&mut self, name: &str, shape: [usize; 2], fill: Fill) -> Tensor<2>;
     fn vector(&mut self, name: &str, len: usize, fill: Fill) -> Tensor<1>;
+
+    /// The matrix of a projection, `path.weight`, `shape` in its `layout`.
+    fn weight(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> Weight {
+        Weight::new(self.matrix(&format!("{path}.weight"), shape, Fill::Normal), layout)
+    }
 }
 
 /// `path.weight` `[out, in]` and `path.bias` `[out]`.
 pub(crate) fn linear(path: &str, shape: [usize; 2], bias: bool, source: &mut impl Source) -> Projection {
-    let weight = source.matrix(&format!("{path}.weight"), shape, Fill::Normal);
+    let weight = source.weight(path, shape, Layout::OutIn);
     let bias = bias.then(|| source.vector(&format!("{path}.bias"), shape[0], Fill::Zeros));
-    Projection::new(weight, Layout::OutIn, bias)
+    projection(weight, bias)
 }
 
 /// `path.weight` `[in, out]` and `path.bias` `[out]`.
 pub(crate) fn conv1d(path: &str, shape: [usize; 2], source: &mut impl Source) -> Projection {
-    let weight = source.matrix(&format!("{path}.weight"), shape, Fill::Normal);
+    let weight = source.weight(path, shape, Layout::InOut);
     let bias = source.vector(&format!("{path}.bias"), shape[1], Fill::Zeros);
-    Projection::new(weight, Layout::InOut, Some(bias))
+    projection(weight, Some(bias))
+}
+
+fn projection(weight: Weight, bias: Option<Tensor<1>>) -> Projection {
+    Projection {
+        weight,
+        bias: bias.map(Leaf::Frozen),
+        delta: None,
+    }
 }
 
 /// `path.weight`.

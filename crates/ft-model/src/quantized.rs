@@ -1,0 +1,63 @@
+//! What `config.json` says about quantized layers.
+
+use std::path::Path;
+
+use ft_quant::{Kind, Scheme};
+use serde_json::{Value, json};
+
+use crate::config::{Keys, ModelConfig};
+use crate::error::{Error, Result};
+
+/// Key of the section.
+const KEY: &str = "quantization_config";
+
+/// Whether the quantization that the file names, if any, is one that can be read.
+pub(crate) fn readable(keys: &Keys) -> Result<()> {
+    let method = keys.raw.get(KEY).and_then(|section| section.get("quant_method"));
+    match method.map(|method| method.as_str().unwrap_or("")) {
+        None | Some("bitsandbytes") => Ok(()),
+        Some(_) => {
+            let why = format!(
+                "{} checkpoints cannot be read; bitsandbytes ones can",
+                method.expect("some")
+            );
+            Err(keys.error(KEY, why))
+        }
+    }
+}
+
+/// Whether a checkpoint can be quantized so.
+pub(crate) fn check(config: &ModelConfig, scheme: Scheme, dir: &Path) -> Result<()> {
+    let error = |why: String| Error::Config {
+        path: dir.join("config.json"),
+        key: KEY.into(),
+        why,
+    };
+    if config.is_quantized() {
+        return Err(error(
+            "this checkpoint is quantized already; quantize the one it was made from".into(),
+        ));
+    }
+    scheme.check().map_err(|e| error(e.to_string()))
+}
+
+/// The section that transformers reads back, for layers computed in type `compute`.
+pub(crate) fn config(scheme: Scheme, compute: &str) -> Value {
+    let eight = scheme.kind == Kind::Int8;
+    let kind = if eight { "fp4" } else { scheme.kind.name() };
+    json!({
+        "_load_in_4bit": !eight,
+        "_load_in_8bit": eight,
+        "bnb_4bit_compute_dtype": compute,
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": kind,
+        "bnb_4bit_use_double_quant": scheme.double,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+        "llm_int8_skip_modules": null,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": !eight,
+        "load_in_8bit": eight,
+        "quant_method": "bitsandbytes",
+    })
+}
