@@ -175,11 +175,20 @@ fn list_flaws(file: &str, flaws: &[(Place, Flaw)], more: bool) -> String {
     } else {
         format!("{} bad records", flaws.len())
     };
-    let lines: Vec<String> = flaws
-        .iter()
-        .map(|(place, flaw)| format!("\n  {}: {flaw}", at(place)))
-        .collect();
-    format!("{file}: {head}:{}", lines.concat())
+    // A wrong column or a wrong format is the same flaw in every record: it is told once.
+    let mut told: Vec<(String, &Place, usize)> = Vec::new();
+    for (place, flaw) in flaws {
+        let flaw = flaw.to_string();
+        match told.iter_mut().find(|(known, ..)| *known == flaw) {
+            Some((.., others)) => *others += 1,
+            None => told.push((flaw, place, 0)),
+        }
+    }
+    let line = |(flaw, place, others): &(String, &Place, usize)| match others {
+        0 => format!("\n  {}: {flaw}", at(place)),
+        _ => format!("\n  {} and {others} more: {flaw}", at(place)),
+    };
+    format!("{file}: {head}:{}", told.iter().map(line).collect::<String>())
 }
 
 /// The kind of a JSON value, for messages.
