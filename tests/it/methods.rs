@@ -12,7 +12,7 @@ use ft_peft::{Adaptable, AnyTensor, Delta, ParamMut, Pass, PeftConfig, Place, We
 
 use crate::support::{Array, arrays, close, fixture, learned};
 
-const CASES: [&str; 6] = ["dora", "ia3", "loha", "lokr", "oft", "vera"];
+const CASES: [&str; 7] = ["dora", "ia3", "ln_tuning", "loha", "lokr", "oft", "vera"];
 
 /// Learning rate and decay of the goldens' AdamW.
 const LR: f64 = 1e-2;
@@ -87,7 +87,12 @@ fn golden_group(golden: &BTreeMap<String, Array>, group: &str) -> BTreeMap<Strin
 fn compare(case: &str, found: BTreeMap<String, AnyTensor>, expected: &BTreeMap<String, Array>, tolerance: f64) {
     assert!(!found.is_empty(), "{case}");
     let names = (found.keys(), expected.keys());
-    assert!(names.0.eq(names.1), "{case}: {:?} vs {:?}", found.keys(), expected.keys());
+    assert!(
+        names.0.eq(names.1),
+        "{case}: {:?} vs {:?}",
+        found.keys(),
+        expected.keys()
+    );
     for (name, tensor) in found {
         let what = format!("{case} {name}");
         match tensor {
@@ -209,7 +214,10 @@ fn same_options(case: &str, ours: &std::path::Path) {
     };
     let theirs = read(&dir(case));
     for (key, mut value) in read(ours) {
-        let mut expected = theirs.get(&key).unwrap_or_else(|| panic!("{case}: PEFT has no {key}")).clone();
+        let mut expected = theirs
+            .get(&key)
+            .unwrap_or_else(|| panic!("{case}: PEFT has no {key}"))
+            .clone();
         for list in [&mut value, &mut expected].into_iter().filter_map(|v| v.as_array_mut()) {
             list.sort_by_key(|entry| entry.to_string());
         }

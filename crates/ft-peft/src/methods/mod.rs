@@ -12,10 +12,12 @@ use crate::peft_config::{Parse, Target};
 use crate::site::Site;
 use crate::slots::Pass;
 
+pub mod bitfit;
 mod common;
 pub mod dora;
 pub mod full;
 pub mod ia3;
+pub mod ln_tuning;
 pub mod loha;
 pub mod lokr;
 pub mod lora;
@@ -91,6 +93,10 @@ methods! {
     "full" => Full(full::FullConfig),
     /// A trained scale on keys, values and the inside of feed-forward blocks.
     "ia3" => Ia3(ia3::Ia3Config),
+    /// The normalizations train.
+    "ln_tuning" => LnTuning(ln_tuning::LnTuningConfig),
+    /// The biases train.
+    "bitfit" => Bitfit(bitfit::BitfitConfig),
     /// The element-by-element product of two low-rank matrices beside frozen projections.
     "loha" => Loha(loha::LohaConfig),
     /// A Kronecker product beside frozen projections.
@@ -103,7 +109,9 @@ methods! {
 
 /// What reads PEFT's `adapter_config.json`, by `peft_type`.
 pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[
+    ("BITFIT", bitfit::parse),
     ("IA3", ia3::parse),
+    ("LN_TUNING", ln_tuning::parse),
     ("LOHA", loha::parse),
     ("LOKR", lokr::parse),
     ("LORA", lora::file::parse),
