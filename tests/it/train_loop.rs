@@ -1,8 +1,7 @@
-//! What a run does at its steps, and what it refuses.
+//! What a run does at its steps.
 
 use std::fs;
 
-use burn::tensor::Device;
 use ft_train::checkpoint::read_tensors;
 use ft_train::{Ending, Error, FitOptions, Progress, Style, fit};
 use serde_json::Value;
@@ -342,129 +341,6 @@ fn tensors_that_cannot_learn_are_named() {
 }
 
 #[test]
-fn plans_that_cannot_run_are_refused_with_all_reasons() {
-    let workshop = Workshop::new();
-    let refused = |sets: &[&str]| workshop.plan("out", sets).unwrap_err().to_string();
-    assert!(
-        refused(&["peft.targets=[\"q_prj\"]"]).contains("q_proj"),
-        "the nearest paths"
-    );
-    assert!(refused(&["schedule.warmup=13"]).contains("schedule.warmup"));
-    assert!(refused(&["model.path=nowhere"]).contains("model.path: nowhere does not exist"));
-    assert!(refused(&["data.train=nowhere.jsonl"]).contains("data.train: no file nowhere.jsonl"));
-    assert!(refused(&["data.max_length=1"]).contains("data.max_length"));
-    let message = refused(&["train.batch_size=0", "train.keep=0"]);
-    assert!(
-        message.contains("train.batch_size") && message.contains("train.keep"),
-        "{message}"
-    );
-    let message = workshop_without_valid().unwrap_err().to_string();
-    assert!(
-        message.contains("train.early_stopping needs held-out samples") && message.contains("train.load_best needs"),
-        "{message}"
-    );
-}
-
-fn workshop_without_valid() -> ft_train::Result<ft_train::Plan> {
-    let workshop = Workshop::new();
-    let path = workshop.path("run.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("valid = \"valid.jsonl\"\n", "")).unwrap();
-    workshop.plan("out", &["train.load_best=true", "train.early_stopping.patience=1"])
-}
-
-#[test]
-fn ids_the_model_does_not_know_and_samples_too_long_for_it_are_refused() {
-    let workshop = Workshop::new();
-    let path = workshop.path("base/tokenizer.json");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("\"c\":6", "\"c\":106")).unwrap();
-    let message = workshop.plan("out", &[]).unwrap_err().to_string();
-    assert!(
-        message.contains("token id 106, but the model knows 96 ids"),
-        "{message}"
-    );
-    fs::write(&path, text).unwrap();
-
-    let long = vec!["a b c d"; 60].join(" ");
-    fs::write(
-        workshop.path("train.jsonl"),
-        format!("{{\"prompt\": \"{long}\", \"completion\": \"a\"}}\n"),
-    )
-    .unwrap();
-    let message = workshop.plan("out", &[]).unwrap_err().to_string();
-    assert!(
-        message.contains("longer than the 128 positions") && message.contains("data.max_length = 128"),
-        "{message}"
-    );
-}
-
-#[test]
-fn answers_without_a_stop_token_are_refused() {
-    let workshop = Workshop::new();
-    let line = "{\"prompt\": \"turn a b c\", \"completion\": \"c b a\"}\n";
-    for name in ["train.jsonl", "valid.jsonl"] {
-        fs::write(workshop.path(name), line.repeat(4)).unwrap();
-    }
-    let message = workshop.plan("out", &["data.max_length=5"]).unwrap_err().to_string();
-    assert!(message.contains("the model would never stop"), "{message}");
-}
-
-#[test]
-fn hostile_data_and_checkpoints_are_typed_errors() {
-    let workshop = Workshop::new();
-    fs::write(
-        workshop.path("train.jsonl"),
-        b"{\"prompt\": \"a\xff\", \"completion\": \"b\"}\n",
-    )
-    .unwrap();
-    assert!(matches!(workshop.plan("out", &[]).unwrap_err(), Error::Data(_)));
-    fs::write(workshop.path("train.jsonl"), "").unwrap();
-    assert!(
-        workshop
-            .plan("out", &[])
-            .unwrap_err()
-            .to_string()
-            .contains("train.jsonl")
-    );
-
-    let workshop = Workshop::new();
-    let weights = workshop.path("base/model.safetensors");
-    let bytes = fs::read(&weights).unwrap();
-    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(matches!(workshop.fit("out", &[]).unwrap_err(), Error::Model(_)));
-    fs::write(workshop.path("base/config.json"), "{\"model_type\": \"llama\"}").unwrap();
-    assert!(matches!(workshop.plan("out", &[]).unwrap_err(), Error::Model(_)));
-}
-
-#[test]
-fn an_adapter_can_be_the_start_of_another_run() {
-    let workshop = Workshop::new();
-    let first = workshop.fit("first", &["peft.dropout=0"]).unwrap();
-    let path = workshop.path("run.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(
-        &path,
-        text.replace("rank = 4\ndropout = 0.1\n", "from = \"first/final\"\n"),
-    )
-    .unwrap();
-    let second = workshop.fit("second", &[]).unwrap();
-    let (end, start) = (first.after.unwrap().loss, second.before.unwrap().loss);
-    assert!((end - start).abs() < 1e-6, "ended at {end}, went on from {start}");
-}
-
-#[test]
-fn a_split_of_the_training_file_serves_as_held_out_samples() {
-    let workshop = Workshop::new();
-    let path = workshop.path("run.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("valid = \"valid.jsonl\"\n", "valid_split = 0.2\n")).unwrap();
-    let plan = workshop.plan("out", &[]).unwrap();
-    assert_eq!(plan.train().len() + plan.valid().len(), 23);
-    assert!(!plan.valid().is_empty());
-}
-
-#[test]
 fn progress_is_written_as_lines_and_as_a_bar() {
     use std::sync::{Arc, Mutex};
     #[derive(Clone, Default)]
@@ -518,40 +394,4 @@ fn progress_is_written_as_lines_and_as_a_bar() {
     assert!(!lines.contains('\x1b'));
     let bar = shown("bar", Style::Bar);
     assert!(bar.contains("[========================] step 12/12"), "{bar}");
-}
-
-#[test]
-fn the_plan_tells_what_the_run_then_does() {
-    let workshop = Workshop::new();
-    let plan = workshop.plan("out", &[]).unwrap();
-    let summary = plan.summary();
-    assert_eq!((summary.steps.total, summary.steps.per_epoch), (12, 6));
-    let text = summary.to_string();
-    for part in [
-        "llama",
-        "lora",
-        "23 samples (prompt-completion)",
-        "steps      12",
-        "activations",
-    ] {
-        assert!(text.contains(part), "{part} is missing from\n{text}");
-    }
-    let json = serde_json::to_value(&summary).unwrap();
-    assert_eq!(json["bytes"]["gradients"], 2 * 4 * summary.trainable as u64);
-    let outcome = fit(plan, FitOptions::default()).unwrap();
-    assert_eq!(
-        (outcome.steps, outcome.trainable),
-        (summary.steps.total, summary.trainable)
-    );
-    let saved = read_tensors(&workshop.path("out/checkpoints/step-12/trainable.safetensors")).unwrap();
-    let numbers: usize = saved
-        .iter()
-        .map(|(_, data)| data.shape().iter().product::<usize>())
-        .sum();
-    assert_eq!(numbers, summary.trainable);
-    let moments = read_tensors(&workshop.path("out/checkpoints/step-12/optimizer.safetensors")).unwrap();
-    let bytes: usize = moments.iter().map(|(_, data)| data.as_bytes().len()).sum();
-    let counts = 8 * saved.len() as u64;
-    assert_eq!(bytes as u64 - counts, summary.bytes.optimizer - 8);
-    let _ = Device::flex();
 }

@@ -55,7 +55,10 @@ fn full_fine_tuning() {
 
 #[test]
 fn pissa_whose_base_is_changed_at_the_start() {
-    stopped_equals_left_alone(&Workshop::new(), &["peft.init=pissa", "optim.lr=2e-3", "train.log_every=5"]);
+    stopped_equals_left_alone(
+        &Workshop::new(),
+        &["peft.init=pissa", "optim.lr=2e-3", "train.log_every=5"],
+    );
 }
 
 #[test]
@@ -223,4 +226,20 @@ fn interrupting_before_the_first_step_leaves_a_folder_that_can_start_over() {
     workshop.fit("alone", &[]).unwrap();
     assert_eq!(workshop.result("out", 12), workshop.result("alone", 12));
     assert_eq!(workshop.curve("out"), workshop.curve("alone"));
+}
+
+#[test]
+fn an_adapter_can_be_the_start_of_another_run() {
+    let workshop = Workshop::new();
+    let first = workshop.fit("first", &["peft.dropout=0"]).unwrap();
+    let path = workshop.path("run.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(
+        &path,
+        text.replace("rank = 4\ndropout = 0.1\n", "from = \"first/final\"\n"),
+    )
+    .unwrap();
+    let second = workshop.fit("second", &[]).unwrap();
+    let (end, start) = (first.after.unwrap().loss, second.before.unwrap().loss);
+    assert!((end - start).abs() < 1e-6, "ended at {end}, went on from {start}");
 }
