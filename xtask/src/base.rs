@@ -37,13 +37,23 @@ pub fn run(args: &[String]) -> Outcome {
 
 fn example(args: &[&str]) -> Command {
     let mut cargo = shell::cargo();
-    cargo.args(["run", "--quiet", "--package", "ft-embedded", "--example", "base", "--"]).args(args);
+    cargo
+        .args(["run", "--quiet", "--package", "ft-embedded", "--example", "base", "--"])
+        .args(args);
     cargo
 }
 
 fn train(out: &str) -> Command {
     let mut cargo = shell::cargo();
-    cargo.args(["run", "--quiet", "--package", "ft-cli", "--", "train", "configs/base.toml"]);
+    cargo.args([
+        "run",
+        "--quiet",
+        "--package",
+        "ft-cli",
+        "--",
+        "train",
+        "configs/base.toml",
+    ]);
     cargo.args(["--device", "cpu", "--set", &format!("train.out={out}")]);
     cargo
 }

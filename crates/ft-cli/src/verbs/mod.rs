@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod merge;
 mod plan;
+mod quantize;
 mod train;
 
 use clap::Subcommand;
@@ -41,6 +42,7 @@ verbs! {
     Generate => generate::Generate,
     Chat => chat::Chat,
     Merge => merge::Merge,
+    Quantize => quantize::Quantize,
     Inspect => inspect::Inspect,
     Data => data::Data,
     Config => config::Config,

@@ -1,0 +1,219 @@
+//! Help, wrong use, errors, configurations, data and plans: what happens before anything is computed.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Bench, ft, json};
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let help = ft(&["--help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    for verb in [
+        "train", "plan", "eval", "generate", "chat", "merge", "quantize", "inspect", "data", "config",
+    ] {
+        assert!(
+            help.stdout.lines().any(|l| l.trim_start().starts_with(verb)),
+            "{verb}: {}",
+            help.stdout
+        );
+        assert_eq!(ft(&[verb, "--help"]).code, 0, "{verb}");
+    }
+    assert!(ft(&["--version"]).stdout.starts_with("ft "));
+}
+
+#[test]
+fn wrong_use_is_code_2_and_leaves_stdout_alone() {
+    let cases: &[&[&str]] = &[
+        &[],
+        &["frobnicate"],
+        &["generate", "embedded:tiny"],
+        &["generate", "embedded:huge", "--prompt", "x"],
+        &["generate", "embedded:tiny", "--prompt", "x", "--device", "tpu"],
+        &["train", "--resume"],
+        &["eval", "embedded:tiny", "--data", "x.jsonl", "--metric", "beauty"],
+    ];
+    for args in cases {
+        let done = ft(args);
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{args:?}: {}", done.stderr);
+        assert!(!done.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_device_that_was_not_compiled_in_names_its_feature() {
+    if cfg!(feature = "cuda") {
+        return;
+    }
+    let done = ft(&["generate", "embedded:tiny", "--prompt", "x", "--device", "cuda:1"]);
+    assert_eq!(done.code, 2);
+    assert!(done.stderr.contains("--features cuda"), "{}", done.stderr);
+}
+
+#[test]
+fn errors_are_one_line_with_causes_and_no_backtrace() {
+    let bench = Bench::new();
+    let missing = ft(&["generate", "no/such/model", "--prompt", "x"]);
+    assert_eq!(missing.code, 1);
+    assert_eq!(missing.stderr.lines().count(), 1, "{}", missing.stderr);
+    assert!(
+        missing.stderr.starts_with("error: no such folder"),
+        "{}",
+        missing.stderr
+    );
+
+    let hub = ft(&["inspect", "some-org/some-model", "--offline"]);
+    assert_eq!(hub.code, 1);
+    assert!(hub.stderr.contains("hf download some-org/some-model"), "{}", hub.stderr);
+
+    // A folder that only looks like an adapter.
+    let fake = bench.path("fake");
+    fs::create_dir(&fake).unwrap();
+    fs::write(
+        fake.join("adapter_config.json"),
+        r#"{"peft_type": "LORA", "target_modules": ["q_proj"]}"#,
+    )
+    .unwrap();
+    fs::write(
+        fake.join("adapter_model.safetensors"),
+        b"\xff\xff\xff\xff\xff\xff\xff\xff{}",
+    )
+    .unwrap();
+    let broken = ft(&[
+        "generate",
+        "embedded:tiny",
+        "--adapter",
+        fake.to_str().unwrap(),
+        "--prompt",
+        "x",
+    ]);
+    assert_eq!(broken.code, 1);
+    assert!(broken.stderr.contains("adapter_model.safetensors"), "{}", broken.stderr);
+    for done in [missing, hub, broken] {
+        assert!(
+            !done.stderr.contains("panicked") && !done.stderr.contains('\x1b'),
+            "{}",
+            done.stderr
+        );
+    }
+}
+
+#[test]
+fn config_check_names_file_line_and_nearest_key() {
+    let bench = Bench::new();
+    assert_eq!(
+        ft(&["config", "check", &bench.config]).stdout,
+        format!("{}: ok\n", bench.config)
+    );
+
+    let bad = bench.write(
+        "bad.toml",
+        "[model]\npath = 'x'\n[data]\ntrain = 'x'\n[optim]\nlearning_rate = 1\n[peft]\nrnk = 8\n",
+    );
+    let done = ft(&["config", "check", &bench.config, &bad]);
+    assert_eq!(done.code, 1);
+    for part in ["bad.toml:6:1", "`optim.lr`", "bad.toml:8:1", "`peft.rank`"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    let done = ft(&["config", "check", &bad, "--json"]);
+    assert_eq!(done.code, 1);
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["files"][0]["ok"], false);
+    assert_eq!(report["files"][0]["errors"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn config_show_is_a_whole_configuration() {
+    let bench = Bench::new();
+    let shown = ft(&["config", "show", &bench.config, "--set", "optim.lr=0.5"]).ok();
+    assert!(shown.contains("lr = 0.5") && shown.contains("weight_decay"), "{shown}");
+    let again = bench.write("again.toml", &shown);
+    assert_eq!(ft(&["config", "show", &again]).ok(), shown);
+
+    let schema = json(&["config", "schema"]);
+    assert!(schema["properties"]["optim"].is_object() && schema["properties"]["extends"].is_object());
+}
+
+#[test]
+fn data_preview_marks_what_is_learned() {
+    let bench = Bench::new();
+    let data = json(&["data", "preview", &bench.config, "--samples", "2", "--json"]);
+    let samples = data["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 2);
+    for sample in samples {
+        let tokens = sample["tokens"].as_array().unwrap();
+        let learned = tokens.iter().filter(|t| t["learn"] == true).count() as u64;
+        assert_eq!(sample["learned"].as_u64(), Some(learned));
+        assert!(learned > 0 && (learned as usize) < tokens.len());
+        assert_eq!(tokens.last().unwrap()["learn"], true, "the stop token is learned");
+    }
+    let share = data["learned_share"].as_f64().unwrap();
+    assert!(share > 0.0 && share < 1.0);
+    assert!(ft(&["data", "preview", &bench.config]).ok().contains("[["));
+}
+
+#[test]
+fn plan_counts_steps_parameters_and_bytes() {
+    let bench = Bench::new();
+    let plan = json(&["plan", &bench.config, "--json", "--set", "train.steps=7"]);
+    assert_eq!(plan["steps"]["total"], 7);
+    let parts = plan["bytes"].as_object().unwrap();
+    assert_eq!(
+        parts.values().filter_map(Value::as_u64).sum::<u64>(),
+        plan["bytes_total"].as_u64().unwrap()
+    );
+    assert!(plan["trainable"].as_u64().unwrap() < plan["parameters"].as_u64().unwrap());
+    let inspected = json(&["inspect", &bench.config, "--json"]);
+    assert_eq!(
+        (&inspected["kind"], &inspected["trainable"]),
+        (&"config".into(), &plan["trainable"])
+    );
+
+    let none = ft(&["plan", &bench.config, "--set", "peft.targets=['q_prj']"]);
+    assert_eq!(none.code, 1);
+    assert!(
+        none.stderr.contains("q_proj"),
+        "the nearest path is named: {}",
+        none.stderr
+    );
+}
+
+#[test]
+fn a_quantized_model_is_a_model() {
+    let bench = Bench::new();
+    let out = bench.path("quantized").display().to_string();
+    let quantize = ["quantize", "embedded:tiny", "--kind", "nf4", "--double", "--out", &out];
+    let report = json(&[&quantize[..], &["--json"]].concat());
+    let bytes = |key: &str| report[key].as_u64().unwrap();
+    assert!(0 < bytes("bytes") && bytes("bytes") < bytes("bytes_before"), "{report}");
+    let loss = |model: &str| {
+        json(&["eval", model, "--data", &bench.valid, "--json"])["loss"]
+            .as_f64()
+            .unwrap()
+    };
+    let (plain, quantized) = (loss("embedded:tiny"), loss(&out));
+    assert!(
+        plain != quantized && (plain - quantized).abs() < 0.2 * plain,
+        "{plain} {quantized}"
+    );
+
+    assert_eq!(ft(&quantize).code, 2, "the folder exists");
+    let odd = ft(&[
+        "quantize",
+        "embedded:tiny",
+        "--kind",
+        "nf4",
+        "--block",
+        "48",
+        "--out",
+        "x",
+    ]);
+    assert!(odd.code == 2 && odd.stderr.contains("block size 48"), "{}", odd.stderr);
+    let twice = ft(&["quantize", &out, "--kind", "int8", "--out", "x"]);
+    assert!(
+        twice.code == 1 && twice.stderr.contains("quantized already"),
+        "{}",
+        twice.stderr
+    );
+}

@@ -1,0 +1,6 @@
+//! The program as its users meet it: arguments in; stdout, stderr and exit code out. The model is `embedded:tiny`.
+
+mod answers;
+mod front;
+mod runs;
+mod support;
