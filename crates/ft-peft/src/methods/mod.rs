@@ -200,6 +200,7 @@ macro_rules! deltas {
     ($( $(#[$doc:meta])* $variant:ident($module:ty), )+) => {
         /// The adapter of a projection.
         #[derive(Module, Debug)]
+        #[allow(clippy::large_enum_variant, reason = "handles of tensors, a few hundred slots in a model")]
         pub enum Delta {
             $( $(#[$doc])* $variant($module), )+
         }
