@@ -86,9 +86,9 @@ fn dropped(job: &Job) -> u64 {
 
 /// The base as it is held: what trains in f32, the rest in the chosen type.
 fn weights(job: &Job) -> Result<u64> {
-    let own = match job.dtype {
-        LoadDtype::Auto => Some(Checkpoint::open(job.folder)?),
-        _ => None,
+    let own = match job.dtype == LoadDtype::Auto || job.model.is_quantized() {
+        true => Some(Checkpoint::open(job.folder)?),
+        false => None,
     };
     let size = |name: &str| match (job.dtype, &own) {
         (LoadDtype::F32, _) => 4,
@@ -107,9 +107,23 @@ fn weights(job: &Job) -> Result<u64> {
             .whole
             .iter()
             .any(|p| spec.name.strip_prefix(p.as_str()).is_some_and(is_leaf));
-        numbers * if trains { 4 } else { size(&spec.name) }
+        match own.as_ref().and_then(|file| codes(file, &spec.name)) {
+            Some(codes) if !trains => codes,
+            _ => numbers * if trains { 4 } else { size(&spec.name) },
+        }
     };
     Ok(job.model.tensors().iter().map(bytes).sum())
+}
+
+/// Bytes of the codes and scales of a matrix that the checkpoint holds quantized.
+fn codes(file: &Checkpoint, name: &str) -> Option<u64> {
+    let path = name.strip_suffix(".weight")?;
+    let bytes = |name: &str| {
+        let (_, entry) = file.entries().find(|(n, _)| *n == name)?;
+        Some(entry.shape.iter().product::<usize>() as u64 * entry.dtype.bitsize() as u64 / 8)
+    };
+    let scales = bytes(&format!("{name}.absmax")).or_else(|| bytes(&format!("{path}.SCB")))?;
+    Some(bytes(name)? + scales + bytes(&format!("{name}.nested_absmax")).unwrap_or(0))
 }
 
 fn is_leaf(rest: &str) -> bool {

@@ -1,0 +1,134 @@
+//! `ft quantize`: a checkpoint with its projections in 4 or 8 bits, as bitsandbytes stores them.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use ft_data::Tokenizer;
+use ft_model::{LoadDtype, Model};
+use ft_quant::{Kind, Scheme};
+use serde_json::json;
+
+use crate::failure::{Context, Failure};
+use crate::{locate, output};
+
+/// Write a model with its projections in 4 or 8 bits, readable by transformers with bitsandbytes
+#[derive(clap::Args, Debug)]
+pub struct Quantize {
+    /// Model folder or embedded:tiny
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Number format
+    #[arg(long, value_name = "KIND")]
+    kind: Format,
+    /// Store the scales of nf4 and fp4 in 8 bits too: 4.127 bits per weight instead of 4.5
+    #[arg(long)]
+    double: bool,
+    /// Weights that share a scale in nf4 and fp4: a power of two from 32 to 4096
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    block: usize,
+    /// Folder to write; it must not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number format on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Nf4,
+    Fp4,
+    Int8,
+}
+
+impl Format {
+    fn kind(self) -> Kind {
+        match self {
+            Format::Nf4 => Kind::Nf4,
+            Format::Fp4 => Kind::Fp4,
+            Format::Int8 => Kind::Int8,
+        }
+    }
+}
+
+impl Quantize {
+    pub fn run(self) -> Result<(), Failure> {
+        if self.out.exists() {
+            return Err(Failure::wrong_use(format!(
+                "--out {}: exists already",
+                self.out.display()
+            )));
+        }
+        let scheme = Scheme {
+            kind: self.kind.kind(),
+            double: self.double,
+            block: self.block,
+        };
+        scheme.check().map_err(|e| Failure::wrong_use(e.to_string()))?;
+        let folder = locate::checkpoint(&self.model)?;
+        let tokenizer = Tokenizer::from_dir(&folder)?;
+        // Quantizing is work for the CPU, whatever else there is.
+        let device = burn::tensor::Device::flex();
+        let model = Model::load_quantized(&folder, LoadDtype::Auto, Some(scheme), &device)?;
+        let draft = draft(&self.out);
+        if let Err(failure) = write(&model, &tokenizer, &folder, &draft) {
+            // What failed is not left lying about; the first failure is the one to report.
+            let _ = std::fs::remove_dir_all(&draft);
+            return Err(failure);
+        }
+        std::fs::rename(&draft, &self.out).context(self.out.display())?;
+        self.report(bytes(&folder)?, bytes(&self.out)?)
+    }
+
+    fn report(&self, before: u64, after: u64) -> Result<(), Failure> {
+        let kind = self.kind.kind().name();
+        if self.json {
+            return output::json(&json!({
+                "out": self.out,
+                "kind": kind,
+                "double": self.double,
+                "bytes_before": before,
+                "bytes": after,
+            }));
+        }
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        output::write(&format!(
+            "quantized into {} as {kind}: {:.1} MiB, {:.1} MiB before\n",
+            self.out.display(),
+            mib(after),
+            mib(before)
+        ))
+    }
+}
+
+/// A name beside `out` for what is not whole yet.
+fn draft(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!(".writing-{name}"))
+}
+
+fn write(model: &Model, tokenizer: &Tokenizer, source: &Path, folder: &Path) -> Result<(), Failure> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).context(folder.display())?;
+    }
+    model.save(folder, LoadDtype::Auto)?;
+    tokenizer.copy_to(folder)?;
+    let settings = source.join("generation_config.json");
+    if settings.is_file() {
+        std::fs::copy(&settings, folder.join("generation_config.json")).context(settings.display())?;
+    }
+    Ok(())
+}
+
+/// Bytes of the weight files of a folder.
+fn bytes(folder: &Path) -> Result<u64, Failure> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(folder).context(folder.display())? {
+        let entry = entry.context(folder.display())?;
+        if entry.path().extension().is_some_and(|e| e == "safetensors") {
+            sum += entry.metadata().context(entry.path().display())?.len();
+        }
+    }
+    Ok(sum)
+}
