@@ -178,6 +178,34 @@ fn saving_what_was_loaded_gives_the_same_bytes() {
 }
 
 #[test]
+fn dropout_acts_in_training_alone_and_not_on_the_start() {
+    for options in [
+        r#"{"method": "lora", "rank": 2, "dora": true, "dropout": 0.5}"#,
+        r#"{"method": "vera", "rank": 8, "dropout": 0.5}"#,
+    ] {
+        let mut model = base("families/llama", &Device::flex());
+        let ids = arrays(&fixture("peft/base_forward.safetensors"))["input_ids"].ids(&model.device());
+        let hidden = |model: &Model, pass: Pass| model.forward(ids.clone(), &Rows::Right, None, &pass);
+        let before = hidden(&model, Pass::eval());
+        attach(&mut model, &config(options), 3).unwrap();
+        let start = distance(hidden(&model, Pass::train(7)), before);
+        assert!(start < 1e-5, "{options}: dropout moved the start by {start:e}");
+        disturb(&mut model);
+        let seven = hidden(&model, Pass::train(7));
+        assert_eq!(
+            distance(hidden(&model, Pass::train(7)), seven.clone()),
+            0.0,
+            "{options}"
+        );
+        assert!(
+            distance(hidden(&model, Pass::train(8)), seven.clone()) > 1e-3,
+            "{options}"
+        );
+        assert!(distance(hidden(&model, Pass::eval()), seven) > 1e-3, "{options}");
+    }
+}
+
+#[test]
 fn options_that_cannot_be_are_named() {
     for (options, expected) in [
         (r#"{"method": "ia3", "feedforward": "("}"#, "peft.targets"),
