@@ -25,6 +25,7 @@ struct Item {
     bytes: usize,
 }
 
+#[allow(clippy::large_enum_variant)] // one per tensor of a checkpoint
 enum Content {
     Floats(AnyTensor),
     /// A part of a layer in codes.
