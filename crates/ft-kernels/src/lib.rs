@@ -9,8 +9,8 @@
 //! ```
 //! Weights are `[out, in]`, activations `[batch, seq, hidden]`, attention tensors `[batch, seq, heads, head_dim]`.
 //! Results do not depend on the number of threads; products round differently with other vector instructions
-//! (`FT_ISA=avx2` or `FT_ISA=base` in the environment limits them). A constant (an input that is not tracked) gets no gradient, and
-//! nothing is computed or kept for one.
+//! (`FT_ISA=avx2` or `FT_ISA=base` in the environment limits them). A constant (an input that is not tracked) gets no
+//! gradient, and nothing is computed or kept for one.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};

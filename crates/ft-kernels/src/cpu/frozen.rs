@@ -284,7 +284,7 @@ mod tests {
         for (start, len) in [(0, 139), (0, 32), (1, 40), (3, 1), (7, 77), (2, 0)] {
             let mut got = vec![0.0; len];
             nibbles(&bytes, start, &table, 0.7, &mut got);
-            let code = |i: usize| (bytes[i / 2] >> if i % 2 == 0 { 4 } else { 0 }) & 15;
+            let code = |i: usize| (bytes[i / 2] >> if i.is_multiple_of(2) { 4 } else { 0 }) & 15;
             let want: Vec<f32> = (start..start + len)
                 .map(|i| table[usize::from(code(i))] * 0.7)
                 .collect();

@@ -55,7 +55,7 @@ fn packed(rows: usize, cols: usize, codes: Codes, nested: bool) -> (Packed, Vec<
     };
     let value = |i: usize| match codes {
         Codes::Four { block, .. } => {
-            let code = (data[i / 2] >> if i % 2 == 0 { 4 } else { 0 }) & 15;
+            let code = (data[i / 2] >> if i.is_multiple_of(2) { 4 } else { 0 }) & 15;
             TABLE[usize::from(code)] * scale(i / block)
         }
         Codes::Eight => f32::from(data[i] as i8) * scale(i / cols) * super::INVERSE_127,
