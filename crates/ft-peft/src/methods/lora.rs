@@ -245,14 +245,17 @@ pub struct Start {
 
 impl WeightDelta for Lora {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
-        let branch = match pass.dropout_seed {
-            Some(seed) if self.dropout > 0.0 => ft_kernels::dropout(f32(x.clone()), self.dropout, seed ^ self.salt),
-            _ if self.fuses(&x, base) => {
-                let weight = base.weight.dense();
-                let y = ft_kernels::lora_linear(x, weight, self.a.val(), self.b.val(), self.scale);
-                return base.add_bias(y);
-            }
-            _ => f32(x.clone()),
+        let seed = pass.dropout_seed.filter(|_| self.dropout > 0.0).map(|seed| seed ^ self.salt);
+        if self.fuses(&x, base) {
+            let (w, a, b) = (base.weight.dense(), self.a.val(), self.b.val());
+            return base.add_bias(match seed {
+                None => ft_kernels::lora_linear(x, w, a, b, self.scale),
+                Some(seed) => ft_kernels::lora_linear_dropout(x, w, a, b, self.scale, self.dropout, seed),
+            });
+        }
+        let branch = match seed {
+            None => f32(x.clone()),
+            Some(seed) => ft_kernels::dropout(f32(x.clone()), self.dropout, seed),
         };
         let y = base.forward(x);
         let dtype = y.dtype();
