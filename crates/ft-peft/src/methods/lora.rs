@@ -245,7 +245,10 @@ pub struct Start {
 
 impl WeightDelta for Lora {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
-        let seed = pass.dropout_seed.filter(|_| self.dropout > 0.0).map(|seed| seed ^ self.salt);
+        let seed = pass
+            .dropout_seed
+            .filter(|_| self.dropout > 0.0)
+            .map(|seed| seed ^ self.salt);
         if self.fuses(&x, base) {
             let (w, a, b) = (base.weight.dense(), self.a.val(), self.b.val());
             return base.add_bias(match seed {
