@@ -18,6 +18,11 @@ pub fn start(verbose: u8, quiet: bool) {
     let _ = log.with_ansi(crate::failure::color()).without_time().try_init();
 }
 
+/// Whether only errors are wanted on stderr: then progress is not.
+pub fn quiet() -> bool {
+    !tracing::enabled!(tracing::Level::WARN)
+}
+
 /// Our crates speak earlier than the ones below them (`ft` matches every target that starts with it).
 fn default_filter(verbose: u8, quiet: bool) -> &'static str {
     match (quiet, verbose) {

@@ -72,6 +72,8 @@ pub struct ProgressRenderer {
     training: bool,
     names: Vec<(burn::train::metric::MetricId, String)>,
     train: BTreeMap<String, f64>,
+    /// Loss summed over learned tokens, and those tokens, since the last line.
+    interval: (f64, f64),
     valid: BTreeMap<String, (f64, f64)>,
 }
 
@@ -90,6 +92,7 @@ impl ProgressRenderer {
             training: true,
             names: Vec::new(),
             train: BTreeMap::new(),
+            interval: (0.0, 0.0),
             valid: BTreeMap::new(),
         }
     }
@@ -120,7 +123,7 @@ impl ProgressRenderer {
     fn line(&self) -> String {
         let mut text = format!("step {}/{}", self.step, self.total);
         let value = |name: &str| self.train.get(name).copied().filter(|v| v.is_finite());
-        if let Some(loss) = value(Loss::NAME) {
+        if let Some(loss) = self.interval_loss().or_else(|| value(Loss::NAME)) {
             text += &format!("  loss {loss:.4}");
         }
         if let Some(lr) = value(&LearningRateMetric::new().name()) {
@@ -140,11 +143,20 @@ impl ProgressRenderer {
         text
     }
 
+    /// A line stands for the steps since the one before, as in `metrics.jsonl`; the bar for the last step.
+    fn interval_loss(&self) -> Option<f64> {
+        let (sum, weight) = self.interval;
+        (self.style == Style::Lines && weight > 0.0 && sum.is_finite()).then(|| sum / weight)
+    }
+
     fn draw(&mut self) {
         let last = self.step == self.total;
         let text = self.line();
         match self.style {
-            Style::Lines if self.step.is_multiple_of(self.log_every) || last => self.write(&format!("{text}\n")),
+            Style::Lines if self.step.is_multiple_of(self.log_every) || last => {
+                self.write(&format!("{text}\n"));
+                self.interval = (0.0, 0.0);
+            }
             Style::Lines => {}
             Style::Bar => {
                 let fresh = self.drawn.is_some_and(|t| t.elapsed() < Duration::from_millis(100));
@@ -189,7 +201,10 @@ pub(crate) fn duration(time: Duration) -> String {
 
 impl MetricsRendererTraining for ProgressRenderer {
     fn update_train(&mut self, state: MetricState) {
-        if let Some((name, value, _)) = self.name(&state) {
+        if let Some((name, value, weight)) = self.name(&state) {
+            if name == Loss::NAME {
+                self.interval = (self.interval.0 + value * weight, self.interval.1 + weight);
+            }
             self.train.insert(name, value);
         }
     }
@@ -267,5 +282,54 @@ impl MetricsRenderer for ProgressRenderer {
 
     fn register_metric(&mut self, definition: MetricDefinition) {
         self.names.push((definition.metric_id, definition.name.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use burn::train::metric::{MetricEntry, MetricId, SerializedEntry};
+
+    use super::*;
+    use crate::metrics::Gauge;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_shows_the_mean_over_the_tokens_since_the_last_one() {
+        let out = Shared::default();
+        let mut renderer = ProgressRenderer::new(Box::new(out.clone()), Style::Lines).with_steps(0, 4, 2);
+        let loss = Gauge::<Loss>::default();
+        let id = MetricId::new(loss.name());
+        renderer.register_metric(MetricDefinition::new(id.clone(), &loss));
+        renderer.start_split("train", 4);
+        for (step, (aggregated_value, count)) in [(4.0, 10), (1.0, 30), (2.0, 5), (3.0, 5)].into_iter().enumerate() {
+            let entry = MetricEntry::new(id.clone(), SerializedEntry::new(String::new(), String::new()));
+            let number = NumericEntry::Aggregated {
+                aggregated_value,
+                count,
+            };
+            renderer.update_train(MetricState::Numeric(entry, Some(number)));
+            renderer.update_split(step + 1);
+        }
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[0].starts_with("step 2/4  loss 1.7500") && lines[1].starts_with("step 4/4  loss 2.5000"),
+            "{text}"
+        );
+        assert_eq!(lines.len(), 2);
     }
 }

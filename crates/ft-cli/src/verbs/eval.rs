@@ -11,7 +11,7 @@ use crate::args::DeviceArg;
 use crate::failure::Failure;
 use crate::model::{Loaded, width_multiple, working_dtype};
 use crate::verbs::generate::Sampling;
-use crate::{device, locate, output};
+use crate::{device, locate, logging, output};
 
 /// Measure a model on a file of examples
 #[derive(clap::Args, Debug)]
@@ -139,7 +139,7 @@ struct Progress {
 impl Progress {
     fn start() -> Self {
         Self {
-            shown: std::io::stderr().is_terminal().then_some(u32::MAX),
+            shown: (std::io::stderr().is_terminal() && !logging::quiet()).then_some(u32::MAX),
         }
     }
 

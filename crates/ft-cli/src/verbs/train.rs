@@ -10,7 +10,7 @@ use ft_train::{BeforeAfter, Ending, Event, FitOptions, Outcome, Plan, Progress, 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::Failure;
 use crate::signals::Stop;
-use crate::{configs, device, embedded, output};
+use crate::{configs, device, embedded, logging, output};
 
 /// Fine-tune a model; without CONFIG, a tiny one on bundled data, to see it work
 #[derive(clap::Args, Debug)]
@@ -98,6 +98,9 @@ impl Train {
     }
 
     fn progress(&self, interrupter: &Interrupter) -> Progress {
+        if logging::quiet() {
+            return Progress::Silent;
+        }
         let terminal = std::io::stderr().is_terminal();
         if self.tui && terminal && std::io::stdout().is_terminal() {
             return Progress::Renderer(Box::new(TuiMetricsRendererWrapper::new(interrupter.clone(), None)));
@@ -137,6 +140,9 @@ fn tell(event: &Event) {
 }
 
 fn note(text: &str) {
+    if logging::quiet() {
+        return;
+    }
     // A closed stderr leaves nobody to tell.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
