@@ -1,7 +1,7 @@
 //! Writing a model as a Hugging Face folder that transformers loads with `from_pretrained`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::FloatDType;
@@ -214,16 +214,9 @@ fn write_shard(path: &Path, items: &[Item]) -> Result<()> {
         let view = TensorView::new(item.dtype(), item.shape(), data);
         (item.name.clone(), view.expect("shape and bytes come from one tensor"))
     });
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(source) => Error::Io {
-            path: path.into(),
-            source,
-        },
-        other => Error::Format {
-            path: path.into(),
-            why: other.to_string(),
-        },
+    ft_peft::write_tensor_file(path, views).map_err(|source| Error::Io {
+        path: path.into(),
+        source,
     })
 }
 

@@ -61,15 +61,18 @@ impl Draft {
 
     fn write_manifest(&self) -> io::Result<()> {
         let mut files = BTreeMap::new();
-        for name in file_names(&self.draft)? {
+        let path = self.draft.join(MANIFEST);
+        let mut manifest = File::create(&path)?;
+        let permissions = manifest.metadata()?.permissions();
+        for name in file_names(&self.draft)?.into_iter().filter(|name| name != MANIFEST) {
             let path = self.draft.join(&name);
+            // safetensors makes its files in a private temporary one; others may read what they may read elsewhere.
+            fs::set_permissions(&path, permissions.clone())?;
             File::open(&path)?.sync_all()?;
             files.insert(name, measure(&path)?);
         }
-        let path = self.draft.join(MANIFEST);
-        let mut file = File::create(&path)?;
-        serde_json::to_writer_pretty(&mut file, &Manifest { files })?;
-        file.sync_all()?;
+        serde_json::to_writer_pretty(&mut manifest, &Manifest { files })?;
+        manifest.sync_all()?;
         sync_folder(&self.draft)
     }
 

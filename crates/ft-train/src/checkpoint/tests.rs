@@ -33,6 +33,20 @@ fn a_folder_appears_whole_or_not_at_all() {
     assert_eq!(checkpoints.steps(), [5]);
 }
 
+#[cfg(unix)]
+#[test]
+fn weights_are_as_readable_as_any_other_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    fs::write(dir.path().join("ordinary"), "").unwrap();
+    let draft = Draft::begin(&dir.path().join("step-1")).unwrap();
+    let data = TensorData::from([1.0f32]);
+    write_tensors(&draft.path().join("w.safetensors"), &[("w".to_owned(), data)]).unwrap();
+    let path = draft.commit().unwrap();
+    assert_eq!(mode(&path.join("w.safetensors")), mode(&dir.path().join("ordinary")));
+}
+
 #[test]
 fn replacing_a_checkpoint_survives_a_kill_between_its_two_renames() {
     let dir = tempfile::tempdir().unwrap();
