@@ -1,6 +1,6 @@
 //! Adapter folders in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Param;
@@ -16,6 +16,7 @@ use crate::peft_config::{self, Target};
 use crate::site::{Adaptable, AnyTensor, Place, Site};
 use crate::slots::Projection;
 use crate::targets::{Kind, has_suffix};
+use crate::tensor_file::write_tensor_file;
 
 /// PEFT puts this before every name.
 const ROOT: &str = "base_model.";
@@ -194,18 +195,11 @@ fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<
         .collect();
     let views = tensors.keys().zip(&floats).map(|(name, data)| {
         let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
-        (name, view.expect("shape and bytes come from one tensor"))
+        (name.clone(), view.expect("shape and bytes come from one tensor"))
     });
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(source) => Error::Io {
-            path: path.into(),
-            source,
-        },
-        other => Error::Format {
-            path: path.into(),
-            why: other.to_string(),
-        },
+    write_tensor_file(path, views).map_err(|source| Error::Io {
+        path: path.into(),
+        source,
     })
 }
 

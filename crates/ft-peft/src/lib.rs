@@ -47,6 +47,7 @@ mod site;
 mod slots;
 mod stream;
 mod targets;
+mod tensor_file;
 
 pub use attach::{Attached, Choice, PlaceSpec, attach, fold, places, preview};
 pub use error::{Error, Result};
@@ -56,3 +57,4 @@ pub use peft_config::Target;
 pub use site::{Adaptable, AnyTensor, Place, Site};
 pub use slots::{Embedding, Norm, Pass, Projection};
 pub use targets::{Kind, Layers, Selector, Targets};
+pub use tensor_file::write_tensor_file;
