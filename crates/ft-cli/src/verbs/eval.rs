@@ -72,7 +72,7 @@ impl Eval {
             max_length: data.max_length.min(positions),
             ..data
         };
-        let set = load_samples(&self.data, &data, &tokenizer)?;
+        let set = load_samples(&self.data, &data, &tokenizer).map_err(in_flags)?;
         for warning in set.statistics.warnings() {
             tracing::warn!("{warning}");
         }
@@ -112,6 +112,17 @@ impl Eval {
         }
         config.check()?;
         Ok(config)
+    }
+}
+
+/// The library names configuration keys; here they are flags.
+fn in_flags(error: ft_data::Error) -> Failure {
+    let settings = matches!(error, ft_data::Error::Config { .. });
+    match Failure::from(error) {
+        failure if settings => {
+            failure.context("the data cannot be read as asked (--format sets data.format, --map data.map)")
+        }
+        failure => failure,
     }
 }
 

@@ -54,19 +54,19 @@ pub struct Sampling {
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
     /// Divides the logits; 0 always takes the likeliest token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
     /// Keep the K likeliest tokens; 0 keeps all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Keep the likeliest tokens that together reach this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// Keep tokens at least this likely relative to the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f64>,
     /// Above 1: what was said already becomes less likely
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f64>,
     /// Beams of a beam search
     #[arg(long, value_name = "B")]
