@@ -141,9 +141,20 @@ fn saved(folder: &Path) -> Vec<Saved> {
         let path = checkpoints.path(step);
         Saved {
             step,
-            damage: damage(&path),
+            damage: trouble(&path),
             path,
         }
     };
     checkpoints.steps().into_iter().map(describe).collect()
+}
+
+/// Why a checkpoint cannot be resumed from: a damaged one must not keep the rest of the run from being shown.
+fn trouble(checkpoint: &Path) -> Vec<String> {
+    let Err(why) = read_state(checkpoint) else {
+        return Vec::new();
+    };
+    match damage(checkpoint) {
+        found if found.is_empty() => vec![why.to_string()],
+        found => found,
+    }
 }
