@@ -8,7 +8,9 @@ use serde_json::Value;
 use super::{Body, Raw, Sink, Source};
 use crate::error::{Flaw, Place, Result};
 
-pub(super) fn read(source: Source, reader: Box<dyn BufRead + '_>, delimiter: u8, sink: &mut Sink) -> Result<()> {
+pub(super) fn read(source: Source, mut reader: Box<dyn BufRead + '_>, delimiter: u8, sink: &mut Sink) -> Result<()> {
+    // The csv crate ends a row at its CR and counts the LF after it to the row that follows.
+    let behind = usize::from(has_crlf(reader.fill_buf().map_err(|e| source.io(e))?));
     // Tab separated files do not quote by convention: a lone quotation mark there is just that.
     let mut csv = ReaderBuilder::new()
         .delimiter(delimiter)
@@ -32,7 +34,7 @@ pub(super) fn read(source: Source, reader: Box<dyn BufRead + '_>, delimiter: u8,
         };
         let line = row.position().map_or(line, |p| p.line() as usize);
         if sink(Raw {
-            place: Place::Line(line),
+            place: Place::Line(line + behind),
             body,
         })
         .is_break()
@@ -40,6 +42,12 @@ pub(super) fn read(source: Source, reader: Box<dyn BufRead + '_>, delimiter: u8,
             return Ok(());
         }
     }
+}
+
+/// Whether the first line ends as lines do on Windows.
+fn has_crlf(start: &[u8]) -> bool {
+    let end = start.iter().position(|b| *b == b'\n');
+    end.is_some_and(|end| start[..end].ends_with(b"\r"))
 }
 
 fn fields(header: &StringRecord, row: &StringRecord) -> crate::map::Fields {

@@ -141,6 +141,18 @@ fn csv_rows_by_header_with_lines() {
 }
 
 #[test]
+fn csv_lines_are_counted_with_either_ending() {
+    for text in [
+        "a,b\n1,2\n\"3\n3\",4\n5,6\n",
+        "\u{feff}a,b\r\n1,2\r\n\"3\r\n3\",4\r\n5,6\r\n",
+    ] {
+        let records = all("x.csv", text.as_bytes()).unwrap();
+        let places: Vec<&str> = records.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places, ["line 2", "line 3", "line 5"], "{text:?}");
+    }
+}
+
+#[test]
 fn bad_csv_rows_are_flaws_with_their_line() {
     let records = all("x.csv", b"a,b\n1,2\n1,2,3\n\xff,2\n5,6\n").unwrap();
     assert_eq!(
