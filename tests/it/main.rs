@@ -5,6 +5,7 @@ mod lora;
 mod methods;
 mod methods_laws;
 mod quant;
+mod quickstart;
 mod support;
 mod train_configs;
 mod train_kill;

@@ -30,13 +30,14 @@ fn plan(workshop: &Workshop, path: &Path) {
     assert!(text.starts_with('#'), "{} begins by saying what it is", path.display());
     let own = RunConfig::load(path, &[]).unwrap_or_else(|e| panic!("{e}"));
     let set = |key: &str, file: &str| format!("{key}={}", workshop.path(file).display());
-    let mut sets = vec![set("model.path", "base"), set("data.train", data_for(&own.data.train))];
-    sets.push(set(
-        "train.out",
-        &format!("runs/{}", path.file_stem().unwrap().to_string_lossy()),
-    ));
-    if own.data.valid.is_some() {
-        sets.push(set("data.valid", data_for(&own.data.train)));
+    let out = format!("runs/{}", path.file_stem().unwrap().to_string_lossy());
+    let mut sets = vec![set("train.out", &out)];
+    // The files of the embedded default are there; everything else has a stand-in.
+    if path.file_stem().is_none_or(|s| s != "quickstart") {
+        sets.extend([set("model.path", "base"), set("data.train", data_for(&own.data.train))]);
+        if own.data.valid.is_some() {
+            sets.push(set("data.valid", data_for(&own.data.train)));
+        }
     }
     // The tiny keys and values are too narrow for the ranks of real models.
     if path.file_stem().is_some_and(|s| s == "text-rslora") {
@@ -62,6 +63,7 @@ fn data_for(path: &Path) -> &'static str {
     match path.extension().and_then(|e| e.to_str()) {
         Some("csv") => "e2e.csv",
         Some("txt") => "corpus.txt",
+        _ if path.file_stem().is_some_and(|s| s == "corpus") => "corpus.txt",
         _ => "gsm8k.jsonl",
     }
 }

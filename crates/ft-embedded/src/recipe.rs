@@ -1,6 +1,6 @@
 //! The seeds and sizes that make the committed files: change a number here and `cargo xtask base` makes another base.
 
-use crate::grammar::{Dice, Half, Lesson, document, lesson};
+use crate::grammar::{Dice, Lesson, Split, document, lesson};
 
 /// Ends every document and every answer; the tokenizer's only special token.
 pub const END: &str = "<|endoftext|>";
@@ -8,9 +8,12 @@ pub const END: &str = "<|endoftext|>";
 /// Entries of the tokenizer: [`END`], the 256 bytes, and merges learned from the corpus.
 pub const VOCAB_SIZE: usize = 1024;
 
+/// The tokenizer is trained on so many documents of the corpus; more change nothing.
+pub const TOKENIZER_DOCUMENTS: usize = 10_000;
+
 /// Documents the base model is pretrained on.
 pub fn corpus() -> impl Iterator<Item = String> {
-    draw(1, 30_000, document)
+    draw(1, 40_000, document)
 }
 
 /// Documents that measure the pretraining.
@@ -18,14 +21,14 @@ pub fn corpus_valid() -> impl Iterator<Item = String> {
     draw(2, 200, document)
 }
 
-/// `train.jsonl`: names, towns and things of the training half only.
+/// `train.jsonl`: names, towns and things of the training split only.
 pub fn train() -> impl Iterator<Item = Lesson> {
-    draw(3, 4_000, |dice| lesson(Half::Train, dice))
+    draw(3, 4_000, |dice| lesson(Split::Train, dice))
 }
 
 /// `valid.jsonl`: names, towns and things that `train.jsonl` never mentions.
 pub fn valid() -> impl Iterator<Item = Lesson> {
-    draw(4, 200, |dice| lesson(Half::HeldOut, dice))
+    draw(4, 200, |dice| lesson(Split::HeldOut, dice))
 }
 
 fn draw<T>(seed: u64, count: usize, make: impl Fn(&mut Dice) -> T) -> impl Iterator<Item = T> {

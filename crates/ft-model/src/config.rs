@@ -96,6 +96,16 @@ impl ModelConfig {
         self.raw.get("quantization_config").is_some_and(|q| !q.is_null())
     }
 
+    /// `initializer_range`: standard deviation of the matrices of a new model, 0.02 as in GPT-2 and Llama where the file says
+    /// nothing (or nothing finite).
+    pub fn initializer_range(&self) -> f32 {
+        let typed = self.raw.get("initializer_range").and_then(Value::as_f64);
+        typed
+            .map(|std| std as f32)
+            .filter(|std| std.is_finite())
+            .unwrap_or(0.02)
+    }
+
     /// The `config.json` to write beside weights of type `dtype` (`"bfloat16"`), the head tied or not, the projections
     /// quantized or not.
     pub fn to_json(&self, dtype: &str, tied: bool, scheme: Option<Scheme>) -> String {

@@ -51,9 +51,13 @@ impl Model {
         Ok(model)
     }
 
-    /// A model with random values, every tensor frozen.
+    /// A model with random values, every tensor frozen: matrices are normal with the deviation that `config.json` calls
+    /// `initializer_range`.
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Self {
-        Self::build(config.clone(), &mut Random::new(seed, device))
+        Self::build(
+            config.clone(),
+            &mut Random::new(seed, config.initializer_range(), device),
+        )
     }
 
     pub(crate) fn build(config: ModelConfig, source: &mut impl Source) -> Self {

@@ -7,19 +7,19 @@ use rand_distr::{Distribution, Normal};
 
 use crate::source::{Fill, Source};
 
-/// Standard deviation of matrices, as in GPT-2 and Llama.
-const STD: f32 = 0.02;
-
 /// Draws every tensor from one seeded stream, in build order, on the host: the same on every device.
 pub(crate) struct Random<'a> {
     rng: ChaCha8Rng,
+    /// Of matrices.
+    deviation: f32,
     device: &'a Device,
 }
 
 impl<'a> Random<'a> {
-    pub fn new(seed: u64, device: &'a Device) -> Self {
+    pub fn new(seed: u64, deviation: f32, device: &'a Device) -> Self {
         Self {
             rng: ChaCha8Rng::seed_from_u64(seed),
+            deviation,
             device,
         }
     }
@@ -29,7 +29,7 @@ impl<'a> Random<'a> {
             Fill::Ones => Tensor::ones(shape, self.device),
             Fill::Zeros => Tensor::zeros(shape, self.device),
             Fill::Normal => {
-                let normal = Normal::new(0.0, STD).expect("a positive deviation");
+                let normal = Normal::new(0.0, self.deviation).expect("a finite deviation");
                 let values: Vec<f32> = (0..shape.iter().product())
                     .map(|_| normal.sample(&mut self.rng))
                     .collect();

@@ -16,7 +16,7 @@ mod world;
 pub use dice::Dice;
 pub use lesson::{Lesson, lesson};
 pub use story::document;
-pub use world::Half;
+pub use world::Split;
 
 #[cfg(test)]
 mod tests;

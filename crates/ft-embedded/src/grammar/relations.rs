@@ -30,15 +30,15 @@ pub static JOB: Relation = Relation {
     about: About::Person,
     tell: &["{s} is {v}.", "{s} works as {v}."],
     turn: &["the one who works as {v} is {s}."],
-    ask: &["What is the work of {s}?", "What does {s} work as?"],
-    ask_back: &["Who works as {v}?"],
+    ask: &["What does {s} work as?", "What is the work of {s}?"],
+    ask_back: &["Who is {v}?", "Who works as {v}?"],
 };
 
 pub static TOWN: Relation = Relation {
     label: "town",
     about: About::Person,
     tell: &["{s} lives in {v}.", "the home of {s} is {v}."],
-    turn: &["the one who lives in {v} is {s}."],
+    turn: &["in {v} stands the house of {s}."],
     ask: &["Where does {s} live?", "Where is the home of {s}?"],
     ask_back: &["Who lives in {v}?"],
 };
@@ -65,8 +65,8 @@ pub static PLACE: Relation = Relation {
     label: "place",
     about: About::Thing,
     tell: &["{s} is {v}.", "somebody left {s} {v}."],
-    turn: &["what lies {v} is {s}."],
-    ask: &["Where is {s}?", "Where did somebody leave {s}?"],
+    turn: &["{v} lies {s}."],
+    ask: &["Where is {s}?", "Where can I find {s}?"],
     ask_back: &["What is {v}?", "What lies {v}?"],
 };
 
@@ -76,25 +76,25 @@ pub static OWNER: Relation = Relation {
     tell: &["{s} belongs to {v}.", "the owner of {s} is {v}."],
     turn: &["{v} owns {s}."],
     ask: &["Who owns {s}?", "Who is the owner of {s}?"],
-    ask_back: &["What does {v} own?"],
+    ask_back: &["What does {v} own?", "What belongs to {v}?"],
 };
 
 pub static PRICE: Relation = Relation {
     label: "price",
     about: About::Thing,
     tell: &["{s} costs {v}.", "the price of {s} is {v}."],
-    turn: &["what costs {v} is {s}."],
+    turn: &["for {v} you can buy {s}."],
     ask: &["How much is {s}?", "What is the price of {s}?"],
-    ask_back: &["What costs {v}?"],
+    ask_back: &["What costs {v}?", "What can I buy for {v}?"],
 };
 
 pub static MATERIAL: Relation = Relation {
     label: "material",
     about: About::Thing,
     tell: &["{s} is made of {v}.", "somebody made {s} of {v}."],
-    turn: &["what is made of {v} is {s}."],
-    ask: &["What is {s} made of?", "What did somebody make {s} of?"],
-    ask_back: &["What is made of {v}?"],
+    turn: &["of {v} they made {s}."],
+    ask: &["What is {s} made of?", "What did they make {s} of?"],
+    ask_back: &["What is made of {v}?", "What did they make of {v}?"],
 };
 
 pub static OF_PEOPLE: &[&Relation] = &[&JOB, &TOWN, &AGE, &FOOD];

@@ -2,7 +2,7 @@
 
 use super::dice::Dice;
 use super::words;
-use super::world::{self, Fact, Half, capitalized, scene};
+use super::world::{self, Fact, Split, capitalized, crowd, scene};
 
 const AGAIN: &[&str] = &[
     "In other words:",
@@ -28,8 +28,12 @@ const ENDS: &[&str] = &[
 /// One document. All but its first part can only be predicted by looking up, in what came before, who has what: the
 /// skill that the fine-tuning later turns into answers. Questions do occur, but nobody in the corpus ever answers one.
 pub fn document(dice: &mut Dice) -> String {
-    let facts = scene(dice.between(1, 2), Half::Both, dice);
-    let mut parts = vec![format!("{} {}", opening(dice), told(&facts, dice))];
+    let facts = if dice.chance(60) {
+        scene(Split::All, dice)
+    } else {
+        crowd(Split::All, dice)
+    };
+    let mut parts = vec![opening(dice) + &told(&facts, dice)];
     if dice.chance(30) {
         parts.push(talk(&facts, dice));
     }
@@ -43,23 +47,32 @@ pub fn document(dice: &mut Dice) -> String {
 }
 
 fn retold(facts: &[Fact], dice: &mut Dice) -> String {
-    if dice.chance(35) {
-        return cards(facts, dice);
+    match dice.chance(35) {
+        true => cards(facts, dice),
+        false => format!("{} {}", dice.pick(AGAIN), told(facts, dice)),
     }
-    format!("{} {}", dice.pick(AGAIN), told(facts, dice))
 }
 
-/// The facts in any order, each in one of its tellings.
-pub fn told(facts: &[Fact], dice: &mut Dice) -> String {
+fn told(facts: &[Fact], dice: &mut Dice) -> String {
+    in_any_order(facts, Fact::retell, dice)
+}
+
+/// One sentence per fact.
+pub fn in_any_order(facts: &[Fact], sentence: fn(&Fact, &mut Dice) -> String, dice: &mut Dice) -> String {
     let mut order: Vec<&Fact> = facts.iter().collect();
     dice.shuffle(&mut order);
-    order.iter().map(|fact| fact.tell(dice)).collect::<Vec<_>>().join(" ")
+    order
+        .iter()
+        .map(|fact| sentence(fact, dice))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn opening(dice: &mut Dice) -> String {
-    match dice.chance(30) {
-        true => format!("Yesterday {} went to {}.", world::person(dice), world::town(dice)),
-        false => dice.pick(words::OPENINGS).to_string(),
+    match dice.below(5) {
+        0 => format!("{} ", dice.pick(words::OPENINGS)),
+        1 => format!("Yesterday {} went to {}. ", world::person(dice), world::town(dice)),
+        _ => String::new(),
     }
 }
 

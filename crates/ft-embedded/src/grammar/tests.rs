@@ -11,9 +11,9 @@ fn documents(seed: u64, count: usize) -> String {
     (0..count).map(|_| document(&mut dice) + "\n\n").collect()
 }
 
-fn lessons(half: Half, seed: u64) -> Vec<Lesson> {
+fn lessons(split: Split, seed: u64) -> Vec<Lesson> {
     let mut dice = Dice::new(seed);
-    (0..500).map(|_| lesson(half, &mut dice)).collect()
+    (0..500).map(|_| lesson(split, &mut dice)).collect()
 }
 
 fn fnv(text: &str) -> u64 {
@@ -23,9 +23,9 @@ fn fnv(text: &str) -> u64 {
 }
 
 /// The subject of every fact and the names among the values.
-fn names(half: Half, seed: u64) -> BTreeSet<String> {
+fn names(split: Split, seed: u64) -> BTreeSet<String> {
     let mut dice = Dice::new(seed);
-    let facts = (0..2000).flat_map(|_| scene(2, half, &mut dice));
+    let facts = (0..2000).flat_map(|_| scene(split, &mut dice));
     facts
         .flat_map(
             |Fact {
@@ -53,8 +53,8 @@ fn the_same_seed_gives_the_same_bytes() {
 
 #[test]
 fn the_halves_share_no_name_and_no_thing() {
-    let train = names(Half::Train, 1);
-    let held_out = names(Half::HeldOut, 2);
+    let train = names(Split::Train, 1);
+    let held_out = names(Split::HeldOut, 2);
     assert!(
         train.len() > 1000 && held_out.len() > 1000,
         "{} and {}",
@@ -66,7 +66,7 @@ fn the_halves_share_no_name_and_no_thing() {
 
 #[test]
 fn the_answer_is_in_the_passage_and_never_in_the_question() {
-    for lesson in lessons(Half::Train, 5).into_iter().chain(lessons(Half::HeldOut, 6)) {
+    for lesson in lessons(Split::Train, 5).into_iter().chain(lessons(Split::HeldOut, 6)) {
         let (passage, question) = lesson.prompt.split_once("\nQuestion: ").expect("a question");
         let answer = lesson.completion.trim();
         assert!(passage.to_lowercase().contains(&answer.to_lowercase()), "{lesson:?}");
@@ -78,7 +78,7 @@ fn the_answer_is_in_the_passage_and_never_in_the_question() {
 fn within_a_scene_a_value_belongs_to_one_subject() {
     let mut dice = Dice::new(9);
     for _ in 0..500 {
-        let facts = scene(2, Half::Both, &mut dice);
+        let facts = scene(Split::All, &mut dice);
         let distinct: BTreeSet<_> = facts.iter().map(|f| (f.relation.label, &f.value)).collect();
         assert_eq!(distinct.len(), facts.len());
     }

@@ -114,16 +114,21 @@ pub const OPENINGS: &[&str] = &[
     "This is an old story.",
 ];
 
-/// A name is a beginning and an ending: short, so that the tokenizer makes one token of it.
-pub const NAME_STARTS: &[&str] = &[
-    "Ba", "Bre", "Da", "De", "Fa", "Fi", "Ga", "He", "Jo", "Ka", "Ki", "La", "Le", "Ma", "Mi", "Na", "No", "Pe", "Ra",
-    "Ro", "Sa", "Te", "To", "Vi", "Wi", "Za",
+/// Names are made of syllables, and the tokenizer takes them apart again: a model that has to spell a name from the text
+/// before it learns to copy early, and can then copy a name it has never seen.
+pub const ONSETS: &[&str] = &[
+    "B", "Br", "D", "Dr", "F", "G", "Gr", "H", "J", "K", "L", "M", "N", "P", "R", "S", "St", "T", "Tr", "V", "W", "Z",
 ];
 
-pub const NAME_ENDS: &[&str] = &["ra", "lo", "na", "mo", "vin", "ric", "da", "bel"];
-
-pub const TOWN_STARTS: &[&str] = &[
-    "Ash", "Birch", "Clay", "Dun", "East", "Fern", "Glen", "High", "Long", "Oak", "Stone", "West",
+pub const MIDDLES: &[&str] = &[
+    "a", "e", "i", "o", "u", "ai", "ea", "or", "an", "el", "il", "un", "ar", "en", "is", "ol",
 ];
 
-pub const TOWN_ENDS: &[&str] = &["ford", "ton", "wick", "dale", "moor"];
+pub const ENDINGS: &[&str] = &[
+    "ra", "lo", "na", "to", "mi", "da", "vin", "ric", "sa", "ka", "bel", "dor", "lia", "mo", "ren", "ta", "wen", "nis",
+    "go", "zu",
+];
+
+pub const TOWN_ENDINGS: &[&str] = &[
+    "ford", "mere", "ton", "wick", "dale", "by", "stead", "field", "burg", "haven", "moor", "well",
+];

@@ -4,18 +4,18 @@ use super::dice::Dice;
 use super::relations::{self, About, Relation};
 use super::words;
 
-/// Which names and things may appear. The two halves share words but no name, no town and no thing.
+/// Which names and things may appear. Train and held-out share words but no name, no town and no thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
+pub enum Split {
     /// Everything: the corpus of the base model.
-    Both,
+    All,
     /// Seen in fine-tuning.
     Train,
     /// Kept for the evaluation.
     HeldOut,
 }
 
-impl Half {
+impl Split {
     /// One name in eight is held out, decided by the name alone (FNV-1a), so that no list has to be kept.
     fn holds(self, name: &str) -> bool {
         let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| {
@@ -23,9 +23,9 @@ impl Half {
         });
         let held_out = (hash >> 32) % 8 == 0;
         match self {
-            Half::Both => true,
-            Half::Train => !held_out,
-            Half::HeldOut => held_out,
+            Split::All => true,
+            Split::Train => !held_out,
+            Split::HeldOut => held_out,
         }
     }
 
@@ -48,9 +48,14 @@ pub struct Fact {
 }
 
 impl Fact {
-    /// The fact as a sentence, in one of its tellings.
+    /// The fact as a sentence that ends with the value.
     pub fn tell(&self, dice: &mut Dice) -> String {
-        let turned = dice.chance(30);
+        self.fill(dice.pick(self.relation.tell))
+    }
+
+    /// The fact as a sentence, now and then turned round to end with the subject.
+    pub fn retell(&self, dice: &mut Dice) -> String {
+        let turned = dice.chance(20);
         self.fill(dice.pick(if turned { self.relation.turn } else { self.relation.tell }))
     }
 
@@ -77,31 +82,45 @@ pub fn capitalized(text: &str) -> String {
         .map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// `subjects` people and as many things, with one or two facts each. Within a scene every question has one answer: no two subjects
-/// share a value of the same relation.
-pub fn scene(subjects: usize, half: Half, dice: &mut Dice) -> Vec<Fact> {
-    let mut facts: Vec<Fact> = Vec::new();
+/// One person and one thing with two to four facts each: every relation occurs once.
+pub fn scene(split: Split, dice: &mut Dice) -> Vec<Fact> {
+    both(1, (2, 4), split, dice)
+}
+
+/// Two people and two things with one or two facts each: who has what has to be told apart.
+pub fn crowd(split: Split, dice: &mut Dice) -> Vec<Fact> {
+    both(2, (1, 2), split, dice)
+}
+
+fn both(subjects: usize, (least, most): (usize, usize), split: Split, dice: &mut Dice) -> Vec<Fact> {
+    let mut facts = Vec::new();
     for about in [About::Person, About::Thing] {
-        let (make, relations): (fn(&mut Dice) -> String, _) = match about {
-            About::Person => (person, relations::OF_PEOPLE),
-            About::Thing => (thing, relations::OF_THINGS),
-        };
-        let relations = some(relations, dice.between(1, 2), dice);
-        for _ in 0..subjects {
-            let subject = fresh(
-                |dice| half.draw(make, dice),
-                |s| facts.iter().any(|f| alike(&f.subject, s)),
-                dice,
-            );
-            for relation in &relations {
-                let taken = |v: &str| facts.iter().any(|f| f.relation == *relation && f.value == v);
-                let value = fresh(|dice| value(relation, half, dice), taken, dice);
-                facts.push(Fact {
-                    subject: subject.clone(),
-                    relation,
-                    value,
-                });
-            }
+        let relations = dice.between(least, most);
+        facts.extend(group(about, subjects, relations, split, dice));
+    }
+    facts
+}
+
+/// The same relations of several subjects. Every question about them has one answer: no two subjects share a word, and no
+/// two share a value of the same relation.
+fn group(about: About, subjects: usize, relations: usize, split: Split, dice: &mut Dice) -> Vec<Fact> {
+    let (make, known): (fn(&mut Dice) -> String, _) = match about {
+        About::Person => (person, relations::OF_PEOPLE),
+        About::Thing => (thing, relations::OF_THINGS),
+    };
+    let relations = some(known, relations, dice);
+    let mut facts: Vec<Fact> = Vec::new();
+    for _ in 0..subjects {
+        let taken = |s: &str| facts.iter().any(|f| alike(&f.subject, s));
+        let subject = fresh(|dice| split.draw(make, dice), taken, dice);
+        for relation in &relations {
+            let taken = |v: &str| facts.iter().any(|f| f.relation == *relation && f.value == v);
+            let value = fresh(|dice| value(relation, split, dice), taken, dice);
+            facts.push(Fact {
+                subject: subject.clone(),
+                relation,
+                value,
+            });
         }
     }
     facts
@@ -132,26 +151,38 @@ fn fresh(make: impl Fn(&mut Dice) -> String, taken: impl Fn(&str) -> bool, dice:
     }
 }
 
+/// One of some 7 000 first names.
 pub fn person(dice: &mut Dice) -> String {
-    [dice.pick(words::NAME_STARTS), dice.pick(words::NAME_ENDS)].concat()
+    [
+        dice.pick(words::ONSETS),
+        dice.pick(words::MIDDLES),
+        dice.pick(words::ENDINGS),
+    ]
+    .concat()
 }
 
+/// One of some 4 000 towns.
 pub fn town(dice: &mut Dice) -> String {
-    [dice.pick(words::TOWN_STARTS), dice.pick(words::TOWN_ENDS)].concat()
+    [
+        dice.pick(words::ONSETS),
+        dice.pick(words::MIDDLES),
+        dice.pick(words::TOWN_ENDINGS),
+    ]
+    .concat()
 }
 
 fn thing(dice: &mut Dice) -> String {
     format!("the {} {}", dice.pick(words::ADJECTIVES), dice.pick(words::NOUNS))
 }
 
-fn value(relation: &Relation, half: Half, dice: &mut Dice) -> String {
+fn value(relation: &Relation, split: Split, dice: &mut Dice) -> String {
     match relation.label {
         "job" => format!("a {}", dice.pick(words::JOBS)),
-        "town" => half.draw(town, dice),
+        "town" => split.draw(town, dice),
         "age" => format!("{} years", dice.between(10, 90)),
         "food" => dice.pick(words::FOODS).to_string(),
         "place" => dice.pick(words::PLACES).to_string(),
-        "owner" => half.draw(person, dice),
+        "owner" => split.draw(person, dice),
         "price" => format!("{} crowns", dice.between(10, 99)),
         _ => dice.pick(words::MATERIALS).to_string(),
     }
