@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::Path;
 
 use burn::module::Module;
@@ -88,8 +89,44 @@ impl Model {
 
     /// Hidden states after the final norm, `[batch, seq, hidden]`, for ids `[batch, seq]`. With a cache, the columns
     /// continue those it holds, and it takes them in.
-    pub fn forward(&self, ids: Tensor<2, Int>, rows: &Rows, cache: Option<&mut KvCache>, pass: &Pass) -> Tensor<3> {
-        self.decoder.forward(&self.config, ids, rows, cache, pass)
+    pub fn forward(&self, ids: Tensor<2, Int>, rows: &Rows, mut cache: Option<&mut KvCache>, pass: &Pass) -> Tensor<3> {
+        let [_, seq] = ids.dims();
+        let offset = cache.as_ref().map_or(0, |c| c.len());
+        let hidden = self.decoder.embed(ids, rows, offset, pass);
+        let blocks = 0..self.num_blocks();
+        let hidden = self
+            .decoder
+            .blocks(blocks, hidden, &self.config, rows, cache.as_deref_mut(), pass);
+        if let Some(cache) = cache {
+            cache.advance(seq);
+        }
+        self.norm(hidden)
+    }
+
+    /// Blocks between [`embed`](Self::embed) and [`norm`](Self::norm): what can be computed again piece by piece.
+    pub fn num_blocks(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    /// Input of the first block, `[batch, seq, hidden]`.
+    pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, pass: &Pass) -> Tensor<3> {
+        self.decoder.embed(ids, rows, 0, pass)
+    }
+
+    /// The blocks `range` in turn, `[batch, seq, hidden]` to the same. It depends on its arguments alone, dropout included:
+    /// called twice, it gives the same numbers twice. `forward` is `embed`, `blocks(0..num_blocks())`, `norm`.
+    pub fn blocks(&self, range: Range<usize>, hidden: Tensor<3>, rows: &Rows, pass: &Pass) -> Tensor<3> {
+        self.decoder.blocks(range, hidden, &self.config, rows, None, pass)
+    }
+
+    /// The norm after the last block.
+    pub fn norm(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.decoder.norm(hidden)
+    }
+
+    /// Whether a tensor of one of the blocks `range` trains.
+    pub fn blocks_train(&self, range: Range<usize>) -> bool {
+        self.decoder.trains(range)
     }
 
     /// hidden `[batch, seq, hidden]` to logits `[batch, seq, vocab]` in f32.

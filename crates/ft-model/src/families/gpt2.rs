@@ -1,5 +1,7 @@
 //! GPT-2 (Radford et al. 2019): LayerNorm before each sub-layer, learned positions, `Conv1D` weights `[in, out]`.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, s};
 use ft_kernels::Mask;
@@ -48,8 +50,8 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
 pub(crate) struct Gpt2 {
     pub wte: Embedding,
     wpe: Embedding,
-    h: Vec<Block>,
-    ln_f: Norm,
+    pub h: Vec<Block>,
+    pub ln_f: Norm,
 }
 
 #[derive(Module, Debug)]
@@ -86,31 +88,32 @@ impl Gpt2 {
         }
     }
 
-    pub fn forward(
+    /// Token and position embeddings, for columns that start at `offset`.
+    pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
+        let [_, seq] = ids.dims();
+        let positions = rows.positions(offset, seq);
+        let shape = [positions.len(), seq];
+        let positions: Vec<i32> = positions.into_iter().flatten().map(|p| p as i32).collect();
+        let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, shape), &ids.device());
+        self.wte.forward(ids, pass) + self.wpe.forward(positions, pass) // [batch, seq, hidden]
+    }
+
+    pub fn blocks(
         &self,
+        range: Range<usize>,
+        mut hidden: Tensor<3>,
         config: &ModelConfig,
-        ids: Tensor<2, Int>,
         rows: &Rows,
         mut cache: Option<&mut KvCache>,
         pass: &Pass,
     ) -> Tensor<3> {
-        let [_, seq] = ids.dims();
-        let device = ids.device();
+        let [_, seq, _] = hidden.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
-        let positions = rows.positions(offset, seq);
-        let shape = [positions.len(), seq];
-        let positions: Vec<i32> = positions.into_iter().flatten().map(|p| p as i32).collect();
-        let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, shape), &device);
-
-        let mut hidden = self.wte.forward(ids, pass) + self.wpe.forward(positions, pass); // [batch, seq, hidden]
-        let mask = rows.mask(offset, seq, None, &device);
-        for (i, block) in self.h.iter().enumerate() {
-            hidden = block.forward(hidden, i, &mask, cache.as_deref_mut(), config, pass);
+        let mask = rows.mask(offset, seq, None, &hidden.device());
+        for i in range {
+            hidden = self.h[i].forward(hidden, i, &mask, cache.as_deref_mut(), config, pass);
         }
-        if let Some(cache) = cache {
-            cache.advance(seq);
-        }
-        self.ln_f.forward(hidden)
+        hidden
     }
 
     pub fn sites(&mut self) -> Vec<Site<'_>> {

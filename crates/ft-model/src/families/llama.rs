@@ -1,5 +1,7 @@
 //! Llama 1, 2 and 3 (Touvron et al. 2023, arXiv:2302.13971), and the block that Mistral and Qwen share with it.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use ft_kernels::Mask;
@@ -75,33 +77,33 @@ impl Llama {
         }
     }
 
-    pub fn forward(
+    pub fn embed(&self, ids: Tensor<2, Int>, pass: &Pass) -> Tensor<3> {
+        self.embed_tokens.forward(ids, pass)
+    }
+
+    pub fn blocks(
         &self,
+        range: Range<usize>,
+        mut hidden: Tensor<3>,
         config: &ModelConfig,
-        ids: Tensor<2, Int>,
         rows: &Rows,
         mut cache: Option<&mut KvCache>,
         pass: &Pass,
     ) -> Tensor<3> {
-        let [_, seq] = ids.dims();
+        let [_, seq, _] = hidden.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
-        let device = ids.device();
+        let device = hidden.device();
         let rope = config
             .rope
             .as_ref()
             .expect("a llama-like configuration has rotary embedding");
         let (cos, sin) = rope.tables(&rows.positions(offset, seq), config.head_dim, &device);
         let shared = Shared { config, cos, sin, pass };
-
-        let mut hidden = self.embed_tokens.forward(ids, pass);
-        for (i, layer) in self.layers.iter().enumerate() {
+        for i in range {
             let mask = rows.mask(offset, seq, config.windows[i], &device);
-            hidden = layer.forward(hidden, i, &mask, cache.as_deref_mut(), &shared);
+            hidden = self.layers[i].forward(hidden, i, &mask, cache.as_deref_mut(), &shared);
         }
-        if let Some(cache) = cache {
-            cache.advance(seq);
-        }
-        self.norm.forward(hidden)
+        hidden
     }
 
     pub fn sites(&mut self) -> Vec<Site<'_>> {

@@ -1,5 +1,7 @@
 //! One file per model family; one line per family in each list here.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use ft_peft::{Pass, Site};
@@ -64,18 +66,43 @@ impl Decoder {
         }
     }
 
-    /// Hidden states after the final norm, `[batch, seq, hidden]`.
-    pub fn forward(
+    /// Input of the first block, `[batch, seq, hidden]`, for ids in columns that start at `offset`.
+    pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
+        match self {
+            Decoder::Llama(m) => m.embed(ids, pass),
+            Decoder::Gpt2(m) => m.embed(ids, rows, offset, pass),
+        }
+    }
+
+    /// The blocks `range` in turn, `[batch, seq, hidden]` to the same. The cache, where there is one, is not advanced.
+    pub fn blocks(
         &self,
+        range: Range<usize>,
+        hidden: Tensor<3>,
         config: &ModelConfig,
-        ids: Tensor<2, Int>,
         rows: &Rows,
         cache: Option<&mut KvCache>,
         pass: &Pass,
     ) -> Tensor<3> {
         match self {
-            Decoder::Llama(m) => m.forward(config, ids, rows, cache, pass),
-            Decoder::Gpt2(m) => m.forward(config, ids, rows, cache, pass),
+            Decoder::Llama(m) => m.blocks(range, hidden, config, rows, cache, pass),
+            Decoder::Gpt2(m) => m.blocks(range, hidden, config, rows, cache, pass),
+        }
+    }
+
+    /// The norm after the last block.
+    pub fn norm(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match self {
+            Decoder::Llama(m) => m.norm.forward(hidden),
+            Decoder::Gpt2(m) => m.ln_f.forward(hidden),
+        }
+    }
+
+    /// Whether a tensor of one of these blocks trains.
+    pub fn trains(&self, mut range: Range<usize>) -> bool {
+        match self {
+            Decoder::Llama(m) => range.any(|i| m.layers[i].num_params() > 0),
+            Decoder::Gpt2(m) => range.any(|i| m.h[i].num_params() > 0),
         }
     }
 
