@@ -42,6 +42,11 @@ impl Default for BitfitConfig {
 }
 
 impl PeftMethod for BitfitConfig {
+    fn learning_rate(&self) -> f64 {
+        // The largest of the paper's grid.
+        1e-3
+    }
+
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,

@@ -33,6 +33,11 @@ impl Default for FullConfig {
 }
 
 impl PeftMethod for FullConfig {
+    fn learning_rate(&self) -> f64 {
+        // What Alpaca took for 7B parameters, and most recipes since.
+        2e-5
+    }
+
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,

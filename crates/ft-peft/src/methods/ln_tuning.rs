@@ -61,6 +61,11 @@ impl LnTuningConfig {
 }
 
 impl PeftMethod for LnTuningConfig {
+    fn learning_rate(&self) -> f64 {
+        // Found by trial (docs/guide): as for BitFit.
+        1e-3
+    }
+
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,

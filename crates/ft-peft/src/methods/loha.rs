@@ -59,6 +59,11 @@ impl Default for LohaConfig {
 }
 
 impl PeftMethod for LohaConfig {
+    fn learning_rate(&self) -> f64 {
+        // Found by trial (docs/guide): between LoRA and LoKr.
+        1e-3
+    }
+
     fn check(&self) -> Result<()> {
         at_least_one("rank", self.rank)?;
         positive("alpha", self.alpha)

@@ -110,6 +110,11 @@ fn factors(n: usize, wanted: Option<usize>) -> (usize, usize) {
 }
 
 impl PeftMethod for LokrConfig {
+    fn learning_rate(&self) -> f64 {
+        // PEFT's method comparison.
+        3e-3
+    }
+
     fn check(&self) -> Result<()> {
         at_least_one("rank", self.rank)?;
         at_least_one("factor", self.factor.unwrap_or(1))?;

@@ -142,6 +142,11 @@ impl LoraConfig {
 }
 
 impl PeftMethod for LoraConfig {
+    fn learning_rate(&self) -> f64 {
+        // QLoRA (Dettmers et al. 2023) up to 13B parameters.
+        2e-4
+    }
+
     fn check(&self) -> Result<()> {
         let ranks = self
             .rank_pattern

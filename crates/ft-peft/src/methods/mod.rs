@@ -31,6 +31,10 @@ pub trait PeftMethod {
         Ok(())
     }
 
+    /// Base learning rate for AdamW where nobody gives one. One rate for all methods makes those that train few numbers
+    /// look useless.
+    fn learning_rate(&self) -> f64;
+
     /// Which of these places it acts on, and how; none is an error.
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice>;
 
@@ -73,6 +77,14 @@ macro_rules! methods {
         }
 
         impl PeftConfig {
+            /// The values of `peft.method`.
+            pub const NAMES: &'static [&'static str] = &[$($name),+];
+
+            /// A method with its default options, by its name.
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $( $name => Some(Self::$variant(<$config>::default())), )+ _ => None }
+            }
+
             /// The name used in `peft.method`.
             pub fn name(&self) -> &'static str {
                 match self { $( Self::$variant(_) => $name, )+ }

@@ -73,6 +73,11 @@ impl OftConfig {
 }
 
 impl PeftMethod for OftConfig {
+    fn learning_rate(&self) -> f64 {
+        // Found by trial (docs/guide).
+        4e-4
+    }
+
     fn check(&self) -> Result<()> {
         if self.block_size < 2 {
             return Err(invalid(

@@ -70,6 +70,11 @@ impl Default for VeraConfig {
 }
 
 impl PeftMethod for VeraConfig {
+    fn learning_rate(&self) -> f64 {
+        // The paper's recipe for Llama.
+        4e-3
+    }
+
     fn check(&self) -> Result<()> {
         at_least_one("rank", self.rank)?;
         common::dropout("dropout", self.dropout)?;

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use ft_data::DataConfig;
 use ft_infer::GenerationOptions;
 use ft_optim::{OptimConfig, Schedule};
+use ft_peft::PeftConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -130,7 +131,12 @@ impl RunConfig {
         let sets: Vec<usize> = sets.iter().map(|s| sources.add_set(s)).collect();
         let tree = merged(&sources, own, base, &sets)?;
         let tree = with_out(tree, path);
-        from_tree(tree, &sources)
+        let rate_is_typed = source::holds(&tree, "optim.lr");
+        let mut config = from_tree(tree, &sources)?;
+        if !rate_is_typed && let Some(optim) = with_lr_of(&config.peft, &config.optim) {
+            config.optim = optim;
+        }
+        Ok(config)
     }
 
     /// The JSON schema of a configuration file, for editors.
@@ -201,8 +207,14 @@ fn merged<'s>(sources: &'s Sources, own: usize, base: Option<usize>, sets: &[usi
     Ok(tree)
 }
 
-/// Lays `over` on `tree`, whose keys give way to what excludes them.
+/// Lays `over` on `tree`, whose keys give way to what excludes them. Another method displaces the whole section of the
+/// one before, and the learning rate that was chosen for it.
 fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
+    let switches = source::text(&over, "peft.method").is_some_and(|new| new != method_name(tree));
+    if switches && source::holds(tree, "peft") {
+        source::remove(tree, "peft");
+        source::remove(tree, "optim.lr");
+    }
     for (_, displaced) in DISPLACES.iter().filter(|(typed, _)| source::holds(&over, typed)) {
         source::remove(tree, displaced);
     }
@@ -223,6 +235,23 @@ fn with_out<'t>(mut tree: Tree<'t>, path: &Path) -> Tree<'t> {
         train.insert(key("out"), Spanned::new(0..0, out));
     }
     tree
+}
+
+/// The method that a tree asks for.
+fn method_name<'t>(tree: &'t Tree<'_>) -> &'t str {
+    source::text(tree, "peft.method").unwrap_or(PeftConfig::NAMES[0])
+}
+
+/// `optim` with the method's learning rate, scaled as the optimizer's own default is to AdamW's.
+fn with_lr_of(peft: &PeftSection, optim: &OptimConfig) -> Option<OptimConfig> {
+    let method = match peft {
+        PeftSection::Method(config) => config.clone(),
+        PeftSection::From(from) => ft_peft::adapter::read_config(&from.from).ok()?,
+    };
+    let lr = method.method().learning_rate() * (optim.lr() / OptimConfig::default().lr());
+    let mut table = toml::Table::try_from(optim).ok()?;
+    table.insert("lr".into(), lr.into());
+    OptimConfig::deserialize(table).ok()
 }
 
 fn from_tree(mut tree: Tree, sources: &Sources) -> Result<RunConfig> {

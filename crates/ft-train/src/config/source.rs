@@ -192,6 +192,15 @@ pub(super) fn holds(tree: &Tree, path: &str) -> bool {
     }
 }
 
+/// The string at this dotted path.
+pub(super) fn text<'t>(tree: &'t Tree<'_>, path: &str) -> Option<&'t str> {
+    match (path.split_once('.'), tree.get(path.split('.').next()?)?.get_ref()) {
+        (None, DeValue::String(text)) => Some(text),
+        (Some((_, rest)), DeValue::Table(inner)) => text(inner, rest),
+        _ => None,
+    }
+}
+
 /// Removes the key at this dotted path.
 pub(super) fn remove(tree: &mut Tree, path: &str) {
     match path.split_once('.') {

@@ -126,6 +126,26 @@ fn an_option_of_another_method_is_unknown() {
 }
 
 #[test]
+fn each_method_has_a_rate_of_its_own_unless_one_is_typed() {
+    let lr = |text: &str, sets: &[&str]| parse(text, sets).unwrap().optim.lr();
+    assert_eq!(lr(MINIMAL, &[]), 2e-4);
+    assert_eq!(lr(MINIMAL, &["peft.method=ia3"]), 3e-3);
+    assert_eq!(lr(MINIMAL, &["peft.method=ia3", "optim.clip=0.5"]), 3e-3);
+    assert_eq!(lr(MINIMAL, &["peft.method=ia3", "optim.lr=0.1"]), 0.1);
+}
+
+#[test]
+fn another_method_displaces_the_options_and_the_rate_of_the_one_before() {
+    let text = format!("{MINIMAL}[peft]\nrank = 64\ndropout = 0.1\n[optim]\nlr = 5e-4\nclip = 0.5\n");
+    let kept = parse(&text, &["peft.method=lora", "peft.rank=4"]).unwrap();
+    assert_eq!(kept.optim.lr(), 5e-4);
+    assert!(matches!(&kept.peft, PeftSection::Method(PeftConfig::Lora(lora)) if lora.rank == 4 && lora.dropout == 0.1));
+    let switched = parse(&text, &["peft.method=ia3"]).unwrap();
+    assert_eq!((switched.optim.lr(), switched.optim.clip()), (3e-3, Some(0.5)));
+    assert_eq!(switched.peft, PeftSection::Method(PeftConfig::named("ia3").unwrap()));
+}
+
+#[test]
 fn negative_and_out_of_range_numbers_are_typed_errors() {
     for set in [
         "train.steps=-1",

@@ -1,5 +1,6 @@
 //! A plan for people and scripts.
 
+use ft_peft::Choice;
 use serde::Serialize;
 
 use super::{Bytes, DataSummary, Plan, Steps};
@@ -20,6 +21,8 @@ pub struct PlanSummary {
     pub adapted: usize,
     /// Places that train whole.
     pub whole: usize,
+    /// The last components of the paths of both, each once: `q_proj`, `v_proj`.
+    pub targets: Vec<String>,
     /// Device.
     pub device: String,
     /// Steps and intervals.
@@ -58,6 +61,7 @@ impl Plan {
             trainable: self.attached.parameters,
             adapted: self.attached.choice.adapted.len(),
             whole: self.attached.choice.whole.len(),
+            targets: targets(&self.attached.choice),
             device: self.provenance.device.clone(),
             steps: self.steps.clone(),
             data: self.data.clone(),
@@ -90,6 +94,7 @@ impl std::fmt::Display for PlanSummary {
             thousands(self.trainable),
             self.method
         )?;
+        writeln!(f, "targets    {}", self.targets.join(", "))?;
         let (samples, tokens) = (thousands(self.data.train.samples), thousands(self.data.train.tokens));
         let learned = 100.0 * self.data.train.learned as f64 / self.data.train.tokens.max(1) as f64;
         writeln!(
@@ -108,9 +113,10 @@ impl std::fmt::Display for PlanSummary {
         let epochs = format!("{:.2} epochs of {}", steps.epochs, steps.per_epoch);
         writeln!(
             f,
-            "steps      {} ({epochs}), warm-up {}",
+            "steps      {} ({epochs}), warm-up {}, learning rate {:e}",
             thousands(steps.total),
-            steps.warmup
+            steps.warmup,
+            steps.base_lr
         )?;
         writeln!(
             f,
@@ -137,6 +143,18 @@ impl std::fmt::Display for PlanSummary {
         }
         self.warnings.iter().try_for_each(|w| writeln!(f, "warning    {w}"))
     }
+}
+
+fn targets(choice: &Choice) -> Vec<String> {
+    let paths = choice.adapted.iter().chain(&choice.whole).chain(&choice.biases);
+    let mut names = Vec::new();
+    for path in paths {
+        let name = path.rsplit('.').next().unwrap_or(path).to_owned();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// `1,234,567`.
