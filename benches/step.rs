@@ -7,14 +7,13 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use ft_model::{Model, ModelConfig, Rows};
 use ft_optim::{Optim, OptimConfig};
-use ft_peft::methods::{full::FullConfig, lora::LoraConfig};
 use ft_peft::{Pass, PeftConfig, attach};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-/// Times one LoRA or full fine-tuning step. The defaults are SmolLM2-135M's dimensions.
+/// Times one training step of any method. The defaults are SmolLM2-135M's dimensions.
 #[derive(Parser, Clone, Debug)]
 struct Args {
     #[arg(long, default_value_t = 576)]
@@ -35,9 +34,12 @@ struct Args {
     /// Tokens of a row.
     #[arg(long, default_value_t = 256)]
     seq: usize,
-    /// What trains.
-    #[arg(long, value_enum, default_value_t = Mode::Lora)]
-    mode: Mode,
+    /// What trains: a value of `peft.method`, with that method's default options.
+    #[arg(long, default_value = "lora")]
+    method: String,
+    /// An option of the method, `rank=16`; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    options: Vec<String>,
     /// Steps that are timed; the median counts.
     #[arg(long, default_value_t = 5)]
     steps: usize,
@@ -50,15 +52,6 @@ struct Args {
     /// Threads on the CPU; all cores when 0.
     #[arg(long, default_value_t = 0)]
     threads: usize,
-}
-
-/// What trains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// LoRA, r = 8, alpha = 16, on every linear layer but the head.
-    Lora,
-    /// Every weight.
-    Full,
 }
 
 fn main() {
@@ -92,7 +85,7 @@ fn main() {
         "gemm_share": gflop_per_step(&args) / step / rate,
         "loss": loss,
         "trainable": trainable,
-        "mode": format!("{:?}", args.mode).to_lowercase(),
+        "method": args.method, "options": args.options,
         "batch": args.batch, "seq": args.seq, "hidden": args.hidden, "layers": args.layers, "vocab": args.vocab,
         "device": args.device,
     });
@@ -107,13 +100,21 @@ fn build(args: &Args, device: &Device) -> (Model, usize) {
     });
     let config = ModelConfig::from_json(&config.to_string(), "flags".as_ref()).unwrap_or_else(|e| panic!("{e}"));
     let mut model = Model::init(&config, 0, device);
-    let method = match args.mode {
-        Mode::Lora => PeftConfig::Lora(LoraConfig::default()),
-        Mode::Full => PeftConfig::Full(FullConfig::default()),
-    };
-    attach(&mut model, &method, 0).unwrap_or_else(|e| panic!("{e}"));
+    attach(&mut model, &method(args), 0).unwrap_or_else(|e| panic!("{e}"));
     let trainable = model.num_params();
     (model, trainable)
+}
+
+fn method(args: &Args) -> PeftConfig {
+    let mut options = Map::from_iter([("method".to_owned(), Value::from(args.method.as_str()))]);
+    for option in &args.options {
+        let (key, value) = option
+            .split_once('=')
+            .unwrap_or_else(|| panic!("--set {option}: KEY=VALUE"));
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        options.insert(key.into(), value);
+    }
+    serde_json::from_value(options.into()).unwrap_or_else(|e| panic!("--method {}: {e}", args.method))
 }
 
 /// `[batch, seq]` ids that change from step to step.
@@ -145,7 +146,7 @@ fn gflop_per_step(args: &Args) -> f64 {
     let head_dim = args.hidden / args.heads;
     let attention = 2 * args.hidden * args.hidden + 2 * args.hidden * args.kv_heads * head_dim;
     let weights = args.layers * (attention + 3 * args.hidden * args.ffn) + args.vocab * args.hidden;
-    let passes = if args.mode == Mode::Lora { 2 } else { 3 };
+    let passes = if args.method == "full" { 3 } else { 2 };
     (2 * weights * args.batch * args.seq * passes) as f64 / 1e9
 }
 

@@ -1,10 +1,10 @@
 """One training step of a Llama of given dimensions with torch + PEFT: tokens per second and memory, as one JSON line.
 
     pip install -r benches/requirements.txt
-    python benches/torch_step.py --mode lora --batch 4 --seq 256 --threads 2
+    python benches/torch_step.py --method lora --batch 4 --seq 256 --threads 2
 
-Random weights; labels are the input ids, so every position but the last is learned; AdamW; SDPA attention; no dropout. `lora`: r = 8,
-alpha = 16 on every linear layer but the head, adapters in f32. The defaults are SmolLM2-135M's dimensions. The counterpart is benches/step.rs.
+Random weights; labels are the input ids, so every position but the last is learned; AdamW; SDPA attention; no dropout. The methods take the
+places and ranks that are ft's defaults, with adapters in f32. The defaults are SmolLM2-135M's dimensions. The counterpart is benches/step.rs.
 """
 import argparse
 import json
@@ -15,11 +15,26 @@ import time
 import warnings
 
 import torch
-from peft import LoraConfig, get_peft_model
+import peft
 from transformers import LlamaConfig, LlamaForCausalLM
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+ALL = "all-linear"
+METHODS = {
+    "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=ALL),
+    "dora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=ALL, use_dora=True),
+    "adalora": lambda: peft.AdaLoraConfig(init_r=12, target_r=8, lora_alpha=16, target_modules=ALL, total_step=1000),
+    "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "ln_tuning": lambda: peft.LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"]),
+    "loha": lambda: peft.LoHaConfig(r=8, alpha=8, target_modules=ALL),
+    "lokr": lambda: peft.LoKrConfig(r=8, alpha=8, target_modules=ALL),
+    "oft": lambda: peft.OFTConfig(r=0, oft_block_size=32, target_modules=ALL),
+    "vera": lambda: peft.VeraConfig(r=256, target_modules=ALL),
+    "prompt_tuning": lambda: peft.PromptTuningConfig(num_virtual_tokens=20),
+    "prefix_tuning": lambda: peft.PrefixTuningConfig(num_virtual_tokens=20),
+    "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=20, encoder_hidden_size=576),
+}
 
 
 def arguments():
@@ -27,8 +42,8 @@ def arguments():
     for name, default in dict(hidden=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocab=49152, batch=4, seq=256,
                               threads=2, steps=5, warmup=2, seed=0).items():
         p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
-    p.add_argument("--mode", choices=["lora", "full"], default="lora")
-    p.add_argument("--dtype", choices=DTYPES, default="f32", help="of the base (lora) or of everything (full)")
+    p.add_argument("--method", choices=[*METHODS, "full"], default="lora")
+    p.add_argument("--dtype", choices=DTYPES, default="f32", help="of the base, or of everything when that trains")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
     p.add_argument("--checkpointing", action="store_true", help="recompute each block in the backward pass")
@@ -45,8 +60,10 @@ def build(a):
                          num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=max(2048, a.seq),
                          tie_word_embeddings=not a.untied, use_cache=False, attn_implementation="sdpa")
     model = LlamaForCausalLM(config).to(a.device, DTYPES[a.dtype])
-    if a.mode == "lora":
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"))
+    if a.method != "full":
+        method = METHODS[a.method]()
+        method.task_type = "CAUSAL_LM"
+        model = peft.get_peft_model(model, method)
     if a.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
@@ -74,7 +91,7 @@ def gflop_per_step(a):
     head_dim = a.hidden // a.heads
     attention = 2 * a.hidden * a.hidden + 2 * a.hidden * a.kv_heads * head_dim
     weights = a.layers * (attention + 3 * a.hidden * a.ffn) + a.vocab * a.hidden
-    return 2 * weights * a.batch * a.seq * (2 if a.mode == "lora" else 3) / 1e9
+    return 2 * weights * a.batch * a.seq * (3 if a.method == "full" else 2) / 1e9
 
 
 def train(a, model):

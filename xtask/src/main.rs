@@ -40,7 +40,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        usage: "[--python PYTHON] [--features F] [ARGS..]  one training step, timed, beside torch + PEFT",
+        usage: "[METHOD..]  the technique comparison table; `bench step [--python PYTHON]`: one step beside torch + PEFT",
         run: bench::run,
     },
     Command {

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: one LoRA and one full fine-tuning step in release mode, as a table; with `--python`, the same steps
-//! with torch + PEFT in the same run, and the ratio.
+//! One training step of every method asked for, at the dimensions asked for; with `--python`, the same steps with torch + PEFT
+//! in the same run, and the ratio.
 //!
 //! Other arguments go to both programs (`--layers 30 --seq 256 ..`; `cargo run -p ft-bench --bin step -- --help`). Machines
 //! differ from hour to hour: only the ratio of one run means something.
@@ -13,10 +13,10 @@ use crate::{Outcome, shell};
 pub fn run(args: &[String]) -> Outcome {
     let request = Request::parse(args)?;
     let mut lines = Vec::new();
-    for mode in &request.modes {
-        lines.push(measure("ft", request.ours(mode))?);
+    for method in &request.methods {
+        lines.push(measure("ft", request.ours(method))?);
         if let Some(python) = &request.python {
-            lines.push(measure("torch", request.torch(python, mode))?);
+            lines.push(measure("torch", request.torch(python, method))?);
         }
     }
     print!("{}", table(&lines));
@@ -40,9 +40,10 @@ fn measure(who: &'static str, mut command: Command) -> Result<Line, String> {
 
 #[derive(Debug, Default, PartialEq)]
 struct Request {
+    profile: Option<String>,
     features: Option<String>,
     python: Option<String>,
-    modes: Vec<String>,
+    methods: Vec<String>,
     rest: Vec<String>,
 }
 
@@ -53,33 +54,44 @@ impl Request {
         while let Some(arg) = args.next() {
             let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} wants a value"));
             match arg.as_str() {
+                "--profile" => request.profile = Some(value()?),
                 "--features" => request.features = Some(value()?),
                 "--python" => request.python = Some(value()?),
-                "--mode" => request.modes.push(value()?),
+                "--method" => request.methods.push(value()?),
                 _ => request.rest.push(arg.clone()),
             }
         }
-        if request.modes.is_empty() {
-            request.modes = vec!["lora".into(), "full".into()];
+        if request.methods.is_empty() {
+            request.methods = vec!["lora".into(), "full".into()];
         }
         Ok(request)
     }
 
-    fn ours(&self, mode: &str) -> Command {
+    fn ours(&self, method: &str) -> Command {
         let mut cargo = shell::cargo();
-        cargo.args(["run", "--quiet", "--release", "--package", "ft-bench", "--bin", "step"]);
+        let profile = self.profile.as_deref().unwrap_or("release");
+        cargo.args([
+            "run",
+            "--quiet",
+            "--profile",
+            profile,
+            "--package",
+            "ft-bench",
+            "--bin",
+            "step",
+        ]);
         if let Some(features) = &self.features {
             cargo.args(["--features", features]);
         }
-        cargo.args(["--", "--mode", mode]).args(&self.rest);
+        cargo.args(["--", "--method", method]).args(&self.rest);
         cargo
     }
 
-    fn torch(&self, python: &str, mode: &str) -> Command {
+    fn torch(&self, python: &str, method: &str) -> Command {
         let mut command = Command::new(python);
         command
             .current_dir(shell::root())
-            .args(["benches/torch_step.py", "--mode", mode])
+            .args(["benches/torch_step.py", "--method", method])
             .args(&self.rest);
         command
     }
@@ -88,8 +100,8 @@ impl Request {
 /// One row per line; a torch row also says how much faster and smaller the ft row above it is.
 fn table(lines: &[Line]) -> String {
     let mut text = format!(
-        "{:<6}{:<7}{:>10}{:>10}{:>10}\n",
-        "mode", "", "tokens/s", "peak GB", "of GEMM"
+        "{:<16}{:<7}{:>10}{:>10}{:>10}\n",
+        "method", "", "tokens/s", "peak GB", "of GEMM"
     );
     let mut above: Option<(f64, f64)> = None;
     for Line { who, values } in lines {
@@ -98,8 +110,8 @@ fn table(lines: &[Line]) -> String {
         let share = values["gemm_share"]
             .as_f64()
             .map_or("-".into(), |s| format!("{:.0} %", 100.0 * s));
-        let mode = values["mode"].as_str().unwrap_or("?");
-        text += &format!("{mode:<6}{who:<7}{speed:>10.1}{memory:>10.2}{share:>10}");
+        let method = values["method"].as_str().unwrap_or("?");
+        text += &format!("{method:<16}{who:<7}{speed:>10.1}{memory:>10.2}{share:>10}");
         if let Some((ours, our_memory)) = above.take().filter(|_| *who == "torch") {
             text += &format!(
                 "   ft: {:.2} x the speed, {:.2} x the memory",
@@ -125,21 +137,21 @@ mod tests {
 
     #[test]
     fn own_flags_are_taken_and_the_rest_is_handed_on() {
-        let request = parse(&["--seq", "64", "--mode", "lora", "--python", "py"]).unwrap();
+        let request = parse(&["--seq", "64", "--method", "lora", "--python", "py"]).unwrap();
         assert_eq!(
-            (request.modes, request.rest),
+            (request.methods, request.rest),
             (vec!["lora".into()], vec!["--seq".to_string(), "64".into()])
         );
         assert_eq!(request.python.as_deref(), Some("py"));
-        assert_eq!(parse(&[]).unwrap().modes, ["lora", "full"]);
-        assert!(parse(&["--mode"]).is_err());
+        assert_eq!(parse(&[]).unwrap().methods, ["lora", "full"]);
+        assert!(parse(&["--method"]).is_err());
     }
 
     #[test]
     fn torch_rows_carry_the_ratio() {
         let line = |who, speed: f64, bytes: f64| Line {
             who,
-            values: json!({ "mode": "lora", "tokens_per_s": speed, "peak_rss_bytes": bytes }),
+            values: json!({ "method": "lora", "tokens_per_s": speed, "peak_rss_bytes": bytes }),
         };
         let text = table(&[line("ft", 300.0, 2e9), line("torch", 200.0, 4e9)]);
         assert!(text.contains("ft: 1.50 x the speed, 0.50 x the memory"), "{text}");

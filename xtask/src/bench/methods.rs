@@ -1,0 +1,180 @@
+//! Every method on the embedded model and its bundled lessons, each at its own defaults: what trains, what is written, how fast,
+//! how much memory, and what was learned.
+//!
+//! Machines differ from hour to hour: speed and memory are given beside LoRA's in the same run. Other arguments go to
+//! `ft train` (`--set train.steps=100`).
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{Outcome, shell};
+
+pub fn run(args: &[String]) -> Outcome {
+    let (profile, names, rest) = split(args)?;
+    let ft = Ft::build(&profile)?;
+    let all = ft.methods()?;
+    if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
+        return Err(format!("{unknown}: no such method; there are {}", all.join(", ")));
+    }
+    let mut rows = Vec::new();
+    for method in if names.is_empty() { &all } else { &names } {
+        eprintln!("{method}");
+        rows.push(ft.measure(method, &rest)?);
+    }
+    print!("{}", table(&rows));
+    Ok(())
+}
+
+/// Profile, methods, and what `ft train` gets.
+fn split(args: &[String]) -> Result<(String, Vec<String>, Vec<String>), String> {
+    let (mut profile, mut names, mut rest) = ("release".to_owned(), Vec::new(), Vec::new());
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--profile" => profile = value()?,
+            flag if flag.starts_with('-') => rest.extend([arg.clone(), value()?]),
+            _ => names.push(arg.clone()),
+        }
+    }
+    Ok((profile, names, rest))
+}
+
+/// The built program.
+struct Ft(std::path::PathBuf);
+
+impl Ft {
+    fn build(profile: &str) -> Result<Self, String> {
+        let package = ["--package", "ft-cli", "--bin", "ft"];
+        shell::status(
+            shell::cargo()
+                .args(["build", "--quiet", "--profile", profile])
+                .args(package),
+        )?;
+        let folder = if profile == "dev" { "debug" } else { profile };
+        Ok(Self(target_folder()?.join(folder).join("ft")))
+    }
+
+    /// The values of `peft.method`, as the program's own schema lists them.
+    fn methods(&self) -> Result<Vec<String>, String> {
+        let schema = json(&shell::output(Command::new(&self.0).args(["config", "schema"]))?)?;
+        let choices = schema["$defs"]["PeftConfig"]["oneOf"].as_array();
+        let names = choices.into_iter().flatten();
+        let names = names.filter_map(|choice| choice["properties"]["method"]["const"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    fn measure(&self, method: &str, rest: &[String]) -> Result<Row, String> {
+        let out = std::env::temp_dir().join(format!("ft-bench-{}-{method}", std::process::id()));
+        let text = shell::output(
+            Command::new(&self.0)
+                .args(["train", "--quiet", "--json"])
+                .arg("--set")
+                .arg(format!("peft.method={method}"))
+                .arg("--set")
+                .arg(format!("train.out={}", out.display()))
+                .args(rest),
+        )?;
+        let outcome = json(&text)?;
+        let row = Row {
+            method: method.to_owned(),
+            file: largest_file(&out.join("final")),
+            outcome,
+        };
+        std::fs::remove_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
+        Ok(row)
+    }
+}
+
+fn target_folder() -> Result<std::path::PathBuf, String> {
+    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let folder = json(&metadata)?["target_directory"].as_str().map(Into::into);
+    folder.ok_or_else(|| "cargo metadata names no target folder".into())
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))
+}
+
+/// Size of the weights: nothing else in the result is larger.
+fn largest_file(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights = entries.filter(|e| e.path().extension().is_some_and(|x| x == "safetensors"));
+    weights
+        .filter_map(|e| e.metadata().ok())
+        .map(|m| m.len())
+        .max()
+        .unwrap_or(0)
+}
+
+struct Row {
+    method: String,
+    file: u64,
+    outcome: Value,
+}
+
+impl Row {
+    fn number(&self, path: &str) -> f64 {
+        self.outcome.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN)
+    }
+
+    fn rate(&self) -> f64 {
+        self.number("/tokens") / self.number("/seconds")
+    }
+}
+
+/// Markdown, one row per method; speed and memory are shares of LoRA's where LoRA was measured too.
+fn table(rows: &[Row]) -> String {
+    let lora = rows.iter().find(|row| row.method == "lora");
+    let mut text =
+        "| method | trainable | file, kB | tokens/s | x LoRA | peak MB | loss before | loss after | exact match |\n\
+                    |---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+    for row in rows {
+        let share = lora.map_or("-".into(), |lora| format!("{:.2}", row.rate() / lora.rate()));
+        text += &format!(
+            "| {} | {} | {:.0} | {:.0} | {share} | {:.0} | {:.3} | {:.3} | {:.1} % |\n",
+            row.method,
+            row.number("/trainable"),
+            row.file as f64 / 1e3,
+            row.rate(),
+            row.number("/peak_memory_bytes") / 1e6,
+            row.number("/before/loss"),
+            row.number("/after/loss"),
+            100.0 * row.number("/after/exact_match"),
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_flags_and_the_profile_are_told_apart() {
+        let args = ["ia3", "--profile", "dev", "--set", "train.steps=3", "lora"].map(String::from);
+        let (profile, names, rest) = split(&args).unwrap();
+        assert_eq!(
+            (profile.as_str(), names.join(" "), rest.join(" ")),
+            ("dev", "ia3 lora".to_owned(), "--set train.steps=3".to_owned())
+        );
+        assert!(split(&["--set".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn speed_is_given_beside_lora() {
+        let row = |method: &str, seconds: f64| Row {
+            method: method.to_owned(),
+            file: 2_000,
+            outcome: json!({ "tokens": 100.0, "seconds": seconds, "trainable": 7, "after": { "loss": 1.5, "exact_match": 0.25 } }),
+        };
+        let text = table(&[row("lora", 1.0), row("ia3", 0.5)]);
+        assert!(text.contains("| ia3 | 7 | 2 | 200 | 2.00 |"), "{text}");
+        assert!(text.contains("| 1.500 | 25.0 % |"), "{text}");
+    }
+}
