@@ -13,6 +13,8 @@ const WRONG_USE: u8 = 2;
 #[derive(Debug)]
 pub struct Failure {
     lines: Vec<String>,
+    /// What else could be done.
+    hint: Option<String>,
     code: u8,
 }
 
@@ -21,6 +23,7 @@ impl Failure {
     pub fn new(message: impl fmt::Display) -> Self {
         Self {
             lines: vec![message.to_string()],
+            hint: None,
             code: FAILED,
         }
     }
@@ -29,6 +32,7 @@ impl Failure {
     pub fn wrong_use(message: impl fmt::Display) -> Self {
         Self {
             lines: vec![message.to_string()],
+            hint: None,
             code: WRONG_USE,
         }
     }
@@ -37,6 +41,7 @@ impl Failure {
     pub fn stopped(signal: usize, message: impl fmt::Display) -> Self {
         Self {
             lines: vec![message.to_string()],
+            hint: None,
             code: u8::try_from(128 + signal).unwrap_or(FAILED),
         }
     }
@@ -44,6 +49,12 @@ impl Failure {
     /// Puts what was being done in front.
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.lines.insert(0, doing.to_string());
+        self
+    }
+
+    /// Adds what could be done instead.
+    pub fn hint(mut self, instead: impl fmt::Display) -> Self {
+        self.hint = Some(instead.to_string());
         self
     }
 
@@ -63,6 +74,9 @@ impl Failure {
         for cause in lines {
             text.push_str(&format!("  because: {}\n", cause.replace('\n', "\n  ")));
         }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("  instead: {hint}\n"));
+        }
         text
     }
 }
@@ -73,11 +87,13 @@ impl<E: Error + 'static> From<E> for Failure {
         if is_broken_pipe(&error) {
             return Self {
                 lines: Vec::new(),
+                hint: None,
                 code: 0,
             };
         }
         Self {
             lines: chain(&error),
+            hint: None,
             code: FAILED,
         }
     }

@@ -21,9 +21,9 @@ use crate::tensor_file::write_tensor_file;
 /// PEFT puts this before every name.
 const ROOT: &str = "base_model.";
 /// And this before every checkpoint path.
-const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Whether `dir` holds an adapter in PEFT's layout.
 pub fn is_adapter(dir: &Path) -> bool {
@@ -42,9 +42,21 @@ pub fn read_config(dir: &Path) -> Result<PeftConfig> {
 
 /// The base model that the adapter in `dir` says it belongs to.
 pub fn base_model(dir: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(dir.join(CONFIG)).ok()?;
-    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let value = raw_config(dir).ok()?;
     value.get("base_model_name_or_path")?.as_str().map(str::to_string)
+}
+
+/// The `adapter_config.json` in `dir` as it stands.
+pub(crate) fn raw_config(dir: &Path) -> Result<serde_json::Value> {
+    let path = dir.join(CONFIG);
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+        path: path.clone(),
+        source,
+    })?;
+    serde_json::from_str(&text).map_err(|e| Error::Format {
+        path,
+        why: format!("not valid JSON: {e}"),
+    })
 }
 
 /// Attaches the adapter in `dir`. Strict: every tensor of the file is used and every tensor of the adapter is filled, or
@@ -85,14 +97,23 @@ pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_mo
             why,
         });
     };
+    write_folder(dir, &file, &tensors(model, config.method(), &choice))
+}
+
+/// Writes an adapter folder: its `adapter_config.json` and its tensors by their names in PEFT's file.
+pub(crate) fn write_folder(
+    dir: &Path,
+    config: &serde_json::Value,
+    tensors: &BTreeMap<String, TensorData>,
+) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|source| Error::Io {
         path: dir.into(),
         source,
     })?;
     let path = dir.join(CONFIG);
-    let text = serde_json::to_string_pretty(&file).expect("a JSON map serializes");
+    let text = serde_json::to_string_pretty(config).expect("a JSON map serializes");
     std::fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
-    write_tensors(&dir.join(WEIGHTS), &tensors(model, config.method(), &choice))
+    write_tensors(&dir.join(WEIGHTS), tensors)
 }
 
 /// Every tensor of the adapter by its name in PEFT's file.
@@ -204,14 +225,14 @@ fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<
 }
 
 /// A tensor file being emptied into a model.
-struct TensorFile {
+pub(crate) struct TensorFile {
     path: PathBuf,
-    tensors: BTreeMap<String, TensorData>,
-    mismatches: Vec<String>,
+    pub(crate) tensors: BTreeMap<String, TensorData>,
+    pub(crate) mismatches: Vec<String>,
 }
 
 impl TensorFile {
-    fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| Error::Io {
             path: path.into(),
             source,
@@ -317,7 +338,7 @@ impl TensorFile {
         set(Tensor::from_data(data, &device));
     }
 
-    fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         let unused = self
             .tensors
             .keys()

@@ -55,6 +55,14 @@ pub enum Error {
         /// One line per missing, unexpected or misshapen tensor.
         mismatches: Vec<String>,
     },
+    /// An adapter that is more than LoRA matrices, where only these can be used.
+    #[error("{}: is not plain LoRA: {}", path.display(), reasons.join("; "))]
+    NotPlain {
+        /// The adapter folder.
+        path: PathBuf,
+        /// What it has beside them.
+        reasons: Vec<String>,
+    },
 }
 
 /// Result with this crate's [`Error`].

@@ -6,6 +6,7 @@
 //!  attach(model, config, seed)    freezes, fills the slots, says what trains (attach.rs)
 //!  fold(model)                    merges the slots into the weights
 //!  adapter::{load, save}          PEFT folders, strictly (adapter.rs, peft_config.rs)
+//!  plain::{PlainLora, combine}    LoRA folders as matrices, to export and combine (plain/)
 //!  methods/                       one file per method
 //! ```
 //!
@@ -43,6 +44,7 @@ mod error;
 pub mod methods;
 mod patterns;
 mod peft_config;
+pub mod plain;
 mod site;
 mod slots;
 mod stream;

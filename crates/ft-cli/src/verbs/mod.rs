@@ -5,6 +5,7 @@ mod chat;
 mod config;
 mod data;
 mod eval;
+mod export;
 mod generate;
 mod inspect;
 mod merge;
@@ -43,6 +44,7 @@ verbs! {
     Chat => chat::Chat,
     Merge => merge::Merge,
     Quantize => quantize::Quantize,
+    Export => export::Export,
     Inspect => inspect::Inspect,
     Data => data::Data,
     Config => config::Config,
