@@ -12,5 +12,6 @@ mod train_configs;
 mod train_kill;
 mod train_loop;
 mod train_plan;
+mod train_quant;
 mod train_resume;
 mod train_support;

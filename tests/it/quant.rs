@@ -233,7 +233,7 @@ fn what_cannot_be_quantized_is_refused() {
         let error = Model::load_quantized(dir, LoadDtype::F32, Some(scheme), &Device::flex()).unwrap_err();
         error.to_string()
     };
-    assert!(load(&dir("nf4"), Scheme::new(Kind::Nf4)).contains("quantized already"));
+    assert!(load(&dir("nf4"), Scheme::new(Kind::Fp4)).contains("quantized already, as nf4, blocks of 64"));
     let odd = Scheme {
         block: 48,
         ..Scheme::new(Kind::Nf4)

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use ft_peft::adapter::is_adapter;
+use ft_quant::Scheme;
 use ft_train::checkpoint::Checkpoints;
 
 use crate::failure::{Context, Failure};
@@ -15,6 +16,8 @@ pub struct Located {
     pub checkpoint: PathBuf,
     /// Folder with `adapter_config.json`, when MODEL named one.
     pub adapter: Option<PathBuf>,
+    /// How the run that made the adapter held its base; `None` as it is stored.
+    pub quant: Option<Scheme>,
 }
 
 impl Located {
@@ -47,6 +50,7 @@ pub fn locate(model: &str, adapter: Option<&Path>) -> Result<Located, Failure> {
     let mut located = find(model)?;
     if let Some(adapter) = adapter {
         let folder = adapter_folder(adapter)?;
+        located.quant = quant_of(&folder);
         if let Some(own) = located.adapter.replace(folder) {
             let why = format!("`{model}` already brings an adapter ({})", own.display());
             return Err(Failure::wrong_use(format!(
@@ -76,6 +80,7 @@ fn find(model: &str) -> Result<Located, Failure> {
         return Ok(Located {
             checkpoint: crate::embedded::unpacked(name)?,
             adapter: None,
+            quant: None,
         });
     }
     let path = Path::new(model);
@@ -105,6 +110,7 @@ fn folder(path: &Path) -> Result<Located, Failure> {
         return Ok(Located {
             checkpoint: path.to_path_buf(),
             adapter: None,
+            quant: None,
         });
     }
     if has("config.toml") {
@@ -132,6 +138,7 @@ fn run(path: &Path) -> Result<Located, Failure> {
     Ok(Located {
         checkpoint: result,
         adapter: None,
+        quant: None,
     })
 }
 
@@ -144,7 +151,21 @@ fn with_base(adapter: &Path, base: &str) -> Result<Located, Failure> {
     Ok(Located {
         checkpoint,
         adapter: Some(adapter.to_path_buf()),
+        quant: quant_of(adapter),
     })
+}
+
+/// `model.quant` of the run whose `final/` or `checkpoints/step-N` an adapter folder is. Elsewhere nothing is known: the
+/// base is taken as it is stored.
+fn quant_of(adapter: &Path) -> Option<Scheme> {
+    let adapter = std::path::absolute(adapter).ok()?;
+    let configs = adapter
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("config.toml"));
+    let config = configs.into_iter().find(|file| file.is_file())?;
+    ft_train::RunConfig::load(&config, &[]).ok()?.model.quant
 }
 
 fn base_of_adapter(adapter: &Path) -> Result<String, Failure> {
@@ -240,7 +261,8 @@ mod tests {
             plain,
             Located {
                 checkpoint: base.clone(),
-                adapter: None
+                adapter: None,
+                quant: None
             }
         );
         let both = locate(base.to_str().unwrap(), Some(&adapter)).unwrap();

@@ -7,10 +7,11 @@ use ft_peft::{Adaptable, Pass, Projection, Site};
 use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
-use crate::checkpoint::{Checkpoint, LoadDtype, Loader};
+use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::families::Decoder;
+use crate::loader::{LoadDtype, Loader};
 use crate::quantized;
 use crate::random::Random;
 use crate::rows::Rows;
@@ -36,11 +37,12 @@ impl Model {
     }
 
     /// [`load`](Self::load), with the projections quantized while they are read, one at a time: no more than one of them is
-    /// in memory unpacked. Embeddings, norms and the output head are not quantized.
+    /// in memory unpacked. Embeddings, norms and the output head are not quantized. A checkpoint that is stored in `scheme`
+    /// already is read as it is.
     pub fn load_quantized(dir: &Path, dtype: LoadDtype, scheme: Option<Scheme>, device: &Device) -> Result<Self> {
         let config = ModelConfig::from_dir(dir)?;
         if let Some(scheme) = scheme {
-            quantized::check(&config, scheme, dir)?;
+            quantized::check_quantizable(&config, scheme, dir)?;
         }
         let checkpoint = Checkpoint::open(dir)?;
         let mut loader = Loader::new(&checkpoint, config.tie_word_embeddings, dtype, device);

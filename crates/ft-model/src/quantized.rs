@@ -5,6 +5,7 @@ use std::path::Path;
 use ft_quant::{Kind, Scheme};
 use serde_json::{Value, json};
 
+use crate::checkpoint::Checkpoint;
 use crate::config::{Keys, ModelConfig};
 use crate::error::{Error, Result};
 
@@ -26,19 +27,27 @@ pub(crate) fn readable(keys: &Keys) -> Result<()> {
     }
 }
 
-/// Whether a checkpoint can be quantized so.
-pub(crate) fn check(config: &ModelConfig, scheme: Scheme, dir: &Path) -> Result<()> {
+/// Whether the checkpoint in `dir` can be held so: not quantized yet, or in just this way.
+///
+/// # Errors
+/// An impossible scheme, a checkpoint in other codes.
+pub fn check_quantizable(config: &ModelConfig, scheme: Scheme, dir: &Path) -> Result<()> {
     let error = |why: String| Error::Config {
         path: dir.join("config.json"),
         key: KEY.into(),
         why,
     };
-    if config.is_quantized() {
-        return Err(error(
-            "this checkpoint is quantized already; quantize the one it was made from".into(),
-        ));
+    scheme.check().map_err(|e| error(e.to_string()))?;
+    if !config.is_quantized() {
+        return Ok(());
     }
-    scheme.check().map_err(|e| error(e.to_string()))
+    match Checkpoint::open(dir)?.scheme() {
+        Some(stored) if !stored.same_as(&scheme) => Err(error(format!(
+            "this checkpoint is quantized already, as {stored}, and not as {scheme}; quantize the one it was made from, or \
+             leave model.quant out"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The section that transformers reads back, for layers computed in type `compute`.

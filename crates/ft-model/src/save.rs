@@ -11,8 +11,8 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::checkpoint::LoadDtype;
 use crate::error::{Error, Result};
+use crate::loader::LoadDtype;
 use crate::model::Model;
 
 /// Bytes of tensors above which a checkpoint is split.

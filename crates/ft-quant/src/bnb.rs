@@ -127,6 +127,21 @@ fn type_name(dtype: FloatDType) -> &'static str {
     }
 }
 
+/// How the first quantized layer among the tensors called `names` is stored; `None` if none is. `find` looks up tensors.
+pub fn scheme<'n>(mut names: impl Iterator<Item = &'n str>, find: impl Fn(&str) -> Option<Stored>) -> Option<Scheme> {
+    const STATE: &str = ".weight.quant_state.bitsandbytes__";
+    let name = names.find(|name| name.contains(STATE) || name.ends_with(".SCB"))?;
+    let Some((_, kind)) = name.split_once(STATE) else {
+        return Some(Scheme::new(Kind::Int8));
+    };
+    let state: Value = serde_json::from_slice(&find(name)?.bytes).ok()?;
+    Some(Scheme {
+        kind: [Kind::Nf4, Kind::Fp4].into_iter().find(|k| k.name() == kind)?,
+        double: state.get("nested_offset").is_some(),
+        block: state["blocksize"].as_u64()? as usize,
+    })
+}
+
 /// The quantized layer at `path`, of shape `[out, in]`; `None` if its matrix is not quantized. `find` looks up tensors.
 ///
 /// # Errors

@@ -22,5 +22,16 @@ pub enum Error {
     Stored(String),
 }
 
+impl Error {
+    /// The key of section `[model.quant]` that is to blame, where one is.
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Error::Block(_) => Some("block_size"),
+            Error::DoubleInt8 => Some("double"),
+            Error::NotFinite { .. } | Error::Stored(_) => None,
+        }
+    }
+}
+
 /// Result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;

@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// How a matrix is quantized: section `[model.quant]`.
+/// How matrices are quantized: section `[model.quant]`. Embeddings, norms and the output head stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scheme {
@@ -48,7 +48,7 @@ pub struct Scheme {
     #[serde(default)]
     pub double: bool,
     /// Consecutive weights that share a scale: a power of two from 32 to 4096. int8 has one scale per row instead.
-    #[serde(default = "default_block")]
+    #[serde(rename = "block_size", default = "default_block")]
     pub block: usize,
 }
 
@@ -71,6 +71,11 @@ impl Scheme {
         Self { double: true, ..self }
     }
 
+    /// Whether both say the same: int8 has no blocks.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.kind == other.kind && (self.kind == Kind::Int8 || (self.double, self.block) == (other.double, other.block))
+    }
+
     /// Whether the format has such blocks and scales.
     pub fn check(&self) -> Result<()> {
         if !self.block.is_power_of_two() || !(32..=4096).contains(&self.block) {
@@ -90,6 +95,19 @@ impl Scheme {
             (Kind::Int8, _) => numbers + 4 * rows,
             (_, false) => numbers.div_ceil(2) + 4 * blocks,
             (_, true) => numbers.div_ceil(2) + blocks + 4 * blocks.div_ceil(nested::BLOCK) + 4,
+        }
+    }
+}
+
+impl std::fmt::Display for Scheme {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind.name())?;
+        if self.double {
+            f.write_str(" with double quantization")?;
+        }
+        match self.kind {
+            Kind::Int8 => Ok(()),
+            Kind::Nf4 | Kind::Fp4 => write!(f, ", blocks of {}", self.block),
         }
     }
 }

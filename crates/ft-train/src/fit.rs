@@ -170,7 +170,7 @@ fn load(plan: &Plan) -> Result<Model> {
     let device = plan.device.clone().autodiff();
     let mut model = match plan.config.model.init {
         true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
-        false => Model::load(&plan.config.model.path, plan.dtype, &device)?,
+        false => Model::load_quantized(&plan.config.model.path, plan.dtype, plan.config.model.quant, &device)?,
     };
     match plan.config.peft.from() {
         Some(folder) => {

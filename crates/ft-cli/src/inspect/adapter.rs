@@ -1,15 +1,18 @@
 //! An adapter folder in PEFT's layout: method, places, share of the base, and how large its matrices have become.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::TensorData;
 use ft_model::ModelConfig;
+use ft_quant::Scheme;
 use ft_train::checkpoint::read_tensors;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::failure::{Context, Failure};
+use crate::inspect::run;
+use crate::locate::Located;
 use crate::{locate, output};
 
 /// An adapter in numbers.
@@ -20,6 +23,8 @@ pub struct Adapter {
     alpha: Option<f64>,
     targets: Value,
     base_model: Option<String>,
+    /// How the run that made it held the base in codes.
+    quant: Option<Scheme>,
     parameters: u64,
     bytes: u64,
     /// Parameters of the base, where it is at hand.
@@ -46,13 +51,16 @@ impl Adapter {
         let tensors = read_tensors(&folder.join("adapter_model.safetensors"))?;
         let numbers = |data: &TensorData| data.shape().iter().map(|d| *d as u64).product::<u64>();
         let parameters = tensors.iter().map(|(_, data)| numbers(data)).sum();
-        let base = base_parameters(folder);
+        let base = locate::locate(&folder.to_string_lossy(), None).ok();
+        let quant = base.as_ref().and_then(|located| located.quant);
+        let base = base.and_then(|located| base_parameters(&located));
         Ok(Self {
             method: config["peft_type"].as_str().unwrap_or("unknown").to_lowercase(),
             rank: config["r"].as_u64(),
             alpha: config["lora_alpha"].as_f64(),
             targets: config["target_modules"].clone(),
             base_model: ft_peft::adapter::base_model(folder),
+            quant,
             parameters,
             bytes: tensors.iter().map(|(_, data)| data.as_bytes().len() as u64).sum(),
             base_parameters: base,
@@ -78,6 +86,7 @@ impl Adapter {
                 ),
             ),
             ("base", self.base_model.clone().unwrap_or_else(|| "not named".into())),
+            ("held as", run::held(self.quant)),
             ("parameters", format!("{}{share}", output::count(self.parameters))),
             ("size", output::bytes(self.bytes)),
             ("sites", self.sites.len().to_string()),
@@ -127,9 +136,8 @@ fn mean_norms(sites: &[&Site]) -> String {
 }
 
 /// The base's parameters, if its folder is where the adapter says.
-fn base_parameters(folder: &Path) -> Option<u64> {
-    let located = locate::locate(&folder.to_string_lossy(), None).ok()?;
-    let config = ModelConfig::from_dir(&PathBuf::from(&located.checkpoint)).ok()?;
+fn base_parameters(located: &Located) -> Option<u64> {
+    let config = ModelConfig::from_dir(&located.checkpoint).ok()?;
     Some(config.num_parameters() as u64)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ft_model::{Checkpoint, ModelConfig};
+use ft_quant::Scheme;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -18,6 +19,8 @@ pub struct Model {
     bytes: u64,
     /// Parameters by type.
     dtypes: BTreeMap<String, u64>,
+    /// How its projections are stored in codes.
+    quant: Option<Scheme>,
     tied_embeddings: bool,
     layers: usize,
     hidden_size: usize,
@@ -37,10 +40,11 @@ impl Model {
         let mut dtypes = BTreeMap::new();
         let mut model = Self {
             model_type: config.model_type.clone(),
-            parameters: 0,
+            parameters: config.num_parameters() as u64,
             tensors: 0,
             bytes: 0,
             dtypes: BTreeMap::new(),
+            quant: checkpoint.scheme(),
             tied_embeddings: config.tie_word_embeddings,
             layers: config.num_hidden_layers,
             hidden_size: config.hidden_size,
@@ -55,7 +59,6 @@ impl Model {
         for (_, entry) in checkpoint.entries() {
             let numbers: u64 = entry.shape.iter().map(|d| *d as u64).product();
             model.tensors += 1;
-            model.parameters += numbers;
             model.bytes += entry.dtype.bitsize() as u64 * numbers / 8;
             *dtypes.entry(format!("{:?}", entry.dtype).to_lowercase()).or_insert(0) += numbers;
         }
@@ -96,6 +99,7 @@ impl Model {
             ),
             ("positions", output::count(self.positions as u64)),
         ];
-        output::fields(&rows)
+        let quant = self.quant.map(|scheme| ("quantized", scheme.to_string()));
+        output::fields(&rows.into_iter().chain(quant).collect::<Vec<_>>())
     }
 }

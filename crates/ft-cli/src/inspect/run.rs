@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ft_quant::Scheme;
 use ft_train::checkpoint::{Checkpoints, damage, read_state};
 use ft_train::config::PeftSection;
 use ft_train::{RunConfig, read_metrics};
@@ -16,6 +17,8 @@ use crate::output;
 pub struct Run {
     state: State,
     model: PathBuf,
+    /// How the base is held in codes.
+    quant: Option<Scheme>,
     method: String,
     device: Option<String>,
     /// Step of the last line of `metrics.jsonl`.
@@ -76,6 +79,7 @@ impl Run {
                 (None, None) => State::Begun,
             },
             model: config.model.path,
+            quant: config.model.quant,
             method,
             device: state.as_ref().map(|s| s.device.clone()),
             step: metrics.iter().rev().find_map(|line| line["step"].as_u64()),
@@ -106,6 +110,7 @@ impl Run {
         let mut rows = vec![
             ("run", state.to_string()),
             ("model", self.model.display().to_string()),
+            ("held as", held(self.quant)),
             ("method", self.method.clone()),
             (
                 "step",
@@ -133,6 +138,11 @@ impl Run {
         rows.extend(self.result.iter().map(|path| ("result", path.display().to_string())));
         output::fields(&rows)
     }
+}
+
+/// How a run or an adapter holds its base.
+pub(super) fn held(quant: Option<Scheme>) -> String {
+    quant.map_or("stored".to_string(), |scheme| scheme.to_string())
 }
 
 fn saved(folder: &Path) -> Vec<Saved> {

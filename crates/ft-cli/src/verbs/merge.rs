@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::args::DeviceArg;
 use crate::failure::{Context, Failure};
+use crate::locate::Located;
 use crate::model::Loaded;
 use crate::{device, locate, output};
 
@@ -26,7 +27,7 @@ pub struct Merge {
     /// Folder to write; it must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Type of the written numbers; the base's own when left out
+    /// Type of the written numbers; the base's own when left out, or bf16 where that is in codes
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Dtype>,
     /// Do not compare the merged model with base and adapter
@@ -56,9 +57,10 @@ impl Dtype {
         }
     }
 
-    /// The type that most bytes of a checkpoint have.
-    fn of(checkpoint: &Path) -> Result<Self, Failure> {
-        let checkpoint = Checkpoint::open(checkpoint)?;
+    /// The type that most numbers of a checkpoint have; 16 bits where most are in codes.
+    fn of(located: &Located) -> Result<Self, Failure> {
+        let checkpoint = Checkpoint::open(&located.checkpoint)?;
+        let in_codes = located.quant.is_some() || checkpoint.scheme().is_some();
         let numbers = |name: &str| -> usize {
             let same = checkpoint.entries().filter(|(_, e)| format!("{:?}", e.dtype) == name);
             same.map(|(_, e)| e.shape.iter().product::<usize>()).sum()
@@ -67,7 +69,11 @@ impl Dtype {
         Ok(kinds
             .into_iter()
             .max_by_key(|(_, name)| numbers(name))
-            .map_or(Dtype::F32, |(kind, _)| kind))
+            .map(|(kind, _)| match kind {
+                Dtype::F32 if in_codes => Dtype::Bf16,
+                kind => kind,
+            })
+            .unwrap_or(Dtype::F32))
     }
 
     /// Largest difference of a logit that rounding every weight to this type explains, as a share of the largest logit.
@@ -104,7 +110,7 @@ impl Merge {
                 "there is no adapter to merge: name one with --adapter",
             ));
         }
-        let dtype = self.dtype.map_or_else(|| Dtype::of(&located.checkpoint), Ok)?;
+        let dtype = self.dtype.map_or_else(|| Dtype::of(&located), Ok)?;
         let picked = device::pick(self.device.device)?;
         let mut loaded = Loaded::open(located, LoadDtype::F32, &picked)?;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use ft_data::Tokenizer;
-use ft_model::{LoadDtype, Model};
+use ft_model::{Checkpoint, LoadDtype, Model};
 use ft_quant::{Kind, Scheme};
 use serde_json::json;
 
@@ -67,6 +67,10 @@ impl Quantize {
         };
         scheme.check().map_err(|e| Failure::wrong_use(e.to_string()))?;
         let folder = locate::checkpoint(&self.model)?;
+        if let Some(stored) = Checkpoint::open(&folder)?.scheme() {
+            let why = format!("`{}` is quantized already, as {stored}", self.model);
+            return Err(Failure::new(format!("{why}; quantize the model it was made from")));
+        }
         let tokenizer = Tokenizer::from_dir(&folder)?;
         // Quantizing is work for the CPU, whatever else there is.
         let device = burn::tensor::Device::flex();

@@ -128,3 +128,72 @@ fn a_signal_saves_and_the_run_goes_on_from_there() {
         (&"finished".into(), Some(step + 2))
     );
 }
+
+#[test]
+fn a_run_over_codes_is_evaluated_and_merged_as_it_was_trained() {
+    let bench = Bench::new();
+    let config = bench.write(
+        "run.toml",
+        &bench
+            .text
+            .replace("[peft]", "quant = { kind = 'nf4', double = true }\n[peft]"),
+    );
+    let plan = json(&["plan", &config, "--json"]);
+    let plain = json(&[
+        "plan",
+        &config,
+        "--json",
+        "--set",
+        "model.quant.kind=int8",
+        "--set",
+        "model.quant.double=false",
+    ]);
+    assert!(plan["bytes"]["weights"].as_u64() < plain["bytes"]["weights"].as_u64());
+    let trained = json(&["train", &config, "--json"]);
+    let after = trained["after"]["loss"].as_f64().unwrap();
+    let (out, merged) = (bench.out(), bench.path("merged").display().to_string());
+
+    let eval = |args: &[&str]| {
+        json(&[&["eval"], args, &["--data", &bench.valid, "--json"]].concat())["loss"]
+            .as_f64()
+            .unwrap()
+    };
+    let last = format!("{out}/checkpoints/step-6");
+    for model in [&[&*out][..], &[&last], &["embedded:tiny", "--adapter", &out]] {
+        let loss = eval(model);
+        assert!((loss - after).abs() < 1e-5, "{model:?}: {loss}, {after} after training");
+    }
+    for what in [&out, &format!("{out}/final"), &last] {
+        let found = json(&["inspect", what, "--json"]);
+        assert_eq!(found["quant"]["kind"], "nf4", "{what}: {found}");
+    }
+    ft(&["generate", &out, "--prompt", "Who has key 3? ", "--max-new-tokens", "4"]).ok();
+
+    // Unpacked exactly, added in f32, written in 16 bits and read back.
+    let report = json(&["merge", &out, "--out", &merged, "--json"]);
+    assert_eq!((&report["dtype"], &report["verified"]), (&"bf16".into(), &true.into()));
+    assert!(report["max_difference"].as_f64().unwrap() < 1e-3, "{report}");
+    assert_eq!(json(&["inspect", &merged, "--json"])["quant"], Value::Null);
+    assert!((eval(&[&merged]) - after).abs() < 2e-2);
+    let whole = bench.path("whole").display().to_string();
+    json(&["merge", &out, "--out", &whole, "--dtype", "f32", "--json"]);
+    assert!((eval(&[&whole]) - after).abs() < 1e-5);
+
+    let packed = bench.path("packed").display().to_string();
+    ft(&["quantize", "embedded:tiny", "--kind", "int8", "--out", &packed]).ok();
+    let twice = ft(&[
+        "quantize",
+        &packed,
+        "--kind",
+        "nf4",
+        "--out",
+        &merged.replace("merged", "twice"),
+    ]);
+    assert!(twice.stderr.contains("quantized already, as int8"), "{}", twice.stderr);
+    let other = ft(&["eval", &packed, "--adapter", &out, "--data", &bench.valid]);
+    assert!(
+        other.stderr.contains("quantized already, as int8, and not as nf4"),
+        "{}",
+        other.stderr
+    );
+}

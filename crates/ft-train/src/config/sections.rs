@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ft_quant::Scheme;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,9 @@ pub struct ModelSection {
     /// trains is always f32.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Hold the frozen projections in 4 or 8 bits (QLoRA): quantized while they are read. Nothing where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant: Option<Scheme>,
     /// Start from random weights drawn from `train.seed`, not from those in `path`, which then needs only its
     /// `config.json` and tokenizer. For pretraining, with `peft.method = "full"`.
     #[serde(default)]

@@ -48,6 +48,15 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     if config.model.init && !matches!(&config.peft, PeftSection::Method(PeftConfig::Full(_))) {
         wrong.push("model.init: random weights that stay frozen learn nothing; use peft.method = \"full\"".into());
     }
+    if let Some(scheme) = &config.model.quant {
+        let key = |e: &ft_quant::Error| e.key().map_or("model.quant".into(), |key| format!("model.quant.{key}"));
+        wrong.extend(scheme.check().err().map(|e| format!("{}: {e}", key(&e))));
+        if config.model.init {
+            wrong.push(
+                "model.quant: random weights that train are not quantized; leave out model.quant or model.init".into(),
+            );
+        }
+    }
     let unknown = config.eval.metrics.iter().filter_map(|name| ft_eval::find(name).err());
     wrong.extend(unknown.map(|e| format!("eval.metrics: {e}")));
     wrong.extend(config.optim.check().err().map(|e| e.to_string()));

@@ -76,6 +76,7 @@ impl Plan {
         let model = ModelConfig::from_dir(folder)?;
         let peft = places::method(&config.peft)?;
         let attached = places::preview(&model, &peft)?;
+        places::quantizable(&model, &config.model, &peft, &attached)?;
         let tokenizer = data::tokenizer(&config)?;
         let (train, valid, mut data) = data::load(&config, &tokenizer)?;
         let padding = Padding {
@@ -112,6 +113,7 @@ impl Plan {
             attached: &attached,
             optim: &config.optim,
             dtype,
+            quant: config.model.quant,
             accumulates: config.train.accumulation > 1,
             batch: feed.largest_micro_batch(),
         })?;

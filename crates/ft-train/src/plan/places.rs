@@ -1,14 +1,16 @@
 //! What trains, and what it costs, from the architecture alone: no weight is loaded.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use ft_model::{Checkpoint, LoadDtype, ModelConfig};
 use ft_optim::OptimConfig;
 use ft_peft::{Attached, Kind, PeftConfig, PlaceSpec};
+use ft_quant::Scheme;
 
 use super::bytes::{self, Bytes};
-use crate::Result;
-use crate::config::PeftSection;
+use crate::config::{ModelSection, PeftSection};
+use crate::{Error, Result};
 
 /// The method of the section, read from the adapter folder where it names one.
 pub(super) fn method(section: &PeftSection) -> Result<PeftConfig> {
@@ -23,6 +25,34 @@ pub(super) fn preview(model: &ModelConfig, peft: &PeftConfig) -> Result<Attached
     Ok(ft_peft::preview(&model.places(), peft)?)
 }
 
+/// Whether the base can be held as `model.quant` says while these places train.
+///
+/// # Errors
+/// A base in other codes, and full fine-tuning of matrices that would be in codes.
+pub(super) fn quantizable(
+    model: &ModelConfig,
+    section: &ModelSection,
+    peft: &PeftConfig,
+    attached: &Attached,
+) -> Result<()> {
+    let Some(scheme) = section.quant else { return Ok(()) };
+    ft_model::check_quantizable(model, scheme, &section.path)?;
+    let places = model.places();
+    let packed = places.iter().filter(|place| place.kind == Kind::Linear);
+    let trained: Vec<&str> = packed
+        .map(|place| place.path.as_str())
+        .filter(|path| attached.choice.whole.iter().any(|p| p == path))
+        .collect();
+    match (peft, trained.first()) {
+        (PeftConfig::Full(_), Some(first)) => Err(Error::Plan(vec![format!(
+            "model.quant: peft.method = \"full\" would train {} of the matrices that are held in codes (the first is {first}), \
+             and codes cannot be trained; leave model.quant out, or use a method with adapters",
+            trained.len()
+        )])),
+        _ => Ok(()),
+    }
+}
+
 /// What the memory depends on.
 pub(super) struct Job<'a> {
     pub model: &'a ModelConfig,
@@ -31,6 +61,7 @@ pub(super) struct Job<'a> {
     pub attached: &'a Attached,
     pub optim: &'a OptimConfig,
     pub dtype: LoadDtype,
+    pub quant: Option<Scheme>,
     pub accumulates: bool,
     /// Rows and columns of the largest micro-batch.
     pub batch: (usize, usize),
@@ -99,6 +130,7 @@ fn weights(job: &Job) -> Result<u64> {
             .map_or(4, |(_, e)| e.dtype.bitsize() as u64 / 8),
         (_, None) => 4,
     };
+    let packed = packed(job);
     let bytes = |spec: &ft_model::TensorSpec| {
         let numbers = spec.shape.iter().product::<usize>() as u64;
         let trains = job
@@ -107,12 +139,26 @@ fn weights(job: &Job) -> Result<u64> {
             .whole
             .iter()
             .any(|p| spec.name.strip_prefix(p.as_str()).is_some_and(is_leaf));
-        match own.as_ref().and_then(|file| codes(file, &spec.name)) {
+        let stored = own.as_ref().and_then(|file| codes(file, &spec.name));
+        match stored.or_else(|| packed.get(&spec.name).copied()) {
             Some(codes) if !trains => codes,
             _ => numbers * if trains { 4 } else { size(&spec.name) },
         }
     };
     Ok(job.model.tensors().iter().map(bytes).sum())
+}
+
+/// Bytes of the matrices that are quantized on load, by name: every projection but the output head.
+fn packed(job: &Job) -> HashMap<String, u64> {
+    let Some(scheme) = job.quant else { return HashMap::new() };
+    let places = job
+        .model
+        .places()
+        .into_iter()
+        .filter(|place| place.kind == Kind::Linear);
+    places
+        .map(|place| (format!("{}.weight", place.path), scheme.bytes(place.dims) as u64))
+        .collect()
 }
 
 /// Bytes of the codes and scales of a matrix that the checkpoint holds quantized.

@@ -93,6 +93,7 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
         attached: &attached,
         optim: &config.optim,
         dtype: LoadDtype::F32,
+        quant: config.model.quant,
         accumulates,
         batch,
     };

@@ -1,0 +1,262 @@
+//! Builds a model from a checkpoint: one tensor at a time, converted or quantized while it is read.
+
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use ft_quant::{Encoded, Layout, Packed, Scheme, Weight, bnb};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::source::{Fill, Source};
+
+/// The number type in which a model is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadDtype {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16.
+    Bf16,
+    /// f16.
+    F16,
+    /// The checkpoint's own type.
+    Auto,
+}
+
+/// Builds a model from a checkpoint, collecting every mismatch.
+pub(crate) struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Put before every name: older GPT-2 checkpoints lack `transformer.`.
+    strip: &'static str,
+    /// The output head is the embedding table.
+    tied: bool,
+    dtype: LoadDtype,
+    /// How projections that are not quantized yet are.
+    quant: Option<Scheme>,
+    device: &'a Device,
+    used: Vec<String>,
+    mismatches: Vec<String>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(checkpoint: &'a Checkpoint, tied: bool, dtype: LoadDtype, device: &'a Device) -> Self {
+        let bare = checkpoint.entries.contains_key("wte.weight");
+        let strip = if bare { "transformer." } else { "" };
+        Self {
+            checkpoint,
+            strip,
+            tied,
+            dtype,
+            quant: None,
+            device,
+            used: Vec::new(),
+            mismatches: Vec::new(),
+        }
+    }
+
+    /// Quantizes projections while they are read, one at a time; the output head stays as it is.
+    pub fn quantized(self, scheme: Scheme) -> Self {
+        Self {
+            quant: Some(scheme),
+            ..self
+        }
+    }
+
+    /// The mismatches, with the tensors that nothing asked for.
+    pub fn finish(mut self) -> Result<()> {
+        let ignored = |name: &str| {
+            name.ends_with(".rotary_emb.inv_freq")
+                || name.ends_with(".attn.bias")
+                || name.ends_with(".attn.masked_bias")
+                || (self.tied && name == "lm_head.weight")
+        };
+        for name in self
+            .checkpoint
+            .entries
+            .keys()
+            .filter(|name| !self.used.contains(name) && !ignored(name))
+        {
+            self.mismatches.push(format!("{name}: unexpected"));
+        }
+        if self.mismatches.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Tensors {
+            path: self.checkpoint.dir.clone(),
+            mismatches: self.mismatches,
+        })
+    }
+
+    fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
+        let name = self.stored(name.strip_prefix(self.strip).unwrap_or(name));
+        self.used.push(name.into());
+        match self.read(name, &shape) {
+            Ok(data) => {
+                let dtype = data.dtype();
+                Tensor::from_data(data, (self.device, dtype))
+            }
+            Err(why) => {
+                self.mismatches.push(format!("{name}: {why}"));
+                Tensor::zeros([1; D], self.device)
+            }
+        }
+    }
+
+    /// Under which name a tensor is stored: a tied checkpoint may hold the shared table as the head alone.
+    fn stored<'n>(&self, name: &'n str) -> &'n str {
+        const TABLES: [&str; 3] = ["model.embed_tokens.weight", "transformer.wte.weight", "wte.weight"];
+        let entries = &self.checkpoint.entries;
+        let head_alone = !entries.contains_key(name) && entries.contains_key("lm_head.weight");
+        match self.tied && head_alone && TABLES.contains(&name) {
+            true => "lm_head.weight",
+            false => name,
+        }
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<TensorData, String> {
+        let (bytes, own) = self.find(name, shape)?;
+        Ok(convert(bytes, own, self.dtype.of(own), shape))
+    }
+
+    /// Bytes and type of a tensor in floats.
+    fn find(&self, name: &str, shape: &[usize]) -> std::result::Result<(&'a [u8], DType), String> {
+        let entry = self.checkpoint.entries.get(name).ok_or("missing")?;
+        if entry.shape != shape {
+            return Err(format!("{shape:?} expected, found {:?}", entry.shape));
+        }
+        let own = match entry.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            other => {
+                return Err(format!(
+                    "numbers of type {other:?} are not supported; F32, BF16 and F16 are"
+                ));
+            }
+        };
+        Ok((self.checkpoint.bytes(entry), own))
+    }
+
+    /// A layer that the checkpoint holds in codes, or `None`.
+    fn packed(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> ft_quant::Result<Option<Weight>> {
+        let found = bnb::read(path, shape, |name| self.checkpoint.stored(name))?;
+        Ok(found.map(|found| {
+            self.used.extend(found.names);
+            let own = found.dtype.unwrap_or(FloatDType::F32);
+            let dtype = FloatDType::from(self.dtype.of(own.into()));
+            Weight::packed(Packed::new(&found.encoded, layout, dtype, self.device), layout)
+        }))
+    }
+
+    /// A layer that the checkpoint holds in floats, quantized.
+    fn quantize(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        layout: Layout,
+        scheme: Scheme,
+    ) -> std::result::Result<Weight, String> {
+        self.used.push(name.into());
+        let (bytes, own) = self.find(name, &shape)?;
+        let [rows, cols] = shape;
+        // The values live no longer than this: beside packed matrices, one tensor in f32 is the most there is.
+        let encoded = match layout {
+            Layout::OutIn => Encoded::encode(&floats(bytes, own), shape, scheme),
+            Layout::InOut => Encoded::encode(&transposed(bytes, own, cols), [cols, rows], scheme),
+        };
+        let dtype = FloatDType::from(self.dtype.of(own));
+        let packed = Packed::new(&encoded.map_err(|e| e.to_string())?, layout, dtype, self.device);
+        Ok(Weight::packed(packed, layout))
+    }
+
+    /// Takes note of what is wrong with a layer, and stands in for it.
+    fn wrong(&mut self, path: &str, why: String, layout: Layout) -> Weight {
+        let prefix = format!("{path}.");
+        let own = self.checkpoint.entries.keys().filter(|name| name.starts_with(&prefix));
+        self.used.extend(own.cloned());
+        self.mismatches.push(why);
+        Weight::new(Tensor::zeros([1, 1], self.device), layout)
+    }
+}
+
+impl LoadDtype {
+    /// The type in which numbers of type `own` are held.
+    fn of(self, own: DType) -> DType {
+        match self {
+            LoadDtype::F32 => DType::F32,
+            LoadDtype::Bf16 => DType::BF16,
+            LoadDtype::F16 => DType::F16,
+            LoadDtype::Auto => own,
+        }
+    }
+}
+
+impl Source for Loader<'_> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2], _: Fill) -> Tensor<2> {
+        self.tensor(name, shape)
+    }
+
+    fn vector(&mut self, name: &str, len: usize, _: Fill) -> Tensor<1> {
+        self.tensor(name, [len])
+    }
+
+    fn weight(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> Weight {
+        let own = path.strip_prefix(self.strip).unwrap_or(path);
+        let out_in = match layout {
+            Layout::OutIn => shape,
+            Layout::InOut => [shape[1], shape[0]],
+        };
+        match self.packed(own, out_in, layout) {
+            Ok(Some(weight)) => return weight,
+            Ok(None) => {}
+            Err(why) => return self.wrong(own, why.to_string(), layout),
+        }
+        let name = format!("{own}.weight");
+        match self.quant.filter(|_| own != crate::model::HEAD) {
+            None => Weight::new(self.tensor(&format!("{path}.weight"), shape), layout),
+            Some(scheme) => {
+                let weight = self.quantize(&name, shape, layout, scheme);
+                weight.unwrap_or_else(|why| self.wrong(own, format!("{name}: {why}"), layout))
+            }
+        }
+    }
+}
+
+/// Little-endian `bytes` of type `from` as tensor data of type `to`.
+fn convert(bytes: &[u8], from: DType, to: DType, shape: &[usize]) -> TensorData {
+    let shape = shape.to_vec();
+    if from == to {
+        return TensorData::from_bytes_vec(bytes.to_vec(), shape, to);
+    }
+    let values = (0..bytes.len() / from.size()).map(|i| float(bytes, from, i));
+    match to {
+        DType::BF16 => TensorData::new(values.map(bf16::from_f32).collect::<Vec<_>>(), shape),
+        DType::F16 => TensorData::new(values.map(f16::from_f32).collect::<Vec<_>>(), shape),
+        _ => TensorData::new(floats(bytes, from), shape),
+    }
+}
+
+/// Number `i` of little-endian `bytes` of type `from`.
+fn float(bytes: &[u8], from: DType, i: usize) -> f32 {
+    let pair = || u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
+    match from {
+        DType::BF16 => bf16::from_bits(pair()).to_f32(),
+        DType::F16 => f16::from_bits(pair()).to_f32(),
+        _ => f32::from_le_bytes(std::array::from_fn(|b| bytes[4 * i + b])),
+    }
+}
+
+/// All numbers, on all cores.
+fn floats(bytes: &[u8], from: DType) -> Vec<f32> {
+    let numbers = 0..bytes.len() / from.size();
+    numbers.into_par_iter().map(|i| float(bytes, from, i)).collect()
+}
+
+/// The numbers of a matrix with rows of `cols`, column by column, on all cores.
+fn transposed(bytes: &[u8], from: DType, cols: usize) -> Vec<f32> {
+    let count = bytes.len() / from.size();
+    let rows = count / cols.max(1);
+    let at = |i: usize| float(bytes, from, i % rows * cols + i / rows);
+    (0..count).into_par_iter().map(at).collect()
+}
