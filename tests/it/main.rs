@@ -1,6 +1,7 @@
 mod evaluate;
 mod families;
 mod generate;
+mod guide;
 mod interop;
 mod lora;
 mod methods;

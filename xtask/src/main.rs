@@ -8,6 +8,7 @@ mod bench;
 mod check_gpu;
 mod ci;
 mod golden;
+mod guide;
 mod shell;
 mod tidy;
 
@@ -47,6 +48,11 @@ const COMMANDS: &[Command] = &[
         name: "golden",
         usage: "[--python PYTHON] [--run [NAME..]] [-- ARGS..]  list or rerun fixture generators",
         run: golden::run,
+    },
+    Command {
+        name: "guide",
+        usage: "         write docs/guide from the sources and the measured figures",
+        run: guide::run,
     },
     Command {
         name: "base",

@@ -1,0 +1,250 @@
+//! `docs/guide/`: one page per method, made from its file's header, its options' documentation and the measured figures. This
+//! test fails when a page is out of date; `cargo xtask guide` (this test with `FT_BLESS=1`) writes them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ft_peft::PeftConfig;
+use ft_train::RunConfig;
+use serde_json::Value;
+
+#[test]
+fn the_guide_says_what_the_code_says() {
+    let pages = Guide::read().pages();
+    let folder = root().join("docs/guide");
+    if std::env::var_os("FT_BLESS").is_some() {
+        fs::create_dir_all(&folder).unwrap();
+        pages
+            .iter()
+            .for_each(|(name, text)| fs::write(folder.join(name), text).unwrap());
+    }
+    let found = fs::read_dir(&folder).expect("docs/guide").flatten();
+    let found: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    for name in &found {
+        assert!(pages.contains_key(name), "docs/guide/{name}: no method has this page");
+    }
+    for (name, text) in &pages {
+        let there = fs::read_to_string(folder.join(name)).unwrap_or_default();
+        assert!(
+            there == *text,
+            "docs/guide/{name} is out of date: run `cargo xtask guide`"
+        );
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Everything the pages are made of.
+struct Guide {
+    /// File of each method under `crates/ft-peft/src/methods`, by its name.
+    files: BTreeMap<&'static str, String>,
+    schema: Value,
+    /// Configurations by method.
+    configs: BTreeMap<String, Vec<String>>,
+    /// Lines of `benches/results/methods.jsonl` by method.
+    figures: BTreeMap<String, Value>,
+}
+
+impl Guide {
+    fn read() -> Self {
+        let registry = fs::read_to_string(root().join("crates/ft-peft/src/methods/mod.rs")).unwrap();
+        let file = |name: &&'static str| {
+            let line = registry
+                .lines()
+                .find(|l| l.trim_start().starts_with(&format!("\"{name}\" =>")));
+            let module = line
+                .and_then(|l| l.split_once('(')?.1.split_once("::"))
+                .expect("a registry line")
+                .0;
+            (*name, format!("crates/ft-peft/src/methods/{module}.rs"))
+        };
+        Self {
+            files: PeftConfig::NAMES.iter().map(file).collect(),
+            schema: RunConfig::schema(),
+            configs: configs(),
+            figures: figures(),
+        }
+    }
+
+    fn pages(&self) -> BTreeMap<String, String> {
+        let page = |name: &&'static str| (format!("{name}.md"), self.page(name));
+        let mut pages: BTreeMap<String, String> = PeftConfig::NAMES.iter().map(page).collect();
+        pages.insert("README.md".into(), self.index());
+        pages
+    }
+
+    fn index(&self) -> String {
+        let mut text = "# Methods\n\nOne page each, made by `cargo xtask guide` from the source of the method. The learning rate is the one used \
+            where nobody gives one (`optim.lr`).\n\n| `peft.method` | | learning rate | targets |\n|---|---|---|---|\n"
+            .to_owned();
+        for name in PeftConfig::NAMES {
+            let title = self.header(name).0;
+            let _ = writeln!(
+                text,
+                "| [`{name}`]({name}.md) | {title} | {:e} | {} |",
+                rate(name),
+                self.targets(name)
+            );
+        }
+        text + &measured(PeftConfig::NAMES.iter().filter_map(|name| self.figures.get(*name)))
+    }
+
+    fn page(&self, name: &str) -> String {
+        let (title, body) = self.header(name);
+        let mut text = format!("# `{name}`\n\n{title}\n{body}\n");
+        let _ = writeln!(
+            text,
+            "```toml\n[peft]\nmethod = \"{name}\"\n```\n\nLearning rate where none is given: {:e}.\n",
+            rate(name)
+        );
+        if let Some(files) = self.configs.get(name) {
+            let links: Vec<String> = files
+                .iter()
+                .map(|f| format!("[configs/{f}](../../configs/{f})"))
+                .collect();
+            let _ = writeln!(text, "To run: {}.\n", links.join(", "));
+        }
+        text += "| option | default | |\n|---|---|---|\n";
+        for (key, option) in self.options(name) {
+            let about = prose(option["description"].as_str().unwrap_or_default());
+            let _ = writeln!(
+                text,
+                "| `{key}` | {} | {} |",
+                default(option),
+                about.replace('|', "\\|")
+            );
+        }
+        for (_, part) in PARTS.iter().filter(|(whole, _)| whole == &name) {
+            let (title, body) = header(&format!("crates/ft-peft/src/methods/{part}.rs"));
+            let _ = write!(text, "\n## {}\n{body}", title.trim_end_matches('.'));
+        }
+        text + &measured(self.figures.get(name).into_iter())
+    }
+
+    /// First sentence and the rest of the method's documentation.
+    fn header(&self, name: &str) -> (String, String) {
+        header(&self.files[name])
+    }
+
+    fn options(&self, name: &str) -> Vec<(&String, &Value)> {
+        let choices = self.schema["$defs"]["PeftConfig"]["oneOf"]
+            .as_array()
+            .expect("a list of methods");
+        let choice = choices.iter().find(|c| c["properties"]["method"]["const"] == name);
+        let options = choice.and_then(|c| c["properties"].as_object()).expect("options");
+        options.iter().filter(|(key, _)| *key != "method").collect()
+    }
+
+    fn targets(&self, name: &str) -> String {
+        let options = self.options(name);
+        let targets = options.iter().find(|(key, _)| *key == "targets");
+        targets.map_or("".into(), |(_, option)| default(option))
+    }
+}
+
+/// Options that are a technique of their own, with a file beside their method's.
+const PARTS: &[(&str, &str)] = &[("lora", "dora")];
+
+/// First paragraph and the rest of a module's documentation.
+fn header(file: &str) -> (String, String) {
+    let source = fs::read_to_string(root().join(file)).unwrap();
+    let lines = source.lines().map_while(|l| l.strip_prefix("//!"));
+    let lines: Vec<String> = lines.map(|l| prose(l.strip_prefix(' ').unwrap_or(l))).collect();
+    let split = lines.iter().position(String::is_empty).unwrap_or(lines.len());
+    (lines[..split].join(" "), lines[split..].join("\n") + "\n")
+}
+
+/// Rust documentation without its links to items, on one line.
+fn prose(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("](") {
+        let (link, tail) = after.split_once(')').unwrap_or((after, ""));
+        let kept = if link.contains("::") { None } else { Some(link) };
+        match (kept, before.rsplit_once('[')) {
+            (None, Some((lead, word))) => out += &format!("{lead}{word}"),
+            _ => out += &format!("{before}]({link})"),
+        }
+        rest = tail;
+    }
+    (out + rest).replace("[`", "`").replace("`]", "`").replace('\n', " ")
+}
+
+fn rate(name: &str) -> f64 {
+    PeftConfig::named(name)
+        .expect("a registered name")
+        .method()
+        .learning_rate()
+}
+
+fn default(option: &Value) -> String {
+    match &option["default"] {
+        Value::Null => String::new(),
+        value => format!("`{value}`"),
+    }
+}
+
+fn configs() -> BTreeMap<String, Vec<String>> {
+    let mut by_method = BTreeMap::<String, Vec<String>>::new();
+    let mut files: Vec<PathBuf> = fs::read_dir(root().join("configs"))
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    files.sort();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        if let Some(line) = text.lines().find(|l| l.starts_with("method = ")) {
+            let method = line.trim_start_matches("method = ").trim_matches('"').to_owned();
+            let name = file.file_name().expect("a file").to_string_lossy().into_owned();
+            by_method.entry(method).or_default().push(name);
+        }
+    }
+    by_method
+}
+
+fn figures() -> BTreeMap<String, Value> {
+    let text = fs::read_to_string(root().join("benches/results/methods.jsonl")).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
+    lines
+        .map(|line| (line["method"].as_str().expect("a name").to_owned(), line))
+        .collect()
+}
+
+/// The measured figures as a table; nothing where there are none.
+fn measured<'v>(lines: impl Iterator<Item = &'v Value>) -> String {
+    let mut text = String::new();
+    for line in lines {
+        if text.is_empty() {
+            text += "\n## Measured\n\nA step at SmolLM2-135M's dimensions (4 x 256 tokens, f32, 2 CPU cores) beside PEFT's in the same run, and a \
+                run of `ft train` on the embedded model at the method's defaults ([how](../../benches/results/README.md)).\n\n\
+                | method | trainable | file | tokens/s | x PEFT's | peak memory | of PEFT's | loss | exact match |\n\
+                |---|---|---|---|---|---|---|---|---|\n";
+        }
+        let number = |key: &str| line[key].as_f64();
+        let show = |key: &str, scale: f64, digits: usize, unit: &str| {
+            number(key).map_or("-".into(), |n| format!("{:.digits$}{unit}", n * scale))
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {} → {} | {} |",
+            line["method"].as_str().unwrap_or_default(),
+            show("trainable", 1.0, 0, ""),
+            show("file_bytes", 1e-3, 0, " kB"),
+            show("tokens_per_s", 1.0, 0, ""),
+            show("x_torch", 1.0, 2, ""),
+            show("peak_bytes", 1e-9, 2, " GB"),
+            show("of_torch_memory", 1.0, 2, ""),
+            show("loss_before", 1.0, 2, ""),
+            show("loss_after", 1.0, 2, ""),
+            show("exact_match", 100.0, 1, " %"),
+        );
+    }
+    text
+}
