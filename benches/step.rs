@@ -5,12 +5,15 @@
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use clap::Parser;
-use ft_model::{Model, ModelConfig, Rows};
-use ft_optim::{Optim, OptimConfig};
+use burn::optim::GradientsAccumulator;
+use burn::tensor::{Device, Distribution, Int, Tensor, activation};
+use clap::{Parser, ValueEnum};
+use ft_data::{Batch, Sample};
+use ft_model::{Model, ModelConfig};
+use ft_optim::{Optim, OptimConfig, scale_grads};
 use ft_peft::{Pass, PeftConfig, attach};
+use ft_train::config::Checkpointing;
+use ft_train::{Keeping, loss_gradients, nll_sum};
 use serde_json::{Map, Value, json};
 
 /// Times one training step of any method. The defaults are SmolLM2-135M's dimensions.
@@ -40,6 +43,12 @@ struct Args {
     /// An option of the method, `rank=16`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     options: Vec<String>,
+    /// `off`, or the number of blocks that are computed again together in the backward pass.
+    #[arg(long, default_value = "off")]
+    checkpointing: String,
+    /// How the loss is computed.
+    #[arg(long, value_enum, default_value_t = Loss::Chunked)]
+    loss: Loss,
     /// Steps that are timed; the median counts.
     #[arg(long, default_value_t = 5)]
     steps: usize,
@@ -54,6 +63,15 @@ struct Args {
     threads: usize,
 }
 
+/// How the loss is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Loss {
+    /// As in training: never all logits at once.
+    Chunked,
+    /// Logits of every position, as a reference.
+    Dense,
+}
+
 fn main() {
     let args = Args::parse();
     if args.threads > 0 {
@@ -61,14 +79,15 @@ fn main() {
         unsafe { std::env::set_var("RAYON_NUM_THREADS", args.threads.to_string()) };
     }
     let device = ft_cli::open_device(&args.device);
-    let (mut model, trainable) = build(&args, &device.clone().autodiff());
+    let (mut model, weights, trainable) = build(&args, &device.clone().autodiff());
+    let at_start = ft_train::memory::now(&device);
     let mut optim = Optim::new(&OptimConfig::default()).expect("the defaults are sound");
     let mut seconds = Vec::new();
     let mut loss = 0.0;
     for step in 0..args.warmup + args.steps {
-        let ids = token_ids(&args, step);
+        let batch = batch(&args, step);
         let start = Instant::now();
-        (model, loss) = train(model, &mut optim, &ids, &args);
+        (model, loss) = train(model, &mut optim, &batch, &args);
         device.sync().expect("the device finishes its work");
         seconds.push(start.elapsed().as_secs_f64());
         eprintln!("{:.3} s, loss {loss:.4}", seconds[step]);
@@ -80,19 +99,22 @@ fn main() {
         "tokens_per_s": (args.batch * args.seq) as f64 / step,
         "step_s": step,
         "peak_rss_bytes": peak,
+        "start_rss_bytes": at_start,
+        "weights_bytes": 4 * weights,
         "device_bytes": device.memory_pool_usage().map(|usage| usage.bytes_reserved),
         "gemm_gflops": rate,
         "gemm_share": gflop_per_step(&args) / step / rate,
         "loss": loss,
         "trainable": trainable,
-        "method": args.method, "options": args.options,
+        "method": args.method, "options": args.options, "checkpointing": args.checkpointing,
+        "loss_kind": format!("{:?}", args.loss).to_lowercase(),
         "batch": args.batch, "seq": args.seq, "hidden": args.hidden, "layers": args.layers, "vocab": args.vocab,
         "device": args.device,
     });
     println!("{result}");
 }
 
-fn build(args: &Args, device: &Device) -> (Model, usize) {
+fn build(args: &Args, device: &Device) -> (Model, usize, usize) {
     let config = json!({
         "model_type": "llama", "vocab_size": args.vocab, "hidden_size": args.hidden, "intermediate_size": args.ffn,
         "num_hidden_layers": args.layers, "num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads,
@@ -102,7 +124,7 @@ fn build(args: &Args, device: &Device) -> (Model, usize) {
     let mut model = Model::init(&config, 0, device);
     attach(&mut model, &method(args), 0).unwrap_or_else(|e| panic!("{e}"));
     let trainable = model.num_params();
-    (model, trainable)
+    (model, config.num_parameters(), trainable)
 }
 
 fn method(args: &Args) -> PeftConfig {
@@ -117,28 +139,51 @@ fn method(args: &Args) -> PeftConfig {
     serde_json::from_value(options.into()).unwrap_or_else(|e| panic!("--method {}: {e}", args.method))
 }
 
-/// `[batch, seq]` ids that change from step to step.
-fn token_ids(args: &Args, step: usize) -> Vec<i32> {
+/// Ids that change from step to step; every position but the last of a row is learned.
+fn batch(args: &Args, step: usize) -> Batch {
     let count = args.batch * args.seq;
     let id = |i: usize| (i.wrapping_mul(2_654_435_761).wrapping_add(step * 40_503) >> 7) % args.vocab;
-    (0..count).map(|i| id(i + step * count) as i32).collect()
+    let row = |r: usize| {
+        let ids = (r * args.seq..(r + 1) * args.seq).map(|i| id(i + step * count) as u32);
+        Sample::new(ids.collect(), vec![true; args.seq])
+    };
+    let rows: Vec<Sample> = (0..args.batch).map(row).collect();
+    Batch::new(&rows.iter().collect::<Vec<_>>(), 0, 1)
 }
 
-fn train(model: Model, optim: &mut Optim, ids: &[i32], args: &Args) -> (Model, f32) {
-    let device = model.device();
-    let shape = [args.batch, args.seq];
-    let inputs = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), shape), &device);
-    let hidden = model.forward(inputs, &Rows::Right, None, &Pass::train(0)); // [batch, seq, hidden]
-    let learned: Vec<usize> = (0..ids.len()).filter(|i| i % args.seq + 1 < args.seq).collect();
-    let positions: Vec<i32> = learned.iter().map(|i| *i as i32).collect();
-    let targets: Vec<i32> = learned.iter().map(|i| ids[i + 1]).collect();
-    let rows = hidden.reshape([args.batch * args.seq, args.hidden]);
-    let rows = rows.select(0, Tensor::<1, Int>::from_ints(positions.as_slice(), &device));
-    let targets = Tensor::<1, Int>::from_ints(targets.as_slice(), &device);
-    let loss = model.nll_sum(rows, targets).div_scalar(learned.len() as f64);
-    let value = loss.clone().into_scalar::<f32>();
-    let grads = GradientsParams::from_grads(loss.backward(), &model);
-    (optim.step(1e-4, model, grads), value)
+fn train(model: Model, optim: &mut Optim, batch: &Batch, args: &Args) -> (Model, f32) {
+    let checkpointing = match args.checkpointing.as_str() {
+        "off" => Checkpointing::Off,
+        blocks => Checkpointing::Every(blocks.parse().expect("a number of blocks")),
+    };
+    let keeping = Keeping {
+        checkpointing,
+        offload: false,
+    };
+    let mut sum = GradientsAccumulator::new();
+    let loss = match args.loss {
+        Loss::Chunked => nll_sum,
+        Loss::Dense => dense,
+    };
+    let nll = loss_gradients(&model, batch, &Pass::train(0), keeping, loss, |grads| {
+        sum.accumulate(&model, grads)
+    });
+    let learned = batch.learned() as f64;
+    let grads = scale_grads(&model, sum.grads(), 1.0 / learned);
+    (
+        optim.step(1e-4, model, grads),
+        nll.into_scalar::<f32>() / learned as f32,
+    )
+}
+
+/// The loss from the logits of every position, `[batch, seq, vocab]`.
+fn dense(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
+    let device = hidden.device();
+    let list = |values: &[i32]| Tensor::<1, Int>::from_ints(values, &device);
+    let logits = model.logits(hidden).reshape([(batch.rows * batch.width) as i32, -1]);
+    let logits = logits.select(0, list(&batch.positions));
+    let picked = activation::log_softmax(logits, 1).gather(1, list(&batch.targets).unsqueeze_dim(1));
+    picked.sum().neg()
 }
 
 /// Matrix products of the step: forward and input gradients (x 2), weight gradients too when everything trains (x 3).

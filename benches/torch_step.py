@@ -46,7 +46,7 @@ def arguments():
     p.add_argument("--dtype", choices=DTYPES, default="f32", help="of the base, or of everything when that trains")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
-    p.add_argument("--checkpointing", action="store_true", help="recompute each block in the backward pass")
+    p.add_argument("--checkpointing", default="off", help="off, or a number: recompute each block in the backward pass")
     return p.parse_args()
 
 
@@ -64,7 +64,7 @@ def build(a):
         method = METHODS[a.method]()
         method.task_type = "CAUSAL_LM"
         model = peft.get_peft_model(model, method)
-    if a.checkpointing:
+    if a.checkpointing != "off":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 

@@ -1,3 +1,4 @@
+mod checkpointing;
 mod evaluate;
 mod families;
 mod generate;

@@ -9,7 +9,7 @@ use ft_quant::Leaf;
 use crate::support::{arrays, fixture};
 
 /// Method options as in section `[peft]`, and whether the adapted model starts as the base.
-const METHODS: &[(&str, bool)] = &[
+pub const METHODS: &[(&str, bool)] = &[
     (r#"{"method": "lora", "rank": 2}"#, true),
     (r#"{"method": "lora", "rank": 2, "init": "olora"}"#, true),
     (r#"{"method": "lora", "rank": 2, "dora": true}"#, true),
@@ -36,13 +36,13 @@ const METHODS: &[(&str, bool)] = &[
     ),
 ];
 
-const BASES: [&str; 3] = ["families/llama", "families/qwen2", "families/gpt2"];
+pub const BASES: [&str; 3] = ["families/llama", "families/qwen2", "families/gpt2"];
 
-fn config(options: &str) -> PeftConfig {
+pub fn config(options: &str) -> PeftConfig {
     serde_json::from_str(options).unwrap_or_else(|e| panic!("{options}: {e}"))
 }
 
-fn base(name: &str, device: &Device) -> Model {
+pub fn base(name: &str, device: &Device) -> Model {
     Model::load(&fixture(name), LoadDtype::F32, device).unwrap()
 }
 
@@ -71,14 +71,21 @@ fn each(mut law: impl FnMut(&str, &str, bool, &PeftConfig)) {
 }
 
 /// Moves everything that trains away from its start, by a pattern of its own.
-fn disturb(model: &mut Model) {
+pub fn disturb(model: &mut Model) {
     use ft_peft::ParamMut;
     fn moved<const D: usize>(value: Tensor<D>) -> Tensor<D> {
         let shape = value.dims();
         let count = shape.iter().product::<usize>();
         let values: Vec<f32> = (0..count).map(|i| 0.05 * (1.0 + i as f32 * 0.7).sin()).collect();
-        let noise = Tensor::<1>::from_floats(values.as_slice(), &value.device()).reshape(shape);
-        value + noise
+        let device = value.device();
+        let noise = Tensor::<1>::from_floats(values.as_slice(), &device.clone().inner()).reshape(shape);
+        // A new leaf: what moved it is no part of the function.
+        let moved = value.inner() + noise;
+        if device.is_autodiff() {
+            moved.autodiff().require_grad()
+        } else {
+            moved
+        }
     }
     for mut site in model.sites() {
         if let Place::Projection(slot) = &mut site.place {

@@ -45,6 +45,11 @@ fn lora_with_dropout() {
 }
 
 #[test]
+fn lora_whose_blocks_are_computed_again() {
+    stopped_equals_left_alone(&Workshop::new(), &["train.checkpointing=1"]);
+}
+
+#[test]
 fn full_fine_tuning() {
     let workshop = Workshop::new();
     let path = workshop.path("run.toml");

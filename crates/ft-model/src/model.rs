@@ -126,9 +126,11 @@ impl Model {
         self.decoder.norm(hidden)
     }
 
-    /// Whether a tensor of one of the blocks `range` trains.
-    pub fn blocks_train(&self, range: Range<usize>) -> bool {
-        self.decoder.trains(range)
+    /// Whether anything trains that is held neither by `block` and those after it nor by what follows them: if nothing does,
+    /// no gradient to the input of `block` is needed.
+    pub fn trains_before(&self, block: usize) -> bool {
+        let head = self.lm_head.as_ref().map_or(0, |head| head.num_params());
+        self.num_params() > self.decoder.num_params_from(block) + head
     }
 
     /// hidden `[batch, seq, hidden]` to logits `[batch, seq, vocab]` in f32.

@@ -20,6 +20,7 @@ use ft_model::Model;
 use ft_optim::{Optim, load_trainable_tensors};
 
 use crate::answers::{Questions, Shown};
+use crate::backward::Keeping;
 use crate::checkpoint::{self, Checkpoints, Exact, TRAINABLE, TrainerState, read_tensors};
 use crate::feed::{EvalLoader, StepLoader};
 use crate::gradients::GradientCheck;
@@ -258,7 +259,15 @@ fn train(
         training = training.early_stopping(PatientStopping::new(rule, patience));
     }
     // The learner's own optimizer and schedule are never asked: the session has ours.
-    let learner = Learner::new(TrainModel { model }, AdamWConfig::new().init(), ConstantLr::new(0.0));
+    let keeping = Keeping {
+        checkpointing: plan.config.train.checkpointing,
+        offload: plan.config.train.offload_activations,
+    };
+    let learner = Learner::new(
+        TrainModel { model, keeping },
+        AdamWConfig::new().init(),
+        ConstantLr::new(0.0),
+    );
     let result = training.launch(learner);
     let (session, ending) = strategy.finish()?;
     Ok((session, result.model.model, ending))

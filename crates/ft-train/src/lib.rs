@@ -19,6 +19,7 @@
 //! ```
 
 mod answers;
+mod backward;
 pub mod checkpoint;
 pub mod config;
 mod error;
@@ -39,6 +40,7 @@ mod session;
 mod strategy;
 
 pub use answers::{SampleAnswer, Shown};
+pub use backward::{Keeping, loss_gradients, nll_gradients, nll_sum};
 pub use config::{Issue, Provenance, RunConfig};
 pub use error::{Error, Result};
 pub use fit::{Event, FitOptions, Progress, fit};

@@ -128,8 +128,9 @@ impl Session {
         let lr = self.steps.lr(self.state.step);
         self.dump(window, lr)?;
         let (output, grads) = self.gradients(slot.as_ref(), window)?;
-        *slot = slot.take().map(|TrainModel { model }| TrainModel {
+        *slot = slot.take().map(|TrainModel { model, keeping }| TrainModel {
             model: self.optim.step(lr, model, grads),
+            keeping,
         });
         self.advance(window);
         self.finish_check(lr)?;

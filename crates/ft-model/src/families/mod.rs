@@ -98,11 +98,13 @@ impl Decoder {
         }
     }
 
-    /// Whether a tensor of one of these blocks trains.
-    pub fn trains(&self, mut range: Range<usize>) -> bool {
+    /// Trainable numbers of the blocks from `block` on and of the norm after them.
+    pub fn num_params_from(&self, block: usize) -> usize {
         match self {
-            Decoder::Llama(m) => range.any(|i| m.layers[i].num_params() > 0),
-            Decoder::Gpt2(m) => range.any(|i| m.h[i].num_params() > 0),
+            Decoder::Llama(m) => {
+                m.layers.iter().skip(block).map(Module::num_params).sum::<usize>() + m.norm.num_params()
+            }
+            Decoder::Gpt2(m) => m.h.iter().skip(block).map(Module::num_params).sum::<usize>() + m.ln_f.num_params(),
         }
     }
 

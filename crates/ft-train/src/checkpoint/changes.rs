@@ -46,6 +46,9 @@ const RULES: &[(&str, Weight)] = &[
     ("train.keep", Weight::Free),
     ("train.check_gradients", Weight::Free),
     ("train.dump_batches", Weight::Free),
+    // The same numbers up to rounding.
+    ("train.checkpointing", Weight::Told),
+    ("train.offload_activations", Weight::Free),
     ("train.steps", Weight::Told),
     ("train.epochs", Weight::Told),
     ("train.eval_every", Weight::Told),

@@ -10,6 +10,7 @@
 //! given by `--set` from the current folder. Outputs (`train.out`) start from the current folder.
 
 mod check;
+mod checkpointing;
 mod paths;
 mod peft;
 mod sections;
@@ -30,6 +31,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::{Error, Result};
+pub use checkpointing::Checkpointing;
 pub use peft::PeftSection;
 pub use sections::*;
 use source::{Sources, Tree};

@@ -6,6 +6,8 @@ use ft_quant::Scheme;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Checkpointing;
+
 /// Section `[model]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +75,13 @@ pub struct TrainSection {
     /// `accumulation` 4 takes the same steps as 32 with 1.
     #[serde(default = "defaults::accumulation")]
     pub accumulation: usize,
+    /// Keep only the input of every so many blocks for the backward pass and compute the blocks again there: less memory,
+    /// about a third more time. `"off"` keeps everything.
+    #[serde(default)]
+    pub checkpointing: Checkpointing,
+    /// With `checkpointing`: keep those inputs in host memory. On the CPU they are there anyway.
+    #[serde(default)]
+    pub offload_activations: bool,
     /// Optimizer steps; excludes `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,

@@ -344,3 +344,21 @@ fn the_schema_describes_every_key() {
         );
     }
 }
+
+#[test]
+fn checkpointing_is_off_or_a_number_of_blocks() {
+    let read = |set: &str| super::RunConfig::parse("run.toml".as_ref(), MINIMAL.into(), &[set.into()]);
+    let of = |set: &str| read(set).unwrap().train.checkpointing;
+    assert_eq!(of("train.checkpointing=2"), Checkpointing::Every(2));
+    assert_eq!(of("train.checkpointing='off'"), Checkpointing::Off);
+    let written = read("train.checkpointing=2").unwrap().to_toml(None);
+    assert!(written.contains("checkpointing = 2"), "{written}");
+    for wrong in ["0", "-1", "'on'", "true"] {
+        let message = read(&format!("train.checkpointing={wrong}")).unwrap_err().to_string();
+        assert!(
+            message.contains("train.checkpointing")
+                && (message.contains("off") || message.contains("a string or an integer")),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! The gradients of one micro-batch, with what the blocks keep for the backward pass held to a few blocks.
+//!
+//! ```text
+//! forward   embed ─ block ─ block ─ ... ─ block ─ norm ─ head ─ loss      without a tape; segment inputs are kept
+//! backward  1. norm, head, loss on a fresh leaf          gradient to the last block's output
+//!           2. segment by segment, from the last:        computed again on a fresh leaf, then backward
+//!           3. the first segment together with the embeddings
+//! ```
+//!
+//! A segment is computed again from the same input with the same seed, so it is the same function, dropout included
+//! (sublinear memory cost: Chen et al. 2016, arXiv:1604.06174). Every segment hands its gradients on before the next one
+//! is computed; a tensor that several segments use (a tied head) is handed on by each, and the receiver adds them up.
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use ft_data::Batch;
+use ft_model::{Model, Rows};
+use ft_peft::Pass;
+
+use crate::config::Checkpointing;
+
+/// What is kept between forward and backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// Which block inputs.
+    pub checkpointing: Checkpointing,
+    /// Whether they wait in host memory. On the CPU that is where they are.
+    pub offload: bool,
+}
+
+/// [`loss_gradients`] of the sum of the negative log-likelihood in nats over the learned tokens.
+pub fn nll_gradients(
+    model: &Model,
+    batch: &Batch,
+    pass: &Pass,
+    keeping: Keeping,
+    take: impl FnMut(GradientsParams),
+) -> Tensor<1> {
+    loss_gradients(model, batch, pass, keeping, nll_sum, take)
+}
+
+/// The value of `loss` `[1]`, without autodiff; `take` is handed its gradients, in one piece or in several. `loss` is given
+/// the hidden states after the final norm, `[rows, width, hidden]`.
+pub fn loss_gradients(
+    model: &Model,
+    batch: &Batch,
+    pass: &Pass,
+    keeping: Keeping,
+    loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
+    mut take: impl FnMut(GradientsParams),
+) -> Tensor<1> {
+    match keeping.checkpointing {
+        Checkpointing::Off => {
+            let hidden = model.forward(ids(model, batch), &Rows::Right, None, pass);
+            let value = loss(model, hidden, batch);
+            take(GradientsParams::from_grads(value.backward(), model));
+            value.inner()
+        }
+        Checkpointing::Every(blocks) => {
+            let kept = Kept::new(model, batch, pass, blocks, keeping.offload);
+            kept.backward(model, batch, pass, loss, take)
+        }
+    }
+}
+
+/// ids `[rows, width]` on the model's device.
+fn ids(model: &Model, batch: &Batch) -> Tensor<2, Int> {
+    let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
+    Tensor::from_data(ids, &model.device())
+}
+
+/// Sum of the negative log-likelihood in nats over the learned tokens, `[1]`, from the hidden states after the final norm,
+/// `[rows, width, hidden]`. The head runs on the positions that predict a learned token, and on no others.
+pub fn nll_sum(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
+    let device = hidden.device();
+    let [rows, width, size] = hidden.dims();
+    let list = |values: &[i32]| TensorData::new(values.to_vec(), [values.len()]);
+    let positions = Tensor::<1, Int>::from_data(list(&batch.positions), &device);
+    let targets = Tensor::<1, Int>::from_data(list(&batch.targets), &device);
+    model.nll_sum(hidden.reshape([rows * width, size]).select(0, positions), targets)
+}
+
+/// What the forward pass leaves for the backward pass.
+struct Kept {
+    /// Input of the first block, with the tape of the embeddings.
+    start: Tensor<3>,
+    /// First block of each further segment with its input.
+    segments: Vec<(usize, Activation)>,
+    /// Output of the last block, without a tape.
+    last: Tensor<3>,
+}
+
+impl Kept {
+    fn new(model: &Model, batch: &Batch, pass: &Pass, every: usize, offload: bool) -> Self {
+        let start = model.embed(ids(model, batch), &Rows::Right, pass);
+        // Dropped at the end of this function: while it lives, weights cannot be written in place.
+        let plain = model.valid();
+        let blocks = plain.num_blocks();
+        let mut segments = Vec::new();
+        let mut hidden = start.clone().inner();
+        for first in (0..blocks).step_by(every) {
+            if first > 0 {
+                segments.push((first, Activation::keep(hidden.clone(), offload)));
+            }
+            hidden = plain.blocks(first..blocks.min(first + every), hidden, &Rows::Right, pass);
+        }
+        Self {
+            start,
+            segments,
+            last: hidden,
+        }
+    }
+
+    fn backward(
+        self,
+        model: &Model,
+        batch: &Batch,
+        pass: &Pass,
+        loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
+        mut take: impl FnMut(GradientsParams),
+    ) -> Tensor<1> {
+        let mut end = model.num_blocks();
+        let leaf = leaf(self.last, model.trains_before(end));
+        let value = loss(model, model.norm(leaf.clone()), batch);
+        let mut grads = value.backward();
+        let mut upstream = leaf.grad_remove(&mut grads);
+        take(GradientsParams::from_module(&mut grads, model));
+        for (first, input) in self.segments.into_iter().rev() {
+            let Some(gradient) = upstream.take() else { break };
+            let leaf = self::leaf(input.back(), model.trains_before(first));
+            let output = model.blocks(first..end, leaf.clone(), &Rows::Right, pass);
+            let mut grads = backward_from(output, gradient);
+            upstream = leaf.grad_remove(&mut grads);
+            take(GradientsParams::from_module(&mut grads, model));
+            end = first;
+        }
+        if let Some(gradient) = upstream {
+            let output = model.blocks(0..end, self.start, &Rows::Right, pass);
+            take(GradientsParams::from_grads(backward_from(output, gradient), model));
+        }
+        value.inner()
+    }
+}
+
+/// A value that a new tape starts from; without `tracked`, as a constant.
+fn leaf(value: Tensor<3>, tracked: bool) -> Tensor<3> {
+    match tracked {
+        true => value.autodiff().require_grad(),
+        false => value.autodiff(),
+    }
+}
+
+/// Backward from `output`, whose gradient is known.
+fn backward_from(output: Tensor<3>, gradient: Tensor<3>) -> Gradients {
+    (output * gradient.autodiff()).sum().backward()
+}
+
+/// A block input that waits for the backward pass, `[rows, width, hidden]`.
+enum Activation {
+    Device(Tensor<3>),
+    Host(TensorData, Device),
+}
+
+impl Activation {
+    fn keep(value: Tensor<3>, offload: bool) -> Self {
+        match offload {
+            false => Self::Device(value),
+            true => {
+                let device = value.device();
+                Self::Host(value.into_data(), device)
+            }
+        }
+    }
+
+    fn back(self) -> Tensor<3> {
+        match self {
+            Self::Device(value) => value,
+            Self::Host(data, device) => Tensor::from_data(data, &device),
+        }
+    }
+}
