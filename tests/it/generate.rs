@@ -286,7 +286,7 @@ fn an_adapter_generates_what_the_merged_model_does() {
         adapter::load(&fixture("peft").join(case), &mut model).unwrap();
         let adapted = tokens(&model.valid(), &prompts, &config);
         assert_ne!(adapted, plain, "{case}: the adapter has something to say");
-        fold(&mut model);
+        fold(&mut model).unwrap();
         assert_eq!(tokens(&model.valid(), &prompts, &config), adapted, "{case}");
     }
 }

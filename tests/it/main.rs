@@ -1,3 +1,4 @@
+mod bottleneck;
 mod checkpointing;
 mod evaluate;
 mod families;

@@ -157,7 +157,7 @@ fn three_adamw_steps_and_the_merge_equal_peft() {
         }
         compare(case, trainable(&mut model), &golden_group(&golden, "after"), 1e-4);
         close(case, logits(&model), &golden["after_logits"], 1e-4);
-        fold(&mut model);
+        fold(&mut model).unwrap();
         assert!(trainable(&mut model).is_empty(), "{case}");
         close(case, logits(&model), &golden["merged_logits"], 1e-4);
     }

@@ -10,7 +10,7 @@ use crate::cache::KvCache;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::families::Decoder;
+use crate::families::{self, Decoder};
 use crate::loader::{LoadDtype, Loader};
 use crate::quantized;
 use crate::random::Random;
@@ -187,6 +187,10 @@ impl Adaptable for Model {
 
     fn head_path(&self) -> &str {
         HEAD
+    }
+
+    fn architecture(&self) -> (&str, &str) {
+        (&self.config.model_type, families::class(&self.config.model_type))
     }
 
     fn untie_head(&mut self) {

@@ -78,6 +78,7 @@ impl Model {
             let adapted = match &site.place {
                 Place::Projection(p) => p.delta.is_some(),
                 Place::Embedding(e) => e.delta.is_some(),
+                Place::Residual { slot, .. } => slot.adapter.is_some(),
                 Place::Norm(_) => false,
             };
             if adapted {

@@ -1,4 +1,4 @@
-//! Adapter folders in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
+//! Adapter folders: `adapter_config.json`, and `adapter_model.safetensors` (PEFT) or `adapter.safetensors` (AdapterHub).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,19 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::attach::{Attached, Choice, PlaceSpec, attach, places};
+use crate::adapterhub;
+use crate::attach::{Attached, Choice, attach, places};
 use crate::error::{Error, Result};
-use crate::methods::{EmbeddingDelta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
-use crate::peft_config::{self, Target};
+use crate::methods::{ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use crate::peft_config;
 use crate::site::{Adaptable, AnyTensor, Place, Site};
 use crate::slots::Projection;
-use crate::targets::{Kind, has_suffix};
 use crate::tensor_file::write_tensor_file;
+
+mod layout;
+mod record;
+
+use layout::Layout;
 
 /// PEFT puts this before every name.
 const ROOT: &str = "base_model.";
@@ -25,25 +30,38 @@ pub(crate) const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Whether `dir` holds an adapter in PEFT's layout.
+/// Whether `dir` holds an adapter, in PEFT's or AdapterHub's layout.
 pub fn is_adapter(dir: &Path) -> bool {
     dir.join(CONFIG).is_file()
 }
 
 /// The method and options of the adapter in `dir`.
 pub fn read_config(dir: &Path) -> Result<PeftConfig> {
-    let path = dir.join(CONFIG);
-    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
-        path: path.clone(),
-        source,
-    })?;
-    peft_config::parse(&text, &path)
+    read(dir).map(|(config, _)| config)
+}
+
+/// The file with the tensors of the adapter in `dir`.
+pub fn weights_file(dir: &Path) -> Result<PathBuf> {
+    let (_, layout) = read(dir)?;
+    layout.refuse_pickle(dir)?;
+    Ok(dir.join(layout.weights()))
+}
+
+fn read(dir: &Path) -> Result<(PeftConfig, Layout)> {
+    let (raw, path) = (raw_config(dir)?, dir.join(CONFIG));
+    let object = peft_config::object(&raw, &path)?;
+    if adapterhub::is_ours(object) {
+        let (config, name) = adapterhub::parse(object, &path)?;
+        return Ok((config, Layout::AdapterHub { name }));
+    }
+    Ok((peft_config::parse(object, &path)?, Layout::Peft))
 }
 
 /// The base model that the adapter in `dir` says it belongs to.
 pub fn base_model(dir: &Path) -> Option<String> {
     let value = raw_config(dir).ok()?;
-    value.get("base_model_name_or_path")?.as_str().map(str::to_string)
+    let named = ["base_model_name_or_path", "model_name"].map(|key| value.get(key).and_then(|name| name.as_str()));
+    named.into_iter().flatten().next().map(str::to_string)
 }
 
 /// The `adapter_config.json` in `dir` as it stands.
@@ -62,17 +80,13 @@ pub(crate) fn raw_config(dir: &Path) -> Result<serde_json::Value> {
 /// Attaches the adapter in `dir`. Strict: every tensor of the file is used and every tensor of the adapter is filled, or
 /// the error lists all that do not fit.
 pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attached)> {
-    let config = read_config(dir)?;
-    let path = dir.join(WEIGHTS);
-    if !path.exists() && dir.join("adapter_model.bin").exists() {
-        let why = "holds a pickle (adapter_model.bin); save it again with safe_serialization=True".into();
-        return Err(Error::Format { path: dir.into(), why });
-    }
-    let mut file = TensorFile::read(&path)?;
+    let (config, layout) = read(dir)?;
+    layout.refuse_pickle(dir)?;
+    let mut file = TensorFile::read(&dir.join(layout.weights()))?;
     let attached = attach(model, &config, 0)?;
     for mut site in model.sites() {
         let infix = config.method().infix(&site.path);
-        file.fill_site(&mut site, &attached.choice, infix);
+        file.fill_site(&mut site, &attached.choice, infix, &layout);
     }
     file.fill_shared(model);
     file.finish()?;
@@ -82,28 +96,23 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
 /// Writes the adapter that `config` attached to `model` into `dir`.
 pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_model: &str) -> Result<()> {
     let choice = config.method().choose(&places(model))?;
-    let paths = config.method().targeted(&choice);
-    let modules = shortest(&paths, &places(model));
-    let target = Target {
-        base_model,
-        modules: &modules,
-        paths: &paths,
-        fan_in_fan_out: stores_in_out(model),
-    };
-    let Some(file) = config.method().to_peft(&target) else {
+    let layout = Layout::of(config.method());
+    let Some(record) = record::record(model, config, &choice, base_model) else {
         let why = format!("\"{}\" leaves no adapter: save the model itself", config.name());
         return Err(Error::Config {
             key: "peft.method".into(),
             why,
         });
     };
-    write_folder(dir, &file, &tensors(model, config.method(), &choice))
+    let tensors = tensors(model, config.method(), &choice, &layout);
+    write_folder(dir, &record, layout.weights(), &tensors)
 }
 
-/// Writes an adapter folder: its `adapter_config.json` and its tensors by their names in PEFT's file.
+/// Writes an adapter folder: its `adapter_config.json` and its tensors, by their names, in the file `weights`.
 pub(crate) fn write_folder(
     dir: &Path,
     config: &serde_json::Value,
+    weights: &str,
     tensors: &BTreeMap<String, TensorData>,
 ) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|source| Error::Io {
@@ -113,16 +122,21 @@ pub(crate) fn write_folder(
     let path = dir.join(CONFIG);
     let text = serde_json::to_string_pretty(config).expect("a JSON map serializes");
     std::fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
-    write_tensors(&dir.join(WEIGHTS), tensors)
+    write_tensors(&dir.join(weights), tensors)
 }
 
-/// Every tensor of the adapter by its name in PEFT's file.
-fn tensors(model: &mut impl Adaptable, method: &dyn PeftMethod, choice: &Choice) -> BTreeMap<String, TensorData> {
+/// Every tensor of the adapter by its name in the file.
+fn tensors(
+    model: &mut impl Adaptable,
+    method: &dyn PeftMethod,
+    choice: &Choice,
+    layout: &Layout,
+) -> BTreeMap<String, TensorData> {
     let mut out = BTreeMap::new();
     for mut site in model.sites() {
-        let at = format!("{PREFIX}{}", site.path);
+        let at = site.path.clone();
         let mut put = |name: &str, data: TensorData| {
-            out.insert(format!("{at}.{name}"), data);
+            out.insert(layout.tensor(&at, name), data);
         };
         match &mut site.place {
             Place::Projection(slot) => {
@@ -139,6 +153,10 @@ fn tensors(model: &mut impl Adaptable, method: &dyn PeftMethod, choice: &Choice)
                         .for_each(|(name, param)| put(name, param.data()));
                     put("base_layer.weight", slot.weight.val().into_data());
                 }
+            }
+            Place::Residual { slot, .. } => {
+                let params = slot.adapter.iter_mut().flat_map(|adapter| adapter.params());
+                params.for_each(|(name, param)| put(name, param.data()));
             }
             Place::Norm(_) => {}
         }
@@ -183,30 +201,6 @@ fn bias_name(site: &Site<'_>) -> &'static str {
         Place::Projection(slot) if slot.delta.is_some() => "base_layer.bias",
         _ => "bias",
     }
-}
-
-/// The adapted places as PEFT's `target_modules`: their last components where these mean exactly the same places, else
-/// whole paths.
-fn shortest(adapted: &[String], places: &[PlaceSpec]) -> Vec<String> {
-    let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_string();
-    let mut names: Vec<String> = adapted.iter().map(|path| last(path)).collect();
-    names.sort();
-    names.dedup();
-    let candidates = places.iter().filter(|place| place.kind != Kind::TiedHead);
-    let exact = candidates.filter(|place| names.iter().any(|name| has_suffix(&place.path, name)));
-    if exact.map(|place| &place.path).eq(adapted) {
-        names
-    } else {
-        adapted.to_vec()
-    }
-}
-
-fn stores_in_out(model: &mut impl Adaptable) -> bool {
-    let mut sites = model.sites().into_iter();
-    sites.any(|site| match &site.place {
-        Place::Projection(slot) => slot.delta.is_some() && slot.weight.layout == ft_quant::Layout::InOut,
-        _ => false,
-    })
 }
 
 fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
@@ -257,33 +251,25 @@ impl TensorFile {
         })
     }
 
-    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice, infix: &str) {
-        let at = format!("{PREFIX}{}", site.path);
-        let bias = format!("{at}.{}", bias_name(site));
-        match &mut site.place {
-            Place::Projection(slot) => {
-                for (name, param) in slot.delta.iter_mut().flat_map(WeightDelta::params) {
-                    self.fill_param(&format!("{at}.{name}"), param);
-                }
+    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice, infix: &str, layout: &Layout) {
+        let at = site.path.clone();
+        let bias = layout.tensor(&at, bias_name(site));
+        for (name, param) in site.params() {
+            self.fill_param(&layout.tensor(&at, name), param);
+        }
+        if let Place::Embedding(slot) = &mut site.place {
+            let base = layout.tensor(&at, "base_layer.weight");
+            if slot.delta.is_some() && self.tensors.contains_key(&base) {
+                let dtype = slot.weight.val().dtype();
+                self.fill(&base, slot.weight.val(), |value| slot.weight.set(value.cast(dtype)));
             }
-            Place::Embedding(slot) => {
-                for (name, param) in slot.delta.iter_mut().flat_map(EmbeddingDelta::params) {
-                    self.fill_param(&format!("{at}.{name}"), param);
-                }
-                let base = format!("{at}.base_layer.weight");
-                if slot.delta.is_some() && self.tensors.contains_key(&base) {
-                    let dtype = slot.weight.val().dtype();
-                    self.fill(&base, slot.weight.val(), |value| slot.weight.set(value.cast(dtype)));
-                }
-            }
-            Place::Norm(_) => {}
         }
         if choice.biases.contains(&site.path) {
             let leaf = site.bias().expect("only places with a bias are listed");
             self.fill(&bias, leaf.val(), |value| leaf.set(value));
         }
         if choice.whole.contains(&site.path) {
-            self.fill_whole(&format!("{at}.{infix}"), site);
+            self.fill_whole(&layout.tensor(&at, infix), site);
         }
     }
 

@@ -13,7 +13,7 @@ pub struct PlaceSpec {
     pub path: String,
     /// What stands there.
     pub kind: Kind,
-    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm.
+    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm or a residual stream.
     pub dims: [usize; 2],
     /// Whether it has a bias.
     pub bias: bool,
@@ -65,7 +65,8 @@ impl Choice {
 }
 
 fn whole_modules(places: &[PlaceSpec], suffixes: &[String]) -> Result<Vec<String>> {
-    let paths = || places.iter().map(|place| place.path.as_str());
+    let held = || places.iter().filter(|place| place.kind != Kind::Residual);
+    let paths = || held().map(|place| place.path.as_str());
     if let Some(unknown) = suffixes
         .iter()
         .find(|suffix| !paths().any(|path| has_suffix(path, suffix)))
@@ -141,7 +142,11 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
 
 /// Merges every adapter into the weights and makes everything a constant. A tied head keeps the table as it was before
 /// an adapter on the embeddings is merged into them.
-pub fn fold(model: &mut impl Adaptable) {
+///
+/// # Errors
+/// [`Error::NotLinear`] for an adapter that no weight can stand for; the model is unchanged.
+pub fn fold(model: &mut impl Adaptable) -> Result<()> {
+    refuse_bottlenecks(model)?;
     let embeds = model
         .sites()
         .iter()
@@ -154,8 +159,17 @@ pub fn fold(model: &mut impl Adaptable) {
         match &mut site.place {
             Place::Projection(slot) => slot.fold(),
             Place::Embedding(slot) => slot.fold(),
-            Place::Norm(_) => {}
+            Place::Norm(_) | Place::Residual { .. } => {}
         }
+    }
+    Ok(())
+}
+
+fn refuse_bottlenecks(model: &mut impl Adaptable) -> Result<()> {
+    let filled = |site: &Site<'_>| matches!(&site.place, Place::Residual { slot, .. } if slot.adapter.is_some());
+    match model.sites().into_iter().find(filled) {
+        None => Ok(()),
+        Some(site) => Err(Error::NotLinear { path: site.path }),
     }
 }
 
@@ -182,6 +196,7 @@ fn spec(mut site: Site<'_>, head: &str) -> PlaceSpec {
         Place::Projection(slot) => (Kind::Linear, slot.weight.dims()),
         Place::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),
         Place::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
+        Place::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
     };
     let bias = site.bias().is_some();
     PlaceSpec {

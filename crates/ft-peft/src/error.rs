@@ -31,6 +31,15 @@ pub enum Error {
         /// Input features.
         cols: usize,
     },
+    /// An adapter that cannot be merged.
+    #[error(
+        "{path}: a bottleneck adapter is not linear, so no weight can stand for it and it cannot be merged; keep base and \
+         adapter apart and name the adapter with --adapter"
+    )]
+    NotLinear {
+        /// Its place.
+        path: String,
+    },
     /// A file that cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {

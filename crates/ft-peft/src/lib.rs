@@ -1,11 +1,12 @@
 //! How a layer is changed: adapter slots, attach, fold, and PEFT-compatible adapter files.
 //!
 //! ```text
-//!  Projection, Embedding, Norm    places of a model, with an empty slot each (slots.rs)
+//!  Projection, Embedding,
+//!  Norm, Residual                 places of a model, with an empty slot each (slots.rs)
 //!        ^ Adaptable::sites       a model lists its places by checkpoint path (site.rs)
 //!  attach(model, config, seed)    freezes, fills the slots, says what trains (attach.rs)
 //!  fold(model)                    merges the slots into the weights
-//!  adapter::{load, save}          PEFT folders, strictly (adapter.rs, peft_config.rs)
+//!  adapter::{load, save}          folders of PEFT (adapter.rs, peft_config.rs) and AdapterHub (adapterhub.rs), strictly
 //!  plain::{PlainLora, combine}    LoRA folders as matrices, to export and combine (plain/)
 //!  methods/                       one file per method
 //! ```
@@ -33,12 +34,13 @@
 //! assert_eq!(attached.parameters, 8 * (16 + 8)); // LoRA of rank 8
 //! let y = layer.0.forward(Tensor::<2>::ones([1, 8], &device), &Pass::eval());
 //! assert_eq!(y.dims(), [1, 16]);
-//! fold(&mut layer);
+//! fold(&mut layer)?;
 //! assert!(layer.0.delta.is_none());
 //! # Ok::<(), ft_peft::Error>(())
 //! ```
 
 pub mod adapter;
+mod adapterhub;
 mod attach;
 mod error;
 pub mod methods;
@@ -57,6 +59,6 @@ pub use methods::{Base, Delta, EmbeddingDelta, ParamMut, PeftConfig, PeftMethod,
 pub use patterns::Patterns;
 pub use peft_config::Target;
 pub use site::{Adaptable, AnyTensor, Place, Site};
-pub use slots::{Embedding, Norm, Pass, Projection};
+pub use slots::{Embedding, Norm, Pass, Projection, Residual};
 pub use targets::{Kind, Layers, Selector, Targets};
 pub use tensor_file::write_tensor_file;

@@ -24,17 +24,21 @@ pub struct Target<'a> {
     pub fan_in_fan_out: bool,
 }
 
-/// The method and options of `text`, an `adapter_config.json` read from `path`.
-pub(crate) fn parse(text: &str, path: &Path) -> Result<PeftConfig> {
+/// The keys of `value`, an `adapter_config.json` read from `path`.
+pub(crate) fn object<'v>(value: &'v Value, path: &Path) -> Result<&'v Map<String, Value>> {
+    value.as_object().ok_or_else(|| Error::Format {
+        path: path.into(),
+        why: "a JSON object is needed".into(),
+    })
+}
+
+/// The method and options of `object`, an `adapter_config.json` of PEFT read from `path`.
+pub(crate) fn parse(object: &Map<String, Value>, path: &Path) -> Result<PeftConfig> {
     let format = |why: String| Error::Format { path: path.into(), why };
-    let value: Value = serde_json::from_str(text).map_err(|e| format(format!("not valid JSON: {e}")))?;
-    let object = value
-        .as_object()
-        .ok_or_else(|| format("a JSON object is needed".into()))?;
     let file = File { object, path };
     let Some(kind) = file.text("peft_type") else {
         return Err(format(
-            "peft_type is missing: this is not an adapter_config.json of PEFT".into(),
+            "peft_type is missing: this is not an adapter_config.json of PEFT or AdapterHub".into(),
         ));
     };
     match FROM_PEFT.iter().find(|(name, _)| *name == kind) {
@@ -51,7 +55,7 @@ pub(crate) fn parse(text: &str, path: &Path) -> Result<PeftConfig> {
 /// One `adapter_config.json`, with errors that name the file and the key.
 pub(crate) struct File<'a> {
     pub object: &'a Map<String, Value>,
-    path: &'a Path,
+    pub path: &'a Path,
 }
 
 impl File<'_> {

@@ -1,9 +1,10 @@
 //! What a model shows to the adapters: its adaptable places, by checkpoint path.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use ft_quant::Leaf;
 
-use crate::slots::{Embedding, Norm, Projection};
+use crate::methods::{EmbeddingDelta, ParamMut, WeightDelta};
+use crate::slots::{Embedding, Norm, Projection, Residual};
 
 /// A model whose places can be adapted. Written once per architecture.
 pub trait Adaptable {
@@ -15,6 +16,11 @@ pub trait Adaptable {
 
     /// Gives the output head a weight of its own when it is tied to the input embeddings.
     fn untie_head(&mut self);
+
+    /// `model_type` and class (`llama`, `LlamaForCausalLM`), for adapter files that name them.
+    fn architecture(&self) -> (&str, &str) {
+        ("", "")
+    }
 }
 
 /// One adaptable place.
@@ -33,6 +39,15 @@ pub enum Place<'a> {
     Embedding(&'a mut Embedding),
     /// A normalization.
     Norm(&'a mut Norm),
+    /// Where the output of a sub-layer joins the residual stream.
+    Residual {
+        /// The place itself, which holds no tensor of the checkpoint.
+        slot: &'a mut Residual,
+        /// Width of the stream.
+        hidden: usize,
+        /// Where the layer lies.
+        device: Device,
+    },
 }
 
 impl<'a> Site<'a> {
@@ -60,12 +75,20 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// Where the output of a sub-layer joins the residual stream, `hidden` wide; `path` as AdapterHub calls the place.
+    pub fn residual(path: impl Into<String>, slot: &'a mut Residual, hidden: usize, device: Device) -> Self {
+        Self {
+            path: path.into(),
+            place: Place::Residual { slot, hidden, device },
+        }
+    }
+
     /// The bias, where there is one.
     pub fn bias(&mut self) -> Option<&mut Leaf<1>> {
         match &mut self.place {
             Place::Projection(p) => p.bias.as_mut(),
             Place::Norm(n) => n.bias.as_mut(),
-            Place::Embedding(_) => None,
+            Place::Embedding(_) | Place::Residual { .. } => None,
         }
     }
 
@@ -75,6 +98,7 @@ impl<'a> Site<'a> {
             Place::Projection(p) => p.weight.value.train(),
             Place::Embedding(e) => e.weight.train(),
             Place::Norm(n) => n.weight.train(),
+            Place::Residual { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.train();
@@ -87,6 +111,7 @@ impl<'a> Site<'a> {
             Place::Projection(p) => p.weight.value.freeze(),
             Place::Embedding(e) => e.weight.freeze(),
             Place::Norm(n) => n.weight.freeze(),
+            Place::Residual { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.freeze();
@@ -98,6 +123,7 @@ impl<'a> Site<'a> {
         match &mut self.place {
             Place::Projection(p) => p.delta = None,
             Place::Embedding(e) => e.delta = None,
+            Place::Residual { slot, .. } => slot.adapter = None,
             Place::Norm(_) => {}
         }
     }
@@ -108,6 +134,7 @@ impl<'a> Site<'a> {
             Place::Projection(p) => p.weight.value.is_trained(),
             Place::Embedding(e) => e.weight.is_trained(),
             Place::Norm(n) => n.weight.is_trained(),
+            Place::Residual { .. } => false,
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
     }
@@ -117,7 +144,7 @@ impl<'a> Site<'a> {
         match &mut self.place {
             Place::Projection(p) => p.weight.value.set(value),
             Place::Embedding(e) => e.weight.set(value),
-            Place::Norm(_) => unreachable!("a norm has no matrix"),
+            Place::Norm(_) | Place::Residual { .. } => unreachable!("no matrix here"),
         }
     }
 
@@ -132,12 +159,24 @@ impl<'a> Site<'a> {
     /// Checkpoint tensors of this place as (name after the path, value), in the checkpoint's layout.
     pub fn tensors(&mut self) -> Vec<(&'static str, AnyTensor)> {
         let weight = match &self.place {
-            Place::Projection(p) => AnyTensor::Matrix(p.weight.value.val()),
-            Place::Embedding(e) => AnyTensor::Matrix(e.weight.val()),
-            Place::Norm(n) => AnyTensor::Vector(n.weight.val()),
+            Place::Projection(p) => Some(AnyTensor::Matrix(p.weight.value.val())),
+            Place::Embedding(e) => Some(AnyTensor::Matrix(e.weight.val())),
+            Place::Norm(n) => Some(AnyTensor::Vector(n.weight.val())),
+            Place::Residual { .. } => None,
         };
+        let weight = weight.map(|weight| ("weight", weight));
         let bias = self.bias().map(|b| ("bias", AnyTensor::Vector(b.val())));
-        std::iter::once(("weight", weight)).chain(bias).collect()
+        weight.into_iter().chain(bias).collect()
+    }
+
+    /// The trainable tensors of the adapter in this place, by their names in its file after the path.
+    pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
+        match &mut self.place {
+            Place::Projection(p) => p.delta.iter_mut().flat_map(WeightDelta::params).collect(),
+            Place::Embedding(e) => e.delta.iter_mut().flat_map(EmbeddingDelta::params).collect(),
+            Place::Residual { slot, .. } => slot.adapter.iter_mut().flat_map(|a| a.params()).collect(),
+            Place::Norm(_) => Vec::new(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use ft_quant::{Layout, Leaf, Weight};
 
+use crate::methods::bottleneck::Bottleneck;
 use crate::methods::{Base, Delta, EmbeddingDelta, WeightDelta};
 
 /// What a forward pass needs to know beside its inputs.
@@ -135,6 +136,23 @@ impl Norm {
         match &self.bias {
             None => ft_kernels::rms_norm(x, self.weight.val(), self.eps),
             Some(bias) => ft_kernels::layer_norm(x, self.weight.val(), bias.val(), self.eps),
+        }
+    }
+}
+
+/// Where the output of a sub-layer joins the residual stream, possibly changed by a [`Bottleneck`].
+#[derive(Module, Debug, Default)]
+pub struct Residual {
+    /// The adapter in this place.
+    pub adapter: Option<Bottleneck>,
+}
+
+impl Residual {
+    /// residual and output of a sub-layer `[.., hidden]` to the residual of the next one: their sum in the plain model.
+    pub fn join<const D: usize>(&self, residual: Tensor<D>, output: Tensor<D>, pass: &Pass) -> Tensor<D> {
+        match &self.adapter {
+            None => residual + output,
+            Some(adapter) => adapter.join(residual, output, pass),
         }
     }
 }

@@ -117,6 +117,8 @@ pub enum Kind {
     Embedding,
     /// A normalization.
     Norm,
+    /// Where a sub-layer's output joins the residual stream: no checkpoint tensor, and not to be named as a target.
+    Residual,
 }
 
 /// A resolved choice of places.
@@ -135,7 +137,7 @@ impl Selector<'_> {
     pub fn select(&self, places: &[PlaceSpec]) -> Result<Vec<String>> {
         let pattern = self.targets.regex()?;
         let mut chosen = Vec::new();
-        for PlaceSpec { path, kind, .. } in places {
+        for PlaceSpec { path, kind, .. } in named(places) {
             let named = match (self.targets, &pattern) {
                 (Targets::Suffixes(list), _) => list.iter().any(|suffix| has_suffix(path, suffix)),
                 (_, Some(regex)) => regex.is_match(path),
@@ -163,9 +165,14 @@ impl Selector<'_> {
         };
         Error::NoTarget {
             targets: self.targets.to_string(),
-            nearest: nearest(wanted, places.iter().map(|p| p.path.as_str())),
+            nearest: nearest(wanted, named(places).map(|p| p.path.as_str())),
         }
     }
+}
+
+/// The places that hold tensors of the checkpoint, which are those that targets can name.
+fn named(places: &[PlaceSpec]) -> impl Iterator<Item = &PlaceSpec> {
+    places.iter().filter(|place| place.kind != Kind::Residual)
 }
 
 /// Whether `path` is `suffix` or ends in it at a dot.

@@ -115,7 +115,7 @@ impl Merge {
         let mut loaded = Loaded::open(located, LoadDtype::F32, &picked)?;
 
         let expected = (!self.no_verify).then(|| Probe::of(&loaded.model));
-        ft_peft::fold(&mut loaded.model);
+        ft_peft::fold(&mut loaded.model)?;
         let draft = draft(&self.out);
         let written = write(&loaded, dtype, &draft).and_then(|()| {
             expected

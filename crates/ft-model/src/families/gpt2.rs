@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, s};
 use ft_kernels::Mask;
-use ft_peft::{Embedding, Norm, Pass, Projection, Site};
+use ft_peft::{Embedding, Norm, Pass, Projection, Residual, Site};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
@@ -58,8 +58,10 @@ pub(crate) struct Gpt2 {
 pub(crate) struct Block {
     ln_1: Norm,
     attn: Attention,
+    attention_adapters: Residual,
     ln_2: Norm,
     mlp: Mlp,
+    output_adapters: Residual,
 }
 
 #[derive(Module, Debug)]
@@ -139,11 +141,13 @@ impl Block {
                 c_attn: conv1d(&format!("{at}.attn.c_attn"), [hidden, 3 * hidden], source),
                 c_proj: conv1d(&format!("{at}.attn.c_proj"), [hidden, hidden], source),
             },
+            attention_adapters: Residual::default(),
             ln_2: layer_norm(&format!("{at}.ln_2"), hidden, eps, source),
             mlp: Mlp {
                 c_fc: conv1d(&format!("{at}.mlp.c_fc"), [hidden, inner], source),
                 c_proj: conv1d(&format!("{at}.mlp.c_proj"), [inner, hidden], source),
             },
+            output_adapters: Residual::default(),
         }
     }
 
@@ -157,18 +161,26 @@ impl Block {
         pass: &Pass,
     ) -> Tensor<3> {
         let normed = self.ln_1.forward(hidden.clone());
-        let hidden = hidden + self.attn.forward(normed, index, mask, cache, config, pass);
+        let attended = self.attn.forward(normed, index, mask, cache, config, pass);
+        let hidden = self.attention_adapters.join(hidden, attended, pass);
         let inner = self.mlp.c_fc.forward(self.ln_2.forward(hidden.clone()), pass);
-        hidden + self.mlp.c_proj.forward(ft_kernels::gelu_tanh(inner), pass)
+        let output = self.mlp.c_proj.forward(ft_kernels::gelu_tanh(inner), pass);
+        self.output_adapters.join(hidden, output, pass)
     }
 
     fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+        let norm = self.ln_1.weight.val();
+        let residual = |path: &str, slot: &'a mut Residual| {
+            Site::residual(format!("{at}.{path}"), slot, norm.dims()[0], norm.device())
+        };
         sites.push(Site::norm(format!("{at}.ln_1"), &mut self.ln_1));
         sites.push(Site::projection(format!("{at}.attn.c_attn"), &mut self.attn.c_attn));
         sites.push(Site::projection(format!("{at}.attn.c_proj"), &mut self.attn.c_proj));
+        sites.push(residual("attention_adapters", &mut self.attention_adapters));
         sites.push(Site::norm(format!("{at}.ln_2"), &mut self.ln_2));
         sites.push(Site::projection(format!("{at}.mlp.c_fc"), &mut self.mlp.c_fc));
         sites.push(Site::projection(format!("{at}.mlp.c_proj"), &mut self.mlp.c_proj));
+        sites.push(residual("output_adapters", &mut self.output_adapters));
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use ft_kernels::Mask;
-use ft_peft::{Embedding, Norm, Pass, Projection, Site};
+use ft_peft::{Embedding, Norm, Pass, Projection, Residual, Site};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
@@ -36,8 +36,10 @@ pub(crate) struct Llama {
 pub(crate) struct DecoderLayer {
     input_layernorm: Norm,
     self_attn: Attention,
+    attention_adapters: Residual,
     post_attention_layernorm: Norm,
     mlp: Mlp,
+    output_adapters: Residual,
 }
 
 #[derive(Module, Debug)]
@@ -123,8 +125,10 @@ impl DecoderLayer {
         Self {
             input_layernorm: rms_norm(&format!("{at}.input_layernorm"), hidden, eps, source),
             self_attn: Attention::build(&format!("{at}.self_attn"), config, source),
+            attention_adapters: Residual::default(),
             post_attention_layernorm: rms_norm(&format!("{at}.post_attention_layernorm"), hidden, eps, source),
             mlp: Mlp::build(&format!("{at}.mlp"), config, source),
+            output_adapters: Residual::default(),
         }
     }
 
@@ -140,19 +144,26 @@ impl DecoderLayer {
         let attended = self
             .self_attn
             .forward(self.input_layernorm.forward(hidden.clone()), index, mask, cache, shared);
-        let hidden = hidden + attended;
+        let hidden = self.attention_adapters.join(hidden, attended, shared.pass);
         let normed = self.post_attention_layernorm.forward(hidden.clone());
-        hidden + self.mlp.forward(normed, shared.pass)
+        let output = self.mlp.forward(normed, shared.pass);
+        self.output_adapters.join(hidden, output, shared.pass)
     }
 
     fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+        let norm = self.input_layernorm.weight.val();
+        let residual = |path: &str, slot: &'a mut Residual| {
+            Site::residual(format!("{at}.{path}"), slot, norm.dims()[0], norm.device())
+        };
         sites.push(Site::norm(format!("{at}.input_layernorm"), &mut self.input_layernorm));
         self.self_attn.sites(&format!("{at}.self_attn"), sites);
+        sites.push(residual("attention_adapters", &mut self.attention_adapters));
         sites.push(Site::norm(
             format!("{at}.post_attention_layernorm"),
             &mut self.post_attention_layernorm,
         ));
         self.mlp.sites(&format!("{at}.mlp"), sites);
+        sites.push(residual("output_adapters", &mut self.output_adapters));
     }
 }
 

@@ -20,24 +20,30 @@ pub mod qwen3;
 
 type Parse = fn(&Keys) -> Result<ModelConfig>;
 
-/// `model_type` of each supported family, with what reads its configuration.
-const FAMILIES: [(&str, Parse); 5] = [
-    ("llama", llama::parse),
-    ("mistral", mistral::parse),
-    ("qwen2", qwen2::parse),
-    ("qwen3", qwen3::parse),
-    ("gpt2", gpt2::parse),
+/// `model_type` of each supported family, with its class in transformers and what reads its configuration.
+const FAMILIES: [(&str, &str, Parse); 5] = [
+    ("llama", "LlamaForCausalLM", llama::parse),
+    ("mistral", "MistralForCausalLM", mistral::parse),
+    ("qwen2", "Qwen2ForCausalLM", qwen2::parse),
+    ("qwen3", "Qwen3ForCausalLM", qwen3::parse),
+    ("gpt2", "GPT2LMHeadModel", gpt2::parse),
 ];
 
 /// Names of the supported families.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(name, _)| *name)
+    FAMILIES.iter().map(|(name, ..)| *name)
+}
+
+/// The class in transformers of a supported family.
+pub(crate) fn class(model_type: &str) -> &'static str {
+    let family = FAMILIES.iter().find(|(name, ..)| *name == model_type);
+    family.map_or("", |(_, class, _)| class)
 }
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     let wanted = keys.text("model_type").unwrap_or("");
-    match FAMILIES.iter().find(|(name, _)| *name == wanted) {
-        Some((_, parse)) => parse(keys),
+    match FAMILIES.iter().find(|(name, ..)| *name == wanted) {
+        Some((.., parse)) => parse(keys),
         None => {
             let known = names().collect::<Vec<_>>().join(", ");
             Err(keys.error(

@@ -10,7 +10,7 @@ use crate::peft_config::Target;
 use crate::targets::Kind;
 
 /// The error of a wrong value at `peft.<key>`.
-pub(super) fn invalid(key: &str, why: impl Into<String>) -> Error {
+pub(crate) fn invalid(key: &str, why: impl Into<String>) -> Error {
     Error::Config {
         key: format!("peft.{key}"),
         why: why.into(),
@@ -18,7 +18,7 @@ pub(super) fn invalid(key: &str, why: impl Into<String>) -> Error {
 }
 
 /// A count that must be there.
-pub(super) fn at_least_one(key: &str, value: usize) -> Result<()> {
+pub(crate) fn at_least_one(key: &str, value: usize) -> Result<()> {
     if value == 0 {
         return Err(invalid(key, "must be at least 1"));
     }
@@ -26,7 +26,7 @@ pub(super) fn at_least_one(key: &str, value: usize) -> Result<()> {
 }
 
 /// A number above zero.
-pub(super) fn positive(key: &str, value: f64) -> Result<()> {
+pub(crate) fn positive(key: &str, value: f64) -> Result<()> {
     if !value.is_finite() || value <= 0.0 {
         return Err(invalid(key, format!("must be a positive number, got {value}")));
     }
@@ -34,7 +34,7 @@ pub(super) fn positive(key: &str, value: f64) -> Result<()> {
 }
 
 /// A share of something that is dropped.
-pub(super) fn dropout(key: &str, value: f64) -> Result<()> {
+pub(crate) fn dropout(key: &str, value: f64) -> Result<()> {
     if !(0.0..1.0).contains(&value) {
         return Err(invalid(key, format!("must be at least 0 and below 1, got {value}")));
     }
@@ -42,11 +42,12 @@ pub(super) fn dropout(key: &str, value: f64) -> Result<()> {
 }
 
 /// The adapted ones among `places`, when all of them are projections: the only kind that `method` can adapt.
-pub(super) fn projections<'p>(method: &str, places: &'p [PlaceSpec], choice: &Choice) -> Result<Vec<&'p PlaceSpec>> {
+pub(crate) fn projections<'p>(method: &str, places: &'p [PlaceSpec], choice: &Choice) -> Result<Vec<&'p PlaceSpec>> {
     let adapted: Vec<_> = places.iter().filter(|p| choice.adapted.contains(&p.path)).collect();
     let what = |kind| match kind {
         Kind::Norm => Some("a normalization"),
         Kind::Embedding => Some("an embedding table"),
+        Kind::Residual => Some("the output of a sub-layer"),
         Kind::Linear | Kind::Head | Kind::TiedHead => None,
     };
     match adapted.iter().find_map(|place| Some((place, what(place.kind)?))) {
@@ -62,7 +63,7 @@ pub(super) fn projections<'p>(method: &str, places: &'p [PlaceSpec], choice: &Ch
 }
 
 /// The keys that the files of all methods have.
-pub(super) fn record(kind: &str, target: &Target<'_>, modules_to_save: &[String]) -> Value {
+pub(crate) fn record(kind: &str, target: &Target<'_>, modules_to_save: &[String]) -> Value {
     let whole = if modules_to_save.is_empty() {
         Value::Null
     } else {
@@ -79,13 +80,13 @@ pub(super) fn record(kind: &str, target: &Target<'_>, modules_to_save: &[String]
 }
 
 /// `config` after its checks: what a file said must be possible, too.
-pub(super) fn checked<C: PeftMethod>(config: C) -> Result<C> {
+pub(crate) fn checked<C: PeftMethod>(config: C) -> Result<C> {
     config.check()?;
     Ok(config)
 }
 
 /// The tensor in f32, the type adapters compute in.
-pub(super) fn f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if x.dtype() == DType::F32 {
         x
     } else {
@@ -94,7 +95,7 @@ pub(super) fn f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// `x` with its last axis multiplied by a vector, in the type of `x`.
-pub(super) fn scaled<const D: usize>(x: Tensor<D>, by: Tensor<1>) -> Tensor<D> {
+pub(crate) fn scaled<const D: usize>(x: Tensor<D>, by: Tensor<1>) -> Tensor<D> {
     let by = by.cast(x.dtype());
     x * by.unsqueeze()
 }

@@ -13,7 +13,8 @@ use crate::site::Site;
 use crate::slots::Pass;
 
 pub mod bitfit;
-mod common;
+pub mod bottleneck;
+pub(crate) mod common;
 pub mod dora;
 pub mod full;
 pub mod ia3;
@@ -63,6 +64,12 @@ pub trait PeftMethod {
 
     /// PEFT's `adapter_config.json` for it; `None` where there is no adapter to save.
     fn to_peft(&self, _: &Target<'_>) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// Name of the adapter and `config` of AdapterHub's `adapter_config.json`, for the methods whose folders have its
+    /// layout instead of PEFT's.
+    fn to_adapterhub(&self) -> Option<(&str, serde_json::Value)> {
         None
     }
 }
@@ -117,6 +124,12 @@ methods! {
     "oft" => Oft(oft::OftConfig),
     /// Two trained vectors around random projections that all places share.
     "vera" => Vera(vera::VeraConfig),
+    /// A bottleneck after the feed-forward block.
+    "pfeiffer" => Pfeiffer(bottleneck::BottleneckConfig<bottleneck::Pfeiffer>),
+    /// A bottleneck after attention and one after the feed-forward block.
+    "houlsby" => Houlsby(bottleneck::BottleneckConfig<bottleneck::Houlsby>),
+    /// A scaled bottleneck beside the feed-forward block.
+    "parallel" => Parallel(bottleneck::BottleneckConfig<bottleneck::Parallel>),
 }
 
 /// What reads PEFT's `adapter_config.json`, by `peft_type`.

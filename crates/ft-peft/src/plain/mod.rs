@@ -151,7 +151,7 @@ impl PlainLora {
             tensors.insert(format!("{PREFIX}{path}.{a}"), pair.a.to_data());
             tensors.insert(format!("{PREFIX}{path}.{b}"), pair.b.to_data());
         }
-        adapter::write_folder(dir, &file, &tensors)
+        adapter::write_folder(dir, &file, WEIGHTS, &tensors)
     }
 }
 

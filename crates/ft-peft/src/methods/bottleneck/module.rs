@@ -1,0 +1,103 @@
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use super::NonLinearity;
+use crate::methods::ParamMut;
+use crate::methods::common::f32;
+use crate::slots::Pass;
+
+/// What an adapter reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// The output of the sub-layer with the residual added.
+    Sum,
+    /// The output of the sub-layer.
+    Output,
+    /// The residual stream before the sub-layer.
+    Residual,
+}
+
+/// The adapter of a residual place.
+#[derive(Module, Debug)]
+pub struct Bottleneck {
+    /// `[width, hidden]`.
+    pub down: Param<Tensor<2>>,
+    /// `[width]`.
+    pub down_bias: Param<Tensor<1>>,
+    /// `[hidden, width]`.
+    pub up: Param<Tensor<2>>,
+    /// `[hidden]`.
+    pub up_bias: Param<Tensor<1>>,
+    /// Its input.
+    #[module(skip)]
+    pub reads: Reads,
+    /// a.
+    #[module(skip)]
+    pub non_linearity: NonLinearity,
+    /// s.
+    #[module(skip)]
+    pub scale: f64,
+    /// Share of the output that is dropped.
+    #[module(skip)]
+    pub dropout: f64,
+    /// Tells this place's dropout masks from those of other places.
+    #[module(skip)]
+    pub salt: u64,
+}
+
+impl Bottleneck {
+    /// An adapter with the matrices `[width, hidden]` and `[hidden, width]`, biases zero.
+    pub fn new([down, up]: [Tensor<2>; 2], reads: Reads, non_linearity: NonLinearity, scale: f64) -> Self {
+        let device = down.device();
+        let [width, hidden] = down.dims();
+        Self {
+            down: Param::from_tensor(down),
+            down_bias: Param::from_tensor(Tensor::zeros([width], &device)),
+            up: Param::from_tensor(up),
+            up_bias: Param::from_tensor(Tensor::zeros([hidden], &device)),
+            reads,
+            non_linearity,
+            scale,
+            dropout: 0.0,
+            salt: 0,
+        }
+    }
+
+    /// The same with dropout on its output.
+    pub fn dropping(self, dropout: f64, salt: u64) -> Self {
+        Self { dropout, salt, ..self }
+    }
+
+    /// residual and output of a sub-layer `[.., hidden]` to the residual of the next one.
+    pub fn join<const D: usize>(&self, residual: Tensor<D>, output: Tensor<D>, pass: &Pass) -> Tensor<D> {
+        let own = match self.reads {
+            Reads::Sum => None,
+            Reads::Output => Some(output.clone()),
+            Reads::Residual => Some(residual.clone()),
+        };
+        let sum = residual + output;
+        let dtype = sum.dtype();
+        let read = f32(own.unwrap_or_else(|| sum.clone()));
+        sum + self.branch(read, pass).cast(dtype)
+    }
+
+    fn branch<const D: usize>(&self, x: Tensor<D>, pass: &Pass) -> Tensor<D> {
+        let inner = ft_kernels::linear(x, self.down.val()) + self.down_bias.val().unsqueeze();
+        let up = ft_kernels::linear(self.non_linearity.apply(inner), self.up.val()) + self.up_bias.val().unsqueeze();
+        let up = up.mul_scalar(self.scale);
+        match pass.dropout_seed {
+            Some(seed) if self.dropout > 0.0 => ft_kernels::dropout(up, self.dropout, seed ^ self.salt),
+            _ => up,
+        }
+    }
+
+    /// The trainable tensors, by their names in AdapterHub's file.
+    pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
+        vec![
+            ("adapter_down.0.weight", ParamMut::Matrix(&mut self.down)),
+            ("adapter_down.0.bias", ParamMut::Vector(&mut self.down_bias)),
+            ("adapter_up.weight", ParamMut::Matrix(&mut self.up)),
+            ("adapter_up.bias", ParamMut::Vector(&mut self.up_bias)),
+        ]
+    }
+}

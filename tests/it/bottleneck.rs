@@ -1,0 +1,221 @@
+//! Bottleneck adapters, and AdapterHub's folders: logits against the `adapters` library, files both ways, and the refusals.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use ft_model::{LoadDtype, Model, Rows};
+use ft_peft::{Adaptable, Pass, PeftConfig, adapter, attach, fold};
+
+use crate::support::{arrays, close, fixture};
+
+/// Folder, and our name of its method.
+const CASES: [(&str, &str); 6] = [
+    ("pfeiffer", "pfeiffer"),
+    ("pfeiffer_rf4", "pfeiffer"),
+    ("houlsby", "houlsby"),
+    ("par", "parallel"),
+    ("lora", "lora"),
+    ("ia3", "ia3"),
+];
+
+fn dir(case: &str) -> PathBuf {
+    fixture("adapters").join(case)
+}
+
+fn base() -> Model {
+    Model::load(&dir("base"), LoadDtype::F32, &Device::flex()).unwrap()
+}
+
+fn logits(model: &Model, golden: &Path) -> Tensor<3> {
+    let ids = arrays(golden)["input_ids"].ids(&model.device());
+    model.logits(model.forward(ids, &Rows::Right, None, &Pass::eval()))
+}
+
+#[test]
+fn logits_equal_the_library() {
+    for (case, method) in CASES {
+        let mut model = base();
+        let (config, attached) = adapter::load(&dir(case), &mut model).unwrap();
+        assert_eq!(config.name(), method, "{case}");
+        assert_eq!(model.num_params(), attached.parameters, "{case}");
+        let golden = dir(case).join("golden_forward.safetensors");
+        close(case, logits(&model, &golden), &arrays(&golden)["logits"], 1e-6);
+    }
+}
+
+#[test]
+fn a_folder_written_is_the_folder_read() {
+    for (case, method) in CASES.iter().filter(|(_, method)| !["lora", "ia3"].contains(method)) {
+        let mut model = base();
+        let (config, _) = adapter::load(&dir(case), &mut model).unwrap();
+        assert_eq!(config.name(), *method, "{case}");
+        let out = tempfile::tempdir().unwrap();
+        adapter::save(out.path(), &mut model, &config, "").unwrap();
+        let json = |dir: &Path| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(dir.join("adapter_config.json")).unwrap()).unwrap()
+        };
+        assert_eq!(json(out.path()), json(&dir(case)), "{case}");
+        let tensors = |dir: &Path| arrays(&dir.join("adapter.safetensors"));
+        let (ours, theirs) = (tensors(out.path()), tensors(&dir(case)));
+        assert!(ours.keys().eq(theirs.keys()), "{case}: {:?}", ours.keys());
+        assert!(
+            ours.iter().all(|(name, array)| array.values == theirs[name].values),
+            "{case}"
+        );
+    }
+}
+
+/// What is read from AdapterHub and has a place in PEFT's layout is written in that.
+#[test]
+fn lora_and_ia3_become_peft_folders() {
+    for case in ["lora", "ia3"] {
+        let mut model = base();
+        let (config, _) = adapter::load(&dir(case), &mut model).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        adapter::save(out.path(), &mut model, &config, "some/base").unwrap();
+        let mut again = base();
+        adapter::load(out.path(), &mut again).unwrap();
+        let golden = dir(case).join("golden_forward.safetensors");
+        close(case, logits(&again, &golden), &arrays(&golden)["logits"], 1e-6);
+        assert!(out.path().join("adapter_model.safetensors").is_file());
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    for (case, expected) in [
+        (
+            "prefix",
+            "config.architecture: \"prefix_tuning\" of AdapterHub is not supported",
+        ),
+        ("prefix_flat", "config.architecture: \"prefix_tuning\" of AdapterHub"),
+        (
+            "loreft",
+            "config.architecture: \"reft\" of AdapterHub is not supported; bottleneck adapters",
+        ),
+    ] {
+        let error = adapter::load(&dir(case), &mut base()).unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.contains("adapter_config.json"),
+            "{error}"
+        );
+    }
+    for (from, to, expected) in [
+        (
+            "\"ln_before\": false",
+            "\"ln_before\": true",
+            "ln_before: this option cannot be read yet",
+        ),
+        ("\"use_gating\": false", "\"use_gating\": true", "use_gating"),
+        ("\"phm_layer\": false", "\"phm_layer\": true", "phm_layer"),
+        ("\"inv_adapter\": null", "\"inv_adapter\": \"nice\"", "inv_adapter"),
+        ("\"scaling\": 1.0", "\"scaling\": \"learned\"", "scaling: \"learned\""),
+        (
+            "\"non_linearity\": \"relu\"",
+            "\"non_linearity\": \"cube\"",
+            "non_linearity: \"cube\"",
+        ),
+        (
+            "\"original_ln_after\": true",
+            "\"original_ln_after\": false",
+            "would be added 0 times",
+        ),
+        (
+            "\"residual_before_ln\": true",
+            "\"residual_before_ln\": false",
+            "would be added 2 times",
+        ),
+        ("\"mh_adapter\": false", "\"other\": false", "mh_adapter: missing"),
+        ("\"name\": \"pfeiffer\"", "\"name\": \"a.b\"", "peft.name"),
+        ("\"name\": \"pfeiffer\"", "\"name\": \"other\"", "missing from the file"),
+        (
+            "\"reduction_factor\": 16",
+            "\"reduction_factor\": 4",
+            "the model needs [8, 32], the file has [2, 32]",
+        ),
+        (
+            "\"reduction_factor\": 16",
+            "\"reduction_factor\": {\"0\": 16}",
+            "peft.reduction_factor: model.layers.1.output_adapters has no factor",
+        ),
+        (
+            "\"leave_out\": []",
+            "\"leave_out\": [7]",
+            "the model has no layer 7; its layers are 0 to 1",
+        ),
+    ] {
+        let text = std::fs::read_to_string(dir("pfeiffer").join("adapter_config.json")).unwrap();
+        assert!(text.contains(from), "{from}");
+        let out = tempfile::tempdir().unwrap();
+        std::fs::write(out.path().join("adapter_config.json"), text.replace(from, to)).unwrap();
+        let weights = "adapter.safetensors";
+        std::fs::copy(dir("pfeiffer").join(weights), out.path().join(weights)).unwrap();
+        let error = adapter::load(out.path(), &mut base()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{to}: {error}");
+    }
+}
+
+#[test]
+fn a_pickle_is_refused_with_the_way_out() {
+    let out = tempfile::tempdir().unwrap();
+    let config = "adapter_config.json";
+    std::fs::copy(dir("pfeiffer").join(config), out.path().join(config)).unwrap();
+    std::fs::write(out.path().join("pytorch_adapter.bin"), b"").unwrap();
+    let error = adapter::load(out.path(), &mut base()).unwrap_err().to_string();
+    assert!(error.contains("use_safetensors=True"), "{error}");
+}
+
+#[test]
+fn merging_is_refused_and_changes_nothing() {
+    let mut model = base();
+    adapter::load(&dir("houlsby"), &mut model).unwrap();
+    let error = fold(&mut model).unwrap_err().to_string();
+    assert!(error.contains("model.layers.0.attention_adapters"), "{error}");
+    assert!(error.contains("--adapter"), "{error}");
+    let golden = dir("houlsby").join("golden_forward.safetensors");
+    close("houlsby", logits(&model, &golden), &arrays(&golden)["logits"], 1e-6);
+    let error = model
+        .save(tempfile::tempdir().unwrap().path(), LoadDtype::F32)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("attention_adapters"), "{error}");
+}
+
+#[test]
+fn places_and_widths_follow_the_options() {
+    let widths = |options: &str| -> Vec<(String, usize)> {
+        let mut model = base();
+        let config: PeftConfig = serde_json::from_str(options).unwrap();
+        attach(&mut model, &config, 0).unwrap();
+        let mut sites = model.sites();
+        let filled = sites.iter_mut().filter_map(|site| {
+            let path = site.path.strip_prefix("model.layers.")?.to_string();
+            let (_, first) = site.params().into_iter().next()?;
+            Some((path, first.data().shape()[0]))
+        });
+        filled.collect()
+    };
+    let place = |path: &str, width| (path.to_string(), width);
+    assert_eq!(
+        widths(r#"{"method": "pfeiffer"}"#),
+        [place("0.output_adapters", 2), place("1.output_adapters", 2)]
+    );
+    assert_eq!(
+        widths(r#"{"method": "houlsby", "reduction_factor": {"1": 4, "default": 64}}"#),
+        [
+            place("0.attention_adapters", 1),
+            place("0.output_adapters", 1),
+            place("1.attention_adapters", 8),
+            place("1.output_adapters", 8)
+        ]
+    );
+    assert_eq!(
+        widths(r#"{"method": "parallel", "leave_out": [0]}"#),
+        [place("1.output_adapters", 16)]
+    );
+    assert_eq!(
+        widths(r#"{"method": "pfeiffer", "mh_adapter": true, "output_adapter": false, "reduction_factor": 0.5}"#),
+        [place("0.attention_adapters", 64), place("1.attention_adapters", 64)]
+    );
+}
