@@ -1,3 +1,4 @@
+mod adalora;
 mod bottleneck;
 mod checkpointing;
 mod evaluate;

@@ -14,6 +14,7 @@ pub const METHODS: &[(&str, bool)] = &[
     (r#"{"method": "lora", "rank": 2, "init": "olora"}"#, true),
     (r#"{"method": "lora", "rank": 2, "dora": true}"#, true),
     (r#"{"method": "lora", "rank": 2, "dora": true, "init": "olora"}"#, true),
+    (r#"{"method": "adalora", "init_r": 2, "target_r": 1}"#, true),
     (r#"{"method": "ia3"}"#, true),
     (r#"{"method": "loha", "rank": 2}"#, true),
     (r#"{"method": "loha", "rank": 7}"#, true),
@@ -249,6 +250,15 @@ fn options_that_cannot_be_are_named() {
         (
             r#"{"method": "ia3", "targets": ["norm"]}"#,
             "model.norm is a normalization",
+        ),
+        (
+            r#"{"method": "adalora", "init_r": 4, "target_r": 5}"#,
+            "peft.target_r: 5 is above init_r (4)",
+        ),
+        (r#"{"method": "adalora", "init_r": 999}"#, "peft.rank: 999 is above"),
+        (
+            r#"{"method": "adalora", "beta1": 1}"#,
+            "peft.beta1: must be above 0 and below 1",
         ),
         (r#"{"method": "loha", "rank": 0}"#, "peft.rank: must be at least 1"),
         (r#"{"method": "loha", "rank": 999}"#, "peft.rank: 999 is above"),

@@ -85,8 +85,7 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
     let attached = attach(model, &config, 0)?;
     for mut site in model.sites() {
-        let infix = config.method().infix(&site.path);
-        file.fill_site(&mut site, &attached.choice, infix, &layout);
+        file.fill_site(&mut site, &attached.choice, config.method(), &layout);
     }
     file.fill_shared(model);
     file.finish()?;
@@ -251,11 +250,16 @@ impl TensorFile {
         })
     }
 
-    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice, infix: &str, layout: &Layout) {
+    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice, method: &dyn PeftMethod, layout: &Layout) {
         let at = site.path.clone();
+        let infix = method.infix(&at);
         let bias = layout.tensor(&at, bias_name(site));
         for (name, param) in site.params() {
-            self.fill_param(&layout.tensor(&at, name), param);
+            let full = layout.tensor(&at, name);
+            if let Some(data) = self.tensors.remove(&full) {
+                self.tensors.insert(full.clone(), method.unpack(&at, name, data));
+            }
+            self.fill_param(&full, param);
         }
         if let Place::Embedding(slot) = &mut site.place {
             let base = layout.tensor(&at, "base_layer.weight");
@@ -341,7 +345,8 @@ impl TensorFile {
 }
 
 fn replace<const D: usize>(param: &mut Param<Tensor<D>>, value: Tensor<D>) {
-    *param = Param::initialized(param.id, value).set_require_grad(true);
+    let trains = param.is_require_grad();
+    *param = Param::initialized(param.id, value).set_require_grad(trains);
 }
 
 fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {

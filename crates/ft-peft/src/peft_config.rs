@@ -1,5 +1,6 @@
 //! PEFT's `adapter_config.json`: what every method's file has in common.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -20,6 +21,8 @@ pub struct Target<'a> {
     pub modules: &'a [String],
     /// The places themselves.
     pub paths: &'a [String],
+    /// Which rank-one parts the file holds, of places where some were taken away.
+    pub kept: &'a BTreeMap<String, Vec<bool>>,
     /// Whether the base stores its matrices `[in, out]`.
     pub fan_in_fan_out: bool,
 }

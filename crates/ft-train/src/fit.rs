@@ -28,6 +28,7 @@ use crate::history::{EventHistory, MetricsFile};
 use crate::metrics::{Gauge, Loss, Norm, Throughput};
 use crate::model::TrainModel;
 use crate::outcome::{Outcome, Score};
+use crate::regime::MethodPart;
 use crate::renderer::{ProgressRenderer, Silent, Style};
 use crate::resume::{self, Resume};
 use crate::save::Saver;
@@ -118,8 +119,9 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let from = resume::prepare(&plan, resume, &mut on_event)?;
     let model = load(&plan)?;
     let optim = Optim::new(&plan.config.optim)?;
+    let mut method = MethodPart::of(&plan.peft);
     let (model, optim, state) = match &from {
-        Some((path, state)) => resume::restore(model, optim, path, state)?,
+        Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
     };
     write_config(&plan)?;
@@ -150,6 +152,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         saved,
         state,
         optim,
+        method,
         saver,
         on_event,
     };
@@ -314,7 +317,9 @@ fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
         Some(best) => {
             let path = Checkpoints::of(plan.out()).path(best.step);
             checkpoint::read_state(&path)?;
-            Ok(load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?)
+            let mut model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
+            MethodPart::of(&plan.peft).load(&path, &mut model)?;
+            Ok(model)
         }
     }
 }

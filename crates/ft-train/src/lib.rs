@@ -32,6 +32,7 @@ mod metrics;
 mod model;
 mod outcome;
 pub mod plan;
+mod regime;
 mod renderer;
 mod report;
 mod resume;

@@ -7,6 +7,7 @@ use ft_optim::{Optim, load_trainable_tensors};
 
 use crate::checkpoint::{self, Checkpoints, Fingerprints, OPTIMIZER, TRAINABLE, TrainerState, read_tensors};
 use crate::fit::Event;
+use crate::regime::MethodPart;
 use crate::{Error, Plan, Result};
 
 /// Which checkpoint to go on from.
@@ -95,10 +96,12 @@ pub(crate) fn fingerprints(plan: &Plan) -> Fingerprints {
 pub(crate) fn restore(
     model: Model,
     mut optim: Optim,
+    method: &mut MethodPart,
     path: &Path,
     state: &TrainerState,
 ) -> Result<(Model, Optim, TrainerState)> {
-    let model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
+    let mut model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
     optim.load_state_dict(&model, read_tensors(&path.join(OPTIMIZER))?)?;
+    method.load(path, &mut model)?;
     Ok((model, optim, state.clone()))
 }

@@ -11,6 +11,7 @@ use ft_peft::PeftConfig;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_tensors};
+use crate::regime::MethodPart;
 use crate::{Error, Plan, Result};
 
 /// What writing needs to know of the run.
@@ -40,10 +41,17 @@ impl Saver {
     }
 
     /// Writes `checkpoints/step-N` whole or not at all.
-    pub fn checkpoint(&self, model: &Model, optim: &Optim, state: &TrainerState) -> Result<PathBuf> {
+    pub fn checkpoint(
+        &self,
+        model: &Model,
+        optim: &Optim,
+        method: &MethodPart,
+        state: &TrainerState,
+    ) -> Result<PathBuf> {
         let draft = Draft::begin(&Checkpoints::of(&self.out).path(state.step))?;
         write_tensors(&draft.path().join(TRAINABLE), &trainable_tensors(model))?;
         write_tensors(&draft.path().join(OPTIMIZER), &optim.state_dict(model))?;
+        method.save(draft.path())?;
         let path = draft.path().join(STATE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;

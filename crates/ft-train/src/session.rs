@@ -27,6 +27,7 @@ use crate::memory;
 use crate::metrics::{StepOutput, Sum};
 use crate::model::TrainModel;
 use crate::plan::Steps;
+use crate::regime::MethodPart;
 use crate::save::Saver;
 use crate::strategy::SharedPatience;
 use crate::{Error, Result};
@@ -51,6 +52,8 @@ pub struct Session {
     pub state: TrainerState,
     /// The optimizer with its moments.
     pub optim: Optim,
+    /// The method's own part in a step.
+    pub method: MethodPart,
     /// Writes checkpoints.
     pub saver: Saver,
     /// `metrics.jsonl`.
@@ -133,6 +136,9 @@ impl Session {
             keeping,
         });
         self.advance(window);
+        if let Some(TrainModel { model, .. }) = slot {
+            self.method.moved(model, self.state.step);
+        }
         self.finish_check(lr)?;
         let tokens_per_s = self.clock.rate();
         if self.state.step.is_multiple_of(self.steps.log_every) || self.finished() {
@@ -146,10 +152,12 @@ impl Session {
         let model = model.ok_or_else(|| Error::Training("no model to train".into()))?;
         let TrainOutput { grads, item } = TrainStep::step(model, window.clone());
         let factor = 1.0 / window.learned.max(1) as f64;
+        let grads = self.method.penalize(model, grads, window.learned);
         let (grads, norm) = scale_and_clip(model, grads, factor, self.steps.clip);
         if let Some(check) = &mut self.check {
             check.look(&model.model, &grads);
         }
+        self.method.observe(model, &grads);
         if let Sum::Device(nll) = &item.nll {
             self.unread
                 .push((self.state.step + 1, Tensor::clone(nll), window.learned));
@@ -216,7 +224,7 @@ impl Session {
         self.clock.lap();
         let state = &mut self.state;
         let pending = std::mem::take(&mut state.pending);
-        let line = json!({
+        let mut line = json!({
             "step": state.step,
             "epoch": state.epoch,
             "loss": pending.nll.0 / pending.learned.max(1) as f64,
@@ -226,6 +234,7 @@ impl Session {
             "tokens_per_s": rate,
             "memory_bytes": memory::now(&self.saver.device),
         });
+        self.method.report(&mut line);
         self.metrics.push(&line)?;
         state.log(line);
         Ok(())
@@ -266,7 +275,9 @@ impl Session {
         self.metrics.sync()?;
         self.clock.pause();
         self.state.seconds = self.clock.total();
-        let path = self.saver.checkpoint(&model.model, &self.optim, &self.state)?;
+        let path = self
+            .saver
+            .checkpoint(&model.model, &self.optim, &self.method, &self.state)?;
         self.saved = Some(self.state.step);
         let best = self.state.best.map(|b| b.step).filter(|_| self.steps.load_best);
         Checkpoints::of(&self.saver.out).prune(self.steps.keep, best)?;

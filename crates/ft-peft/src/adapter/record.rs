@@ -1,10 +1,12 @@
 //! The `adapter_config.json` of an adapter in a model.
 
+use std::collections::BTreeMap;
+
 use crate::adapterhub;
 use crate::attach::{Choice, PlaceSpec, places};
-use crate::methods::PeftConfig;
+use crate::methods::{PeftConfig, WeightDelta};
 use crate::peft_config::Target;
-use crate::site::{Adaptable, Place};
+use crate::site::{Adaptable, Place, Site};
 use crate::targets::{Kind, has_suffix};
 
 /// The `adapter_config.json` of the adapter; `None` where there is no adapter to save.
@@ -33,9 +35,19 @@ pub(super) fn record(
         base_model,
         modules: &modules,
         paths: &paths,
+        kept: &kept(model),
         fan_in_fan_out: stores_in_out(model),
     };
     config.method().to_peft(&target)
+}
+
+/// The rank-one parts that the file holds, of places where some were taken away.
+fn kept(model: &mut impl Adaptable) -> BTreeMap<String, Vec<bool>> {
+    let of = |site: Site<'_>| match &site.place {
+        Place::Projection(slot) => Some((site.path, slot.delta.as_ref()?.kept()?)),
+        _ => None,
+    };
+    model.sites().into_iter().filter_map(of).collect()
 }
 
 /// The adapted places as PEFT's `target_modules`: their last components where these mean exactly the same places, else

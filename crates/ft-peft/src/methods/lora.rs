@@ -7,7 +7,7 @@
 //! ```
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ use crate::targets::{Kind, Layers, Selector, Targets};
 
 pub(crate) mod file;
 mod init;
+pub(super) mod low_rank;
+
+use low_rank::LowRank;
 
 /// Options of LoRA; the names in parentheses are PEFT's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -250,24 +253,15 @@ pub struct Start {
 
 impl WeightDelta for Lora {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
-        let seed = pass
-            .dropout_seed
-            .filter(|_| self.dropout > 0.0)
-            .map(|seed| seed ^ self.salt);
-        if self.fuses(&x, base) {
-            let (w, a, b) = (base.weight.dense(), self.a.val(), self.b.val());
-            return base.add_bias(match seed {
-                None => ft_kernels::lora_linear(x, w, a, b, self.scale),
-                Some(seed) => ft_kernels::lora_linear_dropout(x, w, a, b, self.scale, self.dropout, seed),
-            });
-        }
-        let branch = match seed {
-            None => f32(x.clone()),
-            Some(seed) => ft_kernels::dropout(f32(x.clone()), self.dropout, seed),
+        let low_rank = LowRank {
+            a: self.a.val(),
+            b: self.b.val(),
+            bias: self.bias.as_ref().map(Param::val),
+            scale: self.scale,
+            dropout: self.dropout,
+            salt: self.salt,
         };
-        let y = base.forward(x);
-        let dtype = y.dtype();
-        y + self.branch(branch).cast(dtype)
+        low_rank.forward(x, base, pass)
     }
 
     fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>) {
@@ -308,24 +302,6 @@ impl WeightDelta for Lora {
             .into_iter()
             .chain(bias)
             .collect()
-    }
-}
-
-impl Lora {
-    /// Whether base and adapter can be one kernel.
-    fn fuses<const D: usize>(&self, x: &Tensor<D>, base: &Base<'_>) -> bool {
-        let floats = base.weight.as_packed().is_none() && base.weight.dtype() == DType::F32;
-        self.bias.is_none() && x.dtype() == DType::F32 && floats
-    }
-
-    /// `s · (x Aᵀ Bᵀ + bias)` in f32.
-    fn branch<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let down = ft_kernels::linear(x, self.a.val()).mul_scalar(self.scale);
-        let up = ft_kernels::linear(down, self.b.val());
-        match &self.bias {
-            None => up,
-            Some(bias) => up + bias.val().mul_scalar(self.scale).unsqueeze(),
-        }
     }
 }
 

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::peft_config::{Parse, Target};
+use crate::regime::Regime;
 use crate::site::Site;
 use crate::slots::Pass;
 
+pub mod adalora;
 pub mod bitfit;
 pub mod bottleneck;
 pub(crate) mod common;
@@ -62,6 +64,26 @@ pub trait PeftMethod {
         ""
     }
 
+    /// Learns how many optimizer steps the run has.
+    fn set_total_steps(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Its own part in the training loop, where it has one.
+    fn regime(&self) -> Option<Box<dyn Regime>> {
+        None
+    }
+
+    /// Numbers that its [`regime`](Self::regime) keeps for every trainable one.
+    fn numbers_beside(&self) -> usize {
+        0
+    }
+
+    /// The tensor `name` of the place at `path` as its parameter holds it, from how PEFT's file holds it.
+    fn unpack(&self, _path: &str, _name: &str, data: TensorData) -> TensorData {
+        data
+    }
+
     /// PEFT's `adapter_config.json` for it; `None` where there is no adapter to save.
     fn to_peft(&self, _: &Target<'_>) -> Option<serde_json::Value> {
         None
@@ -101,6 +123,11 @@ macro_rules! methods {
             pub fn method(&self) -> &dyn PeftMethod {
                 match self { $( Self::$variant(config) => config, )+ }
             }
+
+            /// The same, to tell it what a run's plan knows.
+            pub fn method_mut(&mut self) -> &mut dyn PeftMethod {
+                match self { $( Self::$variant(config) => config, )+ }
+            }
         }
     };
 }
@@ -108,6 +135,8 @@ macro_rules! methods {
 methods! {
     /// Low-rank adapters beside frozen projections.
     "lora" => Lora(lora::LoraConfig),
+    /// Low-rank adapters that share a budget of ranks, which shrinks while they train.
+    "adalora" => AdaLora(adalora::AdaLoraConfig),
     /// The checkpoint's own tensors train, all of them or a chosen part.
     "full" => Full(full::FullConfig),
     /// A trained scale on keys, values and the inside of feed-forward blocks.
@@ -134,6 +163,7 @@ methods! {
 
 /// What reads PEFT's `adapter_config.json`, by `peft_type`.
 pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[
+    ("ADALORA", adalora::file::parse),
     ("BITFIT", bitfit::parse),
     ("IA3", ia3::parse),
     ("LN_TUNING", ln_tuning::parse),
@@ -211,6 +241,11 @@ pub trait WeightDelta: Clone {
         Vec::new()
     }
 
+    /// Which of its rank-one parts the file holds, where a method takes some away.
+    fn kept(&self) -> Option<Vec<bool>> {
+        None
+    }
+
     /// What PEFT's file holds for this layer.
     fn export(&self) -> Vec<(&'static str, TensorData)> {
         let mut copy = self.clone();
@@ -247,6 +282,10 @@ macro_rules! deltas {
                 match self { $( Delta::$variant(delta) => delta.shared(), )+ }
             }
 
+            fn kept(&self) -> Option<Vec<bool>> {
+                match self { $( Delta::$variant(delta) => delta.kept(), )+ }
+            }
+
             fn export(&self) -> Vec<(&'static str, TensorData)> {
                 match self { $( Delta::$variant(delta) => delta.export(), )+ }
             }
@@ -255,6 +294,8 @@ macro_rules! deltas {
 }
 
 deltas! {
+    /// See [`adalora`].
+    AdaLora(adalora::AdaLora),
     /// See [`dora`].
     Dora(dora::Dora),
     /// See [`ia3`].

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// What trains: a method with its options, or the adapter in a folder.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
+#[allow(clippy::large_enum_variant, reason = "one in a whole run")]
 pub enum PeftSection {
     /// Method and options come from the adapter in this folder, and training goes on from its values.
     From(FromAdapter),

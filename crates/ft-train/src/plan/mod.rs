@@ -74,7 +74,7 @@ impl Plan {
         let cpu = device_name == "cpu";
         let folder = existing(&config.model.path, "model.path")?;
         let model = ModelConfig::from_dir(folder)?;
-        let peft = places::method(&config.peft)?;
+        let mut peft = places::method(&config.peft)?;
         let attached = places::preview(&model, &peft)?;
         places::quantizable(&model, &config.model, &peft, &attached)?;
         let tokenizer = data::tokenizer(&config)?;
@@ -86,6 +86,7 @@ impl Plan {
         let shape = [config.train.batch_size, config.train.accumulation];
         let feed = Feed::new(train, shape, config.data.shuffle, config.train.seed, padding);
         let steps = Steps::count(&config, feed.steps_per_epoch(), !valid.is_empty());
+        peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.total as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
         data.stop_token = checks::stop_token(feed.samples(), &tokenizer, &model, &generation);

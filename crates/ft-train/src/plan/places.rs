@@ -72,12 +72,13 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let numbers = job.attached.parameters;
     // Every optimizer here keeps its states number by number, so one long vector stands for all tensors.
     let states: usize = job.optim.state(&[numbers]).iter().map(|state| state.bytes()).sum();
+    let beside = job.peft.method().numbers_beside() * numbers;
     let (rows, width) = job.batch;
     Ok(Bytes {
         weights: weights(job)?,
         adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
         gradients: FLOAT * numbers as u64 * if job.accumulates { 2 } else { 1 },
-        optimizer: states as u64,
+        optimizer: states as u64 + FLOAT * beside as u64,
         activations: bytes::activations(job.model, dropped(job), rows, width),
         logits: bytes::logits(job.model, rows, width),
     })

@@ -50,6 +50,7 @@ fn html(plan: &Plan, outcome: &Outcome, metrics: &[Value]) -> String {
         facts(plan, outcome),
         scores(outcome),
         charts(metrics),
+        ranks(metrics),
         samples(&outcome.samples),
         format!(
             "<h2>Settings</h2><details><summary>config.toml</summary><pre>{}</pre></details>",
@@ -155,12 +156,29 @@ fn charts(metrics: &[Value]) -> String {
             "Gradient norm",
             vec![Series::new("before clipping", points("grad_norm"))],
         ),
+        Chart::new("Ranks left", vec![Series::new("of all places", points("rank_total"))]),
         Chart::new(
             "Tokens per second",
             vec![Series::new("tokens/s", points("tokens_per_s"))],
         ),
     ];
     charts.iter().filter_map(Chart::svg).collect()
+}
+
+/// How many places have how many ranks left in the end.
+fn ranks(metrics: &[Value]) -> String {
+    let last = metrics.iter().rev().find_map(|m| m["rank_histogram"].as_object());
+    let Some(histogram) = last else { return String::new() };
+    let mut counts: Vec<(usize, &Value)> = histogram
+        .iter()
+        .filter_map(|(k, v)| Some((k.parse().ok()?, v)))
+        .collect();
+    counts.sort_by_key(|(rank, _)| *rank);
+    let rows = counts
+        .iter()
+        .map(|(rank, places)| format!("<tr><td class=\"n\">{rank}</td><td class=\"n\">{places}</td></tr>"));
+    let rows: String = rows.collect();
+    format!("<h2>Ranks</h2><table><tr><th>rank</th><th>places</th></tr>{rows}</table>")
 }
 
 fn samples(samples: &[BeforeAfter]) -> String {

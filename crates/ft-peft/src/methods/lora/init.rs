@@ -2,12 +2,11 @@
 
 use burn::linalg::{qr, svd};
 use burn::module::Param;
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, s};
-use rand_distr::{Distribution, Normal};
+use burn::tensor::{DType, Device, FloatDType, Tensor, s};
 
 use super::{Init, Lora, LoraConfig, LoraEmbedding, Start};
 use crate::slots::{Embedding, Projection};
-use crate::stream::{hash, kaiming, stream};
+use crate::stream::{hash, kaiming, normal};
 
 /// The matrix in the most exact type its device has.
 fn exact(weight: Tensor<2>) -> Tensor<2> {
@@ -27,7 +26,7 @@ pub(crate) fn projection(config: &LoraConfig, path: &str, seed: u64, slot: &Proj
     let (a, b, start) = match config.init {
         Init::Kaiming => (kaiming([rank, inner], seed, path, &device), None, None),
         Init::Gaussian => (
-            normal([rank, inner], 1.0 / rank as f64, path, seed, &device),
+            normal([rank, inner], 1.0 / rank as f64, seed, path, &device),
             None,
             None,
         ),
@@ -70,20 +69,13 @@ pub(crate) fn embedding(config: &LoraConfig, path: &str, seed: u64, slot: &Embed
     let device = slot.weight.val().device();
     LoraEmbedding {
         a: Param::from_tensor(Tensor::zeros([rank, rows], &device)),
-        b: Param::from_tensor(normal([hidden, rank], 1.0, path, seed, &device)),
+        b: Param::from_tensor(normal([hidden, rank], 1.0, seed, path, &device)),
         scale: config.scale_at(path),
     }
 }
 
 fn on(tensor: Tensor<2>, device: &Device) -> Tensor<2> {
     Tensor::from_data(tensor.into_data(), device)
-}
-
-fn normal(shape: [usize; 2], deviation: f64, path: &str, seed: u64, device: &Device) -> Tensor<2> {
-    let mut rng = stream(seed, path);
-    let normal = Normal::new(0.0, deviation as f32).expect("a positive deviation");
-    let values: Vec<f32> = (0..shape[0] * shape[1]).map(|_| normal.sample(&mut rng)).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// PiSSA, eq. 2 and 3: A = √(S/s) Vᵀ and B = U √(S/s) of the first `rank` singular triplets.

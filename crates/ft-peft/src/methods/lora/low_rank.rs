@@ -1,0 +1,63 @@
+//! The low-rank product beside a frozen layer that LoRA and its relatives compute.
+
+use burn::tensor::{DType, Tensor};
+
+use crate::methods::Base;
+use crate::methods::common::f32;
+use crate::slots::Pass;
+
+/// `s · drop(x) Aᵀ Bᵀ`.
+pub(in crate::methods) struct LowRank {
+    /// `[r, in]`.
+    pub a: Tensor<2>,
+    /// `[out, r]`.
+    pub b: Tensor<2>,
+    /// `[out]`, added to B's output before scaling.
+    pub bias: Option<Tensor<1>>,
+    /// s.
+    pub scale: f64,
+    /// Share of the input that is dropped.
+    pub dropout: f64,
+    /// Tells this place's dropout masks from those of other places.
+    pub salt: u64,
+}
+
+impl LowRank {
+    /// x `[.., in]` to `[.., out]`, the base included.
+    pub fn forward<const D: usize>(self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
+        let seed = pass
+            .dropout_seed
+            .filter(|_| self.dropout > 0.0)
+            .map(|seed| seed ^ self.salt);
+        if self.fuses(&x, base) {
+            let (w, a, b) = (base.weight.dense(), self.a, self.b);
+            return base.add_bias(match seed {
+                None => ft_kernels::lora_linear(x, w, a, b, self.scale),
+                Some(seed) => ft_kernels::lora_linear_dropout(x, w, a, b, self.scale, self.dropout, seed),
+            });
+        }
+        let branch = match seed {
+            None => f32(x.clone()),
+            Some(seed) => ft_kernels::dropout(f32(x.clone()), self.dropout, seed),
+        };
+        let y = base.forward(x);
+        let dtype = y.dtype();
+        y + self.branch(branch).cast(dtype)
+    }
+
+    /// Whether base and adapter can be one kernel.
+    fn fuses<const D: usize>(&self, x: &Tensor<D>, base: &Base<'_>) -> bool {
+        let floats = base.weight.as_packed().is_none() && base.weight.dtype() == DType::F32;
+        self.bias.is_none() && x.dtype() == DType::F32 && floats
+    }
+
+    /// `s · (x Aᵀ Bᵀ + bias)` in f32.
+    fn branch<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        let down = ft_kernels::linear(x, self.a).mul_scalar(self.scale);
+        let up = ft_kernels::linear(down, self.b);
+        match self.bias {
+            None => up,
+            Some(bias) => up + bias.mul_scalar(self.scale).unsqueeze(),
+        }
+    }
+}

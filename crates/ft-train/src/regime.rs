@@ -1,0 +1,75 @@
+//! The method's own part in the loop, where it has one: [`ft_peft::Regime`] around optimizer and checkpoints.
+
+use std::path::Path;
+
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use ft_model::Model;
+use ft_peft::{Adaptable, PeftConfig, Regime};
+use serde_json::Value;
+
+use crate::checkpoint::{REGIME, read_tensors, write_tensors};
+use crate::model::TrainModel;
+use crate::{Error, Result};
+
+/// Does nothing for most methods.
+pub struct MethodPart(Option<Box<dyn Regime>>);
+
+impl MethodPart {
+    /// That of a method before the first step.
+    pub fn of(method: &PeftConfig) -> Self {
+        Self(method.method().regime())
+    }
+
+    /// Adds the gradient of the method's penalty to that of a loss that is summed over `learned` tokens, so that the penalty
+    /// counts once in the mean.
+    pub fn penalize(&mut self, model: &TrainModel, grads: GradientsParams, learned: usize) -> GradientsParams {
+        // The copy shares every tensor; a list of places needs a model of its own.
+        let penalty = |regime: &mut Box<dyn Regime>| regime.penalty(&mut model.model.clone().sites());
+        let Some(penalty) = self.0.as_mut().and_then(penalty) else {
+            return grads;
+        };
+        let own = penalty.mul_scalar(learned.max(1) as f64).backward();
+        let mut both = GradientsAccumulator::new();
+        both.accumulate(model, grads);
+        both.accumulate(model, GradientsParams::from_grads(own, model));
+        both.grads()
+    }
+
+    /// Shows it what the optimizer is about to use.
+    pub fn observe(&mut self, model: &TrainModel, grads: &GradientsParams) {
+        if let Some(regime) = &mut self.0 {
+            regime.observe(&mut model.model.clone().sites(), grads);
+        }
+    }
+
+    /// The optimizer has taken step number `step`.
+    pub fn moved(&mut self, model: &mut Model, step: usize) {
+        if let Some(regime) = &mut self.0 {
+            regime.moved(&mut model.sites(), step);
+        }
+    }
+
+    /// Puts its numbers into a line of the log.
+    pub fn report(&self, line: &mut Value) {
+        if let (Some(regime), Value::Object(line)) = (&self.0, line) {
+            line.extend(regime.report());
+        }
+    }
+
+    /// Writes its state into a checkpoint.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        match &self.0 {
+            Some(regime) => write_tensors(&folder.join(REGIME), &regime.state()),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads it back, and with it what it has done to the adapters of `model`.
+    pub fn load(&mut self, folder: &Path, model: &mut Model) -> Result<()> {
+        let Some(regime) = &mut self.0 else { return Ok(()) };
+        let path = folder.join(REGIME);
+        regime
+            .load_state(&mut model.sites(), read_tensors(&path)?)
+            .map_err(|e| Error::checkpoint(&path, e.to_string()))
+    }
+}
