@@ -143,7 +143,7 @@ fn a_whole_schedule_decides_as_peft_does() {
     }
     assert_eq!(pattern(out.path()), pattern(&theirs));
 
-    fold(&mut model);
+    fold(&mut model).unwrap();
     close("merged", logits(&model), &golden["merged_logits"], 1e-4);
 }
 
