@@ -97,7 +97,7 @@ fn trainable(model: &mut Model) -> BTreeMap<String, AnyTensor> {
                     put("lora_embedding_B", AnyTensor::Matrix(lora.b.val()));
                 }
             }
-            Place::Norm(_) | Place::Residual { .. } => {}
+            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => {}
         }
         let bias_trains = site.bias().is_some_and(|bias| bias.is_trained());
         let trains = site.is_trained();

@@ -1,5 +1,7 @@
 //! What every method must keep, over every method in one place.
 
+use std::collections::BTreeMap;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
@@ -53,14 +55,34 @@ pub const METHODS: &[(&str, bool)] = &[
         r#"{"method": "houlsby", "init_weights": "houlsby", "non_linearity": "gelu_new", "name": "n"}"#,
         false,
     ),
+    (r#"{"method": "prompt_tuning", "num_virtual_tokens": 3}"#, false),
+    (
+        r#"{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_hidden_size": 6}"#,
+        false,
+    ),
+    (
+        r#"{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_reparameterization_type": "lstm", "encoder_num_layers": 1}"#,
+        false,
+    ),
+    (r#"{"method": "prefix_tuning", "num_virtual_tokens": 3}"#, false),
+    (
+        r#"{"method": "prefix_tuning", "num_virtual_tokens": 3, "prefix_projection": true, "init_weights": "zero"}"#,
+        false,
+    ),
+    (
+        r#"{"method": "p_tuning_v2", "num_virtual_tokens": 3, "init_weights": "zero"}"#,
+        false,
+    ),
 ];
 
 /// Whether weights can stand for the adapter.
 fn merges(config: &PeftConfig) -> bool {
-    !matches!(
-        config,
-        PeftConfig::Pfeiffer(_) | PeftConfig::Houlsby(_) | PeftConfig::Parallel(_)
-    )
+    let columns = config.method().virtual_tokens() > 0;
+    !columns
+        && !matches!(
+            config,
+            PeftConfig::Pfeiffer(_) | PeftConfig::Houlsby(_) | PeftConfig::Parallel(_)
+        )
 }
 
 pub const BASES: [&str; 3] = ["families/llama", "families/qwen2", "families/gpt2"];
@@ -132,7 +154,14 @@ pub fn disturb(model: &mut Model) {
                 norm.bias.iter_mut().for_each(vector);
             }
             Place::Projection(slot) => slot.bias.iter_mut().for_each(vector),
-            Place::Embedding(_) | Place::Residual { .. } => {}
+            Place::Embedding(_) | Place::Residual { .. } | Place::Attention { .. } => {}
+        }
+        if let Some(tokens) = site.virtual_tokens() {
+            let mut state: BTreeMap<String, AnyTensor> = tokens.state().into_iter().collect();
+            tokens.load_state(&mut |name| match state.remove(name).unwrap() {
+                AnyTensor::Vector(t) => AnyTensor::Vector(moved(t)),
+                AnyTensor::Matrix(t) => AnyTensor::Matrix(moved(t)),
+            });
         }
     }
 }

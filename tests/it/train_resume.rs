@@ -6,7 +6,7 @@ use ft_train::{Ending, Error};
 
 use crate::train_support::Workshop;
 
-fn stopped_equals_left_alone(workshop: &Workshop, sets: &[&str]) {
+pub fn stopped_equals_left_alone(workshop: &Workshop, sets: &[&str]) {
     let alone = workshop.fit("alone", sets).unwrap();
     assert_eq!((alone.ending, alone.steps), (Ending::Finished, 12));
     // A checkpoint every 3 steps, a stop after it: the run is cut at 4, 7 and 10, across two epochs and all evaluations.

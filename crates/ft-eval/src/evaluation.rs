@@ -74,8 +74,7 @@ pub fn batches(samples: &[Sample], batch_size: usize, multiple: usize) -> impl E
 /// # Errors
 /// [`Error::Samples`] lists every sample that is too long or holds ids outside the vocabulary.
 pub fn check(model: &Model, samples: &[Sample]) -> Result<()> {
-    let config = model.config();
-    let (positions, vocab) = (config.max_position_embeddings, config.vocab_size);
+    let (positions, vocab) = (model.positions(), model.config().vocab_size);
     let problem = |(sample, Sample { ids, .. }): (usize, &Sample)| {
         if ids.len() > positions {
             return Some(SampleProblem::TooLong {

@@ -62,10 +62,9 @@ impl<'a> Cached<'a> {
 
 impl Decoder for Cached<'_> {
     fn limits(&self) -> Limits {
-        let config = self.model.config();
         Limits {
-            vocab: config.vocab_size,
-            positions: config.max_position_embeddings,
+            vocab: self.model.config().vocab_size,
+            positions: self.model.positions(),
         }
     }
 

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use ft_peft::AttentionShape;
 use ft_quant::Scheme;
 use serde_json::{Map, Value};
 
@@ -54,6 +55,17 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// Sizes of the attention.
+    pub fn attention(&self) -> AttentionShape {
+        AttentionShape {
+            layers: self.num_hidden_layers,
+            hidden: self.hidden_size,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
+    }
+
     /// Reads `dir/config.json`.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");

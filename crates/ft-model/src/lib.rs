@@ -38,6 +38,7 @@ mod rope;
 mod rows;
 mod save;
 mod source;
+mod virtual_tokens;
 
 pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};

@@ -16,6 +16,7 @@ use crate::quantized;
 use crate::random::Random;
 use crate::rows::Rows;
 use crate::source::{Source, linear};
+use crate::virtual_tokens::behind;
 
 /// Checkpoint path of the output head in every supported family.
 pub(crate) const HEAD: &str = "lm_head";
@@ -79,6 +80,18 @@ impl Model {
         &self.config
     }
 
+    /// Columns that an adapter puts before every text.
+    pub fn virtual_tokens(&self) -> usize {
+        self.decoder.embeddings().virtual_tokens() + self.decoder.prefixes().virtual_tokens()
+    }
+
+    /// Positions that are left for text, in tokens.
+    pub fn positions(&self) -> usize {
+        self.config
+            .max_position_embeddings
+            .saturating_sub(self.virtual_tokens())
+    }
+
     /// Whether the output head is the embedding table.
     pub fn is_tied(&self) -> bool {
         self.lm_head.is_none()
@@ -95,14 +108,15 @@ impl Model {
         let [_, seq] = ids.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
         let hidden = self.decoder.embed(ids, rows, offset, pass);
+        let [_, columns, _] = hidden.dims();
         let blocks = 0..self.num_blocks();
         let hidden = self
             .decoder
             .blocks(blocks, hidden, &self.config, rows, cache.as_deref_mut(), pass);
         if let Some(cache) = cache {
-            cache.advance(seq);
+            cache.advance(columns);
         }
-        self.norm(hidden)
+        self.decoder.norm(behind(columns - seq, hidden))
     }
 
     /// Blocks between [`embed`](Self::embed) and [`norm`](Self::norm): what can be computed again piece by piece.
@@ -110,7 +124,7 @@ impl Model {
         self.config.num_hidden_layers
     }
 
-    /// Input of the first block, `[batch, seq, hidden]`.
+    /// Input of the first block, `[batch, n + seq, hidden]` with the n columns of a prompt.
     pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, pass: &Pass) -> Tensor<3> {
         self.decoder.embed(ids, rows, 0, pass)
     }
@@ -121,9 +135,10 @@ impl Model {
         self.decoder.blocks(range, hidden, &self.config, rows, None, pass)
     }
 
-    /// The norm after the last block.
+    /// The norm after the last block, of the text's columns: `[batch, n + seq, hidden]` to `[batch, seq, hidden]`.
     pub fn norm(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.decoder.norm(hidden)
+        self.decoder
+            .norm(behind(self.decoder.embeddings().virtual_tokens(), hidden))
     }
 
     /// Whether anything trains that is held neither by `block` and those after it nor by what follows them: if nothing does,
@@ -180,7 +195,7 @@ impl Model {
 
 impl Adaptable for Model {
     fn sites(&mut self) -> Vec<Site<'_>> {
-        let mut sites = self.decoder.sites();
+        let mut sites = self.decoder.sites(&self.config);
         sites.extend(self.lm_head.as_mut().map(|head| Site::projection(HEAD, head)));
         sites
     }

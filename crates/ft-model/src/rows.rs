@@ -11,21 +11,33 @@ pub enum Rows {
 }
 
 impl Rows {
-    /// Position of each column of a call that starts at column `offset`: one row of `seq` for all, or one per batch row.
-    /// Padding columns get position 0.
-    pub(crate) fn positions(&self, offset: usize, seq: usize) -> Vec<Vec<usize>> {
+    /// Position of each column of a call that starts at column `offset`, behind a prefix: one row of `seq` for all, or one
+    /// per batch row. Padding columns get that of the first column.
+    pub(crate) fn positions(&self, prefix: usize, offset: usize, seq: usize) -> Vec<Vec<usize>> {
         let columns = offset..offset + seq;
         match self {
-            Rows::Right => vec![columns.collect()],
+            Rows::Right => vec![columns.map(|column| prefix + column).collect()],
             Rows::Left(pads) => pads
                 .iter()
-                .map(|pad| columns.clone().map(|column| column.saturating_sub(*pad)).collect())
+                .map(|pad| {
+                    columns
+                        .clone()
+                        .map(|column| prefix + column.saturating_sub(*pad))
+                        .collect()
+                })
                 .collect(),
         }
     }
 
     /// What each query may see.
-    pub(crate) fn mask(&self, offset: usize, seq: usize, window: Option<usize>, device: &Device) -> Mask {
+    pub(crate) fn mask(
+        &self,
+        prefix: usize,
+        offset: usize,
+        seq: usize,
+        window: Option<usize>,
+        device: &Device,
+    ) -> Mask {
         let first = match self {
             Rows::Right => None,
             Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => None,
@@ -44,7 +56,7 @@ impl Rows {
             offset,
             window,
             first,
-            prefix: 0,
+            prefix,
         }
     }
 }

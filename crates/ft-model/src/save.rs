@@ -77,8 +77,9 @@ impl Model {
         for mut site in model.sites() {
             let adapted = match &site.place {
                 Place::Projection(p) => p.delta.is_some(),
-                Place::Embedding(e) => e.delta.is_some(),
+                Place::Embedding(e) => e.delta.is_some() || e.prompt.is_some(),
                 Place::Residual { slot, .. } => slot.adapter.is_some(),
+                Place::Attention { slot, .. } => slot.prefix.is_some(),
                 Place::Norm(_) => false,
             };
             if adapted {

@@ -20,8 +20,10 @@ use crate::tensor_file::write_tensor_file;
 
 mod layout;
 mod record;
+mod virtual_tokens;
 
 use layout::Layout;
+pub use virtual_tokens::{ENCODER, encoder_is_missing};
 
 /// PEFT puts this before every name.
 const ROOT: &str = "base_model.";
@@ -83,11 +85,12 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let (config, layout) = read(dir)?;
     layout.refuse_pickle(dir)?;
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
-    let attached = attach(model, &config, 0)?;
+    let attached = attach(model, &config.to_be_filled(), 0)?;
     for mut site in model.sites() {
         file.fill_site(&mut site, &attached.choice, config.method(), &layout);
     }
     file.fill_shared(model);
+    virtual_tokens::fill(dir, model, &mut file)?;
     file.finish()?;
     Ok((config, attached))
 }
@@ -104,7 +107,8 @@ pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_mo
         });
     };
     let tensors = tensors(model, config.method(), &choice, &layout);
-    write_folder(dir, &record, layout.weights(), &tensors)
+    write_folder(dir, &record, layout.weights(), &tensors)?;
+    virtual_tokens::write_encoder(dir, model)
 }
 
 /// Writes an adapter folder: its `adapter_config.json` and its tensors, by their names, in the file `weights`.
@@ -157,7 +161,7 @@ fn tensors(
                 let params = slot.adapter.iter_mut().flat_map(|adapter| adapter.params());
                 params.for_each(|(name, param)| put(name, param.data()));
             }
-            Place::Norm(_) => {}
+            Place::Norm(_) | Place::Attention { .. } => {}
         }
         let infix = method.infix(&site.path);
         put_own(&mut site, choice, infix, &mut put);
@@ -165,6 +169,7 @@ fn tensors(
     for (name, tensor) in shared(model) {
         out.insert(name, tensor.into_data());
     }
+    out.extend(virtual_tokens::embeddings(model));
     out
 }
 

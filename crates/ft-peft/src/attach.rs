@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::methods::PeftConfig;
 use crate::methods::lora::BiasMode;
 use crate::site::{Adaptable, Place, Site};
-use crate::targets::{Kind, Selector, has_suffix, nearest};
+use crate::targets::{Kind, Selector, has_suffix, named, nearest};
 
 /// One adaptable place without its values, for planning before a model is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,8 @@ pub struct PlaceSpec {
     pub path: String,
     /// What stands there.
     pub kind: Kind,
-    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm or a residual stream.
+    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm or a residual stream,
+    /// `[layers, kv_heads head_dim]` of the attention.
     pub dims: [usize; 2],
     /// Whether it has a bias.
     pub bias: bool,
@@ -65,8 +66,7 @@ impl Choice {
 }
 
 fn whole_modules(places: &[PlaceSpec], suffixes: &[String]) -> Result<Vec<String>> {
-    let held = || places.iter().filter(|place| place.kind != Kind::Residual);
-    let paths = || held().map(|place| place.path.as_str());
+    let paths = || named(places).map(|place| place.path.as_str());
     if let Some(unknown) = suffixes
         .iter()
         .find(|suffix| !paths().any(|path| has_suffix(path, suffix)))
@@ -116,7 +116,9 @@ pub fn preview(places: &[PlaceSpec], config: &PeftConfig) -> Result<Attached> {
 /// Freezes the model, then makes trainable what the method asks for. Starting values depend on `seed` and each place's
 /// path alone.
 pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Result<Attached> {
-    let attached = preview(&places(model), config)?;
+    let places = places(model);
+    let attached = preview(&places, config)?;
+    config.method().ready(&places)?;
     let choice = &attached.choice;
     let head = model.head_path().to_string();
     if choice.adapted.contains(&head) || choice.whole.contains(&head) {
@@ -144,9 +146,9 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
 /// an adapter on the embeddings is merged into them.
 ///
 /// # Errors
-/// [`Error::NotLinear`] for an adapter that no weight can stand for; the model is unchanged.
+/// [`Error::NotMergeable`] for an adapter that no weight can stand for; the model is unchanged.
 pub fn fold(model: &mut impl Adaptable) -> Result<()> {
-    refuse_bottlenecks(model)?;
+    refuse_what_stays(model)?;
     let embeds = model
         .sites()
         .iter()
@@ -159,18 +161,25 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
         match &mut site.place {
             Place::Projection(slot) => slot.fold(),
             Place::Embedding(slot) => slot.fold(),
-            Place::Norm(_) | Place::Residual { .. } => {}
+            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => {}
         }
     }
     Ok(())
 }
 
-fn refuse_bottlenecks(model: &mut impl Adaptable) -> Result<()> {
-    let filled = |site: &Site<'_>| matches!(&site.place, Place::Residual { slot, .. } if slot.adapter.is_some());
-    match model.sites().into_iter().find(filled) {
-        None => Ok(()),
-        Some(site) => Err(Error::NotLinear { path: site.path }),
+/// Fails where an adapter cannot become a part of the weights.
+fn refuse_what_stays(model: &mut impl Adaptable) -> Result<()> {
+    const COLUMN: &str = "a virtual token is a column of its own";
+    for site in model.sites() {
+        let why = match &site.place {
+            Place::Residual { slot, .. } if slot.adapter.is_some() => "a bottleneck adapter is not linear",
+            Place::Embedding(slot) if slot.prompt.is_some() => COLUMN,
+            Place::Attention { slot, .. } if slot.prefix.is_some() => COLUMN,
+            _ => continue,
+        };
+        return Err(Error::NotMergeable { path: site.path, why });
     }
+    Ok(())
 }
 
 /// The places of a model, a tied head included.
@@ -197,6 +206,7 @@ fn spec(mut site: Site<'_>, head: &str) -> PlaceSpec {
         Place::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),
         Place::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
         Place::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
+        Place::Attention { shape, .. } => (Kind::Attention, [shape.layers, shape.width()]),
     };
     let bias = site.bias().is_some();
     PlaceSpec {

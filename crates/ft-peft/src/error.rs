@@ -33,12 +33,14 @@ pub enum Error {
     },
     /// An adapter that cannot be merged.
     #[error(
-        "{path}: a bottleneck adapter is not linear, so no weight can stand for it and it cannot be merged; keep base and \
-         adapter apart and name the adapter with --adapter"
+        "{path}: {why}, so no weight can stand for it and it cannot be merged; keep base and adapter apart and name the \
+         adapter with --adapter"
     )]
-    NotLinear {
+    NotMergeable {
         /// Its place.
         path: String,
+        /// What stands against it.
+        why: &'static str,
     },
     /// A file that cannot be read or written.
     #[error("{}: {source}", path.display())]

@@ -53,6 +53,7 @@ mod slots;
 mod stream;
 mod targets;
 mod tensor_file;
+mod virtual_tokens;
 
 pub use attach::{Attached, Choice, PlaceSpec, attach, fold, places, preview};
 pub use error::{Error, Result};
@@ -60,7 +61,8 @@ pub use methods::{Base, Delta, EmbeddingDelta, ParamMut, PeftConfig, PeftMethod,
 pub use patterns::Patterns;
 pub use peft_config::Target;
 pub use regime::Regime;
-pub use site::{Adaptable, AnyTensor, Place, Site};
-pub use slots::{Embedding, Norm, Pass, Projection, Residual};
+pub use site::{Adaptable, AnyTensor, AttentionShape, Place, Site};
+pub use slots::{Embedding, Norm, Pass, Prefixes, Projection, Residual};
 pub use targets::{Kind, Layers, Selector, Targets};
 pub use tensor_file::write_tensor_file;
+pub use virtual_tokens::{Dense, Prefix, PrefixTable, Prompt, PromptTable, VirtualTokens};

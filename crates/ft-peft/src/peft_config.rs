@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::methods::{FROM_PEFT, PeftConfig};
+use crate::site::AttentionShape;
 use crate::targets::Layers;
 
 /// Reads one method's options from its file.
@@ -25,6 +26,8 @@ pub struct Target<'a> {
     pub kept: &'a BTreeMap<String, Vec<bool>>,
     /// Whether the base stores its matrices `[in, out]`.
     pub fan_in_fan_out: bool,
+    /// Sizes of the base's attention.
+    pub shape: AttentionShape,
 }
 
 /// The keys of `value`, an `adapter_config.json` read from `path`.

@@ -4,11 +4,12 @@ use burn::tensor::{Device, Tensor};
 use ft_quant::Leaf;
 
 use crate::methods::{EmbeddingDelta, ParamMut, WeightDelta};
-use crate::slots::{Embedding, Norm, Projection, Residual};
+use crate::slots::{Embedding, Norm, Prefixes, Projection, Residual};
+use crate::virtual_tokens::VirtualTokens;
 
 /// A model whose places can be adapted. Written once per architecture.
 pub trait Adaptable {
-    /// Every place, in checkpoint order, each path once.
+    /// Every place, in checkpoint order, each path once; the input embeddings are the first table.
     fn sites(&mut self) -> Vec<Site<'_>>;
 
     /// Path of the output head, whether or not it is tied (`lm_head`).
@@ -48,6 +49,37 @@ pub enum Place<'a> {
         /// Where the layer lies.
         device: Device,
     },
+    /// The attention of all layers.
+    Attention {
+        /// The place itself, which holds no tensor of the checkpoint.
+        slot: &'a mut Prefixes,
+        /// Its sizes.
+        shape: AttentionShape,
+        /// Where it is computed.
+        device: Device,
+    },
+}
+
+/// Sizes of a model's attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// Numbers in the keys of one position of one layer.
+    pub fn width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
 }
 
 impl<'a> Site<'a> {
@@ -83,12 +115,20 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// The attention of all layers; `path` is that of the list of layers.
+    pub fn attention(path: impl Into<String>, slot: &'a mut Prefixes, shape: AttentionShape, device: Device) -> Self {
+        Self {
+            path: path.into(),
+            place: Place::Attention { slot, shape, device },
+        }
+    }
+
     /// The bias, where there is one.
     pub fn bias(&mut self) -> Option<&mut Leaf<1>> {
         match &mut self.place {
             Place::Projection(p) => p.bias.as_mut(),
             Place::Norm(n) => n.bias.as_mut(),
-            Place::Embedding(_) | Place::Residual { .. } => None,
+            Place::Embedding(_) | Place::Residual { .. } | Place::Attention { .. } => None,
         }
     }
 
@@ -98,7 +138,7 @@ impl<'a> Site<'a> {
             Place::Projection(p) => p.weight.value.train(),
             Place::Embedding(e) => e.weight.train(),
             Place::Norm(n) => n.weight.train(),
-            Place::Residual { .. } => {}
+            Place::Residual { .. } | Place::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.train();
@@ -111,7 +151,7 @@ impl<'a> Site<'a> {
             Place::Projection(p) => p.weight.value.freeze(),
             Place::Embedding(e) => e.weight.freeze(),
             Place::Norm(n) => n.weight.freeze(),
-            Place::Residual { .. } => {}
+            Place::Residual { .. } | Place::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.freeze();
@@ -122,8 +162,9 @@ impl<'a> Site<'a> {
     pub fn clear(&mut self) {
         match &mut self.place {
             Place::Projection(p) => p.delta = None,
-            Place::Embedding(e) => e.delta = None,
+            Place::Embedding(e) => (e.delta, e.prompt) = (None, None),
             Place::Residual { slot, .. } => slot.adapter = None,
+            Place::Attention { slot, .. } => slot.prefix = None,
             Place::Norm(_) => {}
         }
     }
@@ -134,7 +175,7 @@ impl<'a> Site<'a> {
             Place::Projection(p) => p.weight.value.is_trained(),
             Place::Embedding(e) => e.weight.is_trained(),
             Place::Norm(n) => n.weight.is_trained(),
-            Place::Residual { .. } => false,
+            Place::Residual { .. } | Place::Attention { .. } => false,
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
     }
@@ -144,7 +185,7 @@ impl<'a> Site<'a> {
         match &mut self.place {
             Place::Projection(p) => p.weight.value.set(value),
             Place::Embedding(e) => e.weight.set(value),
-            Place::Norm(_) | Place::Residual { .. } => unreachable!("no matrix here"),
+            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => unreachable!("no matrix here"),
         }
     }
 
@@ -162,7 +203,7 @@ impl<'a> Site<'a> {
             Place::Projection(p) => Some(AnyTensor::Matrix(p.weight.value.val())),
             Place::Embedding(e) => Some(AnyTensor::Matrix(e.weight.val())),
             Place::Norm(n) => Some(AnyTensor::Vector(n.weight.val())),
-            Place::Residual { .. } => None,
+            Place::Residual { .. } | Place::Attention { .. } => None,
         };
         let weight = weight.map(|weight| ("weight", weight));
         let bias = self.bias().map(|b| ("bias", AnyTensor::Vector(b.val())));
@@ -175,7 +216,16 @@ impl<'a> Site<'a> {
             Place::Projection(p) => p.delta.iter_mut().flat_map(WeightDelta::params).collect(),
             Place::Embedding(e) => e.delta.iter_mut().flat_map(EmbeddingDelta::params).collect(),
             Place::Residual { slot, .. } => slot.adapter.iter_mut().flat_map(|a| a.params()).collect(),
-            Place::Norm(_) => Vec::new(),
+            Place::Norm(_) | Place::Attention { .. } => Vec::new(),
+        }
+    }
+
+    /// The virtual tokens in this place.
+    pub fn virtual_tokens(&mut self) -> Option<&mut dyn VirtualTokens> {
+        match &mut self.place {
+            Place::Embedding(e) => e.prompt.as_mut().map(|prompt| prompt as _),
+            Place::Attention { slot, .. } => slot.prefix.as_mut().map(|prefix| prefix as _),
+            Place::Projection(_) | Place::Norm(_) | Place::Residual { .. } => None,
         }
     }
 }
@@ -195,6 +245,22 @@ impl AnyTensor {
         match self {
             AnyTensor::Vector(t) => t.dims().to_vec(),
             AnyTensor::Matrix(t) => t.dims().to_vec(),
+        }
+    }
+
+    /// The tensor, of rank 2.
+    pub(crate) fn into_matrix(self) -> Tensor<2> {
+        match self {
+            AnyTensor::Matrix(t) => t,
+            AnyTensor::Vector(t) => unreachable!("a matrix is expected, not {:?}", t.dims()),
+        }
+    }
+
+    /// The tensor, of rank 1.
+    pub(crate) fn into_vector(self) -> Tensor<1> {
+        match self {
+            AnyTensor::Vector(t) => t,
+            AnyTensor::Matrix(t) => unreachable!("a vector is expected, not {:?}", t.dims()),
         }
     }
 

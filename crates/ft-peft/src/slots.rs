@@ -6,6 +6,7 @@ use ft_quant::{Layout, Leaf, Weight};
 
 use crate::methods::bottleneck::Bottleneck;
 use crate::methods::{Base, Delta, EmbeddingDelta, WeightDelta};
+use crate::virtual_tokens::{Prefix, Prompt, VirtualTokens};
 
 /// What a forward pass needs to know beside its inputs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,6 +85,8 @@ pub struct Embedding {
     pub weight: Leaf<2>,
     /// The adapter in this place.
     pub delta: Option<EmbeddingDelta>,
+    /// Virtual tokens before what is looked up, in a model's input table.
+    pub prompt: Option<Prompt>,
 }
 
 impl Embedding {
@@ -92,7 +95,18 @@ impl Embedding {
         Self {
             weight: Leaf::Frozen(weight),
             delta: None,
+            prompt: None,
         }
+    }
+
+    /// Virtual tokens before the text.
+    pub fn virtual_tokens(&self) -> usize {
+        self.prompt.as_ref().map_or(0, Prompt::len)
+    }
+
+    /// Their embeddings `[n, hidden]`.
+    pub fn prompt(&self, pass: &Pass) -> Option<Tensor<2>> {
+        self.prompt.as_ref().map(|prompt| prompt.embeddings(pass))
     }
 
     /// ids `[batch, seq]` to `[batch, seq, hidden]`.
@@ -115,6 +129,25 @@ impl Embedding {
             let dtype = table.dtype();
             self.weight.set(delta.fold(table).cast(dtype));
         }
+    }
+}
+
+/// What stands before the keys and values of every layer.
+#[derive(Module, Debug, Default)]
+pub struct Prefixes {
+    /// The adapter in this place.
+    pub prefix: Option<Prefix>,
+}
+
+impl Prefixes {
+    /// Virtual tokens before the text.
+    pub fn virtual_tokens(&self) -> usize {
+        self.prefix.as_ref().map_or(0, Prefix::len)
+    }
+
+    /// Their keys and values at a layer, `[n, 2 kv_heads head_dim]`.
+    pub fn layer(&self, layer: usize) -> Option<Tensor<2>> {
+        self.prefix.as_ref().map(|prefix| prefix.layer(layer))
     }
 }
 

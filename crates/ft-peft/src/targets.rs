@@ -119,6 +119,8 @@ pub enum Kind {
     Norm,
     /// Where a sub-layer's output joins the residual stream: no checkpoint tensor, and not to be named as a target.
     Residual,
+    /// The attention of all layers: no checkpoint tensor, and not to be named as a target.
+    Attention,
 }
 
 /// A resolved choice of places.
@@ -171,8 +173,9 @@ impl Selector<'_> {
 }
 
 /// The places that hold tensors of the checkpoint, which are those that targets can name.
-fn named(places: &[PlaceSpec]) -> impl Iterator<Item = &PlaceSpec> {
-    places.iter().filter(|place| place.kind != Kind::Residual)
+pub(crate) fn named(places: &[PlaceSpec]) -> impl Iterator<Item = &PlaceSpec> {
+    let none = [Kind::Residual, Kind::Attention];
+    places.iter().filter(move |place| !none.contains(&place.kind))
 }
 
 /// Whether `path` is `suffix` or ends in it at a dot.

@@ -67,7 +67,7 @@ impl Eval {
         let picked = device::pick(self.device.device)?;
         let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
         let tokenizer = data.tokenizer(loaded.tokenizer.clone())?;
-        let positions = loaded.model.config().max_position_embeddings;
+        let positions = loaded.model.positions();
         let data = DataConfig {
             max_length: data.max_length.min(positions),
             ..data

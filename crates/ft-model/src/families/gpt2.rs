@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, s};
-use ft_kernels::Mask;
-use ft_peft::{Embedding, Norm, Pass, Projection, Residual, Site};
+use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, Site};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
 use crate::rows::Rows;
 use crate::source::{Fill, Source, conv1d, layer_norm};
+use crate::virtual_tokens::{View, prepend};
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     keys.need_activation("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
@@ -50,6 +50,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
 pub(crate) struct Gpt2 {
     pub wte: Embedding,
     wpe: Embedding,
+    pub prefixes: Prefixes,
     pub h: Vec<Block>,
     pub ln_f: Norm,
 }
@@ -83,6 +84,7 @@ impl Gpt2 {
         Self {
             wte: Embedding::new(source.matrix("transformer.wte.weight", [config.vocab_size, hidden], Fill::Normal)),
             wpe: Embedding::new(source.matrix("transformer.wpe.weight", positions, Fill::Normal)),
+            prefixes: Prefixes::default(),
             h: (0..config.num_hidden_layers)
                 .map(|i| Block::build(i, config, source))
                 .collect(),
@@ -90,14 +92,20 @@ impl Gpt2 {
         }
     }
 
-    /// Token and position embeddings, for columns that start at `offset`.
+    /// Token and position embeddings, behind the prompt where the columns start at `offset` 0.
     pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
-        let [_, seq] = ids.dims();
-        let positions = rows.positions(offset, seq);
+        let device = ids.device();
+        let text = self.wte.forward(ids, pass);
+        let text = match self.wte.prompt(pass).filter(|_| offset == 0) {
+            None => text,
+            Some(prompt) => prepend(prompt, text, rows),
+        };
+        let [_, seq, _] = text.dims();
+        let positions = rows.positions(self.prefixes.virtual_tokens(), offset, seq);
         let shape = [positions.len(), seq];
         let positions: Vec<i32> = positions.into_iter().flatten().map(|p| p as i32).collect();
-        let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, shape), &ids.device());
-        self.wte.forward(ids, pass) + self.wpe.forward(positions, pass) // [batch, seq, hidden]
+        let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, shape), &device);
+        text + self.wpe.forward(positions, pass) // [batch, seq, hidden]
     }
 
     pub fn blocks(
@@ -111,17 +119,24 @@ impl Gpt2 {
     ) -> Tensor<3> {
         let [_, seq, _] = hidden.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
-        let mask = rows.mask(offset, seq, None, &hidden.device());
+        let prefix = self.prefixes.virtual_tokens();
+        let mask = rows.mask(prefix, offset, seq, None, &hidden.device());
         for i in range {
-            hidden = self.h[i].forward(hidden, i, &mask, cache.as_deref_mut(), config, pass);
+            let view = View {
+                mask: mask.clone(),
+                prefix: self.prefixes.layer(i).filter(|_| offset == 0),
+            };
+            hidden = self.h[i].forward(hidden, i, &view, cache.as_deref_mut(), config, pass);
         }
         hidden
     }
 
-    pub fn sites(&mut self) -> Vec<Site<'_>> {
+    pub fn sites(&mut self, config: &ModelConfig) -> Vec<Site<'_>> {
+        let device = self.wte.weight.val().device();
         let mut sites = vec![
             Site::embedding("transformer.wte", &mut self.wte),
             Site::embedding("transformer.wpe", &mut self.wpe),
+            Site::attention("transformer.h", &mut self.prefixes, config.attention(), device),
         ];
         for (i, block) in self.h.iter_mut().enumerate() {
             block.sites(&format!("transformer.h.{i}"), &mut sites);
@@ -155,13 +170,13 @@ impl Block {
         &self,
         hidden: Tensor<3>,
         index: usize,
-        mask: &Mask,
+        view: &View,
         cache: Option<&mut KvCache>,
         config: &ModelConfig,
         pass: &Pass,
     ) -> Tensor<3> {
         let normed = self.ln_1.forward(hidden.clone());
-        let attended = self.attn.forward(normed, index, mask, cache, config, pass);
+        let attended = self.attn.forward(normed, index, view, cache, config, pass);
         let hidden = self.attention_adapters.join(hidden, attended, pass);
         let inner = self.mlp.c_fc.forward(self.ln_2.forward(hidden.clone()), pass);
         let output = self.mlp.c_proj.forward(ft_kernels::gelu_tanh(inner), pass);
@@ -189,7 +204,7 @@ impl Attention {
         &self,
         x: Tensor<3>,
         index: usize,
-        mask: &Mask,
+        view: &View,
         cache: Option<&mut KvCache>,
         config: &ModelConfig,
         pass: &Pass,
@@ -201,11 +216,12 @@ impl Attention {
             part.reshape([batch, seq, config.num_attention_heads, config.head_dim])
         };
         let (q, k, v) = (part(0), part(1), part(2));
+        let (k, v) = view.behind_prefix(k, v);
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(index, k, v),
         };
-        let mixed = ft_kernels::attention(q, k, v, mask, 1.0 / (config.head_dim as f64).sqrt());
+        let mixed = ft_kernels::attention(q, k, v, &view.mask, 1.0 / (config.head_dim as f64).sqrt());
         self.c_proj.forward(mixed.reshape([batch, seq, hidden]), pass)
     }
 }

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
-use ft_kernels::Mask;
-use ft_peft::{Embedding, Norm, Pass, Projection, Residual, Site};
+use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, Site};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
 use crate::rows::Rows;
 use crate::source::{Fill, Source, linear, rms_norm};
+use crate::virtual_tokens::{View, prepend};
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     keys.need_activation("hidden_act", &["silu"])?;
@@ -28,6 +28,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
 #[derive(Module, Debug)]
 pub(crate) struct Llama {
     pub embed_tokens: Embedding,
+    pub prefixes: Prefixes,
     pub layers: Vec<DecoderLayer>,
     pub norm: Norm,
 }
@@ -71,6 +72,7 @@ impl Llama {
     pub fn build(config: &ModelConfig, source: &mut impl Source) -> Self {
         let table = [config.vocab_size, config.hidden_size];
         Self {
+            prefixes: Prefixes::default(),
             embed_tokens: Embedding::new(source.matrix("model.embed_tokens.weight", table, Fill::Normal)),
             layers: (0..config.num_hidden_layers)
                 .map(|i| DecoderLayer::build(i, config, source))
@@ -79,8 +81,13 @@ impl Llama {
         }
     }
 
-    pub fn embed(&self, ids: Tensor<2, Int>, pass: &Pass) -> Tensor<3> {
-        self.embed_tokens.forward(ids, pass)
+    /// Token embeddings, behind the prompt where the columns start at `offset` 0.
+    pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
+        let text = self.embed_tokens.forward(ids, pass);
+        match self.embed_tokens.prompt(pass).filter(|_| offset == 0) {
+            None => text,
+            Some(prompt) => prepend(prompt, text, rows),
+        }
     }
 
     pub fn blocks(
@@ -94,22 +101,29 @@ impl Llama {
     ) -> Tensor<3> {
         let [_, seq, _] = hidden.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
-        let device = hidden.device();
+        let (device, prefix) = (hidden.device(), self.prefixes.virtual_tokens());
         let rope = config
             .rope
             .as_ref()
             .expect("a llama-like configuration has rotary embedding");
-        let (cos, sin) = rope.tables(&rows.positions(offset, seq), config.head_dim, &device);
+        let (cos, sin) = rope.tables(&rows.positions(prefix, offset, seq), config.head_dim, &device);
         let shared = Shared { config, cos, sin, pass };
         for i in range {
-            let mask = rows.mask(offset, seq, config.windows[i], &device);
-            hidden = self.layers[i].forward(hidden, i, &mask, cache.as_deref_mut(), &shared);
+            let view = View {
+                mask: rows.mask(prefix, offset, seq, config.windows[i], &device),
+                prefix: self.prefixes.layer(i).filter(|_| offset == 0),
+            };
+            hidden = self.layers[i].forward(hidden, i, &view, cache.as_deref_mut(), &shared);
         }
         hidden
     }
 
-    pub fn sites(&mut self) -> Vec<Site<'_>> {
-        let mut sites = vec![Site::embedding("model.embed_tokens", &mut self.embed_tokens)];
+    pub fn sites(&mut self, config: &ModelConfig) -> Vec<Site<'_>> {
+        let device = self.embed_tokens.weight.val().device();
+        let mut sites = vec![
+            Site::embedding("model.embed_tokens", &mut self.embed_tokens),
+            Site::attention("model.layers", &mut self.prefixes, config.attention(), device),
+        ];
         for (i, layer) in self.layers.iter_mut().enumerate() {
             layer.sites(&format!("model.layers.{i}"), &mut sites);
         }
@@ -137,13 +151,13 @@ impl DecoderLayer {
         &self,
         hidden: Tensor<3>,
         index: usize,
-        mask: &Mask,
+        view: &View,
         cache: Option<&mut KvCache>,
         shared: &Shared<'_>,
     ) -> Tensor<3> {
         let attended = self
             .self_attn
-            .forward(self.input_layernorm.forward(hidden.clone()), index, mask, cache, shared);
+            .forward(self.input_layernorm.forward(hidden.clone()), index, view, cache, shared);
         let hidden = self.attention_adapters.join(hidden, attended, shared.pass);
         let normed = self.post_attention_layernorm.forward(hidden.clone());
         let output = self.mlp.forward(normed, shared.pass);
@@ -192,7 +206,7 @@ impl Attention {
         &self,
         x: Tensor<3>,
         index: usize,
-        mask: &Mask,
+        view: &View,
         cache: Option<&mut KvCache>,
         shared: &Shared<'_>,
     ) -> Tensor<3> {
@@ -215,12 +229,13 @@ impl Attention {
             &self.k_norm,
         );
         let v = heads(self.v_proj.forward(x, pass), config.num_key_value_heads);
+        let (k, v) = view.behind_prefix(k, v);
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(index, k, v),
         };
         let scale = 1.0 / (config.head_dim as f64).sqrt();
-        let mixed = ft_kernels::attention(q, k, v, mask, scale);
+        let mixed = ft_kernels::attention(q, k, v, &view.mask, scale);
         self.o_proj.forward(
             mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]),
             pass,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
-use ft_peft::{Pass, Site};
+use ft_peft::{Pass, Prefixes, Site};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
@@ -72,10 +72,11 @@ impl Decoder {
         }
     }
 
-    /// Input of the first block, `[batch, seq, hidden]`, for ids in columns that start at `offset`.
+    /// Input of the first block, for ids `[batch, seq]` in columns that start at `offset`: `[batch, n + seq, hidden]`, with
+    /// the n columns of a prompt where the offset is 0.
     pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
         match self {
-            Decoder::Llama(m) => m.embed(ids, pass),
+            Decoder::Llama(m) => m.embed(ids, rows, offset, pass),
             Decoder::Gpt2(m) => m.embed(ids, rows, offset, pass),
         }
     }
@@ -114,10 +115,17 @@ impl Decoder {
         }
     }
 
-    pub fn sites(&mut self) -> Vec<Site<'_>> {
+    pub fn sites(&mut self, config: &ModelConfig) -> Vec<Site<'_>> {
         match self {
-            Decoder::Llama(m) => m.sites(),
-            Decoder::Gpt2(m) => m.sites(),
+            Decoder::Llama(m) => m.sites(config),
+            Decoder::Gpt2(m) => m.sites(config),
+        }
+    }
+
+    pub fn prefixes(&self) -> &Prefixes {
+        match self {
+            Decoder::Llama(m) => &m.prefixes,
+            Decoder::Gpt2(m) => &m.prefixes,
         }
     }
 

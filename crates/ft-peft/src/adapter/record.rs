@@ -6,7 +6,7 @@ use crate::adapterhub;
 use crate::attach::{Choice, PlaceSpec, places};
 use crate::methods::{PeftConfig, WeightDelta};
 use crate::peft_config::Target;
-use crate::site::{Adaptable, Place, Site};
+use crate::site::{Adaptable, AttentionShape, Place, Site};
 use crate::targets::{Kind, has_suffix};
 
 /// The `adapter_config.json` of the adapter; `None` where there is no adapter to save.
@@ -37,6 +37,7 @@ pub(super) fn record(
         paths: &paths,
         kept: &kept(model),
         fan_in_fan_out: stores_in_out(model),
+        shape: attention(model),
     };
     config.method().to_peft(&target)
 }
@@ -64,6 +65,14 @@ fn shortest(adapted: &[String], places: &[PlaceSpec]) -> Vec<String> {
     } else {
         adapted.to_vec()
     }
+}
+
+fn attention(model: &mut impl Adaptable) -> AttentionShape {
+    let shape = model.sites().into_iter().find_map(|site| match site.place {
+        Place::Attention { shape, .. } => Some(shape),
+        _ => None,
+    });
+    shape.unwrap_or_default()
 }
 
 fn stores_in_out(model: &mut impl Adaptable) -> bool {

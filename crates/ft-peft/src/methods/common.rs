@@ -48,6 +48,7 @@ pub(crate) fn projections<'p>(method: &str, places: &'p [PlaceSpec], choice: &Ch
         Kind::Norm => Some("a normalization"),
         Kind::Embedding => Some("an embedding table"),
         Kind::Residual => Some("the output of a sub-layer"),
+        Kind::Attention => Some("the attention of all layers"),
         Kind::Linear | Kind::Head | Kind::TiedHead => None,
     };
     match adapted.iter().find_map(|place| Some((place, what(place.kind)?))) {
@@ -76,6 +77,22 @@ pub(crate) fn record(kind: &str, target: &Target<'_>, modules_to_save: &[String]
         "peft_type": kind,
         "target_modules": target.modules,
         "task_type": "CAUSAL_LM",
+    })
+}
+
+/// The keys that the files of the prompt methods have; `heads` heads that are `width` wide together.
+pub(super) fn prompt_record(kind: &str, target: &Target<'_>, tokens: usize, [heads, width]: [usize; 2]) -> Value {
+    json!({
+        "base_model_name_or_path": target.base_model,
+        "inference_mode": true,
+        "modules_to_save": null,
+        "num_attention_heads": heads,
+        "num_layers": target.shape.layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": tokens,
+        "peft_type": kind,
+        "task_type": "CAUSAL_LM",
+        "token_dim": width,
     })
 }
 

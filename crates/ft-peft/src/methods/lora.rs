@@ -211,7 +211,7 @@ impl PeftMethod for LoraConfig {
                 let lora = init::embedding(self, &site.path, seed, slot);
                 slot.delta = Some(EmbeddingDelta::Lora(lora));
             }
-            Place::Norm(_) | Place::Residual { .. } => unreachable!("refused by `choose`"),
+            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => unreachable!("refused by `choose`"),
         }
     }
 

@@ -25,6 +25,10 @@ pub mod loha;
 pub mod lokr;
 pub mod lora;
 pub mod oft;
+pub mod p_tuning;
+pub mod p_tuning_v2;
+pub mod prefix_tuning;
+pub mod prompt_tuning;
 pub mod vera;
 
 /// What a method's options mean: which places it takes, what it puts there, what its file says.
@@ -40,6 +44,16 @@ pub trait PeftMethod {
 
     /// Which of these places it acts on, and how; none is an error.
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice>;
+
+    /// Errors that stand in the way of starting values in a model with these places.
+    fn ready(&self, _places: &[PlaceSpec]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Columns that it puts before the text: they take positions away from it.
+    fn virtual_tokens(&self) -> usize {
+        0
+    }
 
     /// Trainable parameters of its adapter at a place.
     fn parameters_at(&self, _: &PlaceSpec) -> usize {
@@ -159,6 +173,14 @@ methods! {
     "houlsby" => Houlsby(bottleneck::BottleneckConfig<bottleneck::Houlsby>),
     /// A scaled bottleneck beside the feed-forward block.
     "parallel" => Parallel(bottleneck::BottleneckConfig<bottleneck::Parallel>),
+    /// Learned keys and values before those of every layer.
+    "prefix_tuning" => PrefixTuning(prefix_tuning::PrefixTuningConfig),
+    /// Learned embeddings before the text.
+    "prompt_tuning" => PromptTuning(prompt_tuning::PromptTuningConfig),
+    /// Embeddings before the text that a learned encoder makes.
+    "p_tuning" => PTuning(p_tuning::PTuningConfig),
+    /// Prefix tuning without an encoder.
+    "p_tuning_v2" => PTuningV2(p_tuning_v2::PTuningV2Config),
 }
 
 /// What reads PEFT's `adapter_config.json`, by `peft_type`.
@@ -171,6 +193,9 @@ pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[
     ("LOKR", lokr::parse),
     ("LORA", lora::file::parse),
     ("OFT", oft::parse),
+    ("PREFIX_TUNING", prefix_tuning::parse),
+    ("PROMPT_TUNING", prompt_tuning::parse),
+    ("P_TUNING", p_tuning::parse),
     ("VERA", vera::parse),
 ];
 

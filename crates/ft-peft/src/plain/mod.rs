@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::methods::lora::{BiasMode, Init, LoraConfig};
 use crate::methods::{PeftConfig, PeftMethod};
 use crate::peft_config::Target;
+use crate::site::AttentionShape;
 
 pub use combine::{Combination, MajoritySign, Method, combine};
 
@@ -144,6 +145,7 @@ impl PlainLora {
             modules: folded.modules.as_ref().unwrap_or(&paths),
             paths: &paths,
             fan_in_fan_out: folded.fan_in_fan_out,
+            shape: AttentionShape::default(),
         };
         let file = config.to_peft(&target).expect("LoRA has a file");
         let mut tensors = BTreeMap::new();

@@ -69,6 +69,12 @@ pub fn activations(model: &ModelConfig, extra: u64, rows: usize, width: usize) -
     FLOAT * tokens * (model.num_hidden_layers as u64 * block + around + extra)
 }
 
+/// Bytes of the keys and values of a prefix of `tokens`, which every row of every block gets a copy of.
+pub fn prefixes(model: &ModelConfig, rows: usize, tokens: usize) -> u64 {
+    let width = 2 * model.num_key_value_heads * model.head_dim;
+    FLOAT * (rows * tokens * width * model.num_hidden_layers) as u64
+}
+
 /// Bytes of one chunk of logits and its gradient, for `rows` samples of `width` tokens.
 pub fn logits(model: &ModelConfig, rows: usize, width: usize) -> u64 {
     let chunk = LOGIT_ROWS.min((rows * width) as u64);

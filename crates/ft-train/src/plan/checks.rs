@@ -72,6 +72,8 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
 pub(super) struct Facts<'a> {
     pub config: &'a RunConfig,
     pub model: &'a ModelConfig,
+    /// Columns that the method puts before every text.
+    pub virtual_tokens: usize,
     pub tokenizer: &'a Tokenizer,
     pub train: &'a [Sample],
     pub valid: &'a [Sample],
@@ -80,12 +82,33 @@ pub(super) struct Facts<'a> {
     pub generation: &'a GenerationConfig,
 }
 
+impl Facts<'_> {
+    /// Positions that are left for text.
+    fn positions(&self) -> usize {
+        self.model.max_position_embeddings.saturating_sub(self.virtual_tokens)
+    }
+
+    /// What takes the others.
+    fn beside(&self) -> String {
+        match self.virtual_tokens {
+            0 => String::new(),
+            n => format!(" beside {n} virtual tokens"),
+        }
+    }
+}
+
 /// Every refusal at once, or the warnings.
 pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
     let mut refusals = Vec::new();
     let mut warnings = Vec::new();
-    samples("data.train", facts.train, facts.model, &mut refusals);
-    samples("data.valid", facts.valid, facts.model, &mut refusals);
+    samples("data.train", facts.train, facts, &mut refusals);
+    samples("data.valid", facts.valid, facts, &mut refusals);
+    if facts.positions() == 0 {
+        let (n, all) = (facts.virtual_tokens, facts.model.max_position_embeddings);
+        refusals.push(format!(
+            "peft.num_virtual_tokens: {n} virtual tokens leave no position of the model's {all} for text"
+        ));
+    }
     stop(facts, &mut refusals, &mut warnings);
     lengths(facts, &mut warnings);
     evaluation(facts, &mut refusals, &mut warnings);
@@ -97,8 +120,9 @@ pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
 }
 
 /// Samples that the model cannot take, and sets that teach nothing.
-fn samples(key: &str, samples: &[Sample], model: &ModelConfig, refusals: &mut Vec<String>) {
+fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<String>) {
     const SHOWN: usize = 5;
+    let model = facts.model;
     if samples.is_empty() {
         if key == "data.train" {
             refusals.push(format!("{key}: no sample is left to train on"));
@@ -121,11 +145,12 @@ fn samples(key: &str, samples: &[Sample], model: &ModelConfig, refusals: &mut Ve
     if strangers.len() > SHOWN {
         refusals.push(format!("{key}: and {} more samples like this", strangers.len() - SHOWN));
     }
-    let positions = model.max_position_embeddings;
+    let positions = facts.positions();
     let long = samples.iter().filter(|s| s.len() > positions).count();
     if long > 0 {
         refusals.push(format!(
-            "{key}: {long} samples are longer than the {positions} positions of the model; set data.max_length = {positions}"
+            "{key}: {long} samples are longer than the {positions} positions of the model{}; set data.max_length = {positions}",
+            facts.beside()
         ));
     }
     if samples.iter().all(|s| s.learned() == 0) {
@@ -185,10 +210,11 @@ fn stop(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<String>) {
 }
 
 fn lengths(facts: &Facts, warnings: &mut Vec<String>) {
-    let (max, positions) = (facts.config.data.max_length, facts.model.max_position_embeddings);
+    let (max, positions) = (facts.config.data.max_length, facts.positions());
     if max > positions {
         warnings.push(format!(
-            "data.max_length is {max}, but the model has {positions} positions"
+            "data.max_length is {max}, but the model has {positions} positions{}",
+            facts.beside()
         ));
     }
 }

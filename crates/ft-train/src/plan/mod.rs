@@ -74,10 +74,11 @@ impl Plan {
         let cpu = device_name == "cpu";
         let folder = existing(&config.model.path, "model.path")?;
         let model = ModelConfig::from_dir(folder)?;
-        let mut peft = places::method(&config.peft)?;
+        let peft = places::method(&config.peft)?;
         let attached = places::preview(&model, &peft)?;
         places::quantizable(&model, &config.model, &peft, &attached)?;
         let tokenizer = data::tokenizer(&config)?;
+        let mut peft = places::with_text(peft, &tokenizer)?;
         let (train, valid, mut data) = data::load(&config, &tokenizer)?;
         let padding = Padding {
             id: tokenizer.padding(),
@@ -93,6 +94,7 @@ impl Plan {
         let warnings = checks::all(&checks::Facts {
             config: &config,
             model: &model,
+            virtual_tokens: peft.method().virtual_tokens(),
             tokenizer: &tokenizer,
             train: feed.samples(),
             valid: &valid,

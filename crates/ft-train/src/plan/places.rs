@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use ft_data::Tokenizer;
 use ft_model::{Checkpoint, LoadDtype, ModelConfig};
 use ft_optim::OptimConfig;
 use ft_peft::{Attached, Kind, PeftConfig, PlaceSpec};
@@ -16,8 +17,30 @@ use crate::{Error, Result};
 pub(super) fn method(section: &PeftSection) -> Result<PeftConfig> {
     match section {
         PeftSection::Method(config) => Ok(config.clone()),
-        PeftSection::From(from) => Ok(ft_peft::adapter::read_config(&from.from)?),
+        PeftSection::From(from) => {
+            let folder = &from.from;
+            if ft_peft::adapter::encoder_is_missing(folder)? {
+                return Err(Error::Plan(vec![format!(
+                    "peft.from: {} has no {}, without which this adapter can be used but not trained on: PEFT's file holds \
+                     only what its encoder makes; take a folder that ft wrote, or start anew with peft.method",
+                    folder.display(),
+                    ft_peft::adapter::ENCODER
+                )]));
+            }
+            Ok(ft_peft::adapter::read_config(folder)?)
+        }
     }
+}
+
+/// The method with the tokens of the text that it starts from, if any.
+pub(super) fn with_text(peft: PeftConfig, tokenizer: &Tokenizer) -> Result<PeftConfig> {
+    let Some((key, text)) = peft.init_text() else {
+        return Ok(peft);
+    };
+    let ids = tokenizer
+        .encode(text, true)
+        .map_err(|e| Error::Plan(vec![format!("{key}: {e}")]))?;
+    Ok(peft.with_init_ids(ids))
 }
 
 /// What [`ft_peft::attach`] will make trainable.
@@ -74,12 +97,14 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let states: usize = job.optim.state(&[numbers]).iter().map(|state| state.bytes()).sum();
     let beside = job.peft.method().numbers_beside() * numbers;
     let (rows, width) = job.batch;
+    let [prompt, prefix] = virtual_tokens(job.peft);
     Ok(Bytes {
         weights: weights(job)?,
         adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
         gradients: FLOAT * numbers as u64 * if job.accumulates { 2 } else { 1 },
         optimizer: states as u64 + FLOAT * beside as u64,
-        activations: bytes::activations(job.model, dropped(job), rows, width),
+        activations: bytes::activations(job.model, dropped(job), rows, prompt + width)
+            + bytes::prefixes(job.model, rows, prefix),
         logits: bytes::logits(job.model, rows, width),
     })
 }
@@ -100,6 +125,15 @@ fn checkpoint_numbers(job: &Job) -> usize {
         }
     };
     job.model.places().iter().map(numbers).sum()
+}
+
+/// Columns before the text: those that go through every layer, and those that are only keys and values.
+fn virtual_tokens(peft: &PeftConfig) -> [usize; 2] {
+    let n = peft.method().virtual_tokens();
+    match peft {
+        PeftConfig::PrefixTuning(_) | PeftConfig::PTuningV2(_) => [0, n],
+        _ => [n, 0],
+    }
 }
 
 /// Numbers per token that adapters keep besides: with dropout, each keeps its own dropped input.

@@ -23,6 +23,8 @@ pub struct PlanSummary {
     pub whole: usize,
     /// The last components of the paths of both, each once: `q_proj`, `v_proj`.
     pub targets: Vec<String>,
+    /// Columns that the method puts before every text.
+    pub virtual_tokens: usize,
     /// Device.
     pub device: String,
     /// Steps and intervals.
@@ -61,6 +63,7 @@ impl Plan {
             trainable: self.attached.parameters,
             adapted: self.attached.choice.adapted.len(),
             whole: self.attached.choice.whole.len(),
+            virtual_tokens: self.peft.method().virtual_tokens(),
             targets: targets(&self.attached.choice),
             device: self.provenance.device.clone(),
             steps: self.steps.clone(),
@@ -95,6 +98,9 @@ impl std::fmt::Display for PlanSummary {
             self.method
         )?;
         writeln!(f, "targets    {}", self.targets.join(", "))?;
+        if self.virtual_tokens > 0 {
+            writeln!(f, "virtual    {} tokens before every text", self.virtual_tokens)?;
+        }
         let (samples, tokens) = (thousands(self.data.train.samples), thousands(self.data.train.tokens));
         let learned = 100.0 * self.data.train.learned as f64 / self.data.train.tokens.max(1) as f64;
         writeln!(

@@ -1,0 +1,82 @@
+//! P-tuning v2: virtual tokens in every layer, without an encoder (Liu et al. 2021, arXiv:2110.07602).
+//!
+//! The same function as prefix tuning without a projection, and written as such for PEFT:
+//!
+//! ```text
+//! attention(Q, [Pk; K], [Pv; V])       Pk, Pv [n, kv_heads, head_dim], one pair per layer, never rotated
+//! ```
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::PeftMethod;
+use super::prefix_tuning::{InitWeights, PrefixTuningConfig, file};
+use crate::attach::{Choice, PlaceSpec};
+use crate::error::Result;
+use crate::peft_config::Target;
+use crate::site::Site;
+
+/// Options of P-tuning v2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PTuningV2Config {
+    /// Virtual tokens before the text, in every layer.
+    pub num_virtual_tokens: usize,
+    /// What keys and values start as.
+    pub init_weights: InitWeights,
+}
+
+impl Default for PTuningV2Config {
+    fn default() -> Self {
+        PrefixTuningConfig::default().into()
+    }
+}
+
+impl From<PrefixTuningConfig> for PTuningV2Config {
+    fn from(prefix: PrefixTuningConfig) -> Self {
+        Self {
+            num_virtual_tokens: prefix.num_virtual_tokens,
+            init_weights: prefix.init_weights,
+        }
+    }
+}
+
+impl PTuningV2Config {
+    fn prefix(&self) -> PrefixTuningConfig {
+        PrefixTuningConfig {
+            num_virtual_tokens: self.num_virtual_tokens,
+            init_weights: self.init_weights,
+            ..PrefixTuningConfig::default()
+        }
+    }
+}
+
+impl PeftMethod for PTuningV2Config {
+    fn learning_rate(&self) -> f64 {
+        self.prefix().learning_rate()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.prefix().check()
+    }
+
+    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+        self.prefix().choose(places)
+    }
+
+    fn virtual_tokens(&self) -> usize {
+        self.num_virtual_tokens
+    }
+
+    fn parameters_at(&self, place: &PlaceSpec) -> usize {
+        self.prefix().parameters_at(place)
+    }
+
+    fn fill(&self, site: &mut Site<'_>, seed: u64) {
+        self.prefix().fill(site, seed);
+    }
+
+    fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
+        Some(file(&self.prefix(), target))
+    }
+}
