@@ -121,6 +121,7 @@ impl VirtualTokens for PromptTable {
 
 /// Keys and values of virtual tokens, for every layer.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per model")]
 pub enum Prefix {
     /// Keys and values themselves; frozen where a projection that made them is not known.
     Table(PrefixTable),
