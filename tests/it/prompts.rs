@@ -418,7 +418,7 @@ fn virtual_tokens_take_positions() {
     let long: Vec<u32> = (0..60).map(|i| 3 + i % 90).collect();
     let generated = generate(
         &model,
-        &[long.clone()],
+        std::slice::from_ref(&long),
         &GenerationConfig::greedy(16, []),
         &mut no_stream,
     )
