@@ -1,7 +1,7 @@
 //! `x · Wᵀ` where W is a constant stored in 4-bit or 8-bit codes.
 mod portable;
 #[cfg(all(test, feature = "flex"))]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
@@ -119,9 +119,8 @@ impl Packed {
 
 /// `x · Wᵀ`: x `[.., in]`, w `[out, in]` -> `[.., out]` in the type of `x`.
 ///
-/// Kept for backward: the packed buffers and nothing else. On the CPU the matrix is unpacked a slab at a time into memory
-/// that is used again for the next, for few rows of `x` in slabs that stay in the cache; elsewhere it is unpacked whole into
-/// a temporary.
+/// Kept for backward: the packed buffers and nothing else. On the CPU the matrix is decoded a tile at a time while the product
+/// is packed, and for few rows of `x` (decoding) in registers; elsewhere it is unpacked whole into a temporary.
 ///
 /// # Panics
 /// If shapes do not fit.
@@ -134,7 +133,6 @@ pub fn frozen_matmul<const D: usize>(x: Tensor<D>, w: &Packed) -> Tensor<D> {
         w.form.rows,
         w.form.cols
     );
-    w.check();
     let (words, scales, codes) = buffers(w);
     let y = <Dispatch as FrozenOps>::frozen_project(x.into_dispatch(), words, scales, codes, w.form);
     Tensor::from_dispatch(y)
@@ -142,12 +140,12 @@ pub fn frozen_matmul<const D: usize>(x: Tensor<D>, w: &Packed) -> Tensor<D> {
 
 /// The values of a packed matrix `[rows, cols]`, in f32.
 pub fn unpack(w: &Packed) -> Tensor<2> {
-    w.check();
     let (words, scales, codes) = buffers(w);
     Tensor::from_dispatch(<Dispatch as FrozenOps>::frozen_unpack(words, scales, codes, w.form))
 }
 
-fn buffers(w: &Packed) -> (IntTensor<Dispatch>, FloatTensor<Dispatch>, ScaleCodes<Dispatch>) {
+pub(crate) fn buffers(w: &Packed) -> (IntTensor<Dispatch>, FloatTensor<Dispatch>, ScaleCodes<Dispatch>) {
+    w.check();
     let codes = w.scale_codes.clone();
     let codes = codes.map_or(ScaleCodes::Absent, |codes| ScaleCodes::Words(codes.into_dispatch()));
     (w.words.clone().into_dispatch(), w.scales.clone().into_dispatch(), codes)
@@ -205,7 +203,7 @@ impl FrozenOps for burn::backend::Flex {
         codes: ScaleCodes<Self>,
         form: Form,
     ) -> FloatTensor<Self> {
-        cpu::frozen::with_view(words, scales, codes, form, |view| view.unpack())
+        cpu::codes::with_view(words, scales, codes, form, cpu::frozen::unpack)
     }
 
     fn frozen_project(
@@ -218,7 +216,7 @@ impl FrozenOps for burn::backend::Flex {
         if !cpu::flex::all_f32([&x]) {
             return Self::project(x, Self::frozen_unpack(words, scales, codes, form));
         }
-        cpu::frozen::with_view(words, scales, codes, form, |view| view.forward(x))
+        cpu::codes::with_view(words, scales, codes, form, |w| cpu::frozen::forward(w, x, None))
     }
 
     fn frozen_input_gradient(
@@ -231,7 +229,7 @@ impl FrozenOps for burn::backend::Flex {
         if !cpu::flex::all_f32([&dy]) {
             return Self::project_input_gradient(dy, Self::frozen_unpack(words, scales, codes, form));
         }
-        cpu::frozen::with_view(words, scales, codes, form, |view| view.input_gradient(dy))
+        cpu::codes::with_view(words, scales, codes, form, |w| cpu::frozen::input_gradient(w, dy, None))
     }
 }
 
@@ -281,7 +279,7 @@ impl<B: FrozenOps, C: CheckpointStrategy> FrozenOps for Autodiff<B, C> {
 }
 
 impl<B: Backend, C: CheckpointStrategy> ScaleCodes<Autodiff<B, C>> {
-    fn inner(self) -> ScaleCodes<B> {
+    pub(crate) fn inner(self) -> ScaleCodes<B> {
         match self {
             ScaleCodes::Absent => ScaleCodes::Absent,
             ScaleCodes::Words(words) => ScaleCodes::Words(words),

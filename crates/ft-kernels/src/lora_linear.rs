@@ -105,7 +105,7 @@ pub trait LoraOps: LinearOps + DropoutOps {
 }
 
 /// What the update reads.
-fn dropped<B: DropoutOps>(x: FloatTensor<B>, drop: Option<Mask>) -> FloatTensor<B> {
+pub(crate) fn dropped<B: DropoutOps>(x: FloatTensor<B>, drop: Option<Mask>) -> FloatTensor<B> {
     match drop {
         Some(mask) => B::drop_hashed(x, mask),
         None => x,

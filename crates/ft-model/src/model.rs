@@ -58,10 +58,16 @@ impl Model {
     /// A model with random values, every tensor frozen: matrices are normal with the deviation that `config.json` calls
     /// `initializer_range`.
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Self {
-        Self::build(
-            config.clone(),
-            &mut Random::new(seed, config.initializer_range(), device),
-        )
+        Self::init_quantized(config, seed, None, device)
+    }
+
+    /// [`init`](Self::init), with the projections quantized once they are drawn: to measure with.
+    ///
+    /// # Panics
+    /// If the scheme is none that [`Scheme::check`] lets pass.
+    pub fn init_quantized(config: &ModelConfig, seed: u64, scheme: Option<Scheme>, device: &Device) -> Self {
+        let random = Random::new(seed, config.initializer_range(), device);
+        Self::build(config.clone(), &mut random.quantized(scheme))
     }
 
     pub(crate) fn build(config: ModelConfig, source: &mut impl Source) -> Self {

@@ -1,10 +1,12 @@
 //! A random start, for pretraining and tests.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use ft_quant::{Encoded, Layout, Packed, Scheme, Weight};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
+use crate::model::HEAD;
 use crate::source::{Fill, Source};
 
 /// Draws every tensor from one seeded stream, in build order, on the host: the same on every device.
@@ -13,6 +15,8 @@ pub(crate) struct Random<'a> {
     /// Of matrices.
     deviation: f32,
     device: &'a Device,
+    /// How projections are held.
+    quant: Option<Scheme>,
 }
 
 impl<'a> Random<'a> {
@@ -21,7 +25,13 @@ impl<'a> Random<'a> {
             rng: ChaCha8Rng::seed_from_u64(seed),
             deviation,
             device,
+            quant: None,
         }
+    }
+
+    /// Quantizes projections once they are drawn; the output head stays as it is.
+    pub fn quantized(self, quant: Option<Scheme>) -> Self {
+        Self { quant, ..self }
     }
 
     fn fill<const D: usize>(&mut self, shape: [usize; D], fill: Fill) -> Tensor<D> {
@@ -46,5 +56,18 @@ impl Source for Random<'_> {
 
     fn vector(&mut self, _: &str, len: usize, fill: Fill) -> Tensor<1> {
         self.fill([len], fill)
+    }
+
+    fn weight(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> Weight {
+        let value = self.fill(shape, Fill::Normal);
+        let weight = Weight::new(value, layout);
+        match self.quant.filter(|_| path != HEAD) {
+            None => weight,
+            Some(scheme) => {
+                let dense = weight.dense().into_data().try_into_vec::<f32>().expect("drawn in f32");
+                let encoded = Encoded::encode(&dense, weight.dims(), scheme).expect("a sound scheme and finite values");
+                Weight::packed(Packed::new(&encoded, layout, FloatDType::F32, self.device), layout)
+            }
+        }
     }
 }

@@ -88,6 +88,18 @@ impl Packed {
         ft_kernels::frozen_matmul(x, &self.kernel())
     }
 
+    /// `x · Wᵀ + scale · (dropout(x) · Aᵀ) · Bᵀ` as one operation; `dropout` is a probability and a seed.
+    pub fn lora<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f64,
+        dropout: Option<(f64, u64)>,
+    ) -> Tensor<D> {
+        ft_kernels::frozen_lora(x, &self.kernel(), a, b, scale, dropout)
+    }
+
     /// The matrix as `[out, in]`, unpacked exactly and then rounded to [`dtype`](Self::dtype).
     pub fn dense(&self) -> Tensor<2> {
         let dense = ft_kernels::unpack(&self.kernel());

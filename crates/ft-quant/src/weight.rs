@@ -117,13 +117,26 @@ impl Weight {
         if let Storage::Packed(packed) = &self.value {
             return packed.project(x);
         }
-        let weight = self.dense();
-        let weight = if weight.dtype() == x.dtype() {
-            weight
-        } else {
-            weight.cast(x.dtype())
-        };
-        ft_kernels::linear(x, weight)
+        ft_kernels::linear(x, self.dense())
+    }
+
+    /// `x · Wᵀ + scale · (dropout(x) · Aᵀ) · Bᵀ` as one operation, for a `[r, in]`, b `[out, r]`; `dropout` is a probability
+    /// and a seed. No dense copy of a packed matrix is kept for the backward pass.
+    pub fn lora<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f64,
+        dropout: Option<(f64, u64)>,
+    ) -> Tensor<D> {
+        match (&self.value, dropout) {
+            (Storage::Packed(packed), _) => packed.lora(x, a, b, scale, dropout),
+            (Storage::Dense(_), None) => ft_kernels::lora_linear(x, self.dense(), a, b, scale),
+            (Storage::Dense(_), Some((p, seed))) => {
+                ft_kernels::lora_linear_dropout(x, self.dense(), a, b, scale, p, seed)
+            }
+        }
     }
 
     /// The matrix as `[out, in]`; a view of the stored tensor where the layout allows, unpacked exactly from codes.

@@ -47,16 +47,25 @@ fn no_dense_copy_of_a_layer_survives_the_forward_pass() {
         // Work memory that is kept for the next call is there after the first.
         layers[0].project(x.clone()).sum().backward();
 
-        let before = LIVE.load(Ordering::SeqCst);
-        let y = layers.iter().fold(x.clone(), |x, layer| layer.project(x));
-        let grown = LIVE.load(Ordering::SeqCst).saturating_sub(before);
-        // A dense copy of one layer has 4 MiB; the tape of all of them holds activations of 64 KiB.
-        assert!(
-            grown < SIZE * SIZE * 4 / 2,
-            "{scheme:?}: {grown} bytes outlive the forward pass"
-        );
-
-        let gradient = x.grad(&y.sum().backward()).unwrap();
-        assert_eq!(gradient.dims(), [16, SIZE]);
+        let adapter = |dims: [usize; 2]| Tensor::<2>::ones(dims, &device).require_grad();
+        let (a, b) = (adapter([4, SIZE]), adapter([SIZE, 4]));
+        for dropout in [None, Some((0.0, 0)), Some((0.1, 7))] {
+            let forward = |layer: &Weight, x: Tensor<2>| match dropout {
+                None => layer.project(x),
+                some => layer.lora(x, a.clone(), b.clone(), 0.5, some),
+            };
+            let before = LIVE.load(Ordering::SeqCst);
+            let y = layers.iter().fold(x.clone(), |x, layer| forward(layer, x));
+            let grown = LIVE.load(Ordering::SeqCst).saturating_sub(before);
+            // A dense copy of one layer has 4 MiB; the tape of all of them holds activations of 64 KiB, and work memory of a
+            // panel for each thread.
+            assert!(
+                grown < SIZE * SIZE * 4 / 2,
+                "{scheme:?}, {dropout:?}: {grown} bytes outlive the forward pass"
+            );
+            let gradients = y.sum().backward();
+            assert_eq!(x.grad(&gradients).unwrap().dims(), [16, SIZE]);
+            assert_eq!(a.grad(&gradients).is_some(), dropout.is_some());
+        }
     }
 }

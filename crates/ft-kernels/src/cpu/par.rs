@@ -41,6 +41,11 @@ impl<T> Shared<T> {
         Self(data.as_mut_ptr())
     }
 
+    /// The same from element `start` on.
+    pub(crate) fn at(&self, start: usize) -> Self {
+        Self(self.0.wrapping_add(start))
+    }
+
     pub(crate) fn ptr(&self) -> *mut T {
         self.0
     }

@@ -32,7 +32,7 @@ fn bytes(n: usize, seed: u32) -> Vec<u8> {
 }
 
 /// A packed matrix and its values, from the definition.
-fn packed(rows: usize, cols: usize, codes: Codes, nested: bool) -> (Packed, Vec<f32>) {
+pub(crate) fn packed(rows: usize, cols: usize, codes: Codes, nested: bool) -> (Packed, Vec<f32>) {
     let nested = nested.then_some(Nested {
         map: &MAP,
         block: 256,
@@ -76,7 +76,7 @@ const FOUR: Codes = Codes::Four {
 };
 
 /// Blocks inside rows, across rows, a short last block, an odd number of values, several slabs.
-const CASES: [(usize, usize, Codes, bool); 8] = [
+pub(crate) const CASES: [(usize, usize, Codes, bool); 8] = [
     (4, 128, FOUR, false),
     (33, 65, FOUR, false),
     (7, 101, FOUR, true),
@@ -109,7 +109,7 @@ fn unpacking_is_exact_on_both_paths() {
 }
 
 #[test]
-fn products_and_gradients_equal_those_of_the_dense_matrix() {
+fn products_and_gradients_are_those_of_the_dense_oracle() {
     for (rows, cols, codes, nested) in CASES {
         let (packed, dense) = packed(rows, cols, codes, nested);
         let dense: Vec<f64> = dense.into_iter().map(f64::from).collect();

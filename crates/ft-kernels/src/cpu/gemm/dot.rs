@@ -16,14 +16,14 @@ const TASK: usize = 64;
 
 /// Whether all terms have the form `x · Wᵀ` with contiguous rows and one side is narrow.
 pub(super) fn suits(terms: &[Term], m: usize, n: usize) -> bool {
-    let along_k = |t: &Term| t.a.col_stride() == 1 && t.b.row_stride() == 1;
-    let narrow = m <= 8 || (n <= NARROW && terms.iter().all(|t| t.b.elem() == Elem::F32));
+    let along_k = |t: &Term| t.a.col_stride() == 1 && t.b.dense().is_some_and(|b| b.row_stride() == 1);
+    let narrow = m <= 8 || (n <= NARROW && terms.iter().all(|t| t.b.plain().is_some()));
     narrow && terms.iter().all(along_k)
 }
 
 /// `c (+)= scale · a · b`.
 pub(super) fn run(term: &Term, c: &Dest, add: bool, par: Par) {
-    let w = term.b.t(); // [n, k]
+    let w = term.b.dense().expect("what suits is dense").t(); // [n, k]
     match w.elem() {
         Elem::F32 => blocks::<f32>(term, w, c, add, par),
         Elem::Bf16 => blocks::<bf16>(term, w, c, add, par),

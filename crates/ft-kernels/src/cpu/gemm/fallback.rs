@@ -1,5 +1,5 @@
 //! Products on machines without AVX2: the `gemm` crate (NEON, SSE).
-use super::{Dest, Elem, Mat, Par, Term};
+use super::{Dest, Mat, Par, Term};
 use crate::cpu::scratch;
 
 /// `c (+)= Σ terms`. All dimensions are positive; shapes were checked by the caller.
@@ -8,28 +8,35 @@ pub(super) fn run(terms: &[Term], c: &Dest, add: bool, par: Par) {
         if term.a.cols() == 0 {
             continue;
         }
-        match term.b.elem() {
-            Elem::F32 => one(term, c, add || i > 0, par),
-            Elem::Bf16 | Elem::F16 => {
-                let (k, n) = (term.b.rows(), term.b.cols());
-                let mut wide = scratch::take(k * n);
-                term.b.widen(&mut wide);
-                one(
-                    &Term {
-                        b: Mat::new(&wide, k, n),
-                        ..*term
-                    },
-                    c,
-                    add || i > 0,
-                    par,
-                );
-            }
+        let add = add || i > 0;
+        match term.b.plain() {
+            Some(b) => one(term.a, b, term.scale, c, add, par),
+            None => widened(term, c, add, par),
         }
     }
 }
 
-fn one(term: &Term, c: &Dest, add: bool, par: Par) {
-    let (a, b) = (term.a, term.b);
+/// Values of B that are widened or decoded at a time: 8 MiB.
+const SLAB: usize = 2 << 20;
+
+/// A product with a B that is not f32, some columns at a time.
+fn widened(term: &Term, c: &Dest, add: bool, par: Par) {
+    let (k, n) = (term.b.rows(), term.b.cols());
+    let width = (SLAB / k).clamp(1, n);
+    let mut slab = scratch::take(k * width);
+    for first in (0..n).step_by(width) {
+        let columns = first..(first + width).min(n);
+        term.b.pack(0..k, columns.clone(), width, &mut slab);
+        let b = Mat::strided(&slab, k, columns.len(), width, 1);
+        let part = Dest {
+            ptr: c.ptr.at(first),
+            stride: c.stride,
+        };
+        one(term.a, b, term.scale, &part, add, par);
+    }
+}
+
+fn one(a: Mat, b: Mat, scale: f32, c: &Dest, add: bool, par: Par) {
     let parallelism = match par {
         Par::One => gemm::Parallelism::None,
         Par::All => gemm::Parallelism::Rayon(0),
@@ -51,7 +58,7 @@ fn one(term: &Term, c: &Dest, add: bool, par: Par) {
             b.col_stride() as isize,
             b.row_stride() as isize,
             1.0,
-            term.scale,
+            scale,
             false,
             false,
             false,

@@ -5,9 +5,10 @@
 //!
 //!  pack A (all threads) -> for each 32-column panel of C (one thread): pack its B panel, sweep the tiles of A
 //! ```
-//! Several terms share one pass over C, so a low-rank update costs no extra pass. B may be stored in 16 bits: packing
-//! widens it. Every element of C is summed in an order that depends on the shapes alone, never on the thread count.
+//! Several terms share one pass over C, so a low-rank update costs no extra pass. B may be stored in 16 bits or in codes:
+//! packing widens or decodes it. Every element of C is summed in an order that depends on the shapes alone, never on the thread count.
 mod dot;
+mod factor;
 mod fallback;
 #[cfg(target_arch = "x86_64")]
 mod kernel;
@@ -20,6 +21,7 @@ mod rhs;
 mod tests;
 mod transpose;
 
+pub(crate) use factor::Factor;
 pub(crate) use matrix::{Elem, Mat};
 pub(crate) use rhs::Rhs;
 
@@ -29,16 +31,17 @@ use crate::cpu::par::Shared;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Term<'a> {
     pub(crate) a: Mat<'a>,
-    pub(crate) b: Mat<'a>,
+    pub(crate) b: Factor<'a>,
     pub(crate) scale: f32,
 }
 
 impl<'a> Term<'a> {
-    pub(crate) fn new(a: Mat<'a>, b: Mat<'a>) -> Self {
+    pub(crate) fn new(a: Mat<'a>, b: impl Into<Factor<'a>>) -> Self {
         Self::scaled(a, b, 1.0)
     }
 
-    pub(crate) fn scaled(a: Mat<'a>, b: Mat<'a>, scale: f32) -> Self {
+    pub(crate) fn scaled(a: Mat<'a>, b: impl Into<Factor<'a>>, scale: f32) -> Self {
+        let b = b.into();
         assert_eq!(a.cols(), b.rows(), "inner dimensions of a product");
         assert_eq!(a.elem(), Elem::F32, "the left factor is f32");
         Self { a, b, scale }

@@ -1,6 +1,6 @@
 //! The product over packed panels and register tiles.
 use super::kernel::{Out, Tile};
-use super::{Dest, Elem, Par, Term, pack};
+use super::{Dest, Par, Term, pack};
 use crate::cpu::{par, scratch};
 
 /// Depth of a block: its B panel (80 KiB at 32 columns) stays in the second-level cache.
@@ -130,8 +130,7 @@ impl Block<'_> {
     /// A panel of B: where it lies if it is used only once or twice and has the right form, else packed.
     fn b_panel(&self, place: Place, uses: usize, packed: &mut [f32]) -> (*const f32, usize) {
         if uses <= DIRECT && place.count == self.tile.nr && self.terms.len() == 1 {
-            let b = self.terms[0].b;
-            if b.elem() == Elem::F32 && b.col_stride() == 1 {
+            if let Some(b) = self.terms[0].b.plain().filter(|b| b.col_stride() == 1) {
                 return (b.at::<f32>(place.from, place.first), b.row_stride());
             }
         }
@@ -169,15 +168,15 @@ fn pack_terms(terms: &[Term], side: Side, place: Place, width: usize, mut out: &
         let k = term.a.cols();
         let (low, high) = (place.from.max(start), end.min(start + k));
         if low < high {
-            let (m, scale) = match side {
-                Side::A => (term.a, term.scale),
-                Side::B => (term.b.t(), 1.0),
-            };
             let (now, later) = out.split_at_mut((high - low) * width);
-            let m = m
-                .narrow_rows(place.first, place.count)
-                .narrow_cols(low - start, high - low);
-            pack::panel(m, scale, width, now);
+            let (steps, places) = (low - start..high - start, place.first..place.first + place.count);
+            match side {
+                Side::A => {
+                    let rows = term.a.narrow_rows(places.start, places.len());
+                    pack::panel(rows.narrow_cols(steps.start, steps.len()), term.scale, width, now);
+                }
+                Side::B => term.b.pack(steps, places, width, now),
+            }
             out = later;
         }
         start += k;

@@ -23,7 +23,7 @@ fn oracle(terms: &[Term], start: &[f32], stride: usize, add: bool) -> Vec<f64> {
             let mut sum = if add { f64::from(start[i * stride + j]) } else { 0.0 };
             for t in terms {
                 for k in 0..t.a.cols() {
-                    let product = unsafe { f64::from(t.a.get(i, k)) * f64::from(t.b.get(k, j)) };
+                    let product = unsafe { f64::from(t.a.get(i, k)) * f64::from(t.b.dense().unwrap().get(k, j)) };
                     sum += f64::from(t.scale) * product;
                 }
             }

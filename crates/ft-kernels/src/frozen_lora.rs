@@ -1,0 +1,264 @@
+//! [`lora_linear`](crate::lora_linear) over a matrix in codes: the linear layer of QLoRA (<https://arxiv.org/abs/2305.14314>).
+#[cfg(all(test, feature = "flex"))]
+mod tests;
+
+#[cfg(feature = "flex")]
+use crate::cpu;
+use crate::dropout::Mask;
+use crate::frozen_matmul::{Form, FrozenOps, Packed, ScaleCodes, buffers};
+use crate::lora_linear::{LoraOps, dropped};
+use crate::portable::{Val, once};
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Tensor};
+
+/// `x·Wᵀ + scale·(dropout(x)·Aᵀ)·Bᵀ`: x `[.., in]`, w `[out, in]` in codes, a `[r, in]`, b `[out, r]` -> `[.., out]`.
+/// `dropout` is a probability and a seed, as in [`crate::dropout`].
+///
+/// On the CPU both products are one pass, in which the codes are decoded a tile at a time. Kept for backward: `x`, `x·Aᵀ` and
+/// the packed buffers; no dense copy of `w`.
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn frozen_lora<const D: usize>(
+    x: Tensor<D>,
+    w: &Packed,
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scale: f64,
+    dropout: Option<(f64, u64)>,
+) -> Tensor<D> {
+    let ([rank, a_in], [b_out, b_rank], Form { rows, cols, .. }) = (a.dims(), b.dims(), w.form);
+    assert!(
+        x.dims()[D - 1] == cols && a_in == cols && b_out == rows && b_rank == rank,
+        "frozen_lora: x {:?}, w [{rows}, {cols}] [out, in], a {:?} [r, in], b {:?} [out, r]",
+        x.dims(),
+        a.dims(),
+        b.dims()
+    );
+    let (words, scales, codes) = buffers(w);
+    let [x, a, b] = [x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
+    let drop = dropout.and_then(|(p, seed)| Mask::new(p, seed));
+    Tensor::from_dispatch(<Dispatch as FrozenLoraOps>::frozen_lora(
+        x, words, scales, codes, w.form, a, b, scale, drop,
+    ))
+}
+
+/// The backend operations of [`frozen_lora`].
+#[allow(clippy::too_many_arguments)]
+#[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
+pub trait FrozenLoraOps: FrozenOps + LoraOps {
+    /// x `[.., in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`; dropout before `a`.
+    #[fusion(default)]
+    fn frozen_lora(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        drop: Option<Mask>,
+    ) -> FloatTensor<Self> {
+        let t = Self::project(dropped::<Self>(x.clone(), drop), a);
+        Self::frozen_lora_combine(x, words, scales, codes, form, t, b, scale)
+    }
+
+    /// `x·Wᵀ + scale·t·Bᵀ`: t `[.., r]`.
+    #[fusion(default)]
+    fn frozen_lora_combine(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+        t: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let w = Self::frozen_unpack(words, scales, codes, form);
+        Self::lora_combine(x, w, t, b, scale)
+    }
+
+    /// Gradient to x, `dy·W + scale·u·A`: dy `[.., out]`, u = dy·B `[.., r]` -> `[.., in]`.
+    #[fusion(default)]
+    fn frozen_lora_input_gradient(
+        dy: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+        u: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let w = Self::frozen_unpack(words, scales, codes, form);
+        Self::lora_input_gradient(dy, w, u, a, scale)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl FrozenLoraOps for burn_cubecl::CubeBackend {}
+
+#[cfg(feature = "flex")]
+impl FrozenLoraOps for burn::backend::Flex {
+    fn frozen_lora_combine(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+        t: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        if !cpu::flex::all_f32([&x]) || !crate::linear::fused(&t, &b) {
+            return Self::lora_combine(x, Self::frozen_unpack(words, scales, codes, form), t, b, scale);
+        }
+        let t = cpu::flex::contiguous(t);
+        cpu::codes::with_view(words, scales, codes, form, |w| {
+            cpu::frozen::forward(w, x, Some((&t, &b, scale as f32)))
+        })
+    }
+
+    fn frozen_lora_input_gradient(
+        dy: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+        u: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        if !cpu::flex::all_f32([&dy]) || !crate::linear::fused(&u, &a) {
+            return Self::lora_input_gradient(dy, Self::frozen_unpack(words, scales, codes, form), u, a, scale);
+        }
+        let u = cpu::flex::contiguous(u);
+        cpu::codes::with_view(words, scales, codes, form, |w| {
+            cpu::frozen::input_gradient(w, dy, Some((&u, &a, scale as f32)))
+        })
+    }
+}
+
+impl<B: FrozenLoraOps, C: CheckpointStrategy> FrozenLoraOps for Autodiff<B, C> {
+    fn frozen_lora(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        drop: Option<Mask>,
+    ) -> FloatTensor<Self> {
+        let [x_tracked, a_tracked, b_tracked] = [&x, &a, &b].map(|t| t.is_tracked());
+        let dtypes = [a.dtype(), b.dtype()];
+        let (scales, codes) = (scales.into_primitive(), codes.inner());
+        let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        match FrozenLora
+            .prepare::<C>([x_node, a_node, b_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let t = B::project(dropped::<B>(x.clone(), drop), a.clone());
+                let kept = Kept {
+                    x: a_tracked.then(|| x.clone()),
+                    t: b_tracked.then(|| t.clone()),
+                    base: x_tracked.then(|| (words.clone(), scales.clone(), codes.clone())),
+                    form,
+                    a: x_tracked.then_some(a),
+                    b: (x_tracked || a_tracked).then(|| b.clone()),
+                    scale,
+                    drop,
+                    dtypes,
+                };
+                let y = B::frozen_lora_combine(x, words, scales, codes, form, t, b, scale);
+                prep.finish(kept, y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::frozen_lora(x, words, scales, codes, form, a, b, scale, drop)),
+        }
+    }
+
+    fn frozen_lora_combine(
+        _x: FloatTensor<Self>,
+        _words: IntTensor<Self>,
+        _scales: FloatTensor<Self>,
+        _codes: ScaleCodes<Self>,
+        _form: Form,
+        _t: FloatTensor<Self>,
+        _b: FloatTensor<Self>,
+        _scale: f64,
+    ) -> FloatTensor<Self> {
+        once("frozen_lora")
+    }
+
+    fn frozen_lora_input_gradient(
+        _dy: FloatTensor<Self>,
+        _words: IntTensor<Self>,
+        _scales: FloatTensor<Self>,
+        _codes: ScaleCodes<Self>,
+        _form: Form,
+        _u: FloatTensor<Self>,
+        _a: FloatTensor<Self>,
+        _scale: f64,
+    ) -> FloatTensor<Self> {
+        once("frozen_lora")
+    }
+}
+
+#[derive(Debug)]
+struct FrozenLora;
+
+/// What backward needs, and only that: `None` where no tracked input asks for it.
+#[derive(Debug, Clone)]
+struct Kept<B: Backend> {
+    x: Option<FloatTensor<B>>,
+    t: Option<FloatTensor<B>>,
+    /// Codes, scales and the scales' codes.
+    base: Option<(IntTensor<B>, FloatTensor<B>, ScaleCodes<B>)>,
+    form: Form,
+    a: Option<FloatTensor<B>>,
+    b: Option<FloatTensor<B>>,
+    scale: f64,
+    drop: Option<Mask>,
+    dtypes: [DType; 2],
+}
+
+impl<B: FrozenLoraOps> Backward<B, 3> for FrozenLora {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [x_node, a_node, b_node] = ops.parents;
+        let dy = grads.consume::<B>(&ops.node);
+        let kept = ops.state;
+        if let (Some(node), Some(t)) = (b_node, kept.t) {
+            let db = B::project_weight_gradient(dy.clone(), t, kept.scale);
+            grads.register::<B>(node.id, Val::<B>(db).cast(kept.dtypes[1]).0);
+        }
+        let Some(b) = kept.b else { return };
+        let u = B::project_input_gradient(dy.clone(), b); // [.., r]
+        if let (Some(node), Some(x)) = (a_node, kept.x) {
+            let da = B::project_weight_gradient(u.clone(), dropped::<B>(x, kept.drop), kept.scale);
+            grads.register::<B>(node.id, Val::<B>(da).cast(kept.dtypes[0]).0);
+        }
+        let (Some(node), Some((words, scales, codes)), Some(a)) = (x_node, kept.base, kept.a) else {
+            return;
+        };
+        let dx = match kept.drop {
+            None => B::frozen_lora_input_gradient(dy, words, scales, codes, kept.form, u, a, kept.scale),
+            Some(mask) => {
+                let low = Val::<B>(B::project_input_gradient(u, a)).scale(kept.scale);
+                let whole = Val::<B>(B::frozen_input_gradient(dy, words, scales, codes, kept.form));
+                (whole + Val(B::drop_hashed(low.0, mask))).0
+            }
+        };
+        grads.register::<B>(node.id, dx);
+    }
+}
