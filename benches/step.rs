@@ -12,6 +12,7 @@ use ft_data::{Batch, Sample};
 use ft_model::{Model, ModelConfig};
 use ft_optim::{Optim, OptimConfig, scale_grads};
 use ft_peft::{Pass, PeftConfig, attach};
+use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
 use ft_train::{Keeping, loss_gradients, nll_sum};
 use serde_json::{Map, Value, json};
@@ -49,6 +50,9 @@ struct Args {
     /// How the loss is computed.
     #[arg(long, value_enum, default_value_t = Loss::Chunked)]
     loss: Loss,
+    /// Hold the frozen projections in codes, `nf4`, `fp4` or `int8`, with `+double` for double quantization.
+    #[arg(long, value_name = "KIND", value_parser = scheme)]
+    quant: Option<Scheme>,
     /// Steps that are timed; the median counts.
     #[arg(long, default_value_t = 5)]
     steps: usize,
@@ -106,7 +110,7 @@ fn main() {
         "gemm_share": gflop_per_step(&args) / step / rate,
         "loss": loss,
         "trainable": trainable,
-        "method": args.method, "options": args.options, "checkpointing": args.checkpointing,
+        "quant": args.quant, "method": args.method, "options": args.options, "checkpointing": args.checkpointing,
         "loss_kind": format!("{:?}", args.loss).to_lowercase(),
         "batch": args.batch, "seq": args.seq, "hidden": args.hidden, "layers": args.layers, "vocab": args.vocab,
         "device": args.device,
@@ -121,10 +125,22 @@ fn build(args: &Args, device: &Device) -> (Model, usize, usize) {
         "max_position_embeddings": args.seq.max(2048), "tie_word_embeddings": true,
     });
     let config = ModelConfig::from_json(&config.to_string(), "flags".as_ref()).unwrap_or_else(|e| panic!("{e}"));
-    let mut model = Model::init(&config, 0, device);
+    let mut model = Model::init_quantized(&config, 0, args.quant, device);
     attach(&mut model, &method(args), 0).unwrap_or_else(|e| panic!("{e}"));
     let trainable = model.num_params();
     (model, config.num_parameters(), trainable)
+}
+
+fn scheme(text: &str) -> Result<Scheme, String> {
+    let (kind, double) = text.strip_suffix("+double").map_or((text, false), |kind| (kind, true));
+    let kinds = [Kind::Nf4, Kind::Fp4, Kind::Int8];
+    let kind = kinds.into_iter().find(|k| k.name() == kind);
+    let kind = kind.ok_or("one of nf4, fp4, int8, with or without +double")?;
+    let scheme = Scheme {
+        double,
+        ..Scheme::new(kind)
+    };
+    scheme.check().map(|()| scheme).map_err(|e| e.to_string())
 }
 
 fn method(args: &Args) -> PeftConfig {
