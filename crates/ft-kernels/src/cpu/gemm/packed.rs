@@ -129,10 +129,12 @@ impl Block<'_> {
 
     /// A panel of B: where it lies if it is used only once or twice and has the right form, else packed.
     fn b_panel(&self, place: Place, uses: usize, packed: &mut [f32]) -> (*const f32, usize) {
-        if uses <= DIRECT && place.count == self.tile.nr && self.terms.len() == 1 {
-            if let Some(b) = self.terms[0].b.plain().filter(|b| b.col_stride() == 1) {
-                return (b.at::<f32>(place.from, place.first), b.row_stride());
-            }
+        if uses <= DIRECT
+            && place.count == self.tile.nr
+            && self.terms.len() == 1
+            && let Some(b) = self.terms[0].b.plain().filter(|b| b.col_stride() == 1)
+        {
+            return (b.at::<f32>(place.from, place.first), b.row_stride());
         }
         pack_terms(self.terms, Side::B, place, self.tile.nr, packed);
         (packed.as_ptr(), self.tile.nr)
