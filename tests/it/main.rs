@@ -1,6 +1,7 @@
 mod adalora;
 mod bottleneck;
 mod checkpointing;
+mod compute;
 mod evaluate;
 mod families;
 mod generate;

@@ -19,7 +19,9 @@ impl Loaded {
     /// Reads the checkpoint, quantized as in the run of the adapter, attaches the adapter where there is one, and reads the tokenizer.
     pub fn open(located: Located, dtype: LoadDtype, picked: &Picked) -> Result<Self, Failure> {
         let tokenizer = Tokenizer::from_dir(located.tokenizer())?;
-        let mut model = Model::load_quantized(&located.checkpoint, dtype, located.quant, &picked.device)?;
+        let model = Model::load_quantized(&located.checkpoint, dtype, located.quant, &picked.device)?;
+        let compute = model.suited_compute(picked.is_cpu());
+        let mut model = model.computing_in(compute);
         if let Some(adapter) = &located.adapter {
             ft_peft::adapter::load(adapter, &mut model).context(format!(
                 "cannot put the adapter in `{}` on this model",

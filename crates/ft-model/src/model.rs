@@ -2,8 +2,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, activation};
-use ft_peft::{Adaptable, Pass, Projection, Site};
+use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
+use ft_peft::{Adaptable, Pass, Place, Projection, Site};
 use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
@@ -78,6 +78,36 @@ impl Model {
             decoder,
             lm_head,
             config,
+        }
+    }
+
+    /// The same model with activations of type `dtype`, whatever the weights are stored in: they are widened or rounded where
+    /// they are multiplied. Norms, softmax, adapters and the loss are computed in f32.
+    pub fn computing_in(mut self, dtype: FloatDType) -> Self {
+        for site in self.sites() {
+            if let Place::Embedding(slot) = site.place {
+                slot.compute = Some(dtype);
+            }
+        }
+        self
+    }
+
+    /// Type of the activations: that of the embeddings where [`computing_in`](Self::computing_in) says nothing.
+    pub fn compute(&self) -> FloatDType {
+        let slot = self.decoder.embeddings();
+        slot.compute.unwrap_or_else(|| slot.weight.val().dtype().into())
+    }
+
+    /// The type that suits the model's device: f32 on the CPU, which has no fast path for less; elsewhere that of the
+    /// embeddings if the device computes in it, else f16, else f32.
+    pub fn suited_compute(&self, cpu: bool) -> FloatDType {
+        let (own, device) = (self.compute(), self.device());
+        let mut types = [own, FloatDType::F16].into_iter();
+        match cpu || own == FloatDType::F32 {
+            true => FloatDType::F32,
+            false => types
+                .find(|dtype| device.supports_dtype(*dtype))
+                .unwrap_or(FloatDType::F32),
         }
     }
 
@@ -158,10 +188,7 @@ impl Model {
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let logits = match &self.lm_head {
             Some(head) => head.forward(hidden, &Pass::eval()),
-            None => {
-                let table = self.decoder.embeddings().weight.val().cast(hidden.dtype());
-                ft_kernels::linear(hidden, table)
-            }
+            None => ft_kernels::linear(hidden, self.decoder.embeddings().weight.val()),
         };
         logits.cast(burn::tensor::FloatDType::F32)
     }

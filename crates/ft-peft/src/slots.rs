@@ -1,7 +1,7 @@
 //! The places in a model that an adapter can change. Each is empty in the plain model.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
 use ft_quant::{Layout, Leaf, Weight};
 
 use crate::methods::bottleneck::Bottleneck;
@@ -83,6 +83,9 @@ impl Projection {
 pub struct Embedding {
     /// `[rows, hidden]`.
     pub weight: Leaf<2>,
+    /// Type of what comes out, and of all that is computed from it; the table's own where nothing is said.
+    #[module(skip)]
+    pub compute: Option<FloatDType>,
     /// The adapter in this place.
     pub delta: Option<EmbeddingDelta>,
     /// Virtual tokens before what is looked up, in a model's input table.
@@ -94,6 +97,7 @@ impl Embedding {
     pub fn new(weight: Tensor<2>) -> Self {
         Self {
             weight: Leaf::Frozen(weight),
+            compute: None,
             delta: None,
             prompt: None,
         }
@@ -114,6 +118,10 @@ impl Embedding {
         let [batch, seq] = ids.dims();
         let flat = ids.reshape([batch * seq]);
         let rows = self.weight.val().select(0, flat.clone());
+        let rows = match self.compute {
+            None => rows,
+            Some(dtype) => rows.cast(dtype),
+        };
         let rows = match &self.delta {
             None => rows,
             Some(delta) => delta.lookup(rows, flat),

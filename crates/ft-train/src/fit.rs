@@ -172,10 +172,13 @@ fn start(plan: &Plan) -> TrainerState {
 /// The base model with the adapter's starting values, on the training device.
 fn load(plan: &Plan) -> Result<Model> {
     let device = plan.device.clone().autodiff();
-    let mut model = match plan.config.model.init {
+    let model = match plan.config.model.init {
         true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
         false => Model::load_quantized(&plan.config.model.path, plan.dtype, plan.config.model.quant, &device)?,
     };
+    let cpu = plan.provenance.device == "cpu";
+    let compute = plan.compute.unwrap_or_else(|| model.suited_compute(cpu));
+    let mut model = model.computing_in(compute);
     match plan.config.peft.from() {
         Some(folder) => {
             ft_peft::adapter::load(folder, &mut model)?;

@@ -15,9 +15,14 @@ pub struct ModelSection {
     /// Folder in Hugging Face layout: `config.json`, safetensors, `tokenizer.json`.
     pub path: PathBuf,
     /// Type the frozen weights are held in; `auto` is f32 on the CPU and the checkpoint's own type elsewhere. What
-    /// trains is always f32.
+    /// trains is always f32. `bf16` and `f16` take half the memory on the CPU too, which computes in f32 all the same.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Type of the activations, which frozen weights are widened or rounded to where they are multiplied; `auto` is f32 on
+    /// the CPU, and elsewhere the type of the frozen weights, or f16 where the device has no bf16. Norms, softmax, adapters
+    /// and the loss are computed in f32 always. With f16, the loss is scaled so that small gradients do not vanish.
+    #[serde(default)]
+    pub compute: Dtype,
     /// Hold the frozen projections in 4 or 8 bits (QLoRA): quantized while they are read. Nothing where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant: Option<Scheme>,
@@ -30,11 +35,11 @@ pub struct ModelSection {
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Type of the frozen weights.
+/// Type of the frozen weights, or of the activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// f32 on the CPU, the checkpoint's own type elsewhere.
+    /// Chosen for the device.
     #[default]
     Auto,
     /// 32 bits.

@@ -13,7 +13,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use ft_data::{Sample, Tokenizer};
 use ft_infer::{GenerationConfig, GenerationOptions};
 use ft_model::{LoadDtype, ModelConfig};
@@ -54,6 +54,8 @@ pub struct Plan {
     pub(crate) device: Device,
     pub(crate) base_crc32: u32,
     pub(crate) dtype: LoadDtype,
+    /// Type of the activations, where it was typed.
+    pub(crate) compute: Option<FloatDType>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) feed: Arc<Feed>,
     pub(crate) valid: Vec<Sample>,
@@ -91,7 +93,7 @@ impl Plan {
         config.schedule.check(steps.base_lr, steps.total as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
         data.stop_token = checks::stop_token(feed.samples(), &tokenizer, &model, &generation);
-        let warnings = checks::all(&checks::Facts {
+        let mut warnings = checks::all(&checks::Facts {
             config: &config,
             model: &model,
             virtual_tokens: peft.method().virtual_tokens(),
@@ -120,6 +122,8 @@ impl Plan {
             accumulates: config.train.accumulation > 1,
             batch: feed.largest_micro_batch(),
         })?;
+        let compute = compute(config.model.compute);
+        warnings.extend(compute_fits(compute, &device, cpu)?);
         let base_crc32 = base::fingerprint(folder, !config.model.init)?;
         Ok(Plan {
             config: resolved(config, &steps),
@@ -134,6 +138,7 @@ impl Plan {
             base_crc32,
             device,
             dtype,
+            compute,
             tokenizer,
             feed: Arc::new(feed),
             valid,
@@ -196,6 +201,32 @@ fn generation(typed: &GenerationOptions, folder: &Path, model: &ModelConfig) -> 
         ..typed.clone()
     };
     Ok(GenerationConfig::from_dir(folder, &model.eos_token_ids)?.with(&short)?)
+}
+
+/// The type that is typed for the activations.
+fn compute(typed: Dtype) -> Option<FloatDType> {
+    match typed {
+        Dtype::Auto => None,
+        Dtype::F32 => Some(FloatDType::F32),
+        Dtype::Bf16 => Some(FloatDType::BF16),
+        Dtype::F16 => Some(FloatDType::F16),
+    }
+}
+
+/// Why the typed activations are a bad or impossible choice for the device.
+fn compute_fits(typed: Option<FloatDType>, device: &Device, cpu: bool) -> Result<Option<String>> {
+    match typed {
+        None | Some(FloatDType::F32) => Ok(None),
+        Some(dtype) if !device.supports_dtype(dtype) => Err(Error::Plan(vec![format!(
+            "model.compute: this device does not compute in {dtype:?}; leave it out, and the best type it has is taken"
+        )])),
+        Some(_) if cpu => Ok(Some(
+            "model.compute: the CPU has fast paths for f32 alone; leave it out (model.dtype = \"bf16\" halves the memory of the \
+             weights all the same)"
+                .into(),
+        )),
+        Some(_) => Ok(None),
+    }
 }
 
 fn dtype(typed: Dtype, cpu: bool) -> LoadDtype {
