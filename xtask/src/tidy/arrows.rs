@@ -7,8 +7,9 @@ const MAY_USE: &[(&str, Option<&[&str]>)] = &[
     ("ft-kernels", Some(&[])),
     ("ft-quant", Some(&["ft-kernels"])),
     ("ft-peft", Some(&["ft-kernels", "ft-quant"])),
-    ("ft-model", Some(&["ft-kernels", "ft-quant", "ft-peft"])),
-    ("ft-data", Some(&[])),
+    ("ft-gguf", Some(&[])),
+    ("ft-model", Some(&["ft-kernels", "ft-quant", "ft-peft", "ft-gguf"])),
+    ("ft-data", Some(&["ft-gguf"])),
     ("ft-optim", Some(&["ft-kernels"])),
     (
         "ft-infer",

@@ -1,6 +1,7 @@
 //! A checkpoint's tokenizer: text to ids and back, its special tokens, its chat template.
 
 mod files;
+mod gguf;
 mod specials;
 mod text_stream;
 

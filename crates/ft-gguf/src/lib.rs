@@ -1,0 +1,34 @@
+//! Writing GGUF files (version 3), the format of llama.cpp and its relatives.
+//!
+//! ```text
+//!  "GGUF" 3 | counts | metadata: key, type, value .. | tensors: name, dims, type, offset .. | data, each tensor aligned
+//!                      (value.rs)                                                             (encode.rs)
+//! ```
+//!
+//! The names and shapes of all tensors come first, so [`write`] takes them up front and asks for the values one tensor at a
+//! time. What the keys and names mean is the business of the crates that fill them: ft-data for tokenizers, ft-model for
+//! models and adapters.
+//!
+//! ```
+//! use ft_gguf::{Dtype, Metadata, TensorInfo, write};
+//!
+//! let mut metadata = Metadata::default();
+//! metadata.put("general.architecture", "llama");
+//! metadata.put("llama.block_count", 2u32);
+//! let tensors = [TensorInfo::new("output_norm.weight", &[4], Dtype::F32)];
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("model.gguf");
+//! write(&path, &metadata, &tensors, |_| Ok::<_, std::io::Error>(vec![1.0; 4]))?;
+//! assert_eq!(&std::fs::read(&path)?[..4], b"GGUF");
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+mod encode;
+mod value;
+mod write;
+
+pub use encode::Dtype;
+pub use value::{Metadata, Value};
+pub use write::{TensorInfo, write};
