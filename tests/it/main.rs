@@ -5,6 +5,7 @@ mod compute;
 mod evaluate;
 mod families;
 mod generate;
+mod gguf;
 mod guide;
 mod interop;
 mod lora;

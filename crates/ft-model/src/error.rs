@@ -40,6 +40,9 @@ pub enum Error {
     /// The model still carries adapters, which a plain checkpoint cannot hold.
     #[error("{0} still carries an adapter: fold it before saving a plain checkpoint")]
     NotFolded(String),
+    /// An adapter that cannot be put on the model.
+    #[error(transparent)]
+    Adapter(#[from] ft_peft::Error),
 }
 
 /// Result with this crate's [`Error`].

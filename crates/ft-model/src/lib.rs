@@ -29,6 +29,7 @@ mod checkpoint;
 mod config;
 mod error;
 pub mod families;
+pub mod gguf;
 mod loader;
 mod model;
 mod outline;

@@ -88,6 +88,24 @@ impl<'a> Loader<'a> {
         })
     }
 
+    /// Counts the tensors of a layer as used.
+    pub fn skip(&mut self, path: &str) {
+        let prefix = format!("{}.", path.strip_prefix(self.strip).unwrap_or(path));
+        let own = self.checkpoint.entries.keys().filter(|name| name.starts_with(&prefix));
+        self.used.extend(own.cloned());
+    }
+
+    /// Fails when what was asked for so far was not all there.
+    pub fn check(&mut self) -> Result<()> {
+        match self.mismatches.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Tensors {
+                path: self.checkpoint.dir.clone(),
+                mismatches: std::mem::take(&mut self.mismatches),
+            }),
+        }
+    }
+
     fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
         let name = self.stored(name.strip_prefix(self.strip).unwrap_or(name));
         self.used.push(name.into());
@@ -172,9 +190,7 @@ impl<'a> Loader<'a> {
 
     /// Takes note of what is wrong with a layer, and stands in for it.
     fn wrong(&mut self, path: &str, why: String, layout: Layout) -> Weight {
-        let prefix = format!("{path}.");
-        let own = self.checkpoint.entries.keys().filter(|name| name.starts_with(&prefix));
-        self.used.extend(own.cloned());
+        self.skip(path);
         self.mismatches.push(why);
         Weight::new(Tensor::zeros([1, 1], self.device), layout)
     }

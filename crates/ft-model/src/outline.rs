@@ -27,6 +27,11 @@ impl ModelConfig {
         ft_peft::places(&mut self.outline().0)
     }
 
+    /// The model without its weights: every tensor is one zero seen as a whole one.
+    pub(crate) fn hollow(&self) -> Model {
+        self.outline().0
+    }
+
     fn outline(&self) -> (Model, Vec<TensorSpec>) {
         let mut outline = Outline {
             device: Device::flex(),

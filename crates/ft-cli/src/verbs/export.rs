@@ -4,37 +4,86 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::ValueEnum;
+use ft_data::Tokenizer;
+use ft_model::ModelConfig;
+use ft_model::gguf::{self, GgufSource};
 use ft_peft::plain::PlainLora;
 use serde_json::json;
 
 use crate::failure::{Context, Failure};
 use crate::{locate, output};
 
-/// Write an adapter for a server
+/// Write an adapter or a model for a server
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-vllm: a PEFT folder with every scale folded into B (rsLoRA, alpha_pattern) and every place at one rank
-(rank_pattern), which is all that vLLM reads. What vLLM cannot read (DoRA, whole layers, biases, embeddings,
-methods other than LoRA) is refused: merge it into its base with `ft merge` and serve the result.")]
+--for vllm writes a PEFT folder with every scale folded into B (rsLoRA, alpha_pattern) and every place at one rank
+(rank_pattern), which is all that vLLM reads.
+
+--for llama.cpp writes one GGUF file: of an adapter or a run that ended in one, the adapter (for --lora beside the
+GGUF of its base), or with --merge base and adapter as one model; of any other model, the model with its tokenizer.
+
+What a server cannot read (for adapters: DoRA, whole layers, biases, embeddings, methods other than LoRA) is refused
+with the reason; merging always works: `ft merge`, or --merge here.")]
 pub struct Export {
-    /// Adapter folder, or the folder of a run that ended in one
-    #[arg(value_name = "ADAPTER")]
-    adapter: PathBuf,
+    /// Adapter folder, run folder, model folder or embedded:tiny
+    #[arg(value_name = "MODEL")]
+    model: String,
     /// Who is to read it
     #[arg(long = "for", value_name = "SERVER")]
     server: Server,
-    /// What to write; it must not exist
+    /// What to write: a folder for vllm, a file for llama.cpp; it must not exist
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
+    /// Adapter folder in PEFT layout, where MODEL is its base
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Write base and adapter as one model (llama.cpp)
+    #[arg(long)]
+    merge: bool,
+    /// Type of the matrices in a GGUF file; f16 for models and f32 for adapters when left out
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<Dtype>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// The type of matrices in a GGUF file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl Dtype {
+    fn gguf(self) -> ft_gguf::Dtype {
+        match self {
+            Dtype::F32 => ft_gguf::Dtype::F32,
+            Dtype::F16 => ft_gguf::Dtype::F16,
+            Dtype::Bf16 => ft_gguf::Dtype::Bf16,
+            Dtype::Q8_0 => ft_gguf::Dtype::Q8_0,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+            Dtype::Q8_0 => "q8_0",
+        }
+    }
 }
 
 /// A program that serves models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Server {
     Vllm,
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
 }
 
 /// Ranks that vLLM's `--max-lora-rank` takes and that all its releases have in common.
@@ -48,13 +97,23 @@ impl Export {
                 self.out.display()
             )));
         }
-        match self.server {
-            Server::Vllm => self.vllm(),
+        match (self.server, self.merge) {
+            (Server::Vllm, true) => Err(Failure::wrong_use(
+                "--merge is for llama.cpp; vLLM serves what `ft merge` writes",
+            )),
+            (Server::Vllm, false) if self.dtype.is_some() => Err(Failure::wrong_use(
+                "--dtype is for llama.cpp; adapters for vllm are f32",
+            )),
+            (Server::Vllm, false) => self.vllm(),
+            (Server::LlamaCpp, _) => self.llama_cpp(),
         }
     }
 
     fn vllm(&self) -> Result<(), Failure> {
-        let folder = locate::adapter_folder(&self.adapter)?;
+        let folder = match &self.adapter {
+            Some(adapter) => locate::adapter_folder(adapter)?,
+            None => locate::adapter_folder(Path::new(&self.model))?,
+        };
         let adapter = PlainLora::read(&folder, &Device::flex()).map_err(|e| or_merge(e, &folder))?;
         let served = served_rank(adapter.rank()).and_then(|rank| places(&adapter).map(|()| rank));
         let rank = served.map_err(|why| or_merge(Failure::new(why), &folder))?;
@@ -66,22 +125,83 @@ impl Export {
             "vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={}",
             out.display()
         );
-        if self.json {
-            return output::json(&json!({
-                "out": self.out,
-                "rank": adapter.rank(),
-                "max_lora_rank": rank,
-                "places": adapter.places.len(),
-                "command": command,
-            }));
-        }
-        output::write(&format!(
-            "exported {} places of rank {} into {}\n{command}\n",
-            adapter.places.len(),
-            adapter.rank(),
-            self.out.display()
-        ))
+        let what = format!("{} places of rank {}", adapter.places.len(), adapter.rank());
+        let figures = json!({
+            "rank": adapter.rank(),
+            "max_lora_rank": rank,
+            "places": adapter.places.len(),
+        });
+        self.report(&what, figures, &command)
     }
+
+    fn llama_cpp(&self) -> Result<(), Failure> {
+        let located = locate::locate(&self.model, self.adapter.as_deref())?;
+        let out = self.out.display();
+        match &located.adapter {
+            Some(adapter) if !self.merge => {
+                let dtype = self.dtype.unwrap_or(Dtype::F32);
+                let instead = |e: Failure| e.hint("write base and adapter as one model: add --merge");
+                let lora = PlainLora::read(adapter, &Device::flex()).map_err(|e| instead(e.into()))?;
+                self.whole(|draft| {
+                    gguf::write_adapter(&located.checkpoint, &lora, dtype.gguf(), draft).map_err(|e| instead(e.into()))
+                })?;
+                let what = format!("{} places as {}", lora.places.len(), dtype.name());
+                let figures = json!({ "places": lora.places.len(), "rank": lora.rank(), "dtype": dtype.name() });
+                self.report(&what, figures, &format!("llama-server -m BASE.gguf --lora {out}"))
+            }
+            None if self.merge => Err(Failure::wrong_use(
+                "there is no adapter to merge: name one with --adapter, or leave out --merge",
+            )),
+            _ => {
+                let dtype = self.dtype.unwrap_or(Dtype::F16);
+                let rows = ModelConfig::from_dir(&located.checkpoint)?.vocab_size;
+                let source = GgufSource {
+                    dir: &located.checkpoint,
+                    quant: located.quant,
+                    adapter: located.adapter.as_deref(),
+                    tokenizer: Tokenizer::from_dir(located.tokenizer())?.gguf(rows)?,
+                };
+                self.whole(|draft| Ok(gguf::write_model(&source, dtype.gguf(), draft)?))?;
+                let figures = json!({ "dtype": dtype.name() });
+                self.report(
+                    &format!("the model as {}", dtype.name()),
+                    figures,
+                    &format!("llama-server -m {out}"),
+                )
+            }
+        }
+    }
+
+    /// Lets `write` write a file under another name, which becomes `out` once it is whole.
+    fn whole(&self, write: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+        let name = self.out.file_name().unwrap_or_default();
+        let folder = draft_folder(&self.out)?;
+        let draft = folder.join(name);
+        let written = write(&draft).and_then(|()| std::fs::rename(&draft, &self.out).context(self.out.display()));
+        // The folder holds nothing but the draft; the first failure is the one to report.
+        let _ = std::fs::remove_dir_all(&folder);
+        written
+    }
+
+    fn report(&self, what: &str, mut figures: serde_json::Value, command: &str) -> Result<(), Failure> {
+        if self.json {
+            figures["out"] = json!(self.out);
+            figures["command"] = command.into();
+            return output::json(&figures);
+        }
+        output::write(&format!("exported {what} into {}\n{command}\n", self.out.display()))
+    }
+}
+
+/// A new folder beside `out`, for what is not whole yet.
+fn draft_folder(out: &Path) -> Result<PathBuf, Failure> {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let folder = out.with_file_name(format!(".writing-{name}"));
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).context(folder.display())?;
+    }
+    std::fs::create_dir_all(&folder).context(folder.display())?;
+    Ok(folder)
 }
 
 /// The smallest `--max-lora-rank` that holds `rank`.

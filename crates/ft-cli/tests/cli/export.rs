@@ -35,6 +35,42 @@ fn an_adapter_for_vllm_is_the_same_adapter() {
 }
 
 #[test]
+fn llama_cpp_gets_the_adapter_or_one_model() {
+    let bench = Bench::new();
+    json(&["train", &bench.config, "--json"]);
+    let write = |name: &str, args: &[&str]| {
+        let out = bench.path(name).display().to_string();
+        let report = json(&[&["export"], args, &["--for", "llama.cpp", "--out", &out, "--json"]].concat());
+        (report, std::fs::read(out).unwrap())
+    };
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+
+    let (report, adapter) = write("adapter.gguf", &[&bench.out()]);
+    assert_eq!((&report["rank"], &report["dtype"]), (&4.into(), &"f32".into()));
+    assert!(report["command"].as_str().unwrap().contains("--lora"));
+    assert!(has(&adapter, "adapter.lora.alpha") && has(&adapter, "blk.0.attn_q.weight.lora_a"));
+
+    let (report, merged) = write("merged.gguf", &[&bench.out(), "--merge", "--dtype", "q8_0"]);
+    assert_eq!(report["dtype"], "q8_0");
+    let (_, base) = write("base.gguf", &["embedded:tiny", "--dtype", "q8_0"]);
+    assert!(has(&base, "tokenizer.ggml.merges") && has(&base, "blk.3.ffn_down.weight"));
+    // The same file but for the values and its name.
+    assert!(merged.len().abs_diff(base.len()) <= 32);
+    assert_ne!(merged[merged.len() - 10_000..], base[base.len() - 10_000..]);
+
+    let nothing = ft(&[
+        "export",
+        "embedded:tiny",
+        "--for",
+        "llama.cpp",
+        "--merge",
+        "--out",
+        "x.gguf",
+    ]);
+    assert_eq!(nothing.code, 2, "{}", nothing.stderr);
+}
+
+#[test]
 fn what_a_server_cannot_read_is_refused_with_the_way_out() {
     let bench = Bench::new();
     json(&["train", &bench.config, "--json", "--set", "peft.dora=true"]);
@@ -47,5 +83,13 @@ fn what_a_server_cannot_read_is_refused_with_the_way_out() {
         "{}",
         refused.stderr
     );
+    let refused = ft(&["export", &bench.out(), "--for", "llama.cpp", "--out", &out]);
+    assert!(
+        refused.stderr.contains("instead: ") && refused.stderr.contains("--merge"),
+        "{}",
+        refused.stderr
+    );
     assert!(!bench.path("served").exists());
+    // Merged it is one model like any other.
+    ft(&["export", &bench.out(), "--for", "llama.cpp", "--merge", "--out", &out]).ok();
 }

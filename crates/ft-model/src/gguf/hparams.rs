@@ -1,0 +1,106 @@
+//! The architecture as metadata.
+
+use std::path::Path;
+
+use ft_gguf::{Dtype, Metadata};
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::rope::RopeScaling;
+
+/// Version of ggml's quantized formats.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// llama.cpp's name of the architecture.
+pub(super) fn architecture(config: &ModelConfig, dir: &Path) -> Result<&'static str> {
+    let error = |key: &str, why: String| {
+        Err(Error::Config {
+            path: dir.join("config.json"),
+            key: key.into(),
+            why: format!("{why} in llama.cpp"),
+        })
+    };
+    let name = match config.model_type.as_str() {
+        "llama" | "mistral" => "llama",
+        "qwen2" => "qwen2",
+        "qwen3" => "qwen3",
+        "gpt2" => "gpt2",
+        other => {
+            return error(
+                "model_type",
+                format!("\"{other}\" is not written: its architecture is unknown"),
+            );
+        }
+    };
+    let scaling = config.rope.as_ref().map(|rope| &rope.scaling);
+    if name != "llama" && matches!(scaling, Some(RopeScaling::Llama3 { .. })) {
+        return error(
+            "rope_parameters.rope_type",
+            format!("\"llama3\" does not go with {name}"),
+        );
+    }
+    if name == "qwen3" && config.qkv_bias {
+        return error("attention_bias", "qwen3 has no biases".into());
+    }
+    Ok(name)
+}
+
+/// What every file says about itself.
+pub(super) fn general(architecture: &str, kind: &str, name: &str, dtype: Dtype) -> Metadata {
+    let mut metadata = Metadata::default();
+    metadata.put("general.architecture", architecture);
+    metadata.put("general.type", kind);
+    metadata.put("general.name", name);
+    metadata.put("general.file_type", dtype.file_type());
+    metadata.put("general.quantization_version", QUANTIZATION_VERSION);
+    metadata
+}
+
+/// The sizes and constants of the model. llama.cpp has no sliding windows for these architectures, so a model that has
+/// them is given the context in which they do not show.
+pub(super) fn architecture_metadata(architecture: &str, config: &ModelConfig) -> Metadata {
+    let mut metadata = Metadata::default();
+    let mut put = |key: &str, value: ft_gguf::Value| metadata.put(format!("{architecture}.{key}"), value);
+    let windows = config.windows.iter().flatten();
+    let context = windows.copied().fold(config.max_position_embeddings, usize::min);
+    let sizes = [
+        ("vocab_size", config.vocab_size),
+        ("block_count", config.num_hidden_layers),
+        ("context_length", context),
+        ("embedding_length", config.hidden_size),
+        ("feed_forward_length", config.intermediate_size),
+        ("attention.head_count", config.num_attention_heads),
+        ("attention.head_count_kv", config.num_key_value_heads),
+        ("attention.key_length", config.head_dim),
+        ("attention.value_length", config.head_dim),
+    ];
+    // Sizes were checked to fit when config.json was read.
+    sizes.into_iter().for_each(|(key, size)| put(key, (size as u32).into()));
+    let Some(rope) = &config.rope else {
+        put("attention.layer_norm_epsilon", (config.norm_eps as f32).into());
+        return metadata;
+    };
+    put("attention.layer_norm_rms_epsilon", (config.norm_eps as f32).into());
+    put("rope.dimension_count", (config.head_dim as u32).into());
+    put("rope.freq_base", (rope.theta as f32).into());
+    if let RopeScaling::Linear { factor } = rope.scaling {
+        put("rope.scaling.type", "linear".into());
+        put("rope.scaling.factor", (factor as f32).into());
+    }
+    metadata
+}
+
+/// What llama.cpp divides each rotary frequency by, `[head_dim / 2]`, where that is not said in numbers.
+pub(super) fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
+    let rope = config.rope.as_ref()?;
+    let RopeScaling::Llama3 { .. } = rope.scaling else {
+        return None;
+    };
+    let plain = crate::rope::Rope {
+        scaling: RopeScaling::Default,
+        ..rope.clone()
+    };
+    let scaled = rope.inverse_frequencies(config.head_dim);
+    let plain = plain.inverse_frequencies(config.head_dim);
+    Some(plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect())
+}
