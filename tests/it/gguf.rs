@@ -247,13 +247,14 @@ fn merged_files_hold_the_folded_model_for_every_method() {
         "loha",
         "lokr",
         "oft",
+        "adalora",
         "vera",
     ];
     for case in cases {
         let folder = fixture("peft").join(case);
         let mut model = Model::load(&base, LoadDtype::F32, &Device::flex()).unwrap();
         adapter::load(&folder, &mut model).unwrap();
-        fold(&mut model);
+        fold(&mut model).unwrap();
         let found = by_path(&written(&base, Some(&folder), Dtype::F32));
         let mut seen = 0;
         for mut site in model.sites() {
@@ -273,6 +274,19 @@ fn merged_files_hold_the_folded_model_for_every_method() {
         }
         assert_eq!(seen, found.len(), "{case}");
     }
+}
+
+#[test]
+fn virtual_tokens_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = GgufSource {
+        dir: &fixture("peft/base"),
+        quant: None,
+        adapter: Some(&fixture("peft/prefix")),
+        tokenizer: Metadata::default(),
+    };
+    let refused = write_model(&source, Dtype::F32, &dir.path().join("x.gguf")).unwrap_err();
+    assert!(refused.to_string().contains("cannot be merged"), "{refused}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn a_folded_adapter_is_the_adapter_at_one_rank_and_scale_one() {
         ("lora_layers", "peft/base", 4),
         ("lora_regex", "peft/base", 4),
         ("lora_gpt2", "families/gpt2", 4),
+        ("adalora", "peft/base", 6),
     ];
     for (case, base, rank) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -51,6 +52,19 @@ fn a_folded_adapter_is_the_adapter_at_one_rank_and_scale_one() {
             1e-5,
         );
     }
+}
+
+#[test]
+fn adalora_without_the_triplets_it_took_away_is_lora() {
+    let (device, dir) = (Device::flex(), tempfile::tempdir().unwrap());
+    let spent = fixture("peft/adalora/after");
+    let lora = PlainLora::read(&spent, &device).unwrap();
+    assert!(lora.rank() < 6);
+    lora.write(dir.path()).unwrap();
+    let mut model = Model::load(&fixture("peft/base"), LoadDtype::F32, &device).unwrap();
+    adapter::load(dir.path(), &mut model).unwrap();
+    let golden = arrays(&fixture("peft/adalora/golden.safetensors"));
+    close("after", logits(&model), &golden["after_logits"], 1e-4);
 }
 
 #[test]

@@ -148,7 +148,7 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
 /// # Errors
 /// [`Error::NotMergeable`] for an adapter that no weight can stand for; the model is unchanged.
 pub fn fold(model: &mut impl Adaptable) -> Result<()> {
-    refuse_what_stays(model)?;
+    mergeable(model)?;
     let embeds = model
         .sites()
         .iter()
@@ -167,8 +167,11 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
     Ok(())
 }
 
-/// Fails where an adapter cannot become a part of the weights.
-fn refuse_what_stays(model: &mut impl Adaptable) -> Result<()> {
+/// Whether [`fold`] can make every adapter a part of the weights.
+///
+/// # Errors
+/// [`Error::NotMergeable`] for one that no weight can stand for.
+pub fn mergeable(model: &mut impl Adaptable) -> Result<()> {
     const COLUMN: &str = "a virtual token is a column of its own";
     for site in model.sites() {
         let why = match &site.place {

@@ -129,6 +129,7 @@ impl Plan {
         if let Some(adapter) = adapter {
             let (peft, attached) = ft_peft::adapter::load(adapter, &mut model)?;
             refuse(&peft, adapter)?;
+            ft_peft::mergeable(&mut model)?;
             own = attached.choice;
         }
         let items = items(&mut model, config);
@@ -182,11 +183,15 @@ fn items(model: &mut Model, config: &ModelConfig) -> Vec<Item> {
     }
     let tied = model.is_tied();
     for (index, mut site) in model.sites().into_iter().enumerate() {
+        if site.tensors().is_empty() {
+            continue;
+        }
         let name = names::name(&site.path).expect("every place of a written architecture has a name");
         let shape = match &site.place {
             Place::Projection(slot) => slot.weight.dims().to_vec(),
             Place::Embedding(slot) => slot.weight.dims().to_vec(),
             Place::Norm(slot) => slot.weight.dims().to_vec(),
+            Place::Residual { .. } | Place::Attention { .. } => unreachable!("they have no tensors"),
         };
         push(format!("{name}.weight"), &shape, Origin::Weight(index));
         if has_bias(&mut site) {
@@ -281,7 +286,7 @@ impl Reader<'_> {
                 };
                 self.loader.weight(&site.path, shape, layout).dense()
             }
-            Place::Norm(_) => unreachable!("a norm has no matrix"),
+            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => unreachable!("no matrix there"),
         };
         self.loader.check()?;
         Ok(matrix)

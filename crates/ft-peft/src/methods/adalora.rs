@@ -99,6 +99,17 @@ impl Default for AdaLoraConfig {
 }
 
 impl AdaLoraConfig {
+    /// Triplets that the file of a place holds.
+    pub(crate) fn rank_at(&self, path: &str) -> usize {
+        let kept = |kept: &Vec<bool>| kept.iter().filter(|kept| **kept).count();
+        self.kept_at(path).map_or(self.init_r, kept)
+    }
+
+    /// s.
+    pub(crate) fn scale(&self) -> f64 {
+        self.alpha / (self.init_r as f64 + 1e-5)
+    }
+
     /// What the place at `path` kept of a budget that has been spent.
     fn kept_at(&self, path: &str) -> Option<&Vec<bool>> {
         self.rank_pattern.as_ref()?.get(path)
@@ -180,7 +191,7 @@ impl PeftMethod for AdaLoraConfig {
             b: draw("lora_B", [out, self.init_r]),
             e: Param::from_tensor(Tensor::zeros([self.init_r, 1], &device)).set_require_grad(trains),
             kept: kept.cloned(),
-            scale: self.alpha / (self.init_r as f64 + 1e-5),
+            scale: self.scale(),
             dropout: self.dropout,
             salt: hash(&site.path),
         }));

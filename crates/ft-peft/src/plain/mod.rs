@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::adapter::{self, PREFIX, TensorFile, WEIGHTS};
 use crate::error::{Error, Result};
+use crate::methods::adalora::AdaLoraConfig;
 use crate::methods::lora::{BiasMode, Init, LoraConfig};
 use crate::methods::{PeftConfig, PeftMethod};
 use crate::peft_config::Target;
@@ -73,13 +74,13 @@ impl Pair {
 }
 
 impl PlainLora {
-    /// Reads the adapter in `dir`.
+    /// Reads the LoRA or AdaLoRA adapter in `dir`.
     ///
     /// # Errors
     /// [`Error::NotPlain`] lists what it has beside two matrices per place: another method, DoRA, biases, whole modules.
     pub fn read(dir: &Path, device: &Device) -> Result<Self> {
         let config = adapter::read_config(dir)?;
-        let lora = plain_config(&config).map_err(|reasons| Error::NotPlain {
+        let form = Form::of(&config).map_err(|reasons| Error::NotPlain {
             path: dir.into(),
             reasons,
         })?;
@@ -88,18 +89,20 @@ impl PlainLora {
         let mut places = BTreeMap::new();
         let firsts: Vec<String> = tensors.keys().cloned().collect();
         for name in &firsts {
-            let Some((path, second, embedding)) = partner(name) else {
+            let Some((path, names)) = form.partners(name) else {
                 continue;
             };
-            let (Some(a), Some(b)) = (tensors.remove(name), tensors.remove(&second)) else {
-                file.mismatches.push(format!("{second}: missing from the file"));
+            let at = |leaf: &str| format!("{PREFIX}{path}.{leaf}");
+            let found: Vec<TensorData> = names.iter().filter_map(|leaf| tensors.remove(&at(leaf))).collect();
+            if found.len() < names.len() {
+                let all = names.join(", ");
+                file.mismatches
+                    .push(format!("{PREFIX}{path}: not all of {all} are there"));
                 continue;
-            };
-            if embedding {
-                tensors.remove(&format!("{PREFIX}{path}.base_layer.weight"));
             }
-            match pair(lora, path, [a, b], embedding, device) {
-                Ok(pair) => drop(places.insert(path.to_string(), pair)),
+            tensors.remove(&at("base_layer.weight"));
+            match form.pair(path, found, names == EMBEDDING, device) {
+                Ok(pair) => places.extend(pair.map(|pair| (path.to_string(), pair))),
                 Err(why) => file.mismatches.push(format!("{name}: {why}")),
             }
         }
@@ -109,7 +112,7 @@ impl PlainLora {
         Ok(Self {
             base_model: adapter::base_model(dir),
             fan_in_fan_out: raw.get("fan_in_fan_out").and_then(Value::as_bool).unwrap_or(false),
-            modules: names(&raw, lora),
+            modules: form.modules(&raw),
             places,
         })
     }
@@ -162,70 +165,117 @@ impl PlainLora {
 const PROJECTION: [&str; 2] = ["lora_A.weight", "lora_B.weight"];
 /// Names of A and B after an embedding table's path.
 const EMBEDDING: [&str; 2] = ["lora_embedding_A", "lora_embedding_B"];
+/// Names of AdaLoRA's A, B and E.
+const TRIPLETS: [&str; 3] = ["lora_A", "lora_B", "lora_E"];
 
-/// The options of a LoRA without anything that two matrices per place cannot say, or what it has.
-fn plain_config(config: &PeftConfig) -> std::result::Result<&LoraConfig, Vec<String>> {
-    let PeftConfig::Lora(lora) = config else {
-        return Err(vec![format!("its method is \"{}\", not LoRA", config.name())]);
-    };
-    let mut reasons = Vec::new();
-    let mut refuse = |has: bool, why: &str| reasons.extend(has.then(|| why.to_string()));
-    refuse(lora.dora, "DoRA (use_dora) trains magnitudes beside the matrices");
-    refuse(lora.lora_bias, "lora_bias adds a vector beside the matrices");
-    refuse(lora.bias != BiasMode::None, "bias trains biases of the base");
-    refuse(
-        matches!(lora.init, Init::Pissa | Init::Olora),
-        "init_lora_weights moves the base weights, which the adapter then needs",
-    );
-    if !lora.modules_to_save.is_empty() {
-        reasons.push(format!(
-            "modules_to_save holds whole layers: {}",
-            lora.modules_to_save.join(", ")
-        ));
-    }
-    if reasons.is_empty() { Ok(lora) } else { Err(reasons) }
+/// The options of an adapter that matrices alone can say.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    Lora(&'a LoraConfig),
+    /// `E ∘ A` is its A.
+    AdaLora(&'a AdaLoraConfig),
 }
 
-/// For the name of an A: its path, the name of its B, and whether it adapts an embedding table.
-fn partner(name: &str) -> Option<(&str, String, bool)> {
-    let rest = name.strip_prefix(PREFIX)?;
-    [(PROJECTION, false), (EMBEDDING, true)]
-        .into_iter()
-        .find_map(|([a, b], embedding)| {
-            let path = rest.strip_suffix(a)?.strip_suffix('.')?;
-            Some((path, format!("{PREFIX}{path}.{b}"), embedding))
+impl<'a> Form<'a> {
+    /// The form, or what the adapter has beside matrices.
+    fn of(config: &'a PeftConfig) -> std::result::Result<Self, Vec<String>> {
+        let mut reasons = Vec::new();
+        let mut refuse = |has: bool, why: &str| reasons.extend(has.then(|| why.to_string()));
+        let (form, whole) = match config {
+            PeftConfig::Lora(lora) => {
+                refuse(lora.dora, "DoRA (use_dora) trains magnitudes beside the matrices");
+                refuse(lora.lora_bias, "lora_bias adds a vector beside the matrices");
+                refuse(lora.bias != BiasMode::None, "bias trains biases of the base");
+                refuse(
+                    matches!(lora.init, Init::Pissa | Init::Olora),
+                    "init_lora_weights moves the base weights, which the adapter then needs",
+                );
+                (Form::Lora(lora), &lora.modules_to_save)
+            }
+            PeftConfig::AdaLora(lora) => (Form::AdaLora(lora), &lora.modules_to_save),
+            other => return Err(vec![format!("its method is \"{}\", not LoRA", other.name())]),
+        };
+        if !whole.is_empty() {
+            reasons.push(format!("modules_to_save holds whole layers: {}", whole.join(", ")));
+        }
+        if reasons.is_empty() { Ok(form) } else { Err(reasons) }
+    }
+
+    /// For the name of an A: its path, and the names of the place's tensors.
+    fn partners(self, name: &str) -> Option<(&str, &'static [&'static str])> {
+        let kinds: [&'static [&'static str]; 2] = match self {
+            Form::Lora(_) => [&PROJECTION, &EMBEDDING],
+            Form::AdaLora(_) => [&TRIPLETS, &[]],
+        };
+        let rest = name.strip_prefix(PREFIX)?;
+        kinds.into_iter().find_map(|names| {
+            let path = rest.strip_suffix(names.first()?)?.strip_suffix('.')?;
+            Some((path, names))
         })
-}
-
-fn pair(
-    config: &LoraConfig,
-    path: &str,
-    [a, b]: [TensorData; 2],
-    embedding: bool,
-    device: &Device,
-) -> std::result::Result<Pair, String> {
-    let (&[rank, _], &[_, columns]) = (&*a.shape().to_vec(), &*b.shape().to_vec()) else {
-        return Err("A and B must be matrices".into());
-    };
-    if rank != columns || rank != config.rank_at(path) {
-        let expected = config.rank_at(path);
-        return Err(format!(
-            "A has rank {rank} and B {columns}, adapter_config.json says {expected}"
-        ));
     }
-    Ok(Pair {
-        a: Tensor::from_data(a, device),
-        b: Tensor::from_data(b, device),
-        scale: config.scale_at(path),
-        embedding,
-    })
-}
 
-/// `target_modules` where it is a list that nothing else narrows.
-fn names(raw: &Value, config: &LoraConfig) -> Option<Vec<String>> {
-    let list = raw.get("target_modules")?.as_array()?;
-    let names = list.iter().map(|name| name.as_str().map(str::to_string));
-    (config.layers.is_none() && config.exclude.is_empty())
-        .then(|| names.collect())
-        .flatten()
+    /// The matrices of a place; none where AdaLoRA has taken everything away.
+    fn pair(
+        self,
+        path: &str,
+        tensors: Vec<TensorData>,
+        embedding: bool,
+        device: &Device,
+    ) -> std::result::Result<Option<Pair>, String> {
+        let shapes = tensors
+            .iter()
+            .map(|data| <[usize; 2]>::try_from(data.shape().to_vec()).ok());
+        let shapes: Option<Vec<[usize; 2]>> = shapes.collect();
+        let (rank, columns) = match shapes.as_deref() {
+            Some([a, b]) => (a[0], b[1]),
+            Some([a, b, e]) if *e == [a[0], 1] => (a[0], b[1]),
+            _ => return Err("A and B must be matrices, E a column of A's height".into()),
+        };
+        let expected = self.rank_at(path);
+        if rank != columns || rank != expected {
+            return Err(format!(
+                "A has rank {rank} and B {columns}, adapter_config.json says {expected}"
+            ));
+        }
+        if rank == 0 {
+            return Ok(None);
+        }
+        let mut tensors = tensors.into_iter().map(|data| Tensor::<2>::from_data(data, device));
+        let mut next = || tensors.next().expect("as many as shapes");
+        let (a, b) = (next(), next());
+        let a = match self {
+            Form::Lora(_) => a,
+            Form::AdaLora(_) => a * next(),
+        };
+        Ok(Some(Pair {
+            a,
+            b,
+            scale: self.scale_at(path),
+            embedding,
+        }))
+    }
+
+    fn rank_at(self, path: &str) -> usize {
+        match self {
+            Form::Lora(lora) => lora.rank_at(path),
+            Form::AdaLora(lora) => lora.rank_at(path),
+        }
+    }
+
+    fn scale_at(self, path: &str) -> f64 {
+        match self {
+            Form::Lora(lora) => lora.scale_at(path),
+            Form::AdaLora(lora) => lora.scale(),
+        }
+    }
+
+    /// `target_modules` where it is a list that nothing else narrows.
+    fn modules(self, raw: &Value) -> Option<Vec<String>> {
+        let narrowed = match self {
+            Form::Lora(lora) => lora.layers.is_some() || !lora.exclude.is_empty(),
+            Form::AdaLora(lora) => lora.layers.is_some() || !lora.exclude.is_empty(),
+        };
+        let list = raw.get("target_modules")?.as_array().filter(|_| !narrowed)?;
+        list.iter().map(|name| name.as_str().map(str::to_string)).collect()
+    }
 }
