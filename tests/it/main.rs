@@ -12,6 +12,7 @@ mod lora;
 mod methods;
 mod methods_laws;
 mod prompts;
+mod prompts_laws;
 mod quant;
 mod quickstart;
 mod support;
