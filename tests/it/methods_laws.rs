@@ -76,16 +76,6 @@ pub const METHODS: &[(&str, bool)] = &[
     ),
 ];
 
-/// Whether weights can stand for the adapter.
-fn merges(config: &PeftConfig) -> bool {
-    let columns = config.method().virtual_tokens() > 0;
-    !columns
-        && !matches!(
-            config,
-            PeftConfig::Pfeiffer(_) | PeftConfig::Houlsby(_) | PeftConfig::Parallel(_)
-        )
-}
-
 pub const BASES: [&str; 3] = ["families/llama", "families/qwen2", "families/gpt2"];
 
 pub fn config(options: &str) -> PeftConfig {
@@ -243,7 +233,7 @@ fn the_adapted_model_starts_as_the_base() {
 #[test]
 fn merging_keeps_the_function() {
     each(|what, held, _, config| {
-        if !merges(config) {
+        if !config.method().merges() {
             return;
         }
         let mut model = held.load(&Device::flex());

@@ -174,6 +174,17 @@ fn virtual_tokens_take_positions() {
 }
 
 #[test]
+fn padding_at_the_end_may_reach_beyond_the_positions() {
+    let dir = fixture("families/gpt2"); // 64 learned positions
+    let mut model = Model::load(&dir, LoadDtype::F32, &Device::flex()).unwrap();
+    attach(&mut model, &serde_json::from_str(OPTIONS[0]).unwrap(), 5).unwrap();
+    let row: Vec<i32> = (0..61).map(|i| 3 + i % 90).chain([0; 3]).collect();
+    let hidden = |row: &[i32]| model.forward(ids(&[row]), &Rows::Right, None, &Pass::eval());
+    let difference = largest(hidden(&row).narrow(1, 0, 61) - hidden(&row[..61]));
+    assert!(difference < 3e-5, "{difference}");
+}
+
+#[test]
 fn dropout_of_the_lstm_acts_in_training_alone() {
     let options = r#"{"method": "p_tuning", "encoder_reparameterization_type": "lstm", "encoder_dropout": 0.5}"#;
     let mut model = base("prompt", &Device::flex());

@@ -21,6 +21,8 @@ pub struct Adapter {
     method: String,
     rank: Option<u64>,
     alpha: Option<f64>,
+    /// Columns that it puts before every text.
+    virtual_tokens: Option<u64>,
     targets: Value,
     base_model: Option<String>,
     /// How the run that made it held the base in codes.
@@ -58,6 +60,7 @@ impl Adapter {
             method: config["peft_type"].as_str().unwrap_or("unknown").to_lowercase(),
             rank: config["r"].as_u64(),
             alpha: config["lora_alpha"].as_f64(),
+            virtual_tokens: config["num_virtual_tokens"].as_u64(),
             targets: config["target_modules"].clone(),
             base_model: ft_peft::adapter::base_model(folder),
             quant,
@@ -78,12 +81,15 @@ impl Adapter {
         let rows = [
             (
                 "adapter",
-                format!(
-                    "{}, rank {}, alpha {}",
-                    self.method,
-                    number(self.rank.map(|r| r as f64)),
-                    number(self.alpha)
-                ),
+                match self.virtual_tokens {
+                    Some(tokens) => format!("{}, {tokens} virtual tokens", self.method),
+                    None => format!(
+                        "{}, rank {}, alpha {}",
+                        self.method,
+                        number(self.rank.map(|r| r as f64)),
+                        number(self.alpha)
+                    ),
+                },
             ),
             ("base", self.base_model.clone().unwrap_or_else(|| "not named".into())),
             ("held as", run::held(self.quant)),

@@ -228,8 +228,14 @@ fn places(adapter: &PlainLora) -> Result<(), String> {
     }
 }
 
-/// The failure with the way that is always open.
+/// The failure with the way that is still open.
 fn or_merge(failure: impl Into<Failure>, adapter: &Path) -> Failure {
+    let merges = ft_peft::adapter::read_config(adapter).is_ok_and(|config| config.method().merges());
+    if !merges {
+        return failure
+            .into()
+            .hint("it cannot be merged either: run it here, with ft generate or ft chat");
+    }
     failure.into().hint(format!(
         "merge it and serve the result: ft merge BASE --adapter {} --out DIR",
         adapter.display()

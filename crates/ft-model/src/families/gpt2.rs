@@ -103,7 +103,9 @@ impl Gpt2 {
         let [_, seq, _] = text.dims();
         let positions = rows.positions(self.prefixes.virtual_tokens(), offset, seq);
         let shape = [positions.len(), seq];
-        let positions: Vec<i32> = positions.into_iter().flatten().map(|p| p as i32).collect();
+        // Padding at the end of a row may reach beyond the last position.
+        let last = self.wpe.weight.dims()[0] - 1;
+        let positions: Vec<i32> = positions.into_iter().flatten().map(|p| p.min(last) as i32).collect();
         let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, shape), &device);
         text + self.wpe.forward(positions, pass) // [batch, seq, hidden]
     }

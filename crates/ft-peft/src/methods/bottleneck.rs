@@ -209,6 +209,10 @@ impl<P> BottleneckConfig<P> {
 }
 
 impl<P> PeftMethod for BottleneckConfig<P> {
+    fn merges(&self) -> bool {
+        false
+    }
+
     fn check(&self) -> Result<()> {
         self.reduction_factor.check()?;
         dropout("dropout", self.dropout)?;

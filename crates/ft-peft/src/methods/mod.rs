@@ -55,6 +55,11 @@ pub trait PeftMethod {
         0
     }
 
+    /// Whether weights of the base can stand for its adapter, so that [`fold`](crate::fold) can merge it.
+    fn merges(&self) -> bool {
+        self.virtual_tokens() == 0
+    }
+
     /// Trainable parameters of its adapter at a place.
     fn parameters_at(&self, _: &PlaceSpec) -> usize {
         0

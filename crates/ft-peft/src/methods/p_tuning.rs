@@ -69,7 +69,7 @@ impl Default for PTuningConfig {
 
 impl PeftMethod for PTuningConfig {
     fn learning_rate(&self) -> f64 {
-        1e-2
+        3e-3
     }
 
     fn check(&self) -> Result<()> {

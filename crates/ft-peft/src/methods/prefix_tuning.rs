@@ -75,7 +75,8 @@ pub(crate) fn attention(places: &[PlaceSpec]) -> Result<Choice> {
 
 impl PeftMethod for PrefixTuningConfig {
     fn learning_rate(&self) -> f64 {
-        1e-2
+        // Keys and values start with deviation 1, and small steps leave them there; an MLP moves them with every weight.
+        if self.prefix_projection { 3e-3 } else { 5e-2 }
     }
 
     fn check(&self) -> Result<()> {
