@@ -97,6 +97,23 @@ impl Checkpoint {
         bnb::scheme(self.entries.keys().map(String::as_str), |name| self.stored(name))
     }
 
+    /// Gives the pages of a tensor that has been read back to the system: a model that is being loaded is then in memory
+    /// once, not once more as a file. They are read again if anybody asks.
+    pub(crate) fn release(&self, name: &str) {
+        #[cfg(unix)]
+        if let Some(entry) = self.entries.get(name) {
+            let (start, len) = (entry.bytes.start, entry.bytes.len());
+            // SAFETY: the map is of a file and read-only: nothing that was written can be lost.
+            let advice = unsafe {
+                self.files[entry.file].unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)
+            };
+            // Advice that is not taken costs memory, nothing else.
+            let _ = advice;
+        }
+        #[cfg(not(unix))]
+        let _ = name;
+    }
+
     /// A tensor of a type that quantized layers are made of.
     pub(crate) fn stored(&self, name: &str) -> Option<bnb::Stored> {
         let entry = self.entries.get(name)?;

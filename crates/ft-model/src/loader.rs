@@ -111,6 +111,7 @@ impl<'a> Loader<'a> {
         self.used.push(name.into());
         match self.read(name, &shape) {
             Ok(data) => {
+                self.checkpoint.release(name);
                 let dtype = data.dtype();
                 Tensor::from_data(data, (self.device, dtype))
             }
@@ -160,6 +161,7 @@ impl<'a> Loader<'a> {
     fn packed(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> ft_quant::Result<Option<Weight>> {
         let found = bnb::read(path, shape, |name| self.checkpoint.stored(name))?;
         Ok(found.map(|found| {
+            found.names.iter().for_each(|name| self.checkpoint.release(name));
             self.used.extend(found.names);
             let own = found.dtype.unwrap_or(FloatDType::F32);
             let dtype = FloatDType::from(self.dtype.of(own.into()));
@@ -183,6 +185,7 @@ impl<'a> Loader<'a> {
             Layout::OutIn => Encoded::encode(&floats(bytes, own), shape, scheme),
             Layout::InOut => Encoded::encode(&transposed(bytes, own, cols), [cols, rows], scheme),
         };
+        self.checkpoint.release(name);
         let dtype = FloatDType::from(self.dtype.of(own));
         let packed = Packed::new(&encoded.map_err(|e| e.to_string())?, layout, dtype, self.device);
         Ok(Weight::packed(packed, layout))

@@ -57,7 +57,7 @@ mod virtual_tokens;
 
 pub use attach::{Attached, Choice, PlaceSpec, attach, fold, mergeable, places, preview};
 pub use error::{Error, Result};
-pub use methods::{Base, Delta, EmbeddingDelta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+pub use methods::{Base, Delta, EmbeddingDelta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 pub use patterns::Patterns;
 pub use peft_config::Target;
 pub use regime::Regime;

@@ -27,6 +27,8 @@ pub struct Outcome {
     pub trainable: usize,
     /// Largest memory of the process, in bytes, where the system tells.
     pub peak_memory_bytes: Option<u64>,
+    /// What the plan expected that to be.
+    pub planned_memory_bytes: u64,
     /// The held-out samples before the first step.
     pub before: Option<Score>,
     /// The held-out samples under the weights in `final/`.
@@ -99,7 +101,8 @@ impl Outcome {
             tokens: state.tokens,
             seconds: state.seconds,
             trainable: plan.attached.parameters,
-            peak_memory_bytes: memory::peak(),
+            peak_memory_bytes: memory::highest(&plan.device),
+            planned_memory_bytes: plan.bytes.total(),
             before: None,
             after: None,
             best: state.best.map(|b| BestStep {

@@ -157,6 +157,8 @@ fn page(outcome: &Outcome) -> String {
         outcome.seconds,
         output::count(outcome.trainable as u64)
     );
+    let memory = ft_train::memory::compared(outcome.peak_memory_bytes, outcome.planned_memory_bytes);
+    page += &format!("memory: {memory}\n");
     let places = [("result", &outcome.final_dir), ("report", &outcome.report)];
     page + &places
         .iter()

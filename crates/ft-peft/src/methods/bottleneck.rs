@@ -17,8 +17,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::PeftMethod;
 use super::common::{dropout, invalid, positive};
+use super::{Keeps, PeftMethod};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::site::{Place, Site};
@@ -258,6 +258,11 @@ impl<P> PeftMethod for BottleneckConfig<P> {
         let hidden = place.dims[0];
         let width = self.width(&place.path, hidden).unwrap_or(0);
         2 * hidden * width + width + hidden
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+        // Before and after the non-linearity.
+        Keeps::input_and(2 * self.width(&place.path, place.dims[0]).unwrap_or(0))
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{checked, f32, projections, record, scaled};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -89,6 +89,20 @@ impl PeftMethod for Ia3Config {
 
     fn parameters_at(&self, place: &PlaceSpec) -> usize {
         place.dims[usize::from(self.is_feedforward(&place.path))]
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+        match self.is_feedforward(&place.path) {
+            true => Keeps {
+                passing: 2 * place.dims[1],
+                ..Keeps::input()
+            },
+            // Its own output before the scaling.
+            false => Keeps {
+                per_token: place.dims[0],
+                ..Keeps::default()
+            },
+        }
     }
 
     fn fill(&self, site: &mut Site<'_>, _seed: u64) {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{at_least_one, checked, f32, positive, projections, record};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -84,6 +84,16 @@ impl PeftMethod for LohaConfig {
 
     fn parameters_at(&self, place: &PlaceSpec) -> usize {
         2 * self.rank * (place.dims[0] + place.dims[1])
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+        let ([out, inner], squared) = (place.dims, self.rank * self.rank);
+        let thin = squared * (out + inner) <= out * inner;
+        Keeps {
+            per_token: if thin { squared } else { 0 },
+            fixed: if thin { squared * (out + inner) } else { 2 * out * inner },
+            ..Keeps::input()
+        }
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {

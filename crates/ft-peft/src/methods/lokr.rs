@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{at_least_one, checked, f32, invalid, positive, projections, record};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -139,6 +139,14 @@ impl PeftMethod for LokrConfig {
             Some(rank) => rank * (rows + cols),
         };
         numbers(sizes.one, sizes.ranks[0]) + numbers(sizes.two, sizes.ranks[1])
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+        let Sizes { one, two, .. } = self.sizes(place.dims);
+        Keeps {
+            passing: place.dims[1],
+            ..Keeps::input_and(one[1] * two[0]) // [rows, i₁, o₂]
+        }
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, f32, invalid, positive};
 use super::dora::Dora;
-use super::{Base, Delta, EmbeddingDelta, ParamMut, PeftMethod, WeightDelta};
+use super::{Base, Delta, EmbeddingDelta, Keeps, ParamMut, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::patterns::Patterns;
@@ -192,6 +192,23 @@ impl PeftMethod for LoraConfig {
         };
         let magnitude = if self.dora { rows } else { 0 };
         self.rank_at(&place.path) * (rows + cols) + bias + magnitude
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, packed: bool) -> Keeps {
+        let ([out, inner], rank) = (place.dims, self.rank_at(&place.path));
+        let dropped = self.dropout > 0.0 && (packed || self.dora || self.lora_bias);
+        let (norms, product) = if self.dora {
+            (2 * rank * (out + inner), out)
+        } else {
+            (0, 0)
+        };
+        Keeps {
+            // A dropped copy takes the place of the input.
+            input: !dropped,
+            per_token: rank + product + if dropped { inner } else { 0 },
+            fixed: norms,
+            passing: if self.dropout > 0.0 { inner } else { 0 },
+        }
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {

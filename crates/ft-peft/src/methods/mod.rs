@@ -65,6 +65,12 @@ pub trait PeftMethod {
         0
     }
 
+    /// What its adapter at a place keeps for the backward pass; `packed` where the place's own matrix is held in codes.
+    /// A test holds every method to it with a counting allocator.
+    fn keeps_at(&self, _: &PlaceSpec, _packed: bool) -> Keeps {
+        Keeps::input()
+    }
+
     /// Puts its adapter into a place that [`choose`](Self::choose) listed as adapted.
     fn fill(&self, _: &mut Site<'_>, _seed: u64) {}
 
@@ -112,6 +118,38 @@ pub trait PeftMethod {
     /// layout instead of PEFT's.
     fn to_adapterhub(&self) -> Option<(&str, serde_json::Value)> {
         None
+    }
+}
+
+/// What an adapted place keeps between forward and backward, beside what the plain layer does. Numbers, not bytes: they are
+/// f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeps {
+    /// Whether the place's input must stay.
+    pub input: bool,
+    /// Further numbers per token.
+    pub per_token: usize,
+    /// Numbers that do not depend on the tokens, such as a factor that is built from others.
+    pub fixed: usize,
+    /// Numbers per token that its backward pass needs at once.
+    pub passing: usize,
+}
+
+impl Keeps {
+    /// The input and nothing else.
+    pub fn input() -> Self {
+        Self {
+            input: true,
+            ..Self::default()
+        }
+    }
+
+    /// The input and so many numbers per token.
+    pub fn input_and(per_token: usize) -> Self {
+        Self {
+            per_token,
+            ..Self::input()
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{at_least_one, checked, f32, invalid, projections, record};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -111,6 +111,16 @@ impl PeftMethod for OftConfig {
 
     fn parameters_at(&self, place: &PlaceSpec) -> usize {
         self.shape(place.dims[1]).iter().product()
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+        let blocks = self.shape(place.dims[1])[0];
+        Keeps {
+            // The rotations and the powers that the Neumann series is made of.
+            fixed: 7 * blocks * self.block_size * self.block_size,
+            passing: 5 * place.dims[1] / 2,
+            ..Keeps::input()
+        }
     }
 
     fn fill(&self, site: &mut Site<'_>, _seed: u64) {

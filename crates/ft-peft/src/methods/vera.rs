@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{self, at_least_one, checked, f32, invalid, projections, record, scaled};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -100,6 +100,13 @@ impl PeftMethod for VeraConfig {
 
     fn parameters_at(&self, place: &PlaceSpec) -> usize {
         place.dims[0] + self.rank
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+        Keeps {
+            per_token: self.rank + place.dims[0],
+            ..Keeps::default()
+        }
     }
 
     fn fill_all(&self, sites: &mut [Site<'_>], _seed: u64) {

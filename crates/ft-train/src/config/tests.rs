@@ -106,10 +106,7 @@ fn a_wrong_type_names_key_and_place() {
 #[test]
 fn words_that_are_not_choices_are_listed_with_the_choices() {
     let message = refused(MINIMAL, &["peft.method=lorra"]);
-    assert!(
-        message.contains("`peft.method` must be one of \"lora\", \"full\""),
-        "{message}"
-    );
+    assert!(message.contains("`peft.method` must be one of \"lora\", "), "{message}");
     assert!(message.contains("did you mean \"lora\"?"), "{message}");
     let message = refused(MINIMAL, &["schedule.kind=cosinus"]);
     assert!(message.contains("did you mean \"cosine\"?"), "{message}");

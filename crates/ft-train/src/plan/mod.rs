@@ -4,6 +4,7 @@ mod base;
 mod bytes;
 mod checks;
 mod data;
+mod demand;
 mod places;
 mod steps;
 mod summary;
@@ -22,13 +23,14 @@ use ft_peft::{Attached, PeftConfig};
 pub use bytes::Bytes;
 pub use data::DataSummary;
 pub(crate) use data::spread;
+pub use demand::{Demand, Moment};
 pub use steps::Steps;
 pub use summary::PlanSummary;
 pub(crate) use summary::thousands;
 
 use crate::config::{Dtype, Provenance, RunConfig};
 use crate::feed::{Feed, Padding};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
 #[derive(Debug)]
@@ -120,6 +122,8 @@ impl Plan {
             dtype,
             quant: config.model.quant,
             accumulates: config.train.accumulation > 1,
+            checkpointing: config.train.checkpointing,
+            runtime: memory::resident().unwrap_or(0) + RUN_ITSELF,
             batch: feed.largest_micro_batch(),
         })?;
         let compute = compute(config.model.compute);
@@ -177,6 +181,10 @@ impl Plan {
         &self.generation
     }
 }
+
+/// Code, stacks and records that only a run touches: what is left over on average when measured runs are taken apart
+/// (`benches/plan.rs`).
+const RUN_ITSELF: u64 = 8 << 20;
 
 fn existing<'p>(path: &'p Path, key: &str) -> Result<&'p Path> {
     if path.is_dir() {

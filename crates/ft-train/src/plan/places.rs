@@ -9,8 +9,9 @@ use ft_optim::OptimConfig;
 use ft_peft::{Attached, Kind, PeftConfig, PlaceSpec};
 use ft_quant::Scheme;
 
-use super::bytes::{self, Bytes};
-use crate::config::{ModelSection, PeftSection};
+use super::Demand;
+use super::bytes::Bytes;
+use crate::config::{Checkpointing, ModelSection, PeftSection};
 use crate::{Error, Result};
 
 /// The method of the section, read from the adapter folder where it names one.
@@ -86,6 +87,9 @@ pub(super) struct Job<'a> {
     pub dtype: LoadDtype,
     pub quant: Option<Scheme>,
     pub accumulates: bool,
+    pub checkpointing: Checkpointing,
+    /// What the process holds already.
+    pub runtime: u64,
     /// Rows and columns of the largest micro-batch.
     pub batch: (usize, usize),
 }
@@ -97,16 +101,24 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let states: usize = job.optim.state(&[numbers]).iter().map(|state| state.bytes()).sum();
     let beside = job.peft.method().numbers_beside() * numbers;
     let (rows, width) = job.batch;
+    let packed = job.quant.is_some() || job.model.is_quantized();
+    let mut demand = Demand::new(job.model, job.peft, job.attached, packed);
+    demand.accumulates = job.accumulates;
+    demand.checkpointing = job.checkpointing;
     let [prompt, prefix] = virtual_tokens(job.peft);
-    Ok(Bytes {
+    let peak = demand.peak(rows, prompt + width);
+    let step = Bytes {
         weights: weights(job)?,
         adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
-        gradients: FLOAT * numbers as u64 * if job.accumulates { 2 } else { 1 },
+        gradients: peak.gradients,
         optimizer: states as u64 + FLOAT * beside as u64,
-        activations: bytes::activations(job.model, dropped(job), rows, prompt + width)
-            + bytes::prefixes(job.model, rows, prefix),
-        logits: bytes::logits(job.model, rows, width),
-    })
+        activations: peak.activations + prefixes(job.model, rows, prefix),
+        logits: peak.logits,
+        scratch: demand.scratch(rows, prompt + width),
+        saving: 0,
+        runtime: job.runtime,
+    };
+    Ok(step.or_saving(step.optimizer.max(FLOAT * numbers as u64)))
 }
 
 /// f32: what trains, and its gradients.
@@ -136,18 +148,10 @@ fn virtual_tokens(peft: &PeftConfig) -> [usize; 2] {
     }
 }
 
-/// Numbers per token that adapters keep besides: with dropout, each keeps its own dropped input.
-fn dropped(job: &Job) -> u64 {
-    match job.peft {
-        PeftConfig::Lora(lora) if lora.dropout > 0.0 => {
-            let places = job.model.places();
-            let adapted = places
-                .iter()
-                .filter(|p| p.kind == Kind::Linear && job.attached.choice.adapted.contains(&p.path));
-            adapted.map(|p| p.dims[1] as u64).sum()
-        }
-        _ => 0,
-    }
+/// Bytes of the keys and values of a prefix of `tokens`, which every row of every block gets a copy of.
+fn prefixes(model: &ModelConfig, rows: usize, tokens: usize) -> u64 {
+    let width = 2 * model.num_key_value_heads * model.head_dim;
+    FLOAT * (rows * tokens * width * model.num_hidden_layers) as u64
 }
 
 /// The base as it is held: what trains in f32, the rest in the chosen type.

@@ -95,6 +95,8 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
         dtype: LoadDtype::F32,
         quant: config.model.quant,
         accumulates,
+        checkpointing: config.train.checkpointing,
+        runtime: 7,
         batch,
     };
     (places::bytes(&job).unwrap(), attached)
@@ -108,26 +110,37 @@ fn exact_parts_are_exact() {
     let lora: u64 = 2 * 8 * ((16 + 16) * 2 + (8 + 16) * 2 + 3 * (24 + 16));
     let (bytes, attached) = bytes_of(&["peft.rank=8"], false, (2, 10));
     assert_eq!(attached.parameters as u64, lora);
-    assert_eq!(
-        (bytes.weights, bytes.adapters, bytes.gradients),
-        (base, 4 * lora, 4 * lora)
-    );
+    assert_eq!((bytes.weights, bytes.adapters, bytes.runtime), (base, 4 * lora, 7));
     assert_eq!(bytes.optimizer, 8 * lora + 8, "two moments and a count");
-    assert_eq!(bytes_of(&["peft.rank=8"], true, (2, 10)).0.gradients, 8 * lora);
+    let summed = bytes_of(&["peft.rank=8"], true, (2, 10)).0;
+    assert_eq!(
+        summed.gradients - bytes.gradients,
+        4 * lora,
+        "the sum of earlier micro-batches"
+    );
+    let parts: u64 = bytes.parts().iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(parts, bytes.total());
 
     let (full, _) = bytes_of(&["peft.method=full"], false, (2, 10));
-    assert_eq!((full.weights, full.adapters, full.gradients), (base, 0, base));
+    assert_eq!((full.weights, full.adapters), (base, 0));
 }
 
 #[test]
 fn activations_grow_with_tokens_and_logits_stop_at_a_chunk() {
     let at = |rows, width| bytes_of(&["peft.rank=8"], false, (rows, width)).0;
     assert_eq!(at(4, 10).activations, 2 * at(2, 10).activations);
-    assert_eq!(at(1, 100).logits, 2 * 4 * 100 * 100);
-    assert_eq!(at(8, 100).logits, at(16, 100).logits);
-    let dropout = bytes_of(&["peft.rank=8", "peft.dropout=0.1"], false, (2, 10)).0;
-    assert_eq!(
-        dropout.activations - at(2, 10).activations,
-        4 * 20 * 2 * (4 * 16 + 2 * 16 + 24)
-    );
+    assert_eq!(at(1, 100).logits, 4 * 100 * 100);
+    assert_eq!(at(16, 100).logits, at(32, 100).logits);
+}
+
+#[test]
+fn checkpointing_keeps_less_the_shorter_its_segments() {
+    let with = |set: &str| bytes_of(&["peft.rank=8", set], false, (8, 100)).0.activations;
+    let kept = [
+        "train.checkpointing=1",
+        "train.checkpointing=2",
+        "train.checkpointing='off'",
+    ]
+    .map(with);
+    assert!(kept[0] < kept[1] && kept[0] < kept[2], "{kept:?}");
 }

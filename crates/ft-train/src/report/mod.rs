@@ -70,7 +70,7 @@ fn facts(plan: &Plan, outcome: &Outcome) -> String {
     let share = 100.0 * summary.trainable as f64 / summary.parameters.max(1) as f64;
     let time = std::time::Duration::from_secs_f64(outcome.seconds.max(0.0));
     let rate = outcome.tokens as f64 / outcome.seconds.max(1e-9);
-    let peak = outcome.peak_memory_bytes.map_or("unknown".to_owned(), memory::human);
+    let peak = memory::compared(outcome.peak_memory_bytes, outcome.planned_memory_bytes);
     let (parameters, trainable) = (thousands(summary.parameters), thousands(summary.trainable));
     let (samples, tokens) = (
         thousands(summary.data.train.samples),
@@ -93,12 +93,9 @@ fn facts(plan: &Plan, outcome: &Outcome) -> String {
         ),
         (
             "time",
-            format!(
-                "{} on {}, {rate:.0} tokens/s, peak memory {peak}",
-                duration(time),
-                summary.device
-            ),
+            format!("{} on {}, {rate:.0} tokens/s", duration(time), summary.device),
         ),
+        ("memory", peak),
         ("made by", plan.provenance.to_string()),
     ];
     let rows = rows

@@ -1,0 +1,149 @@
+//! What a forward pass keeps for the backward pass, counted from the architecture alone.
+//!
+//! An operation keeps what its backward pass reads, and only where a gradient will come by:
+//!
+//! ```text
+//! norm         its input
+//! attention    queries, keys, values, output, log-sum-exp
+//! SwiGLU       gate, up        GELU   its input
+//! projection   its input, where its own matrix or adapter learns from it
+//! ```
+
+use ft_peft::Keeps;
+
+use crate::config::ModelConfig;
+
+/// Numbers (of 4 bytes) that one block keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// For every token.
+    pub per_token: usize,
+    /// Whatever the tokens.
+    pub fixed: usize,
+    /// For every token, while its backward pass runs: the gradient on the residual path and those inside the MLP or an
+    /// adapter, whichever are more.
+    pub passing: usize,
+    /// Places of the block that train or carry an adapter.
+    pub places: usize,
+    /// Whether a gradient comes by: something trains in the block or before it.
+    pub tracked: bool,
+}
+
+impl ModelConfig {
+    /// What block `index` keeps; `tracked` when something before it trains. `trains` says for a path (`model.layers.0.mlp.up_proj`)
+    /// what its adapter or trained tensor keeps, `None` where it is frozen.
+    pub fn kept(&self, index: usize, tracked: bool, trains: &dyn Fn(&str) -> Option<Keeps>) -> Kept {
+        let mut block = Walk {
+            trains,
+            at: String::new(),
+            kept: Kept {
+                tracked,
+                ..Kept::default()
+            },
+        };
+        match self.model_type.as_str() {
+            "gpt2" => block.gpt2(self, index),
+            _ => block.llama(self, index),
+        }
+        block.kept.passing += self.hidden_size;
+        block.kept
+    }
+
+    /// Numbers per token of a block's forward pass without a tape, at its widest.
+    pub fn forward_numbers(&self) -> usize {
+        3 * self.hidden_size + 2 * self.intermediate_size
+    }
+}
+
+struct Walk<'a> {
+    trains: &'a dyn Fn(&str) -> Option<Keeps>,
+    at: String,
+    kept: Kept,
+}
+
+impl Walk<'_> {
+    fn llama(&mut self, config: &ModelConfig, index: usize) {
+        let hidden = config.hidden_size;
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        self.at = format!("model.layers.{index}");
+        self.norm("input_layernorm", hidden);
+        self.projections(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], hidden);
+        if config.qk_norm {
+            self.norm("self_attn.q_norm", queries);
+            self.norm("self_attn.k_norm", keys);
+        }
+        let before = self.attention(2 * queries + 2 * keys + config.num_attention_heads);
+        self.projections(&["self_attn.o_proj"], if before { 0 } else { queries });
+        self.projections(&["attention_adapters"], hidden);
+        self.norm("post_attention_layernorm", hidden);
+        self.projections(&["mlp.gate_proj", "mlp.up_proj"], hidden);
+        self.when_tracked(2 * config.intermediate_size);
+        let kept = self.projections(&["mlp.down_proj"], config.intermediate_size);
+        // The gradients of gate and up come when their product has gone.
+        self.passing(2 * config.intermediate_size - kept);
+        self.projections(&["output_adapters"], hidden);
+    }
+
+    fn gpt2(&mut self, config: &ModelConfig, index: usize) {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        self.at = format!("transformer.h.{index}");
+        self.norm("ln_1", hidden);
+        self.projections(&["attn.c_attn"], hidden);
+        let before = self.attention(4 * hidden + config.num_attention_heads);
+        self.projections(&["attn.c_proj"], if before { 0 } else { hidden });
+        self.projections(&["attention_adapters"], hidden);
+        self.norm("ln_2", hidden);
+        self.projections(&["mlp.c_fc"], hidden);
+        self.when_tracked(inner);
+        let kept = self.projections(&["mlp.c_proj"], inner);
+        self.passing(inner - kept);
+        self.projections(&["output_adapters"], hidden);
+    }
+
+    fn when_tracked(&mut self, numbers: usize) {
+        if self.kept.tracked {
+            self.kept.per_token += numbers;
+        }
+    }
+
+    /// Whether the attention's output is among what is kept.
+    fn attention(&mut self, numbers: usize) -> bool {
+        self.when_tracked(numbers);
+        self.kept.tracked
+    }
+
+    fn norm(&mut self, name: &str, input: usize) {
+        let trains = self.look(name).is_some();
+        self.kept.tracked |= trains;
+        self.kept.places += usize::from(trains);
+        self.when_tracked(input);
+    }
+
+    /// Projections that share one input of this size; how much of it is kept.
+    fn projections(&mut self, names: &[&str], input: usize) -> usize {
+        let found: Vec<Keeps> = names.iter().filter_map(|name| self.look(name)).collect();
+        let input = if found.iter().any(|keeps| keeps.input) {
+            input
+        } else {
+            0
+        };
+        self.kept.per_token += input;
+        self.kept.places += found.len();
+        for keeps in found {
+            self.kept.per_token += keeps.per_token;
+            self.kept.fixed += keeps.fixed;
+            self.kept.tracked = true;
+            self.passing(keeps.passing);
+        }
+        input
+    }
+
+    fn passing(&mut self, numbers: usize) {
+        self.kept.passing = self.kept.passing.max(numbers);
+    }
+
+    fn look(&self, name: &str) -> Option<Keeps> {
+        (self.trains)(&format!("{}.{name}", self.at))
+    }
+}

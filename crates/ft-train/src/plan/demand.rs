@@ -1,0 +1,236 @@
+//! What one training step needs beside weights and states, moment by moment.
+//!
+//! ```text
+//! everything kept   forward ── loss ── backward:  what blocks kept goes, gradients come
+//! checkpointing     forward without a tape, inputs kept ── loss ── per segment: forward again, backward
+//! ```
+//!
+//! Gradients and activations are not at their most together, so each moment is counted and the largest one counts.
+
+use std::collections::HashMap;
+
+use ft_model::{Kept, ModelConfig};
+use ft_peft::{Attached, Keeps, Kind, PeftConfig};
+
+use crate::config::Checkpointing;
+
+/// Activations and gradients are f32.
+const FLOAT: u64 = 4;
+
+/// What a step's memory depends on, beside the size of the batch.
+#[derive(Clone, Debug)]
+pub struct Demand<'a> {
+    model: &'a ModelConfig,
+    /// What every adapted or trained place keeps, by path.
+    trains: HashMap<String, Keeps>,
+    /// Trainable numbers.
+    numbers: u64,
+    /// The embedding table trains.
+    table: bool,
+    /// The matrix of the output head trains.
+    head: bool,
+    /// An adapter sits on the output head.
+    adapted_head: bool,
+    /// The projections are held in codes.
+    packed: bool,
+    /// What the backward pass finds.
+    pub checkpointing: Checkpointing,
+    /// Gradients of several micro-batches are summed.
+    pub accumulates: bool,
+}
+
+/// Bytes at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Gradients of what trains.
+    pub gradients: u64,
+    /// Kept and passing activations.
+    pub activations: u64,
+    /// Logits.
+    pub logits: u64,
+}
+
+impl Moment {
+    fn total(&self) -> u64 {
+        self.gradients + self.activations + self.logits
+    }
+}
+
+impl<'a> Demand<'a> {
+    /// Of a method on a model.
+    pub fn new(model: &'a ModelConfig, peft: &PeftConfig, attached: &Attached, packed: bool) -> Self {
+        let choice = &attached.choice;
+        let places = model.places();
+        let whole = |path: &String| choice.whole.contains(path);
+        let mut trains = HashMap::new();
+        for place in &places {
+            let keeps = match () {
+                () if choice.adapted.contains(&place.path) => peft.method().keeps_at(place, packed),
+                () if whole(&place.path) && place.kind == Kind::Linear => Keeps::input(),
+                () if whole(&place.path) || choice.biases.contains(&place.path) => Keeps::default(),
+                () => continue,
+            };
+            trains.insert(place.path.clone(), keeps);
+        }
+        let has = |kind: Kind, list: &[String]| places.iter().any(|p| p.kind == kind && list.contains(&p.path));
+        let head = |list: &[String]| places.iter().any(|p| p.path == "lm_head" && list.contains(&p.path));
+        let table = has(Kind::Embedding, &choice.whole);
+        let tied = model.tie_word_embeddings && !head(&choice.whole);
+        Self {
+            model,
+            trains,
+            numbers: attached.parameters as u64,
+            table,
+            head: head(&choice.whole) || (tied && table),
+            adapted_head: head(&choice.adapted),
+            packed,
+            checkpointing: Checkpointing::Off,
+            accumulates: false,
+        }
+    }
+
+    /// Bytes that the blocks and the final norm keep for `tokens` tokens when everything is kept.
+    pub fn kept(&self, tokens: usize) -> u64 {
+        self.blocks().iter().map(|kept| kept_bytes(kept, tokens)).sum::<u64>() + self.ends(tokens)
+    }
+
+    /// The largest moment of a step whose micro-batches have `rows` samples of `width` tokens.
+    pub fn peak(&self, rows: usize, width: usize) -> Moment {
+        let tokens = rows * width;
+        let moments = match self.checkpointing {
+            Checkpointing::Off => self.keeping_all(tokens),
+            Checkpointing::Every(blocks) => self.keeping_inputs(tokens, blocks),
+        };
+        let before = if self.accumulates { FLOAT * self.numbers } else { 0 };
+        let largest = moments.into_iter().max_by_key(Moment::total).unwrap_or_default();
+        Moment {
+            gradients: before + largest.gradients,
+            ..largest
+        }
+    }
+
+    fn keeping_all(&self, tokens: usize) -> Vec<Moment> {
+        let blocks = self.blocks();
+        let kept: u64 = blocks.iter().map(|kept| kept_bytes(kept, tokens)).sum();
+        vec![
+            self.loss(tokens, kept + self.ends(tokens)),
+            Moment {
+                gradients: self.head_gradient(),
+                activations: kept + passing(blocks.last(), tokens),
+                logits: 0,
+            },
+            self.end(tokens, 1, &blocks),
+        ]
+    }
+
+    fn keeping_inputs(&self, tokens: usize, every: usize) -> Vec<Moment> {
+        let hidden = self.hidden(tokens);
+        let blocks = self.blocks();
+        let inputs = blocks.chunks(every).len() as u64 * hidden;
+        let last = blocks.chunks(every).next_back().unwrap_or_default();
+        let last: u64 = last.iter().map(|kept| kept_bytes(kept, tokens)).sum();
+        vec![
+            Moment {
+                activations: inputs + FLOAT * (tokens * self.model.forward_numbers()) as u64,
+                ..Moment::default()
+            },
+            self.loss(tokens, inputs + hidden + self.ends(tokens)),
+            Moment {
+                gradients: self.head_gradient(),
+                activations: inputs + hidden + last + passing(blocks.last(), tokens),
+                logits: 0,
+            },
+            self.end(tokens, every, &blocks),
+        ]
+    }
+
+    /// While the loss is computed: `kept` is there, and the rows that are predicted from, with their gradient.
+    fn loss(&self, tokens: usize, kept: u64) -> Moment {
+        Moment {
+            gradients: self.head_gradient(),
+            activations: kept + 2 * self.hidden(tokens),
+            logits: self.logits(tokens),
+        }
+    }
+
+    /// The last segment of the backward pass, the first `every` blocks that a gradient reaches: all gradients but their own.
+    fn end(&self, tokens: usize, every: usize, blocks: &[Kept]) -> Moment {
+        let reached = blocks.iter().position(|kept| kept.tracked).unwrap_or(0);
+        let last = &blocks[reached..blocks.len().min(reached + every)];
+        let table = if self.table { self.table_bytes() } else { 0 };
+        let of_blocks = (FLOAT * self.numbers).saturating_sub(table.max(self.head_gradient()));
+        let places = |blocks: &[Kept]| blocks.iter().map(|kept| kept.places as u64).sum::<u64>();
+        // Measured: a quarter of their own is there before what they kept has gone.
+        let own = 3 * of_blocks * places(last) / places(blocks).max(1) / 4;
+        let kept: u64 = last.iter().map(|kept| kept_bytes(kept, tokens)).sum();
+        Moment {
+            gradients: FLOAT * self.numbers - own + table,
+            activations: self.hidden(tokens) + kept + passing(last.first(), tokens),
+            logits: 0,
+        }
+    }
+
+    fn blocks(&self) -> Vec<Kept> {
+        let trains = |path: &str| self.trains.get(path).copied();
+        let mut tracked = self.table
+            || self
+                .trains
+                .keys()
+                .any(|path| path.contains("embed_tokens") || path.contains("wte"));
+        let mut blocks = Vec::new();
+        for index in 0..self.model.num_hidden_layers {
+            let kept = self.model.kept(index, tracked, &trains);
+            tracked = kept.tracked;
+            blocks.push(kept);
+        }
+        blocks
+    }
+
+    /// Input and output of the final norm.
+    fn ends(&self, tokens: usize) -> u64 {
+        2 * self.hidden(tokens)
+    }
+
+    fn hidden(&self, tokens: usize) -> u64 {
+        FLOAT * (tokens * self.model.hidden_size) as u64
+    }
+
+    fn table_bytes(&self) -> u64 {
+        FLOAT * (self.model.vocab_size * self.model.hidden_size) as u64
+    }
+
+    fn head_gradient(&self) -> u64 {
+        if self.head { self.table_bytes() } else { 0 }
+    }
+
+    /// A chunk of logits: about a million numbers. Through an adapter they are all there, with their log-softmax and its
+    /// gradient.
+    fn logits(&self, tokens: usize) -> u64 {
+        let vocab = self.model.vocab_size;
+        if self.adapted_head {
+            return 3 * FLOAT * (tokens * vocab) as u64;
+        }
+        let rows = tokens.clamp(1, 1024);
+        FLOAT * (rows * vocab.min(((1 << 20) / rows).clamp(512, 8192))) as u64
+    }
+
+    /// Work memory of the CPU kernels: keys and values in packed order and the partial sums of their gradients; the slab
+    /// that codes are unpacked into.
+    pub fn scratch(&self, rows: usize, width: usize) -> u64 {
+        const TASKS: usize = 32;
+        const SLAB: u64 = 8 << 20;
+        let pairs = (rows * self.model.num_key_value_heads).max(1);
+        let head = width * self.model.head_dim;
+        let sums = TASKS.div_ceil(pairs) * pairs * 2 * head;
+        let attention = FLOAT * (3 * pairs * head + sums) as u64;
+        attention + if self.packed { SLAB } else { 0 }
+    }
+}
+
+fn kept_bytes(kept: &Kept, tokens: usize) -> u64 {
+    FLOAT * (kept.per_token * tokens + kept.fixed) as u64
+}
+
+fn passing(block: Option<&Kept>, tokens: usize) -> u64 {
+    FLOAT * (tokens * block.map_or(0, |kept| kept.passing)) as u64
+}

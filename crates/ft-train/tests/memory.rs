@@ -1,0 +1,145 @@
+//! What a training step keeps and needs, counted by the allocator, beside what the plan says. A binary of its own: the
+//! count is global.
+
+use std::alloc::{GlobalAlloc, Layout as Block, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::optim::GradientsAccumulator;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ft_data::{Batch, Sample};
+use ft_model::{Model, ModelConfig, Rows};
+use ft_peft::{Pass, PeftConfig, attach, preview};
+use ft_train::config::Checkpointing;
+use ft_train::plan::Demand;
+use ft_train::{Keeping, nll_gradients};
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is the system allocator's work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, block: Block) -> *mut u8 {
+        let live = LIVE.fetch_add(block.size(), Ordering::Relaxed) + block.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(block) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, block: Block) {
+        LIVE.fetch_sub(block.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(memory, block) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 256, "hidden_size": 128, "intermediate_size": 352,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#;
+const GPT2: &str =
+    r#"{"model_type": "gpt2", "vocab_size": 256, "n_embd": 128, "n_inner": 512, "n_layer": 4, "n_head": 4}"#;
+const SHAPES: &[&str] = &[LLAMA, GPT2];
+
+const METHODS: &[&str] = &[
+    r#"{"method": "lora"}"#,
+    r#"{"method": "lora", "targets": ["q_proj", "v_proj", "c_attn"]}"#,
+    r#"{"method": "lora", "targets": ["o_proj", "attn.c_proj"]}"#,
+    r#"{"method": "lora", "targets": ["up_proj", "c_fc"]}"#,
+    r#"{"method": "lora", "targets": ["down_proj", "mlp.c_proj"]}"#,
+    r#"{"method": "lora", "layers": [2]}"#,
+    r#"{"method": "lora", "dropout": 0.1}"#,
+    r#"{"method": "lora", "dora": true}"#,
+    r#"{"method": "lora", "dora": true, "dropout": 0.1}"#,
+    r#"{"method": "full"}"#,
+    r#"{"method": "full", "layers": [2, 3]}"#,
+    r#"{"method": "ia3"}"#,
+    r#"{"method": "ln_tuning"}"#,
+    r#"{"method": "bitfit"}"#,
+    r#"{"method": "loha"}"#,
+    r#"{"method": "lokr"}"#,
+    r#"{"method": "houlsby"}"#,
+    r#"{"method": "pfeiffer"}"#,
+    r#"{"method": "parallel"}"#,
+    r#"{"method": "oft", "block_size": 8}"#,
+    r#"{"method": "vera"}"#,
+    r#"{"method": "vera", "dropout": 0.1}"#,
+];
+
+fn batch(tokens: usize) -> Batch {
+    let ids = (0..tokens).map(|i| (i * 7 % 250) as u32).collect();
+    Batch::new(&[&Sample::new(ids, vec![true; tokens])], 0, 1)
+}
+
+/// Bytes that a forward pass over so many tokens leaves behind.
+fn kept(model: &Model, tokens: usize) -> usize {
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(batch(tokens).ids, [1, tokens]), &model.device());
+    let before = LIVE.load(Ordering::SeqCst);
+    let hidden = model.forward(ids, &Rows::Right, None, &Pass::train(1));
+    let kept = LIVE.load(Ordering::SeqCst) - before;
+    drop(hidden);
+    kept
+}
+
+/// Bytes that a step's gradients need at most, warm: work memory is there already.
+fn peak(model: &Model, tokens: usize, checkpointing: Checkpointing) -> usize {
+    let batch = batch(tokens);
+    let keeping = Keeping {
+        checkpointing,
+        offload: false,
+    };
+    let before = LIVE.load(Ordering::SeqCst);
+    PEAK.store(before, Ordering::SeqCst);
+    let mut sum = GradientsAccumulator::new();
+    nll_gradients(model, &batch, &Pass::train(1), keeping, |grads| {
+        sum.accumulate(model, grads)
+    });
+    PEAK.load(Ordering::SeqCst) - before
+}
+
+/// Far apart by more than `share`.
+fn far(said: u64, found: usize, share: f64) -> bool {
+    (said as f64 / found as f64 - 1.0).abs() > share
+}
+
+#[test]
+fn steps_need_what_the_plan_says() {
+    const TOKENS: usize = 256;
+    let mut wrong = Vec::new();
+    for (text, options) in SHAPES
+        .iter()
+        .flat_map(|text| METHODS.iter().map(move |options| (text, options)))
+    {
+        let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
+        let config: PeftConfig = serde_json::from_str(options).unwrap();
+        let Ok(attached) = preview(&shape.places(), &config) else {
+            assert!(options.contains("bitfit") && shape.model_type == "llama", "{options}");
+            continue;
+        };
+        let mut model = Model::init(&shape, 1, &Device::flex().autodiff());
+        attach(&mut model, &config, 0).unwrap();
+        let mut demand = Demand::new(&shape, &config, &attached, false);
+        peak(&model, TOKENS, Checkpointing::Off);
+        let (said, found) = (demand.kept(TOKENS), kept(&model, TOKENS));
+        if far(said, found, 0.06) {
+            wrong.push(format!("{options} on {}: keeps {found}, said {said}", shape.model_type));
+        }
+        for checkpointing in [Checkpointing::Off, Checkpointing::Every(1), Checkpointing::Every(2)] {
+            demand.checkpointing = checkpointing;
+            let moment = demand.peak(1, TOKENS);
+            let said = moment.gradients + moment.activations + moment.logits;
+            let found = peak(&model, TOKENS, checkpointing);
+            // These blocks are so small that their gradients weigh as much as what they keep.
+            if far(said, found, 0.12) {
+                let at = format!("{options} on {}, {checkpointing}", shape.model_type);
+                wrong.push(format!(
+                    "{at}: needs {found}, said {said}, {:.3}",
+                    said as f64 / found as f64
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
