@@ -12,7 +12,17 @@ use ft_peft::{Adaptable, AnyTensor, Delta, ParamMut, Pass, PeftConfig, Place, We
 
 use crate::support::{Array, arrays, close, fixture, learned};
 
-const CASES: [&str; 7] = ["dora", "ia3", "ln_tuning", "loha", "lokr", "oft", "vera"];
+const CASES: [&str; 9] = [
+    "dora",
+    "ia3",
+    "ln_tuning",
+    "loha",
+    "loha_pattern",
+    "lokr",
+    "lokr_pattern",
+    "oft",
+    "vera",
+];
 
 /// Learning rate and decay of the goldens' AdamW.
 const LR: f64 = 1e-2;

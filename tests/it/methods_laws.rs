@@ -19,6 +19,11 @@ pub const METHODS: &[(&str, bool)] = &[
     (r#"{"method": "lora", "rank": 2, "dora": true, "init": "olora"}"#, true),
     (r#"{"method": "adalora", "init_r": 2, "target_r": 1}"#, true),
     (r#"{"method": "ia3"}"#, true),
+    (r#"{"method": "trainable_tokens", "token_indices": [9, 5, 17]}"#, true),
+    (
+        r#"{"method": "lora", "rank": 2, "trainable_token_indices": [9, 5, 17]}"#,
+        true,
+    ),
     (r#"{"method": "loha", "rank": 2}"#, true),
     (r#"{"method": "loha", "rank": 7}"#, true),
     (r#"{"method": "lokr", "rank": 2}"#, true),
@@ -326,6 +331,54 @@ fn dropout_acts_in_training_alone_and_not_on_the_start() {
         );
         assert!(distance(hidden(&model, Pass::eval()), seven) > 1e-3, "{options}");
     }
+}
+
+#[test]
+fn doras_ratio_is_computed_once_while_nothing_trains_and_never_stale() {
+    let mut model = base("families/llama", &Device::flex());
+    attach(&mut model, &config(r#"{"method": "lora", "rank": 2, "dora": true}"#), 3).unwrap();
+    disturb(&mut model);
+    let first = logits(&model);
+    assert_eq!(
+        distance(logits(&model), first.clone()),
+        0.0,
+        "the second pass takes what the first computed"
+    );
+    let training = {
+        let mut model = base("families/llama", &Device::flex().autodiff());
+        attach(&mut model, &config(r#"{"method": "lora", "rank": 2, "dora": true}"#), 3).unwrap();
+        disturb(&mut model);
+        logits(&model).inner()
+    };
+    assert!(distance(first.clone(), training) < 1e-6, "training computes the same");
+    // Whoever can change a parameter goes through `params` or `map`.
+    disturb(&mut model);
+    let moved = logits(&model);
+    assert!(distance(moved.clone(), first) > 1e-3, "new values are seen");
+    let (one, mut again) = (tempfile::tempdir().unwrap(), base("families/llama", &Device::flex()));
+    adapter::save(
+        one.path(),
+        &mut model,
+        &config(r#"{"method": "lora", "rank": 2, "dora": true}"#),
+        "some/base",
+    )
+    .unwrap();
+    adapter::load(one.path(), &mut again).unwrap();
+    assert!(distance(logits(&again), moved) < 1e-6);
+    struct Double;
+    impl burn::module::ModuleMapper for Double {
+        fn map_float<const D: usize>(
+            &mut self,
+            param: burn::module::Param<Tensor<D>>,
+        ) -> burn::module::Param<Tensor<D>> {
+            param.map(|value| value * 2.0)
+        }
+    }
+    let before = logits(&again);
+    let mapped = again.clone().map(&mut Double);
+    let fresh = logits(&mapped);
+    assert!(distance(fresh.clone(), before) > 1e-3, "a mapped module starts anew");
+    assert!(distance(logits(&mapped.clone()), fresh) < 1e-6, "and so does a clone");
 }
 
 #[test]

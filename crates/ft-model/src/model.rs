@@ -3,7 +3,8 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
-use ft_peft::{Adaptable, Pass, Place, Projection, Site};
+use ft_peft::methods::trainable_tokens::TrainableTokens;
+use ft_peft::{Adaptable, EmbeddingDelta, Pass, Place, Projection, Site};
 use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
@@ -188,13 +189,22 @@ impl Model {
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let logits = match &self.lm_head {
             Some(head) => head.forward(hidden, &Pass::eval()),
-            None => ft_kernels::linear(hidden, self.decoder.embeddings().weight.val()),
+            None => {
+                let logits = ft_kernels::linear(hidden.clone(), self.decoder.embeddings().weight.val());
+                match self.tied_tokens() {
+                    None => logits,
+                    Some(tokens) => tokens.logits(hidden, logits),
+                }
+            }
         };
         logits.cast(burn::tensor::FloatDType::F32)
     }
 
     /// Sum over rows of the negative log-likelihood in nats, `[1]`; hidden `[n, hidden]`, targets `[n]`.
     pub fn nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        if let Some(tokens) = self.tied_tokens() {
+            return tokens.nll_sum(hidden, self.decoder.embeddings().weight.val(), targets);
+        }
         match self.head_matrix() {
             Some(head) => ft_kernels::cross_entropy(hidden, head, targets),
             None => self.adapted_nll(hidden, targets).sum(),
@@ -212,9 +222,23 @@ impl Model {
     /// The head as one matrix `[vocab, hidden]`, unless an adapter sits on it.
     fn head_matrix(&self) -> Option<Tensor<2>> {
         match &self.lm_head {
-            None => Some(self.decoder.embeddings().weight.val()),
+            None => {
+                let table = self.decoder.embeddings().weight.val();
+                Some(match self.tied_tokens() {
+                    None => table,
+                    Some(tokens) => tokens.table(table),
+                })
+            }
             Some(head) if head.delta.is_none() && head.bias.is_none() => Some(head.weight.dense()),
             Some(_) => None,
+        }
+    }
+
+    /// The rows that train in the table, where the head is that table.
+    fn tied_tokens(&self) -> Option<&TrainableTokens> {
+        match &self.decoder.embeddings().delta {
+            Some(EmbeddingDelta::Tokens(tokens)) if self.lm_head.is_none() => Some(tokens),
+            _ => None,
         }
     }
 

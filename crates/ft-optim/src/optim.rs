@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::{DynOptimizer, DynState, GradientsParams, StateSink, StateSource};
 use burn::tensor::{DType, Tensor, TensorData};
 
@@ -24,6 +24,8 @@ pub struct Optim {
     decay: Arc<dyn DynOptimizer>,
     no_decay: Arc<dyn DynOptimizer>,
     states: HashMap<String, DynState>,
+    /// Share of the learning rate, where it is not all of it.
+    rates: HashMap<ParamId, f64>,
 }
 
 impl Optim {
@@ -38,7 +40,13 @@ impl Optim {
             decay: config.build(true),
             no_decay: config.build(false),
             states: HashMap::new(),
+            rates: HashMap::new(),
         })
+    }
+
+    /// Multiplies the learning rate of single parameters. Not part of the state: a resumed run sets it again.
+    pub fn set_rates(&mut self, rates: HashMap<ParamId, f64>) {
+        self.rates = rates;
     }
 
     /// One update of every parameter that has a gradient in `grads`, at learning rate `lr`.
@@ -169,7 +177,8 @@ impl ModuleMapper for Step<'_> {
         let update = grad.map(|grad| {
             let path = self.path.dotted();
             let rule = self.optim.rule(&path).clone();
-            let (states, lr) = (&mut self.optim.states, self.lr);
+            let lr = self.lr * self.optim.rates.get(&param.id).copied().unwrap_or(1.0);
+            let states = &mut self.optim.states;
             move |value: Tensor<D>| {
                 let before = states.remove(&path);
                 let (value, after) = rule.step_dyn(D, lr, value.into_bridge(), grad.into_bridge(), before);

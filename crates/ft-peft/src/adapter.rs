@@ -20,6 +20,7 @@ use crate::tensor_file::write_tensor_file;
 
 mod layout;
 mod record;
+mod twin;
 mod virtual_tokens;
 
 use layout::Layout;
@@ -86,6 +87,7 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     layout.refuse_pickle(dir)?;
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
     let attached = attach(model, &config.to_be_filled(), 0)?;
+    twin::drop(model, &attached.choice, &mut file.tensors);
     for mut site in model.sites() {
         file.fill_site(&mut site, &attached.choice, config.method(), &layout);
     }
@@ -154,7 +156,9 @@ fn tensors(
                         .params()
                         .into_iter()
                         .for_each(|(name, param)| put(name, param.data()));
-                    put("base_layer.weight", slot.weight.val().into_data());
+                    if !delta.moves_head() {
+                        put("base_layer.weight", slot.weight.val().into_data());
+                    }
                 }
             }
             Place::Residual { slot, .. } => {
@@ -170,6 +174,7 @@ fn tensors(
         out.insert(name, tensor.into_data());
     }
     out.extend(virtual_tokens::embeddings(model));
+    twin::add(model, choice, &mut out);
     out
 }
 

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::methods::PeftConfig;
 use crate::methods::lora::BiasMode;
+use crate::methods::trainable_tokens;
 use crate::site::{Adaptable, Place, Site};
 use crate::targets::{Kind, Selector, has_suffix, named, nearest};
 
@@ -41,6 +42,8 @@ pub struct Choice {
     pub whole: Vec<String>,
     /// Places of which only the bias trains.
     pub biases: Vec<String>,
+    /// Embedding tables of which chosen rows train.
+    pub rows: Vec<String>,
 }
 
 impl Choice {
@@ -61,7 +64,12 @@ impl Choice {
             BiasMode::LoraOnly => adapted.contains(&place.path),
         });
         let biases = biases.map(|place| place.path.clone()).collect();
-        Ok(Self { adapted, whole, biases })
+        Ok(Self {
+            adapted,
+            whole,
+            biases,
+            rows: Vec::new(),
+        })
     }
 }
 
@@ -107,7 +115,12 @@ pub fn preview(places: &[PlaceSpec], config: &PeftConfig) -> Result<Attached> {
         } else {
             0
         };
-        bias + adapter
+        let rows = if choice.rows.contains(&place.path) {
+            method.tokens().len() * cols
+        } else {
+            0
+        };
+        bias + adapter + rows
     };
     let parameters = places.iter().map(trained).sum();
     Ok(Attached { choice, parameters })
@@ -124,6 +137,7 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
     if choice.adapted.contains(&head) || choice.whole.contains(&head) {
         model.untie_head();
     }
+    let nested = !matches!(config, PeftConfig::TrainableTokens(_));
     let mut adapted = Vec::new();
     for mut site in model.sites() {
         site.freeze();
@@ -134,6 +148,9 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
         if choice.biases.contains(&site.path) {
             site.bias().expect("only places with a bias are listed").train();
         }
+        if choice.rows.contains(&site.path) {
+            trainable_tokens::fill(&mut site, config.method().tokens(), nested)?;
+        }
         if choice.adapted.contains(&site.path) {
             adapted.push(site);
         }
@@ -142,8 +159,8 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
     Ok(attached)
 }
 
-/// Merges every adapter into the weights and makes everything a constant. A tied head keeps the table as it was before
-/// an adapter on the embeddings is merged into them.
+/// Merges every adapter into the weights and makes everything a constant. A tied head keeps the table as it was before an
+/// adapter on the embeddings is merged into them, unless the adapter was the head's too.
 ///
 /// # Errors
 /// [`Error::NotMergeable`] for an adapter that no weight can stand for; the model is unchanged.
@@ -152,7 +169,7 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
     let embeds = model
         .sites()
         .iter()
-        .any(|site| matches!(&site.place, Place::Embedding(e) if e.delta.is_some()));
+        .any(|site| matches!(&site.place, Place::Embedding(e) if e.delta.as_ref().is_some_and(|d| !d.moves_head())));
     if embeds {
         model.untie_head();
     }

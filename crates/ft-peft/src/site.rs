@@ -1,5 +1,6 @@
 //! What a model shows to the adapters: its adaptable places, by checkpoint path.
 
+use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use ft_quant::Leaf;
 
@@ -178,6 +179,22 @@ impl<'a> Site<'a> {
             Place::Residual { .. } | Place::Attention { .. } => false,
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
+    }
+
+    /// The parameters among the checkpoint's own vectors.
+    pub(crate) fn own_vectors(&mut self) -> Vec<ParamId> {
+        let id = |leaf: &Leaf<1>| match leaf {
+            Leaf::Trained(param) => Some(param.id),
+            Leaf::Frozen(_) => None,
+        };
+        let weight = match &self.place {
+            Place::Norm(norm) => id(&norm.weight),
+            _ => None,
+        };
+        weight
+            .into_iter()
+            .chain(self.bias().and_then(|bias| id(bias)))
+            .collect()
     }
 
     /// Replaces the weight of a projection or table, in the checkpoint's layout.

@@ -120,10 +120,11 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let model = load(&plan)?;
     let optim = Optim::new(&plan.config.optim)?;
     let mut method = MethodPart::of(&plan.peft);
-    let (model, optim, state) = match &from {
+    let (mut model, mut optim, state) = match &from {
         Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
     };
+    optim.set_rates(ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr));
     write_config(&plan)?;
 
     let questions = Questions::new(&plan.valid, plan.feed.samples(), &plan.config.eval, &plan.generation);

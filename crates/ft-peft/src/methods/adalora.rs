@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, at_least_one, f32, invalid, positive, projections};
 use super::lora::low_rank::LowRank;
-use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
+use super::{Base, Delta, Keeps, ParamMut, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -173,6 +173,19 @@ impl PeftMethod for AdaLoraConfig {
             return 0;
         }
         self.init_r * (place.dims[0] + place.dims[1] + 1)
+    }
+
+    fn keeps_at(&self, place: &PlaceSpec, packed: bool) -> Keeps {
+        let [_, inner] = place.dims;
+        let dropped = self.dropout > 0.0 && packed;
+        Keeps {
+            // A dropped copy takes the place of the input.
+            input: !dropped,
+            per_token: self.init_r + if dropped { inner } else { 0 },
+            // A ∘ E.
+            fixed: self.init_r * inner,
+            passing: if self.dropout > 0.0 { inner } else { 0 },
+        }
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {

@@ -1,11 +1,15 @@
 //! What the options, files and arithmetic of the methods have in common.
 
-use burn::tensor::{DType, FloatDType, Tensor};
+use std::sync::OnceLock;
+
+use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde_json::{Value, json};
 
 use super::PeftMethod;
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::{Error, Result};
+use crate::patterns::Patterns;
 use crate::peft_config::Target;
 use crate::targets::Kind;
 
@@ -17,12 +21,84 @@ pub(crate) fn invalid(key: &str, why: impl Into<String>) -> Error {
     }
 }
 
+/// A value that is computed from the parameters beside it, kept for as long as they cannot have changed: a clone, a mapped
+/// module and one on another device start without it.
+#[derive(Debug, Default)]
+pub(super) struct Cached(OnceLock<Tensor<1>>);
+
+impl Cached {
+    /// The value, from `make` the first time.
+    pub fn get(&self, make: impl FnOnce() -> Tensor<1>) -> Tensor<1> {
+        self.0.get_or_init(make).clone()
+    }
+}
+
+impl Clone for Cached {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Module for Cached {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        devices
+    }
+
+    fn fork(self, _: &Device) -> Self {
+        Self::default()
+    }
+
+    fn to_device(self, _: &Device) -> Self {
+        Self::default()
+    }
+
+    fn visit<V: ModuleVisitor>(&self, _: &mut V) {}
+
+    fn map<M: ModuleMapper>(self, _: &mut M) -> Self {
+        Self::default()
+    }
+
+    fn materialize(self) -> Self {
+        self
+    }
+
+    fn train(self) -> Self {
+        Self::default()
+    }
+
+    fn valid(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl ModuleDisplayDefault for Cached {
+    fn content(&self, _: Content) -> Option<Content> {
+        None
+    }
+}
+
+impl ModuleDisplay for Cached {}
+
 /// A count that must be there.
 pub(crate) fn at_least_one(key: &str, value: usize) -> Result<()> {
     if value == 0 {
         return Err(invalid(key, "must be at least 1"));
     }
     Ok(())
+}
+
+/// Ranks of at least 1, those of a pattern too.
+pub(super) fn ranks(rank: usize, pattern: &Patterns<usize>) -> Result<()> {
+    at_least_one("rank", rank)?;
+    let each = |(path, rank): &(String, usize)| at_least_one(&format!("rank_pattern.\"{path}\""), *rank);
+    pattern.0.iter().try_for_each(each)
+}
+
+/// Numerators of scales above zero, those of a pattern too.
+pub(super) fn alphas(alpha: f64, pattern: &Patterns<f64>) -> Result<()> {
+    positive("alpha", alpha)?;
+    let each = |(path, alpha): &(String, f64)| positive(&format!("alpha_pattern.\"{path}\""), *alpha);
+    pattern.0.iter().try_for_each(each)
 }
 
 /// A number above zero.

@@ -11,7 +11,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use super::common::{f32, scaled};
+use super::common::{Cached, f32, scaled};
 use super::lora::Lora;
 use super::{Base, ParamMut, WeightDelta};
 use crate::slots::{Pass, Projection};
@@ -25,6 +25,8 @@ pub struct Dora {
     pub magnitude: Param<Tensor<1>>,
     /// ‖W‖² of each row of the base, `[out]`.
     pub base_squares: Tensor<1>,
+    /// m/n, while nothing trains.
+    cached: Cached,
 }
 
 impl Dora {
@@ -36,11 +38,19 @@ impl Dora {
             lora,
             magnitude: Param::from_tensor(norms.detach()),
             base_squares,
+            cached: Cached::default(),
         }
     }
 
-    /// m/n `[out]`.
+    /// m/n `[out]`; the same tensor again where nothing can have changed it.
     fn gain(&self, base: &Base<'_>) -> Tensor<1> {
+        if self.magnitude.val().device().is_autodiff() {
+            return self.ratio(base);
+        }
+        self.cached.get(|| self.ratio(base))
+    }
+
+    fn ratio(&self, base: &Base<'_>) -> Tensor<1> {
         // [r, out]
         let product = base.weight.project(self.lora.a.val().detach());
         self.magnitude.val() / norms(&self.lora, &self.base_squares, product)
@@ -88,6 +98,7 @@ impl WeightDelta for Dora {
     }
 
     fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
+        self.cached = Cached::default();
         let mut params = self.lora.params();
         params.push(("lora_magnitude_vector", ParamMut::Vector(&mut self.magnitude)));
         params

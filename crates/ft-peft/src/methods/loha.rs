@@ -13,11 +13,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::common::{at_least_one, checked, f32, positive, projections, record};
+use super::common::{alphas, checked, f32, projections, ranks, record};
 use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
+use crate::methods::lora::file::pattern_map;
+use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
 use crate::site::{Place, Site};
 use crate::slots::Pass;
@@ -40,6 +42,12 @@ pub struct LohaConfig {
     /// Layer numbers, as a list or a range such as `"4..12"` (`layers_to_transform`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
+    /// Rank of the paths whose end matches the key (`rank_pattern`).
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns<usize>,
+    /// Alpha of the paths whose end matches the key (`alpha_pattern`).
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns<f64>,
     /// Path suffixes of layers that train whole and are saved with the adapter (`modules_to_save`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules_to_save: Vec<String>,
@@ -53,8 +61,23 @@ impl Default for LohaConfig {
             targets: Targets::all_linear(),
             exclude: Vec::new(),
             layers: None,
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
             modules_to_save: Vec::new(),
         }
+    }
+}
+
+impl LohaConfig {
+    /// Rank at `path`, after `rank_pattern`.
+    pub fn rank_at(&self, path: &str) -> usize {
+        self.rank_pattern.get(path).copied().unwrap_or(self.rank)
+    }
+
+    /// Scale at `path`, after both patterns.
+    pub fn scale_at(&self, path: &str) -> f64 {
+        let alpha = self.alpha_pattern.get(path).copied().unwrap_or(self.alpha);
+        alpha / self.rank_at(path) as f64
     }
 }
 
@@ -65,8 +88,8 @@ impl PeftMethod for LohaConfig {
     }
 
     fn check(&self) -> Result<()> {
-        at_least_one("rank", self.rank)?;
-        positive("alpha", self.alpha)
+        ranks(self.rank, &self.rank_pattern)?;
+        alphas(self.alpha, &self.alpha_pattern)
     }
 
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
@@ -77,17 +100,18 @@ impl PeftMethod for LohaConfig {
         };
         let choice = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
         for place in projections("LoHa", places, &choice)? {
-            place.holds_rank(self.rank)?;
+            place.holds_rank(self.rank_at(&place.path))?;
         }
         Ok(choice)
     }
 
     fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        2 * self.rank * (place.dims[0] + place.dims[1])
+        2 * self.rank_at(&place.path) * (place.dims[0] + place.dims[1])
     }
 
     fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
-        let ([out, inner], squared) = (place.dims, self.rank * self.rank);
+        let ([out, inner], rank) = (place.dims, self.rank_at(&place.path));
+        let squared = rank * rank;
         let thin = squared * (out + inner) <= out * inner;
         Keeps {
             per_token: if thin { squared } else { 0 },
@@ -101,41 +125,44 @@ impl PeftMethod for LohaConfig {
             unreachable!("refused by `choose`")
         };
         let ([out, inner], device) = (slot.weight.dims(), slot.device());
+        let rank = self.rank_at(&site.path);
         let draw = |name: &str, shape| {
             let name = format!("{}.{name}", site.path);
             Param::from_tensor(kaiming(shape, seed, &name, &device))
         };
         slot.delta = Some(Delta::Loha(Loha {
-            w1a: draw("hada_w1_a", [out, self.rank]),
-            w1b: draw("hada_w1_b", [self.rank, inner]),
-            w2a: draw("hada_w2_a", [out, self.rank]),
-            w2b: Param::from_tensor(Tensor::zeros([self.rank, inner], &device)),
-            scale: self.alpha / self.rank as f64,
+            w1a: draw("hada_w1_a", [out, rank]),
+            w1b: draw("hada_w1_b", [rank, inner]),
+            w2a: draw("hada_w2_a", [out, rank]),
+            w2b: Param::from_tensor(Tensor::zeros([rank, inner], &device)),
+            scale: self.scale_at(&site.path),
         }));
     }
 
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("LOHA", target, &self.modules_to_save);
         file["alpha"] = number(self.alpha);
-        file["alpha_pattern"] = json!({});
+        file["alpha_pattern"] = pattern_map(&self.alpha_pattern, |alpha| number(*alpha)).into();
         file["init_weights"] = true.into();
         file["module_dropout"] = json!(0.0);
         file["r"] = self.rank.into();
         file["rank_dropout"] = json!(0.0);
-        file["rank_pattern"] = json!({});
+        file["rank_pattern"] = pattern_map(&self.rank_pattern, |rank| (*rank).into()).into();
         file["use_effective_conv2d"] = false.into();
         Some(file)
     }
 }
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
-    file.refuse(&["rank_dropout", "module_dropout", "rank_pattern", "alpha_pattern"])?;
+    file.refuse(&["rank_dropout", "module_dropout"])?;
     let config = LohaConfig {
         rank: file.read("r")?.unwrap_or(8),
         alpha: file.read("alpha")?.unwrap_or(8.0),
         targets: file.need("target_modules")?,
         exclude: file.read("exclude_modules")?.unwrap_or_default(),
         layers: file.layers()?,
+        rank_pattern: file.read("rank_pattern")?.unwrap_or_default(),
+        alpha_pattern: file.read("alpha_pattern")?.unwrap_or_default(),
         modules_to_save: file.read("modules_to_save")?.unwrap_or_default(),
     };
     checked(config).map(PeftConfig::Loha)

@@ -13,11 +13,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::common::{at_least_one, checked, f32, invalid, positive, projections, record};
+use super::common::{alphas, at_least_one, checked, f32, invalid, projections, ranks, record};
 use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
+use crate::methods::lora::file::pattern_map;
+use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
 use crate::site::{Place, Site};
 use crate::slots::Pass;
@@ -46,6 +48,12 @@ pub struct LokrConfig {
     /// Layer numbers, as a list or a range such as `"4..12"` (`layers_to_transform`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
+    /// Rank of the paths whose end matches the key (`rank_pattern`).
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns<usize>,
+    /// Alpha of the paths whose end matches the key (`alpha_pattern`).
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns<f64>,
     /// Path suffixes of layers that train whole and are saved with the adapter (`modules_to_save`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules_to_save: Vec<String>,
@@ -61,6 +69,8 @@ impl Default for LokrConfig {
             targets: Targets::all_linear(),
             exclude: Vec::new(),
             layers: None,
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
             modules_to_save: Vec::new(),
         }
     }
@@ -78,10 +88,22 @@ struct Sizes {
 }
 
 impl LokrConfig {
-    fn sizes(&self, [out, inner]: [usize; 2]) -> Sizes {
+    /// Rank at `path`, after `rank_pattern`.
+    pub fn rank_at(&self, path: &str) -> usize {
+        self.rank_pattern.get(path).copied().unwrap_or(self.rank)
+    }
+
+    /// Scale at `path`, after both patterns.
+    pub fn scale_at(&self, path: &str) -> f64 {
+        let alpha = self.alpha_pattern.get(path).copied().unwrap_or(self.alpha);
+        alpha / self.rank_at(path) as f64
+    }
+
+    fn sizes(&self, path: &str, [out, inner]: [usize; 2]) -> Sizes {
+        let rank = self.rank_at(path);
         let ((o1, o2), (i1, i2)) = (factors(out, self.factor), factors(inner, self.factor));
-        let is_product = |sides: [usize; 2]| 2 * self.rank < sides[0].max(sides[1]);
-        let product = |yes: bool| yes.then_some(self.rank);
+        let is_product = |sides: [usize; 2]| 2 * rank < sides[0].max(sides[1]);
+        let product = |yes: bool| yes.then_some(rank);
         Sizes {
             one: [o1, i1],
             two: [o2, i2],
@@ -116,9 +138,9 @@ impl PeftMethod for LokrConfig {
     }
 
     fn check(&self) -> Result<()> {
-        at_least_one("rank", self.rank)?;
+        ranks(self.rank, &self.rank_pattern)?;
         at_least_one("factor", self.factor.unwrap_or(1))?;
-        positive("alpha", self.alpha)
+        alphas(self.alpha, &self.alpha_pattern)
     }
 
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
@@ -133,7 +155,7 @@ impl PeftMethod for LokrConfig {
     }
 
     fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        let sizes = self.sizes(place.dims);
+        let sizes = self.sizes(&place.path, place.dims);
         let numbers = |[rows, cols]: [usize; 2], rank: Option<usize>| match rank {
             None => rows * cols,
             Some(rank) => rank * (rows + cols),
@@ -142,7 +164,7 @@ impl PeftMethod for LokrConfig {
     }
 
     fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
-        let Sizes { one, two, .. } = self.sizes(place.dims);
+        let Sizes { one, two, .. } = self.sizes(&place.path, place.dims);
         Keeps {
             passing: place.dims[1],
             ..Keeps::input_and(one[1] * two[0]) // [rows, i₁, o₂]
@@ -153,7 +175,7 @@ impl PeftMethod for LokrConfig {
         let Place::Projection(slot) = &mut site.place else {
             unreachable!("refused by `choose`")
         };
-        let (sizes, device) = (self.sizes(slot.weight.dims()), slot.device());
+        let (sizes, device) = (self.sizes(&site.path, slot.weight.dims()), slot.device());
         let draw = |name: &str, shape| {
             let name = format!("{}.{name}", site.path);
             Param::from_tensor(kaiming(shape, seed, &name, &device))
@@ -170,28 +192,28 @@ impl PeftMethod for LokrConfig {
                 draw("lokr_w2_b", [rank, sizes.two[1]]),
             ),
         };
-        let scale = self.alpha / self.rank as f64;
+        let scale = self.scale_at(&site.path);
         slot.delta = Some(Delta::Lokr(Lokr { one, two, scale }));
     }
 
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("LOKR", target, &self.modules_to_save);
         file["alpha"] = number(self.alpha);
-        file["alpha_pattern"] = json!({});
+        file["alpha_pattern"] = pattern_map(&self.alpha_pattern, |alpha| number(*alpha)).into();
         file["decompose_both"] = self.decompose_both.into();
         file["decompose_factor"] = self.factor.map_or(json!(-1), |factor| json!(factor));
         file["init_weights"] = true.into();
         file["module_dropout"] = json!(0.0);
         file["r"] = self.rank.into();
         file["rank_dropout"] = json!(0.0);
-        file["rank_pattern"] = json!({});
+        file["rank_pattern"] = pattern_map(&self.rank_pattern, |rank| (*rank).into()).into();
         file["use_effective_conv2d"] = false.into();
         Some(file)
     }
 }
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
-    file.refuse(&["rank_dropout", "module_dropout", "rank_pattern", "alpha_pattern"])?;
+    file.refuse(&["rank_dropout", "module_dropout"])?;
     let factor = match file.read::<i64>("decompose_factor")? {
         None | Some(-1) => None,
         Some(factor) => {
@@ -207,6 +229,8 @@ pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
         targets: file.need("target_modules")?,
         exclude: file.read("exclude_modules")?.unwrap_or_default(),
         layers: file.layers()?,
+        rank_pattern: file.read("rank_pattern")?.unwrap_or_default(),
+        alpha_pattern: file.read("alpha_pattern")?.unwrap_or_default(),
         modules_to_save: file.read("modules_to_save")?.unwrap_or_default(),
     };
     checked(config).map(PeftConfig::Lokr)

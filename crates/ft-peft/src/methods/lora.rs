@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, f32, invalid, positive};
 use super::dora::Dora;
+use super::trainable_tokens::{self, Token};
 use super::{Base, Delta, EmbeddingDelta, Keeps, ParamMut, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::patterns::Patterns;
 use crate::peft_config::Target;
+use crate::rates::Part;
 use crate::site::{Place, Site};
 use crate::slots::Pass;
 use crate::targets::{Kind, Layers, Selector, Targets};
@@ -65,6 +67,17 @@ pub struct LoraConfig {
     /// Path suffixes of layers that train whole and are saved with the adapter (`modules_to_save`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules_to_save: Vec<String>,
+    /// Tokens, by id or by text, whose rows of the input embeddings train and are saved with the adapter, see
+    /// [`trainable_tokens`](super::trainable_tokens).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trainable_token_indices: Vec<Token>,
+    /// LoRA+ (Hayou et al. 2024, arXiv:2402.12354): the learning rate of B, and of all vectors that train, over `optim.lr`. The
+    /// paper found 16 good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loraplus_lr_ratio: Option<f64>,
+    /// With LoRA+: the learning rate of adapters of embedding tables, 1e-6 where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loraplus_lr_embedding: Option<f64>,
 }
 
 impl Default for LoraConfig {
@@ -84,9 +97,18 @@ impl Default for LoraConfig {
             lora_bias: false,
             init: Init::Kaiming,
             modules_to_save: Vec::new(),
+            trainable_token_indices: Vec::new(),
+            loraplus_lr_ratio: None,
+            loraplus_lr_embedding: None,
         }
     }
 }
+
+/// PEFT's key of the chosen tokens.
+const TOKENS: &str = "trainable_token_indices";
+
+/// PEFT's default for adapters of embedding tables with LoRA+.
+const EMBEDDING_LR: f64 = 1e-6;
 
 /// Which biases of the base model train with the adapters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -151,14 +173,7 @@ impl PeftMethod for LoraConfig {
     }
 
     fn check(&self) -> Result<()> {
-        let ranks = self
-            .rank_pattern
-            .0
-            .iter()
-            .map(|(path, rank)| (format!("rank_pattern.\"{path}\""), rank));
-        for (key, rank) in std::iter::once(("rank".to_string(), &self.rank)).chain(ranks) {
-            common::at_least_one(&key, *rank)?;
-        }
+        common::ranks(self.rank, &self.rank_pattern)?;
         common::dropout("dropout", self.dropout)?;
         if self.dora && self.lora_bias {
             return Err(invalid(
@@ -166,7 +181,14 @@ impl PeftMethod for LoraConfig {
                 "does not go with lora_bias: the magnitude has no place for a second bias",
             ));
         }
-        positive("alpha", self.alpha)
+        trainable_tokens::check(TOKENS, &self.trainable_token_indices)?;
+        let ratio = self.loraplus_lr_ratio;
+        if self.loraplus_lr_embedding.is_some() && ratio.is_none() {
+            return Err(invalid("loraplus_lr_embedding", "goes with loraplus_lr_ratio only"));
+        }
+        positive("loraplus_lr_ratio", ratio.unwrap_or(1.0))?;
+        positive("loraplus_lr_embedding", self.loraplus_lr_embedding.unwrap_or(1.0))?;
+        common::alphas(self.alpha, &self.alpha_pattern)
     }
 
     fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
@@ -175,7 +197,11 @@ impl PeftMethod for LoraConfig {
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let choice = Choice::adapters(places, selector, &self.modules_to_save, self.bias)?;
+        let mut choice = Choice::adapters(places, selector, &self.modules_to_save, self.bias)?;
+        if !self.trainable_token_indices.is_empty() {
+            choice.rows = vec![trainable_tokens::input_embeddings(places).path.clone()];
+            trainable_tokens::fits(TOKENS, &self.trainable_token_indices, places, &choice)?;
+        }
         places
             .iter()
             .filter(|place| choice.adapted.contains(&place.path))
@@ -229,6 +255,27 @@ impl PeftMethod for LoraConfig {
                 slot.delta = Some(EmbeddingDelta::Lora(lora));
             }
             Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => unreachable!("refused by `choose`"),
+        }
+    }
+
+    fn tokens(&self) -> &[Token] {
+        &self.trainable_token_indices
+    }
+
+    fn name_tokens(&mut self, id_of: &dyn Fn(&str) -> Option<u32>) -> Result<()> {
+        trainable_tokens::name(TOKENS, &mut self.trainable_token_indices, id_of)
+    }
+
+    /// The groups of PEFT's `create_loraplus_optimizer`.
+    fn rate(&self, part: Part, lr: f64) -> f64 {
+        let Some(ratio) = self.loraplus_lr_ratio else {
+            return lr;
+        };
+        match part {
+            Part::Embedding => self.loraplus_lr_embedding.unwrap_or(EMBEDDING_LR),
+            Part::Vector => ratio * lr,
+            Part::Matrix(name) if name.starts_with("lora_B") => ratio * lr,
+            Part::Matrix(_) => lr,
         }
     }
 

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::peft_config::{Parse, Target};
+use crate::rates::Part;
 use crate::regime::Regime;
 use crate::site::Site;
 use crate::slots::Pass;
+use trainable_tokens::Token;
 
 pub mod adalora;
 pub mod bitfit;
@@ -29,6 +31,7 @@ pub mod p_tuning;
 pub mod p_tuning_v2;
 pub mod prefix_tuning;
 pub mod prompt_tuning;
+pub mod trainable_tokens;
 pub mod vera;
 
 /// What a method's options mean: which places it takes, what it puts there, what its file says.
@@ -87,6 +90,21 @@ pub trait PeftMethod {
     /// What PEFT's file has between path and name of a checkpoint tensor that trains at `path`.
     fn infix(&self, _path: &str) -> &'static str {
         ""
+    }
+
+    /// Tokens whose rows train in the tables that [`choose`](Self::choose) lists.
+    fn tokens(&self) -> &[Token] {
+        &[]
+    }
+
+    /// Gives tokens named by their text their ids.
+    fn name_tokens(&mut self, _id_of: &dyn Fn(&str) -> Option<u32>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Learning rate of a part of what it trains, where the base rate is `lr`.
+    fn rate(&self, _: Part, lr: f64) -> f64 {
+        lr
     }
 
     /// Learns how many optimizer steps the run has.
@@ -208,6 +226,8 @@ methods! {
     "lokr" => Lokr(lokr::LokrConfig),
     /// A rotation of the input of frozen projections, block by block.
     "oft" => Oft(oft::OftConfig),
+    /// The embeddings of a few tokens train.
+    "trainable_tokens" => TrainableTokens(trainable_tokens::TrainableTokensConfig),
     /// Two trained vectors around random projections that all places share.
     "vera" => Vera(vera::VeraConfig),
     /// A bottleneck after the feed-forward block.
@@ -239,6 +259,7 @@ pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[
     ("PREFIX_TUNING", prefix_tuning::parse),
     ("PROMPT_TUNING", prompt_tuning::parse),
     ("P_TUNING", p_tuning::parse),
+    ("TRAINABLE_TOKENS", trainable_tokens::parse),
     ("VERA", vera::parse),
 ];
 
@@ -382,9 +403,12 @@ deltas! {
 
 /// The adapter of an embedding table.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one or two in a model")]
 pub enum EmbeddingDelta {
     /// See [`lora`].
     Lora(lora::LoraEmbedding),
+    /// See [`trainable_tokens`].
+    Tokens(trainable_tokens::TrainableTokens),
 }
 
 impl EmbeddingDelta {
@@ -392,13 +416,20 @@ impl EmbeddingDelta {
     pub fn lookup(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
         match self {
             EmbeddingDelta::Lora(lora) => lora.lookup(rows, ids),
+            EmbeddingDelta::Tokens(tokens) => tokens.lookup(rows, ids),
         }
     }
 
-    /// The adapted table `[rows, hidden]` in f32, for merging.
+    /// Whether a head that is tied to the table follows it.
+    pub fn moves_head(&self) -> bool {
+        matches!(self, EmbeddingDelta::Tokens(_))
+    }
+
+    /// The adapted table `[rows, hidden]`, for merging.
     pub fn fold(&self, table: Tensor<2>) -> Tensor<2> {
         match self {
             EmbeddingDelta::Lora(lora) => lora.fold(table),
+            EmbeddingDelta::Tokens(tokens) => tokens.table(table),
         }
     }
 
@@ -406,6 +437,7 @@ impl EmbeddingDelta {
     pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
         match self {
             EmbeddingDelta::Lora(lora) => lora.params(),
+            EmbeddingDelta::Tokens(tokens) => tokens.params(),
         }
     }
 }

@@ -190,6 +190,10 @@ impl<'a> Form<'a> {
                     matches!(lora.init, Init::Pissa | Init::Olora),
                     "init_lora_weights moves the base weights, which the adapter then needs",
                 );
+                refuse(
+                    !lora.trainable_token_indices.is_empty(),
+                    "trainable_token_indices trains rows of the embeddings",
+                );
                 (Form::Lora(lora), &lora.modules_to_save)
             }
             PeftConfig::AdaLora(lora) => (Form::AdaLora(lora), &lora.modules_to_save),

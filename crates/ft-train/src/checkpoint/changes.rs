@@ -40,6 +40,8 @@ const RULES: &[(&str, Weight)] = &[
     ("data.train", Weight::Free),
     ("data.valid", Weight::Told),
     ("peft.from", Weight::Free),
+    ("peft.loraplus_lr_ratio", Weight::Told),
+    ("peft.loraplus_lr_embedding", Weight::Told),
     ("train.out", Weight::Free),
     ("train.log_every", Weight::Free),
     ("train.save_every", Weight::Free),

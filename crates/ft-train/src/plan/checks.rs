@@ -1,11 +1,12 @@
 //! What is refused, and what is warned about, before a run starts. Every finding is collected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ft_data::{Sample, Tokenizer};
 use ft_infer::GenerationConfig;
 use ft_model::ModelConfig;
 use ft_peft::PeftConfig;
+use ft_peft::methods::trainable_tokens::Token;
 
 use super::{DataSummary, Steps};
 use crate::config::{PeftSection, RunConfig};
@@ -74,6 +75,7 @@ pub(super) struct Facts<'a> {
     pub model: &'a ModelConfig,
     /// Columns that the method puts before every text.
     pub virtual_tokens: usize,
+    pub peft: &'a PeftConfig,
     pub tokenizer: &'a Tokenizer,
     pub train: &'a [Sample],
     pub valid: &'a [Sample],
@@ -111,6 +113,7 @@ pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
     }
     stop(facts, &mut refusals, &mut warnings);
     lengths(facts, &mut warnings);
+    tokens(facts, &mut warnings);
     evaluation(facts, &mut refusals, &mut warnings);
     if refusals.is_empty() {
         Ok(warnings)
@@ -206,6 +209,21 @@ fn stop(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<String>) {
         warnings.push(format!(
             "final/generation_config.json will list \"{name}\" ({stop}) as a stop token"
         ));
+    }
+}
+
+/// Rows that train and that no sample looks up.
+fn tokens(facts: &Facts, warnings: &mut Vec<String>) {
+    let seen: HashSet<u32> = facts.train.iter().flat_map(|s| s.ids.iter().copied()).collect();
+    for token in facts.peft.method().tokens() {
+        if let Token::Id(id) = token
+            && !seen.contains(id)
+        {
+            let text = facts.tokenizer.id_to_token(*id).unwrap_or_default();
+            warnings.push(format!(
+                "peft: token \"{text}\" ({id}) is to train but stands in no training sample"
+            ));
+        }
     }
 }
 

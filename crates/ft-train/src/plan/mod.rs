@@ -79,10 +79,11 @@ impl Plan {
         let folder = existing(&config.model.path, "model.path")?;
         let model = ModelConfig::from_dir(folder)?;
         let peft = places::method(&config.peft)?;
-        let attached = places::preview(&model, &peft)?;
-        places::quantizable(&model, &config.model, &peft, &attached)?;
         let tokenizer = data::tokenizer(&config)?;
         let mut peft = places::with_text(peft, &tokenizer)?;
+        peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
+        let attached = places::preview(&model, &peft)?;
+        places::quantizable(&model, &config.model, &peft, &attached)?;
         let (train, valid, mut data) = data::load(&config, &tokenizer)?;
         let padding = Padding {
             id: tokenizer.padding(),
@@ -99,6 +100,7 @@ impl Plan {
             config: &config,
             model: &model,
             virtual_tokens: peft.method().virtual_tokens(),
+            peft: &peft,
             tokenizer: &tokenizer,
             train: feed.samples(),
             valid: &valid,

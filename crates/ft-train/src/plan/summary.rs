@@ -1,6 +1,9 @@
 //! A plan for people and scripts.
 
 use ft_peft::Choice;
+use std::collections::BTreeMap;
+
+use ft_peft::Part;
 use serde::Serialize;
 
 use super::{Bytes, DataSummary, Plan, Steps};
@@ -43,6 +46,10 @@ pub struct PlanSummary {
     pub bytes_available: Option<u64>,
     /// Whether it fits, where that is known.
     pub fits: Option<bool>,
+    /// Learning rates other than the base rate, by what learns at them.
+    pub rates: BTreeMap<&'static str, f64>,
+    /// Embedding rows that train one by one.
+    pub rows: usize,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
 }
@@ -74,8 +81,23 @@ impl Plan {
             bytes_total: self.bytes.total(),
             bytes_available: available,
             fits: available.map(|free| self.bytes.total() <= free),
+            rates: self.rates(),
+            rows: self.peft.method().tokens().len() * self.attached.choice.rows.len(),
             warnings: self.warnings.clone(),
         }
+    }
+}
+
+impl Plan {
+    fn rates(&self) -> BTreeMap<&'static str, f64> {
+        let base = self.steps.base_lr;
+        let parts = [
+            ("B", Part::Matrix("lora_B.weight")),
+            ("vectors", Part::Vector),
+            ("embedding adapters", Part::Embedding),
+        ];
+        let rates = parts.map(|(what, part)| (what, self.peft.method().rate(part, base)));
+        rates.into_iter().filter(|(_, rate)| *rate != base).collect()
     }
 }
 
@@ -90,7 +112,10 @@ impl std::fmt::Display for PlanSummary {
             thousands(self.parameters),
             self.device
         )?;
-        let places = format!("{} adapted, {} whole", self.adapted, self.whole);
+        let mut places = format!("{} adapted, {} whole", self.adapted, self.whole);
+        if self.rows > 0 {
+            places += &format!(", {} embedding rows", self.rows);
+        }
         writeln!(
             f,
             "trains     {} ({share:.3} %), {}: {places}",
@@ -124,6 +149,14 @@ impl std::fmt::Display for PlanSummary {
             steps.warmup,
             steps.base_lr
         )?;
+        if !self.rates.is_empty() {
+            let rates: Vec<String> = self
+                .rates
+                .iter()
+                .map(|(what, rate)| format!("{what} {rate:e}"))
+                .collect();
+            writeln!(f, "rates      {}", rates.join(", "))?;
+        }
         writeln!(
             f,
             "intervals  log {}, evaluate {}, save {}",
@@ -152,7 +185,8 @@ impl std::fmt::Display for PlanSummary {
 }
 
 fn targets(choice: &Choice) -> Vec<String> {
-    let paths = choice.adapted.iter().chain(&choice.whole).chain(&choice.biases);
+    let own = choice.whole.iter().chain(&choice.biases).chain(&choice.rows);
+    let paths = choice.adapted.iter().chain(own);
     let mut names = Vec::new();
     for path in paths {
         let name = path.rsplit('.').next().unwrap_or(path).to_owned();

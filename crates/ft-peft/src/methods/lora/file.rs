@@ -4,17 +4,17 @@ use serde_json::{Map, Value, json};
 
 use super::{BiasMode, Init, LoraConfig};
 use crate::error::Result;
+use crate::methods::trainable_tokens::Token;
 use crate::methods::{PeftConfig, PeftMethod};
 use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
-use crate::targets::Targets;
+use crate::targets::{Targets, has_suffix};
 
 /// Options that change what an adapter computes and that we do not have: an adapter that uses one is refused.
-const UNSUPPORTED: [&str; 7] = [
+const UNSUPPORTED: [&str; 6] = [
     "use_qalora",
     "use_bdlora",
     "layer_replication",
-    "trainable_token_indices",
     "target_parameters",
     "alora_invocation_tokens",
     "arrow_config",
@@ -37,9 +37,26 @@ pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
         lora_bias: file.read("lora_bias")?.unwrap_or(false),
         init: init(file)?,
         modules_to_save: file.read("modules_to_save")?.unwrap_or_default(),
+        trainable_token_indices: tokens(file)?,
+        ..LoraConfig::default()
     };
     config.check()?;
     Ok(PeftConfig::Lora(config))
+}
+
+/// A list, or a table with the name of one layer: the input embeddings.
+fn tokens(file: &File<'_>) -> Result<Vec<Token>> {
+    const KEY: &str = "trainable_token_indices";
+    let Some(Value::Object(by_layer)) = file.object.get(KEY) else {
+        return Ok(file.read(KEY)?.unwrap_or_default());
+    };
+    let tables = ["embed_tokens", "wte"];
+    match by_layer.iter().next() {
+        Some((layer, ids)) if by_layer.len() == 1 && tables.iter().any(|name| has_suffix(layer, name)) => {
+            serde_json::from_value(ids.clone()).map_err(|e| file.error(KEY, &e.to_string()))
+        }
+        _ => Err(file.error(KEY, "only rows of the input embeddings can be read yet")),
+    }
 }
 
 fn init(file: &File<'_>) -> Result<Init> {
@@ -97,12 +114,16 @@ pub(super) fn write(config: &LoraConfig, target: &Target<'_>) -> Value {
         "use_dora": config.dora,
         "use_rslora": config.rslora,
     });
+    if !config.trainable_token_indices.is_empty() {
+        file["trainable_token_indices"] = json!(config.trainable_token_indices);
+    }
     if config.lora_bias {
         file["lora_bias"] = true.into();
     }
     file
 }
 
-fn pattern_map<T>(patterns: &Patterns<T>, value: impl Fn(&T) -> Value) -> Map<String, Value> {
+/// A pattern as PEFT writes it.
+pub(crate) fn pattern_map<T>(patterns: &Patterns<T>, value: impl Fn(&T) -> Value) -> Map<String, Value> {
     patterns.0.iter().map(|(key, v)| (key.clone(), value(v))).collect()
 }
