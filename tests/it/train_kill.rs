@@ -11,11 +11,12 @@ use crate::train_support::Workshop;
 
 /// Set for the child process: the workshop to train in.
 const CHILD: &str = "FT_TEST_KILLED_RUN";
+/// And its number of steps.
+const STEPS: &str = "FT_TEST_KILLED_STEPS";
 
 /// Enough steps that a kill usually falls among them, with a checkpoint after every one, so that it often falls into writing
 /// one.
-const SETS: [&str; 5] = [
-    "train.steps=60",
+const SETS: [&str; 4] = [
     "train.save_every=1",
     "train.eval_every=7",
     "train.keep=3",
@@ -27,7 +28,8 @@ const SETS: [&str; 5] = [
 fn child() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
     let dir = PathBuf::from(dir);
-    let plan = Plan::resolve(config(&dir, "killed"), &Device::flex(), "cpu").unwrap();
+    let steps = std::env::var(STEPS).unwrap().parse().unwrap();
+    let plan = Plan::resolve(config(&dir, "killed", steps), &Device::flex(), "cpu").unwrap();
     let resume = has_checkpoint(&dir).then_some(Resume::Latest);
     fit(
         plan,
@@ -39,8 +41,9 @@ fn child() {
     .unwrap();
 }
 
-fn config(dir: &Path, out: &str) -> RunConfig {
+fn config(dir: &Path, out: &str, steps: usize) -> RunConfig {
     let mut sets: Vec<String> = SETS.map(str::to_owned).to_vec();
+    sets.push(format!("train.steps={steps}"));
     sets.push(format!("train.out={}", dir.join(out).display()));
     RunConfig::load(&dir.join("run.toml"), &sets).unwrap()
 }
@@ -53,10 +56,11 @@ fn has_checkpoint(dir: &Path) -> bool {
     entries.any(|e| e.file_name().to_string_lossy().starts_with("step-"))
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(dir: &Path, steps: usize) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["train_kill::child", "--exact", "--nocapture"])
         .env(CHILD, dir)
+        .env(STEPS, steps.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -65,29 +69,47 @@ fn spawn(dir: &Path) -> Child {
 
 #[test]
 fn killed_runs_resume_to_the_same_weights() {
+    let cut = killed_and_resumed(4, 60, 120);
+    assert!(cut > 0, "no kill fell into a run");
+}
+
+/// `cargo xtask soak [ROUNDS]`.
+#[test]
+#[ignore = "takes minutes"]
+fn soak() {
+    let rounds = std::env::var("FT_SOAK_ROUNDS").map_or(50, |rounds| rounds.parse().expect("a number of rounds"));
+    let started = Instant::now();
+    let cut = killed_and_resumed(rounds, 30 * rounds as usize, 300);
+    println!(
+        "{cut} of {rounds} kills fell into the run of {} steps; {:.0} s; the weights are those of the run left alone",
+        30 * rounds,
+        started.elapsed().as_secs_f64()
+    );
+    assert!(cut >= rounds as usize / 2, "the run ended before most kills");
+}
+
+/// Kills a run `rounds` times, each up to `longest` milliseconds after it has a checkpoint, and holds what it ends with
+/// against the run left alone. How many kills fell into the run.
+fn killed_and_resumed(rounds: u32, steps: usize, longest: u32) -> usize {
     let workshop = Workshop::new();
     let dir = workshop.dir.path();
-    fit(
-        Plan::resolve(config(dir, "alone"), &Device::flex(), "cpu").unwrap(),
-        FitOptions::default(),
-    )
-    .unwrap();
+    let alone = Plan::resolve(config(dir, "alone", steps), &Device::flex(), "cpu").unwrap();
+    fit(alone, FitOptions::default()).unwrap();
 
     let mut cut = 0;
-    for round in 0..4u32 {
-        let mut child = spawn(dir);
+    for _ in 0..rounds {
+        let mut child = spawn(dir, steps);
         let waiting = Instant::now();
         while !has_checkpoint(dir) && child.try_wait().unwrap().is_none() {
             assert!(waiting.elapsed() < Duration::from_secs(120), "no checkpoint appears");
             std::thread::sleep(Duration::from_millis(2));
         }
         // Whatever the machine's speed, the clock's low digits make the moment a different one each time.
-        let jitter = std::time::SystemTime::now()
+        let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .subsec_micros()
-            % 120;
-        std::thread::sleep(Duration::from_millis(u64::from(jitter * (round + 1))));
+            .unwrap();
+        let moment = now.subsec_micros() % longest;
+        std::thread::sleep(Duration::from_millis(u64::from(moment)));
         cut += usize::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap(); // SIGKILL: no handler, no destructor
         child.wait().unwrap();
@@ -95,24 +117,21 @@ fn killed_runs_resume_to_the_same_weights() {
             break;
         }
     }
-    assert!(cut > 0, "no kill fell into a run");
-
     if !workshop.path("killed/final").exists() {
-        let plan = Plan::resolve(config(dir, "killed"), &Device::flex(), "cpu").unwrap();
-        fit(
-            plan,
-            FitOptions {
-                resume: Some(Resume::Latest),
-                ..FitOptions::default()
-            },
-        )
-        .unwrap();
+        let plan = Plan::resolve(config(dir, "killed", steps), &Device::flex(), "cpu").unwrap();
+        let resume = has_checkpoint(dir).then_some(Resume::Latest);
+        let options = FitOptions {
+            resume,
+            ..FitOptions::default()
+        };
+        fit(plan, options).unwrap();
     }
-    assert_eq!(workshop.result("killed", 60), workshop.result("alone", 60));
+    assert_eq!(workshop.result("killed", steps), workshop.result("alone", steps));
     assert_eq!(workshop.curve("killed"), workshop.curve("alone"));
     let left = std::fs::read_dir(workshop.path("killed/checkpoints"))
         .unwrap()
         .flatten();
     let names: Vec<_> = left.map(|e| e.file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|n| n.starts_with("step-")), "no leftovers: {names:?}");
+    cut
 }

@@ -116,8 +116,8 @@ impl Workshop {
         assert_eq!(files.len(), 3, "a result and two files of state");
         let moments = read_tensors(&last.join("optimizer.safetensors")).unwrap();
         assert!(
-            moments.iter().any(|(name, _)| name.ends_with(".exp_avg")),
-            "moments are saved"
+            moments.iter().any(|(name, _)| name.ends_with(".step")),
+            "states are saved"
         );
         files
     }

@@ -10,6 +10,7 @@ mod ci;
 mod golden;
 mod guide;
 mod shell;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -53,6 +54,11 @@ const COMMANDS: &[Command] = &[
         name: "guide",
         usage: "         write docs/guide from the sources and the measured figures",
         run: guide::run,
+    },
+    Command {
+        name: "soak",
+        usage: "[ROUNDS]  kill a run with SIGKILL that often (50) and resume it: the weights must be those of the run left alone",
+        run: soak::run,
     },
     Command {
         name: "base",

@@ -1,6 +1,7 @@
 //! Language-model head and cross-entropy in one operation that never holds the logits of all rows.
 mod backward;
 mod portable;
+mod smoothing;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
@@ -9,6 +10,7 @@ use crate::cpu;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
+pub use smoothing::smoothed_cross_entropy;
 
 /// Sum over the rows of the negative log likelihood in nats: hidden `[n, d]`, head `[vocab, d]`, targets `[n]` -> `[1]`.
 ///

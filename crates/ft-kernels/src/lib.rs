@@ -45,9 +45,10 @@ mod rope;
 mod swiglu;
 #[cfg(all(test, feature = "flex"))]
 mod testing;
+mod uniform;
 
 pub use attention::{Mask, attention};
-pub use cross_entropy::{cross_entropy, token_nll};
+pub use cross_entropy::{cross_entropy, smoothed_cross_entropy, token_nll};
 pub use dropout::dropout;
 pub use frozen_lora::frozen_lora;
 pub use frozen_matmul::{Codes, Form, Nested, Packed, frozen_matmul, unpack};
@@ -58,3 +59,4 @@ pub use lora_linear::{lora_linear, lora_linear_dropout};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;
+pub use uniform::uniform;

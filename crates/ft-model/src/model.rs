@@ -211,6 +211,19 @@ impl Model {
         }
     }
 
+    /// [`nll_sum`](Self::nll_sum) against targets that spread `smoothing` of their weight over the whole vocabulary, as
+    /// torch's `label_smoothing` does.
+    pub fn smoothed_nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
+        if let Some(head) = self.head_matrix() {
+            return ft_kernels::smoothed_cross_entropy(hidden, head, targets, smoothing);
+        }
+        let logits = self.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
+        let log_probs = activation::log_softmax(logits, 1); // [n, vocab]
+        let picked = log_probs.clone().gather(1, targets.unsqueeze_dim(1)).sum();
+        let spread = log_probs.mean_dim(1).sum();
+        (picked.mul_scalar(1.0 - smoothing) + spread.mul_scalar(smoothing)).neg()
+    }
+
     /// Negative log-likelihood of each row in nats, `[n]`; for evaluation.
     pub fn token_nll(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         match self.head_matrix() {

@@ -116,6 +116,18 @@ impl Problems {
         });
     }
 
+    /// Notes a `value` that is negative or no number.
+    pub fn amount(&mut self, value: f64, key: &str) {
+        self.within(value, 0.0..=f64::INFINITY, key);
+    }
+
+    /// Notes `values` that are not all in 0..1.
+    pub fn shares(&mut self, values: &[f64], key: &str) {
+        self.unless(values.iter().all(|b| (0.0..1.0).contains(b)), key, || {
+            format!("is {values:?}, expected numbers of at least 0 and below 1")
+        });
+    }
+
     pub fn finish(self) -> Result<()> {
         none_of(self.list)
     }

@@ -1,4 +1,37 @@
-//! Which parameters weight decay applies to.
+//! What an optimizer does differently from one parameter to the next, judged by its path and shape.
+
+/// How an optimizer treats a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Group {
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// Whether it is a hidden matrix, which [`Muon`](crate::Muon) orthogonalizes.
+    pub hidden: bool,
+}
+
+impl Group {
+    /// The group of the parameter at `path`.
+    pub fn of(path: &str, shape: &[usize]) -> Self {
+        Self {
+            decay: decays(path),
+            hidden: hidden(path, shape),
+        }
+    }
+
+    /// `weight_decay` where it applies, else 0.
+    pub(crate) fn weight_decay(self, weight_decay: f64) -> f64 {
+        if self.decay { weight_decay } else { 0.0 }
+    }
+}
+
+/// Whether a parameter is a matrix inside the network: not a vector, whatever its rank, and not a table of embeddings or a
+/// head, whose rows stand for tokens.
+pub fn hidden(path: &str, shape: &[usize]) -> bool {
+    let of_tokens = |segment: &str| {
+        segment.contains("embed") || segment.contains("prompt") || matches!(segment, "wte" | "wpe" | "lm_head")
+    };
+    shape.len() == 2 && shape.iter().all(|size| *size > 1) && !path.split('.').any(of_tokens)
+}
 
 /// Whether the parameter at `path` decays: everything but biases and normalization parameters, as Hugging Face's
 /// Trainer groups them.

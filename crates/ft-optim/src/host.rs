@@ -4,9 +4,9 @@
 //! Work is cut into chunks of a fixed size and partial sums are added in order, so that results do not depend on the
 //! number of threads.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind, Flex};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use rayon::prelude::*;
 
 /// Elements per task: small enough to share among threads, large enough to hide the cost of a task.
@@ -34,6 +34,75 @@ pub(crate) fn update<const D: usize, const N: usize>(
         .collect();
     for_each(tasks, |(p, g, s)| f(p, g, s));
     (close(param), state.map(close))
+}
+
+/// `f(param, grad, state)` on all values of an optimizer's tensors at once; the states may have any shape.
+pub(crate) fn whole<const D: usize, const N: usize>(
+    param: Tensor<D>,
+    grad: Tensor<D>,
+    state: [Tensor<D>; N],
+    f: impl FnOnce(&mut [f32], &[f32], [&mut [f32]; N]),
+) -> (Tensor<D>, [Tensor<D>; N]) {
+    let (mut param, grad, mut state) = (open(param), open(grad), state.map(open));
+    let states = state.each_mut().map(|s| s.storage_mut::<f32>());
+    f(param.storage_mut::<f32>(), grad.storage::<f32>(), states);
+    (close(param), state.map(close))
+}
+
+/// Rows of a matrix that make one task.
+pub(crate) fn rows_per_chunk(cols: usize) -> usize {
+    (CHUNK / cols.max(1)).max(1)
+}
+
+/// Some consecutive values of a parameter, their gradients, as many bytes of each list of codes, and one number of each list
+/// of scales. The last block of a parameter may have fewer values.
+pub(crate) struct Block<'a, const N: usize> {
+    pub param: &'a mut [f32],
+    pub grad: &'a [f32],
+    pub codes: [&'a mut [u8]; N],
+    pub scales: [&'a mut f32; N],
+}
+
+/// `f` on every block of `size` values of an optimizer's tensors.
+pub(crate) fn update_blocks<const D: usize, const N: usize>(
+    param: Tensor<D>,
+    grad: Tensor<D>,
+    codes: [Tensor<1, Int>; N],
+    scales: [Tensor<1>; N],
+    size: usize,
+    f: impl Fn(Block<N>) + Send + Sync,
+) -> (Tensor<D>, [Tensor<1, Int>; N], [Tensor<1>; N]) {
+    let (mut param, grad, mut codes, mut scales) = (open(param), open(grad), codes.map(open_int), scales.map(open));
+    let bytes = codes
+        .each_mut()
+        .map(|c| bytemuck::cast_slice_mut::<u32, u8>(c.storage_mut::<u32>()));
+    let mut bytes = bytes.map(|b| b.chunks_mut(CHUNK));
+    let mut numbers = scales
+        .each_mut()
+        .map(|s| s.storage_mut::<f32>().chunks_mut(CHUNK / size));
+    let tasks: Vec<_> = (param.storage_mut::<f32>().chunks_mut(CHUNK))
+        .zip(grad.storage::<f32>().chunks(CHUNK))
+        .map(|(p, g)| {
+            let bytes = bytes.each_mut().map(|b| b.next().expect(SHAPE).chunks_mut(size));
+            let numbers = numbers.each_mut().map(|n| n.next().expect(SHAPE).iter_mut());
+            (p.chunks_mut(size).zip(g.chunks(size)), bytes, numbers)
+        })
+        .collect();
+    for_each(tasks, |(values, mut bytes, mut numbers)| {
+        for (param, grad) in values {
+            f(Block {
+                param,
+                grad,
+                codes: bytes.each_mut().map(|b| b.next().expect(SHAPE)),
+                scales: numbers.each_mut().map(|n| n.next().expect(SHAPE)),
+            });
+        }
+    });
+    (
+        close(param),
+        codes.map(Tensor::from_primitive::<Flex>),
+        scales.map(close),
+    )
 }
 
 /// Sum of the squares of all elements.
@@ -86,6 +155,16 @@ fn open<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Flex> {
             ..
         } => tensor.to_contiguous(),
         other => unreachable!("not a plain f32 tensor in host memory: {:?}", other.autodiff),
+    }
+}
+
+fn open_int(tensor: Tensor<1, Int>) -> IntTensor<Flex> {
+    match tensor.into_dispatch() {
+        DispatchTensor {
+            kind: DispatchTensorKind::Flex(BackendTensor::Int(tensor)),
+            ..
+        } => tensor.to_contiguous(),
+        other => unreachable!("no integers in host memory: {:?}", other.autodiff),
     }
 }
 

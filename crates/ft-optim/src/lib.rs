@@ -9,7 +9,8 @@
 //! ```
 //!
 //! * [`OptimConfig`], [`Schedule`]: the sections `[optim]` and `[schedule]` of a run's configuration.
-//! * [`Optim`]: the driver; [`AdamW`] is a plain Burn optimizer and works in Burn's drivers, too.
+//! * [`Optim`]: the driver; its rules ([`AdamW`], [`AdamW8bit`], [`Adafactor`], [`Lion`], [`Sgd`], [`Muon`], [`PagedAdamW`])
+//!   are plain Burn optimizers and work in Burn's drivers, too.
 //! * [`named_parameters`], [`trainable_tensors`], [`load_trainable_tensors`]: what trains, by path.
 //! * [`scale_grads`], [`clip_grad_norm`], [`scale_and_clip`]: all gradients at once, without waiting for the device.
 //!
@@ -42,6 +43,7 @@
 //! # Ok::<(), ft_optim::Error>(())
 //! ```
 
+mod dynamic_map;
 mod error;
 mod grads;
 mod groups;
@@ -49,6 +51,7 @@ mod groups;
 mod host;
 mod optim;
 mod optimizers;
+mod paging;
 mod params;
 mod registry;
 pub mod schedule;
@@ -58,8 +61,11 @@ mod tests;
 
 pub use error::{Error, Mismatch, Problem, Result};
 pub use grads::{GradNorm, clip_grad_norm, scale_and_clip, scale_grads};
-pub use groups::decays;
+pub use groups::{Group, decays, hidden};
 pub use optim::Optim;
-pub use optimizers::{AdamW, AdamWConfig, AdamWState, OptimConfig, StateTensor};
+pub use optimizers::{
+    Adafactor, AdafactorConfig, AdamW, AdamW8bit, AdamW8bitConfig, AdamWConfig, AdamWState, AdjustLr, Lion, LionConfig,
+    Muon, MuonConfig, OptimConfig, PagedAdamW, PagedAdamWConfig, Sgd, SgdConfig, StateTensor,
+};
 pub use params::{NamedParameter, load_trainable_tensors, named_parameters, trainable_tensors};
 pub use schedule::{Schedule, Span};

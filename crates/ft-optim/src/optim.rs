@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::{DynOptimizer, DynState, GradientsParams, StateSink, StateSource};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::error::Result;
-use crate::groups::decays;
+use crate::groups::Group;
 use crate::optimizers::{OptimConfig, STEP};
+use crate::paging::Pager;
 use crate::params::{Done, NamedParameter, Path, check_forms, named_parameters};
 
-/// Updates a module's parameters, with weight decay on all but biases and norms.
+/// Updates a module's parameters, each as its [`Group`] asks.
 ///
 /// Burn's `ModuleOptimizer` would do the updates as well, and takes the same [`AdamW`](crate::AdamW), but its records are
 /// keyed by [`ParamId`](burn::module::ParamId), which is random in every process, its paths hold enum variants, and it
@@ -21,11 +22,12 @@ use crate::params::{Done, NamedParameter, Path, check_forms, named_parameters};
 /// by parameter path, so that a state file needs nothing but names to find its place again.
 pub struct Optim {
     config: OptimConfig,
-    decay: Arc<dyn DynOptimizer>,
-    no_decay: Arc<dyn DynOptimizer>,
+    rules: HashMap<Group, Arc<dyn DynOptimizer>>,
     states: HashMap<String, DynState>,
     /// Share of the learning rate, where it is not all of it.
     rates: HashMap<ParamId, f64>,
+    /// Where states move between the device and host memory.
+    pager: Option<Pager>,
 }
 
 impl Optim {
@@ -37,10 +39,10 @@ impl Optim {
         config.check()?;
         Ok(Self {
             config: config.clone(),
-            decay: config.build(true),
-            no_decay: config.build(false),
+            rules: HashMap::new(),
             states: HashMap::new(),
             rates: HashMap::new(),
+            pager: config.pages().then(Pager::default),
         })
     }
 
@@ -62,6 +64,23 @@ impl Optim {
         })
     }
 
+    /// One update of the parameter at `path`, for who has its gradient before those of the others: `value` and `grad` are
+    /// plain tensors of one shape. Gives the new value; when nothing else holds `value`, the CPU writes it in place.
+    pub fn update<const D: usize>(&mut self, lr: f64, path: &str, value: Tensor<D>, grad: Tensor<D>) -> Tensor<D> {
+        let (shape, device) = (value.dims(), value.device());
+        let rule = self.rule(path, &shape);
+        let before = self.states.remove(path);
+        let (value, after) = rule.step_dyn(D, lr, value.into_bridge(), grad.into_bridge(), before);
+        if let Some(after) = after {
+            self.states.insert(path.to_owned(), after);
+        }
+        let pages = crate::paging::pages(&shape, &device);
+        if let Some(pager) = self.pager.as_mut().filter(|_| pages) {
+            pager.updated(path, &rule, &device, &mut self.states);
+        }
+        Tensor::from_bridge(value)
+    }
+
     /// The whole state: for every trainable parameter of `module`, in its order, the tensors of
     /// [`OptimConfig::state`] as `<path>.<name>`. A parameter that never had a gradient has only `<path>.step`, 0.
     ///
@@ -69,7 +88,7 @@ impl Optim {
     pub fn state_dict<M: Module>(&self, module: &M) -> Vec<(String, TensorData)> {
         named_parameters(module)
             .iter()
-            .flat_map(|param| self.saved(&param.path))
+            .flat_map(|param| self.saved(param))
             .collect()
     }
 
@@ -97,28 +116,41 @@ impl Optim {
         for (name, data) in tensors {
             source.insert_tensor(name, data);
         }
-        let loaded = params.iter().filter(|param| updated(param)).map(|param| {
-            let (rule, rank) = (self.rule(&param.path), param.shape.len());
-            let state = rule.state_unflatten(rank, &param.path, &mut source, &param.device);
-            (
-                param.path.clone(),
-                state.expect("Rule::state lists what the record needs"),
-            )
-        });
-        self.states = loaded.collect();
+        self.states.clear();
+        for param in params.iter().filter(|param| updated(param)) {
+            let (rule, rank) = (self.rule(&param.path, &param.shape), param.shape.len());
+            let home = self.home(param);
+            let state = rule.state_unflatten(rank, &param.path, &mut source, &home);
+            let state = state.expect("Rule::state lists what the record needs");
+            self.states.insert(param.path.clone(), state);
+        }
         Ok(())
     }
 
-    fn rule(&self, path: &str) -> &Arc<dyn DynOptimizer> {
-        if decays(path) { &self.decay } else { &self.no_decay }
+    /// Where the state of a parameter rests between two updates.
+    fn home(&self, param: &NamedParameter) -> Device {
+        let pages = self.pager.is_some() && crate::paging::pages(&param.shape, &param.device);
+        if pages {
+            crate::paging::host(&param.device)
+        } else {
+            param.device.clone()
+        }
     }
 
-    fn saved(&self, path: &str) -> Vec<(String, TensorData)> {
+    fn rule(&mut self, path: &str, shape: &[usize]) -> Arc<dyn DynOptimizer> {
+        let group = Group::of(path, shape);
+        let rule = self.rules.entry(group).or_insert_with(|| self.config.build(group));
+        rule.clone()
+    }
+
+    fn saved(&self, param: &NamedParameter) -> Vec<(String, TensorData)> {
+        let path = &param.path;
         let Some(state) = self.states.get(path) else {
             return vec![(name(path, STEP), scalar(0))];
         };
         let mut sink = StateSink::default();
-        self.rule(path).state_flatten(path, state, &mut sink);
+        let rule = self.config.build(Group::of(path, &param.shape));
+        rule.state_flatten(path, state, &mut sink);
         let scalars = sink.scalars.into_iter().map(|(name, value)| {
             let value = i64::try_from(value).expect("states hold counts as scalars");
             (name, scalar(value))
@@ -127,7 +159,7 @@ impl Optim {
     }
 
     fn wanted(&self, param: &NamedParameter, updated: bool) -> Vec<(String, (Vec<usize>, DType))> {
-        let state = self.config.state(&param.shape);
+        let state = self.config.state(&param.path, &param.shape);
         let kept = state.into_iter().filter(|tensor| updated || tensor.name == STEP);
         kept.map(|tensor| (name(&param.path, tensor.name), (tensor.shape, tensor.dtype)))
             .collect()
@@ -176,17 +208,9 @@ impl ModuleMapper for Step<'_> {
         let grad = self.grads.remove::<D>(param.id);
         let update = grad.map(|grad| {
             let path = self.path.dotted();
-            let rule = self.optim.rule(&path).clone();
             let lr = self.lr * self.optim.rates.get(&param.id).copied().unwrap_or(1.0);
-            let states = &mut self.optim.states;
-            move |value: Tensor<D>| {
-                let before = states.remove(&path);
-                let (value, after) = rule.step_dyn(D, lr, value.into_bridge(), grad.into_bridge(), before);
-                if let Some(after) = after {
-                    states.insert(path, after);
-                }
-                Tensor::from_bridge(value)
-            }
+            let optim = &mut *self.optim;
+            move |value: Tensor<D>| optim.update(lr, &path, value, grad)
         });
         self.done.replace(param, update)
     }

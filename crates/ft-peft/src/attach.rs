@@ -126,6 +126,26 @@ pub fn preview(places: &[PlaceSpec], config: &PeftConfig) -> Result<Attached> {
     Ok(Attached { choice, parameters })
 }
 
+/// Path and shape of every tensor that `choice` makes trainable, adapters as their method describes them.
+pub fn trained_shapes(places: &[PlaceSpec], config: &PeftConfig, choice: &Choice) -> Vec<(String, Vec<usize>)> {
+    let method = config.method();
+    let trained = |place: &PlaceSpec| {
+        let [rows, cols] = place.dims;
+        let whole = choice.whole.contains(&place.path);
+        let biased = place.bias && (whole || choice.biases.contains(&place.path));
+        let weight = if cols == 1 { vec![rows] } else { vec![rows, cols] };
+        let mut tensors = Vec::new();
+        tensors.extend(whole.then(|| (format!("{}.weight", place.path), weight)));
+        tensors.extend(biased.then(|| (format!("{}.bias", place.path), vec![rows])));
+        if !whole && choice.adapted.contains(&place.path) {
+            let name = format!("{}.delta", place.path);
+            tensors.extend(method.shapes_at(place).into_iter().map(|shape| (name.clone(), shape)));
+        }
+        tensors
+    };
+    places.iter().flat_map(trained).collect()
+}
+
 /// Freezes the model, then makes trainable what the method asks for. Starting values depend on `seed` and each place's
 /// path alone.
 pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Result<Attached> {

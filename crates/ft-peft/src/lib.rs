@@ -56,7 +56,7 @@ mod targets;
 mod tensor_file;
 mod virtual_tokens;
 
-pub use attach::{Attached, Choice, PlaceSpec, attach, fold, mergeable, places, preview};
+pub use attach::{Attached, Choice, PlaceSpec, attach, fold, mergeable, places, preview, trained_shapes};
 pub use error::{Error, Result};
 pub use methods::{Base, Delta, EmbeddingDelta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 pub use patterns::Patterns;

@@ -13,6 +13,8 @@ use crate::virtual_tokens::{Prefix, Prompt, VirtualTokens};
 pub struct Pass {
     /// Seed of this pass's dropout masks; `None` (evaluation, generation) drops nothing.
     pub dropout_seed: Option<u64>,
+    /// NEFTune's α: token embeddings of a training pass get noise uniform in ±α/√(seq · hidden). 0 adds none.
+    pub noise_alpha: f64,
 }
 
 impl Pass {
@@ -20,7 +22,29 @@ impl Pass {
     pub fn train(seed: u64) -> Self {
         Self {
             dropout_seed: Some(seed),
+            noise_alpha: 0.0,
         }
+    }
+
+    /// The same pass with NEFTune's noise (Jain et al. 2023, arXiv:2310.05914).
+    pub fn with_noise(self, alpha: f64) -> Self {
+        Self {
+            noise_alpha: alpha,
+            ..self
+        }
+    }
+
+    /// Embeddings `[batch, seq, hidden]` with the noise of this pass.
+    fn noisy(&self, embeddings: Tensor<3>) -> Tensor<3> {
+        let Some(seed) = self.dropout_seed.filter(|_| self.noise_alpha != 0.0) else {
+            return embeddings;
+        };
+        let [_, seq, hidden] = embeddings.dims();
+        let seed = seed ^ crate::stream::hash("neftune");
+        let noise = ft_kernels::uniform(embeddings.dims(), seed, &embeddings.device());
+        let noise = noise.mul_scalar(self.noise_alpha / ((seq * hidden) as f64).sqrt());
+        let dtype: FloatDType = embeddings.dtype().into();
+        embeddings + noise.cast(dtype)
     }
 
     /// Evaluation and generation: nothing is dropped.
@@ -113,8 +137,8 @@ impl Embedding {
         self.prompt.as_ref().map(|prompt| prompt.embeddings(pass))
     }
 
-    /// ids `[batch, seq]` to `[batch, seq, hidden]`.
-    pub fn forward(&self, ids: Tensor<2, Int>, _pass: &Pass) -> Tensor<3> {
+    /// ids `[batch, seq]` to `[batch, seq, hidden]`, with the noise of the pass.
+    pub fn forward(&self, ids: Tensor<2, Int>, pass: &Pass) -> Tensor<3> {
         let [batch, seq] = ids.dims();
         let flat = ids.reshape([batch * seq]);
         let rows = self.weight.val().select(0, flat.clone());
@@ -127,7 +151,7 @@ impl Embedding {
             Some(delta) => delta.lookup(rows, flat),
         };
         let hidden = rows.dims()[1];
-        rows.reshape([batch, seq, hidden])
+        pass.noisy(rows.reshape([batch, seq, hidden]))
     }
 
     /// Merges the delta into the table and empties the slot.

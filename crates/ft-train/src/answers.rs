@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ft_data::{Sample, Tokenizer};
@@ -9,9 +10,11 @@ use ft_eval::Compute;
 use ft_infer::{GenerationConfig, Token};
 use ft_model::Model;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::Result;
 use crate::config::EvalSection;
+use crate::history::{Done, MetricsFile};
 use crate::plan::spread;
 
 /// A prompt with what is expected and what the model says.
@@ -70,6 +73,14 @@ impl Questions {
 
     /// Lets a model (on a plain device) answer, until `stop` is raised: the answers then end where they are.
     pub fn ask(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Shown> {
+        Ok(Shown {
+            samples: self.show(model, tokenizer, stop)?,
+            metrics: self.measure(model, tokenizer, stop)?,
+        })
+    }
+
+    /// The sample answers alone.
+    fn show(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleAnswer>> {
         let prompts: Vec<Vec<u32>> = self.shown.iter().map(|s| s.prompt().to_vec()).collect();
         let text = |ids: &[u32]| tokenizer.decode(ids, true);
         let generated = match prompts.is_empty() {
@@ -85,10 +96,7 @@ impl Questions {
                 expected: text(sample.answer()),
                 answer: text(generation.content()),
             });
-        Ok(Shown {
-            samples: samples.collect(),
-            metrics: self.measure(model, tokenizer, stop)?,
-        })
+        Ok(samples.collect())
     }
 
     fn measure(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<BTreeMap<String, f64>> {
@@ -103,6 +111,44 @@ impl Questions {
             Compute::Likelihood(_) => None,
         };
         Ok(self.metrics.iter().filter_map(value).collect())
+    }
+}
+
+/// `samples.jsonl`: what the model answered at every evaluation.
+pub struct AnswersFile {
+    file: MetricsFile,
+    questions: Questions,
+    tokenizer: Tokenizer,
+}
+
+impl AnswersFile {
+    /// Its name in the run folder.
+    pub const NAME: &str = "samples.jsonl";
+
+    /// Opens the file for a run that goes on after step `done`.
+    pub fn open(out: &Path, questions: &Questions, tokenizer: &Tokenizer, done: Option<Done>) -> Result<Self> {
+        Ok(Self {
+            file: MetricsFile::open(&out.join(Self::NAME), done)?,
+            questions: questions.clone(),
+            tokenizer: tokenizer.clone(),
+        })
+    }
+
+    /// Lets a model (on a plain device) answer after `step` steps. The answers before the first step are in `before.json`,
+    /// and answers cut short by a stop are not kept: the evaluation is made again.
+    pub fn ask(&mut self, step: usize, model: &Model, stop: &AtomicBool) -> Result<()> {
+        if step == 0 {
+            return Ok(());
+        }
+        // A model that cannot answer (its weights have overflowed) may still recover; the run itself judges its loss.
+        let line = match self.questions.show(model, &self.tokenizer, stop) {
+            Ok(samples) => json!({ "step": step, "samples": samples }),
+            Err(error) => json!({ "step": step, "error": error.to_string() }),
+        };
+        match stop.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => self.file.push(&line),
+        }
     }
 }
 

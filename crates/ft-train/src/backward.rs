@@ -73,12 +73,24 @@ fn ids(model: &Model, batch: &Batch) -> Tensor<2, Int> {
 /// Sum of the negative log-likelihood in nats over the learned tokens, `[1]`, from the hidden states after the final norm,
 /// `[rows, width, hidden]`. The head runs on the positions that predict a learned token, and on no others.
 pub fn nll_sum(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
+    let (hidden, targets) = learned(hidden, batch);
+    model.nll_sum(hidden, targets)
+}
+
+/// [`nll_sum`] against smoothed targets; see [`Model::smoothed_nll_sum`].
+pub fn smoothed_nll_sum(model: &Model, hidden: Tensor<3>, batch: &Batch, smoothing: f64) -> Tensor<1> {
+    let (hidden, targets) = learned(hidden, batch);
+    model.smoothed_nll_sum(hidden, targets, smoothing)
+}
+
+/// Hidden states `[n, hidden]` of the positions that predict a learned token, and those tokens `[n]`.
+fn learned(hidden: Tensor<3>, batch: &Batch) -> (Tensor<2>, Tensor<1, Int>) {
     let device = hidden.device();
     let [rows, width, size] = hidden.dims();
     let list = |values: &[i32]| TensorData::new(values.to_vec(), [values.len()]);
     let positions = Tensor::<1, Int>::from_data(list(&batch.positions), &device);
     let targets = Tensor::<1, Int>::from_data(list(&batch.targets), &device);
-    model.nll_sum(hidden.reshape([rows * width, size]).select(0, positions), targets)
+    (hidden.reshape([rows * width, size]).select(0, positions), targets)
 }
 
 /// What the forward pass leaves for the backward pass.

@@ -50,6 +50,48 @@ pub enum Error {
         /// The newest checkpoint, or `none`.
         last: String,
     },
+    /// Another process runs in the run folder.
+    #[error("{}: {} is running here; wait for it, stop it, or choose another train.out", folder.display(),
+        pid.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
+    Locked {
+        /// The run folder.
+        folder: PathBuf,
+        /// The process, where the system tells.
+        pid: Option<u32>,
+    },
+    /// A checkpoint that there is no room for.
+    #[error("{}: the disk is full: a checkpoint takes {}, {} are free. The checkpoints before it are whole: make room, then go on with --resume", path.display(),
+        crate::memory::human(*needed), available.map_or("not enough".to_owned(), crate::memory::human))]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+        /// Bytes of a checkpoint.
+        needed: u64,
+        /// Bytes that are free, where the system tells.
+        available: Option<u64>,
+        /// What the system said.
+        source: Box<Error>,
+    },
+    /// Steps whose loss or gradient was no number, too many of them in a row.
+    #[error(
+        "step {step}: {count} step(s) in a row were skipped because the loss or the gradient is no number (here: loss {loss}, \
+         gradient norm {grad_norm}); their samples are in {}, the newest checkpoint is {last}. A lower optim.lr, a longer \
+         schedule.warmup or optim.clip usually helps; if the same samples fail every time, leave them out", folder.display()
+    )]
+    NotFinite {
+        /// Optimizer step, from 1.
+        step: usize,
+        /// Steps in a row.
+        count: usize,
+        /// The loss.
+        loss: f64,
+        /// Norm of the gradient.
+        grad_norm: f64,
+        /// Where the samples are.
+        folder: PathBuf,
+        /// The newest checkpoint, or `none`.
+        last: String,
+    },
     /// Tensors that should train but receive nothing, or nonsense.
     #[error("after {steps} step(s), these trainable tensors received no usable gradient:\n  {}\nLeave them out (peft.targets, peft.exclude), or set train.check_gradients = false", tensors.join("\n  "))]
     Gradients {

@@ -19,12 +19,15 @@ use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ft_model::Model;
 use ft_optim::{Optim, load_trainable_tensors};
 
-use crate::answers::{Questions, Shown};
+use crate::answers::{AnswersFile, Questions, Shown};
 use crate::backward::Keeping;
 use crate::checkpoint::{self, Checkpoints, Exact, TRAINABLE, TrainerState, read_tensors};
+use crate::clock::Clock;
 use crate::feed::{EvalLoader, StepLoader};
 use crate::gradients::GradientCheck;
-use crate::history::{EventHistory, MetricsFile};
+use crate::guard::Guard;
+use crate::history::{Done, EventHistory, MetricsFile};
+use crate::lock::RunLock;
 use crate::metrics::{Gauge, Loss, Norm, Throughput};
 use crate::model::TrainModel;
 use crate::outcome::{Outcome, Score};
@@ -32,8 +35,9 @@ use crate::regime::MethodPart;
 use crate::renderer::{ProgressRenderer, Silent, Style};
 use crate::resume::{self, Resume};
 use crate::save::Saver;
-use crate::session::{Clock, Ending, Session};
+use crate::session::{Ending, Session};
 use crate::strategy::{PatientStopping, SharedPatience, StepStrategy};
+use crate::tensorboard::EventFile;
 use crate::{Plan, Result, report};
 
 /// How a run is watched and steered.
@@ -116,6 +120,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         mut on_event,
     } = options;
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
+    let _lock = RunLock::take(plan.out())?;
     let from = resume::prepare(&plan, resume, &mut on_event)?;
     let model = load(&plan)?;
     let optim = Optim::new(&plan.config.optim)?;
@@ -136,13 +141,20 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         saver.initial(&model)?;
     }
     let saved = from.as_ref().map(|(_, state)| state.step);
+    let done = from.as_ref().map(|(_, state)| Done {
+        step: state.step,
+        evaluated: state.evaluated,
+    });
     let patience = SharedPatience::new(state.patience);
     let renderer = renderer(progress, &plan, state.step);
     let session = Session {
         steps: plan.steps.clone(),
-        metrics: MetricsFile::open(&plan.out().join("metrics.jsonl"), saved)?,
+        metrics: MetricsFile::open(&plan.out().join("metrics.jsonl"), done)?,
         check: (plan.config.train.check_gradients && from.is_none()).then(GradientCheck::default),
-        dump: dump(&plan, saved)?,
+        dump: dump(&plan, done)?,
+        board: board(&plan, done)?,
+        answers: answers(&plan, &questions, done)?,
+        guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
         cheap_reads: plan.provenance.device == "cpu",
         unread: Vec::new(),
@@ -217,14 +229,31 @@ fn before(plan: &Plan, model: &Model, questions: &Questions, resumed: bool, stop
     Ok(shown)
 }
 
-fn dump(plan: &Plan, saved: Option<usize>) -> Result<Option<MetricsFile>> {
+fn dump(plan: &Plan, done: Option<Done>) -> Result<Option<MetricsFile>> {
     let file = plan
         .config
         .train
         .dump_batches
         .as_ref()
         .map(|name| plan.out().join(name));
-    file.map(|path| MetricsFile::open(&path, saved)).transpose()
+    file.map(|path| MetricsFile::open(&path, done)).transpose()
+}
+
+/// TensorBoard's file, where one is wanted.
+fn board(plan: &Plan, done: Option<Done>) -> Result<Option<EventFile>> {
+    let name = &plan.config.train.tensorboard;
+    let wanted = !name.as_os_str().is_empty();
+    wanted
+        .then(|| EventFile::open(&plan.out().join(name), done))
+        .transpose()
+}
+
+/// What writes the answers of every evaluation, where they are wanted.
+fn answers(plan: &Plan, questions: &Questions, done: Option<Done>) -> Result<Option<AnswersFile>> {
+    let wanted = plan.config.eval.samples_each && plan.config.eval.samples > 0 && plan.steps.evaluates;
+    wanted
+        .then(|| AnswersFile::open(plan.out(), questions, plan.tokenizer(), done))
+        .transpose()
 }
 
 fn renderer(progress: Progress, plan: &Plan, done: usize) -> Box<dyn MetricsRenderer> {
@@ -271,7 +300,11 @@ fn train(
         offload: plan.config.train.offload_activations,
     };
     let learner = Learner::new(
-        TrainModel { model, keeping },
+        TrainModel {
+            model,
+            keeping,
+            objective: plan.config.objective,
+        },
         AdamWConfig::new().init(),
         ConstantLr::new(0.0),
     );

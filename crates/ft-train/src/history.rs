@@ -51,6 +51,22 @@ impl MetricLogger for EventHistory {
     fn log_epoch_summary(&mut self, _: EpochSummary) {}
 }
 
+/// What of a run is done when it goes on from a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// Optimizer steps.
+    pub step: usize,
+    /// Step of the last evaluation: one that a stop left undone is made again.
+    pub evaluated: Option<usize>,
+}
+
+impl Done {
+    /// Whether what was written at `step` stays.
+    pub fn covers(&self, step: usize, evaluation: bool) -> bool {
+        step <= self.step && (!evaluation || self.evaluated.is_some_and(|evaluated| step <= evaluated))
+    }
+}
+
 /// `metrics.jsonl`: one JSON object per line, each with a `step`.
 pub struct MetricsFile {
     path: PathBuf,
@@ -58,12 +74,12 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file for a run that goes on after step `done`: lines of later steps, and a line torn by a kill, go away.
-    /// A new run starts an empty one.
-    pub fn open(path: &Path, done: Option<usize>) -> Result<Self> {
+    /// Opens the file for a run that goes on after `done`: lines of what follows, and a line torn by a kill, go away. A new
+    /// run starts an empty one.
+    pub fn open(path: &Path, done: Option<Done>) -> Result<Self> {
         let old = std::fs::read(path).unwrap_or_default();
         let old = String::from_utf8_lossy(&old);
-        let keep = |line: &&str| done.is_some_and(|done| step_of(line).is_some_and(|step| step <= done));
+        let keep = |line: &&str| done.is_some_and(|done| stays(line, done));
         let kept: Vec<&str> = old.lines().filter(keep).collect();
         let mut text = kept.join("\n");
         if !text.is_empty() {
@@ -94,9 +110,16 @@ impl MetricsFile {
     }
 }
 
-fn step_of(line: &str) -> Option<usize> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    value["step"].as_u64().map(|s| s as usize)
+fn stays(line: &str, done: Done) -> bool {
+    let Ok(line) = serde_json::from_str::<Value>(line) else {
+        return false;
+    };
+    let evaluation = ["eval_loss", "samples", "error"]
+        .iter()
+        .any(|key| line.get(key).is_some());
+    line["step"]
+        .as_u64()
+        .is_some_and(|step| done.covers(step as usize, evaluation))
 }
 
 /// Every line of a `metrics.jsonl`; lines that do not parse are left out.

@@ -8,7 +8,8 @@ use ft_data::Batch;
 use ft_model::Model;
 use ft_peft::Pass;
 
-use crate::backward::{Keeping, nll_gradients};
+use crate::backward::{Keeping, loss_gradients, smoothed_nll_sum};
+use crate::config::ObjectiveSection;
 use crate::feed::Window;
 use crate::metrics::{StepOutput, Sum};
 
@@ -20,6 +21,9 @@ pub struct TrainModel {
     /// What its forward passes keep.
     #[module(skip)]
     pub keeping: Keeping,
+    /// What is minimized.
+    #[module(skip)]
+    pub objective: ObjectiveSection,
 }
 
 impl TrainStep for TrainModel {
@@ -31,8 +35,10 @@ impl TrainStep for TrainModel {
         let mut gradients = GradientsAccumulator::new();
         let mut total: Option<Tensor<1>> = None;
         for micro in &window.micro {
-            let pass = Pass::train(micro.dropout_seed);
-            let sum = nll_gradients(&self.model, &micro.batch, &pass, self.keeping, |grads| {
+            let pass = Pass::train(micro.dropout_seed).with_noise(self.objective.neftune_alpha);
+            let smoothing = self.objective.label_smoothing;
+            let loss = |model: &Model, hidden, batch: &Batch| smoothed_nll_sum(model, hidden, batch, smoothing);
+            let sum = loss_gradients(&self.model, &micro.batch, &pass, self.keeping, loss, |grads| {
                 gradients.accumulate(&self.model, grads)
             });
             total = Some(match total {

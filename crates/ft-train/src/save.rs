@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_tensors};
 use crate::regime::MethodPart;
-use crate::{Error, Plan, Result};
+use crate::{Error, Plan, Result, disk};
 
 /// What writing needs to know of the run.
 pub struct Saver {
@@ -20,6 +20,7 @@ pub struct Saver {
     pub out: PathBuf,
     /// The training device, without autodiff.
     pub device: Device,
+    checkpoint_bytes: u64,
     base: PathBuf,
     peft: PeftConfig,
     tokenizer: Tokenizer,
@@ -33,6 +34,7 @@ impl Saver {
         Self {
             out: plan.out().to_owned(),
             device: plan.device.clone(),
+            checkpoint_bytes: plan.disk.checkpoint,
             base: plan.config.model.path.clone(),
             peft: plan.peft.clone(),
             tokenizer: plan.tokenizer.clone(),
@@ -49,14 +51,43 @@ impl Saver {
         state: &TrainerState,
     ) -> Result<PathBuf> {
         let draft = Draft::begin(&Checkpoints::of(&self.out).path(state.step))?;
-        write_tensors(&draft.path().join(TRAINABLE), &trainable_tensors(model))?;
-        write_tensors(&draft.path().join(OPTIMIZER), &optim.state_dict(model))?;
-        method.save(draft.path())?;
-        let path = draft.path().join(STATE);
+        let folder = draft.path().to_owned();
+        let written = self
+            .fill(&folder, model, optim, method, state)
+            .and_then(|()| draft.commit());
+        written.map_err(|error| self.unwritten(error, folder))
+    }
+
+    fn fill(
+        &self,
+        folder: &Path,
+        model: &Model,
+        optim: &Optim,
+        method: &MethodPart,
+        state: &TrainerState,
+    ) -> Result<()> {
+        write_tensors(&folder.join(TRAINABLE), &trainable_tensors(model))?;
+        write_tensors(&folder.join(OPTIMIZER), &optim.state_dict(model))?;
+        method.save(folder)?;
+        let path = folder.join(STATE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;
-        self.export(model, draft.path())?;
-        draft.commit()
+        self.export(model, folder)
+    }
+
+    /// Gives back the room that an unfinished checkpoint takes, and says so where it was room that was missing.
+    fn unwritten(&self, error: Error, folder: PathBuf) -> Error {
+        // What cannot be removed now goes away with the next start.
+        let _ = std::fs::remove_dir_all(&folder);
+        if !disk::is_full(&error) {
+            return error;
+        }
+        Error::DiskFull {
+            needed: self.checkpoint_bytes,
+            available: disk::available(&folder),
+            path: folder,
+            source: Box::new(error),
+        }
     }
 
     /// Writes `initial/`: the weights before the first step, for a replay of the run elsewhere.

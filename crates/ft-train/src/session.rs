@@ -10,7 +10,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -18,10 +17,13 @@ use burn::train::{Interrupter, TrainOutput, TrainStep};
 use ft_optim::{GradNorm, Optim, scale_and_clip};
 use serde_json::json;
 
+use crate::answers::AnswersFile;
 use crate::checkpoint::{Best, Checkpoints, Exact, TrainerState};
+use crate::clock::Clock;
 use crate::feed::Window;
 use crate::fit::Event;
 use crate::gradients::GradientCheck;
+use crate::guard::{Bad, Guard, rows_of};
 use crate::history::MetricsFile;
 use crate::memory;
 use crate::metrics::{StepOutput, Sum};
@@ -30,6 +32,7 @@ use crate::plan::Steps;
 use crate::regime::MethodPart;
 use crate::save::Saver;
 use crate::strategy::SharedPatience;
+use crate::tensorboard::EventFile;
 use crate::{Error, Result};
 
 /// Why the loop ended.
@@ -60,6 +63,12 @@ pub struct Session {
     pub metrics: MetricsFile,
     /// Looks at the first gradients.
     pub check: Option<GradientCheck>,
+    /// TensorBoard's file.
+    pub board: Option<EventFile>,
+    /// Answers at every evaluation.
+    pub answers: Option<AnswersFile>,
+    /// Looks at the loss and gradient of every step.
+    pub guard: Option<Guard>,
     /// Where every step's input is written.
     pub dump: Option<MetricsFile>,
     /// Raised from outside to stop.
@@ -131,10 +140,18 @@ impl Session {
         let lr = self.steps.lr(self.state.step);
         self.dump(window, lr)?;
         let (output, grads) = self.gradients(slot.as_ref(), window)?;
-        *slot = slot.take().map(|TrainModel { model, keeping }| TrainModel {
-            model: self.optim.step(lr, model, grads),
-            keeping,
-        });
+        let bad = self.guard.as_ref().and_then(|guard| guard.judge(&output));
+        let output = match bad {
+            Some(bad) => self.skip(bad, window, output)?,
+            None => {
+                self.accept(slot.as_ref(), &output, &grads, window)?;
+                *slot = slot.take().map(|train| TrainModel {
+                    model: self.optim.step(lr, train.model, grads),
+                    ..train
+                });
+                output
+            }
+        };
         self.advance(window);
         if let Some(TrainModel { model, .. }) = slot {
             self.method.moved(model, self.state.step);
@@ -154,26 +171,66 @@ impl Session {
         let factor = 1.0 / window.learned.max(1) as f64;
         let grads = self.method.penalize(model, grads, window.learned);
         let (grads, norm) = scale_and_clip(model, grads, factor, self.steps.clip);
-        if let Some(check) = &mut self.check {
-            check.look(&model.model, &grads);
+        let grad_norm = Some(norm);
+        Ok((StepOutput { grad_norm, ..item }, grads))
+    }
+
+    /// Takes note of a step that is about to be taken.
+    fn accept(
+        &mut self,
+        model: Option<&TrainModel>,
+        output: &StepOutput,
+        grads: &GradientsParams,
+        window: &Window,
+    ) -> Result<()> {
+        self.state.skipped_in_a_row = 0;
+        if let Some(model) = model {
+            if let Some(check) = &mut self.check {
+                check.look(&model.model, grads);
+            }
+            self.method.observe(model, grads);
         }
-        self.method.observe(model, &grads);
-        if let Sum::Device(nll) = &item.nll {
+        if let Sum::Device(nll) = &output.nll {
             self.unread
                 .push((self.state.step + 1, Tensor::clone(nll), window.learned));
         }
+        self.grad_norm = output.grad_norm.clone();
         // Before the optimizer: a loss that is no number must not reach the weights where it can be known in time.
-        if self.cheap_reads {
-            self.read_losses()?;
+        match self.cheap_reads {
+            true => self.read_losses(),
+            false => Ok(()),
         }
-        self.grad_norm = Some(norm.clone());
-        Ok((
-            StepOutput {
-                grad_norm: Some(norm),
-                ..item
-            },
-            grads,
-        ))
+    }
+
+    /// Leaves a step out: weights and moments stay as they are. What the step shows is that nothing was learned.
+    fn skip(&mut self, bad: Bad, window: &Window, output: StepOutput) -> Result<StepOutput> {
+        let Some(guard) = &self.guard else { return Ok(output) };
+        self.state.skipped += 1;
+        self.state.skipped_in_a_row += 1;
+        let (step, count) = (self.state.step + 1, self.state.skipped_in_a_row);
+        let file = guard.keep(step, bad, window)?;
+        if count >= guard.limit {
+            return Err(Error::NotFinite {
+                step,
+                count,
+                loss: bad.loss,
+                grad_norm: bad.grad_norm,
+                folder: guard.folder.clone(),
+                last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
+            });
+        }
+        (self.on_event)(&Event::Warning(format!(
+            "step {step} is skipped: loss {}, gradient norm {}; its samples are in {}",
+            bad.loss,
+            bad.grad_norm,
+            file.display()
+        )));
+        Ok(StepOutput {
+            nll: Sum::Host(0.0),
+            tokens: 0,
+            grad_norm: self.grad_norm.clone(),
+            ..output
+        })
     }
 
     fn advance(&mut self, window: &Window) {
@@ -227,15 +284,19 @@ impl Session {
         let mut line = json!({
             "step": state.step,
             "epoch": state.epoch,
-            "loss": pending.nll.0 / pending.learned.max(1) as f64,
+            "loss": (pending.learned > 0).then(|| pending.nll.0 / pending.learned as f64),
             "lr": lr,
             "grad_norm": self.grad_norm.as_ref().map(GradNorm::value),
+            "skipped": state.skipped,
             "tokens": state.tokens,
             "tokens_per_s": rate,
             "memory_bytes": memory::now(&self.saver.device),
         });
         self.method.report(&mut line);
         self.metrics.push(&line)?;
+        if let Some(board) = &mut self.board {
+            board.push(&line)?;
+        }
         state.log(line);
         Ok(())
     }
@@ -253,6 +314,9 @@ impl Session {
             "eval_seconds": seconds,
         });
         self.metrics.push(&line)?;
+        if let Some(board) = &mut self.board {
+            board.push(&line)?;
+        }
         state.log(line);
         state.last_eval = Some(Exact(loss));
         if state.step == 0 {
@@ -292,72 +356,5 @@ impl Session {
         let Some(file) = &mut self.dump else { return Ok(()) };
         let batches: Vec<_> = window.micro.iter().map(|m| rows_of(&m.batch)).collect();
         file.push(&json!({ "step": self.state.step + 1, "lr": lr, "batches": batches }))
-    }
-}
-
-/// `[{"ids": [..], "learn": [..]}, ..]`, one object per row.
-fn rows_of(batch: &ft_data::Batch) -> Vec<serde_json::Value> {
-    let learned: std::collections::HashSet<i32> = batch.positions.iter().map(|p| p + 1).collect();
-    let row = |r: usize| {
-        let cells = r * batch.width..r * batch.width + batch.lengths[r];
-        let learn: Vec<bool> = cells.clone().map(|c| learned.contains(&(c as i32))).collect();
-        json!({ "ids": &batch.ids[cells], "learn": learn })
-    };
-    (0..batch.rows).map(row).collect()
-}
-
-/// Running time of the training steps: evaluations and checkpoints stop it.
-#[derive(Debug, Default)]
-pub struct Clock {
-    since: Option<Instant>,
-    /// Seconds of this log interval before `since`.
-    interval: f64,
-    /// Seconds before this log interval.
-    total: f64,
-    /// Tokens of this log interval.
-    tokens: usize,
-}
-
-impl Clock {
-    /// A clock that has already run for `total` seconds.
-    pub fn after(total: f64) -> Self {
-        Self {
-            total,
-            ..Self::default()
-        }
-    }
-
-    /// Runs from now on, if it does not already.
-    fn run(&mut self) {
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    /// Stops until the next [`Clock::run`].
-    pub fn pause(&mut self) {
-        self.interval += self.since.take().map_or(0.0, |s| s.elapsed().as_secs_f64());
-    }
-
-    fn interval(&self) -> f64 {
-        self.interval + self.since.map_or(0.0, |s| s.elapsed().as_secs_f64())
-    }
-
-    /// All seconds so far.
-    pub fn total(&self) -> f64 {
-        self.total + self.interval()
-    }
-
-    /// Tokens per second of this log interval.
-    fn rate(&self) -> f64 {
-        self.tokens as f64 / self.interval().max(1e-9)
-    }
-
-    /// Starts the next log interval.
-    fn lap(&mut self) {
-        let since = self.since.map(|_| Instant::now());
-        *self = Self {
-            since,
-            total: self.total(),
-            ..Self::default()
-        };
     }
 }

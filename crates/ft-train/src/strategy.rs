@@ -205,7 +205,17 @@ impl Run {
         let flushed = self.components.event_processor.flush();
         self.components.interrupter.fail_on_error(flushed);
         self.burn_errors()?;
-        self.session.evaluated(sum, tokens, started.elapsed().as_secs_f64())?;
+        let seconds = started.elapsed().as_secs_f64();
+        let Session {
+            answers, stop, state, ..
+        } = &mut self.session;
+        if let Some(answers) = answers {
+            answers.ask(state.step, &model.model, stop)?;
+        }
+        if self.session.stopped() {
+            return Ok(());
+        }
+        self.session.evaluated(sum, tokens, seconds)?;
         self.judge(epoch);
         Ok(())
     }

@@ -23,6 +23,9 @@ pub struct Train {
     /// Go on from a checkpoint of the run folder, the newest when none is named
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1)]
     resume: Option<Option<PathBuf>>,
+    /// Start in spite of what is only an opinion of the checks (train.force)
+    #[arg(long)]
+    force: bool,
     /// Show progress on the full screen
     #[arg(long)]
     tui: bool,
@@ -37,7 +40,10 @@ impl Train {
     pub fn run(self) -> Result<(), Failure> {
         // Before anything that takes time: a signal must never find the default behaviour once work has begun.
         let stop = Stop::listen()?;
-        let this = self.untangled();
+        let mut this = self.untangled();
+        if this.force {
+            this.set.set.push("train.force=true".into());
+        }
         let resume = this
             .resume
             .clone()

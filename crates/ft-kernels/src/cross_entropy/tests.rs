@@ -1,4 +1,4 @@
-use super::{cross_entropy, portable, token_nll};
+use super::{cross_entropy, portable, smoothed_cross_entropy, token_nll};
 use crate::testing::{close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
 use burn::tensor::{DType, Tensor};
 
@@ -184,4 +184,61 @@ fn the_portable_composition_agrees_with_the_fused_code() {
     let (nll, _) = portable::rows::<Flex>(raw(hidden), raw(head), targets);
     let composed: Vec<f64> = crate::cpu::flex::values(&nll).iter().map(|&x| f64::from(x)).collect();
     close(&fused, &composed, 1e-6, "nll");
+}
+
+/// torch's definition: the target's share is 1 - ε + ε/vocab, every other token's ε/vocab.
+#[test]
+fn smoothing_equals_the_oracle() {
+    let (smoothing, case) = (0.3, Case::new(7, 5, 33));
+    let loss = |hidden: &[f64], head: &[f64]| -> f64 {
+        let logits = times_transposed(hidden, head, case.d);
+        let row = |(row, &target): (&[f64], &i64)| {
+            let lse = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+            let share = |i: usize| smoothing / 33.0 + if i == target as usize { 1.0 - smoothing } else { 0.0 };
+            row.iter().enumerate().map(|(i, x)| share(i) * (lse - x)).sum::<f64>()
+        };
+        logits.chunks(case.vocab).zip(&case.targets).map(row).sum()
+    };
+    for dtype in [DType::F32, DType::F64] {
+        for (hidden_tracked, head_tracked) in [(true, false), (true, true)] {
+            let (hidden, head) = case.tensors(dtype, hidden_tracked, head_tracked);
+            let targets = ints(&case.targets, [case.n]);
+            let value = smoothed_cross_entropy(hidden.clone(), head.clone(), targets, smoothing);
+            let bound = tolerance(dtype) * 5.0;
+            close(&to_vec(value.clone()), &[loss(&case.hidden, &case.head)], bound, "loss");
+            let grads = value.backward();
+            let to_hidden = numeric(&case.hidden, |h| loss(h, &case.head));
+            close(
+                &gradient(&hidden, &grads).unwrap(),
+                &to_hidden,
+                bound.max(1e-6),
+                "to hidden",
+            );
+            if head_tracked {
+                let to_head = numeric(&case.head, |w| loss(&case.hidden, w));
+                close(&gradient(&head, &grads).unwrap(), &to_head, bound.max(1e-6), "to head");
+            }
+        }
+    }
+}
+
+/// `torch.nn.functional.cross_entropy(hidden @ head.T, targets, reduction="sum", label_smoothing=0.1)`, torch 2.11, with
+/// hidden[i][j] = sin(3i + j), head[v][j] = cos(2v + 5j), targets 4, 0, 2.
+#[test]
+fn smoothing_is_torchs() {
+    let numbers = |rows: usize, f: fn(f64) -> f64, a: usize, b: usize| -> Vec<f64> {
+        (0..rows * 4).map(|i| f((a * (i / 4) + b * (i % 4)) as f64)).collect()
+    };
+    let (hidden, head) = (numbers(3, f64::sin, 3, 1), numbers(6, f64::cos, 2, 5));
+    let hidden = leaf(&hidden, [3, 4], DType::F32, true);
+    let head = leaf(&head, [6, 4], DType::F32, false);
+    let loss = smoothed_cross_entropy(hidden.clone(), head, ints(&[4, 0, 2], [3]), 0.1);
+    close(&to_vec(loss.clone()), &[4.616878150], 1e-6, "loss");
+    let got = gradient(&hidden, &loss.backward()).unwrap();
+    close(
+        &got[..4],
+        &[-0.107105727, -0.301100999, -0.063716207, 0.264953242],
+        1e-6,
+        "gradient of the first row",
+    );
 }

@@ -107,7 +107,7 @@ impl Gpt2 {
         let last = self.wpe.weight.dims()[0] - 1;
         let positions: Vec<i32> = positions.into_iter().flatten().map(|p| p.min(last) as i32).collect();
         let positions = Tensor::<2, Int>::from_data(TensorData::new(positions, shape), &device);
-        text + self.wpe.forward(positions, pass) // [batch, seq, hidden]
+        text + self.wpe.forward(positions, &pass.with_noise(0.0)) // [batch, seq, hidden]
     }
 
     pub fn blocks(

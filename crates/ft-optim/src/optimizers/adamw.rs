@@ -12,8 +12,9 @@ use std::sync::Arc;
 use burn::optim::{DynOptimizer, LearningRate, Optimizer, RecordState, StateSink, StateSource};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 
-use super::{Rule, STEP, StateTensor};
+use super::{Rule, STEP, StateTensor, moment, step};
 use crate::error::Problems;
+use crate::groups::Group;
 #[cfg(feature = "flex")]
 use crate::host;
 
@@ -55,39 +56,30 @@ impl Rule for AdamWConfig {
     }
 
     fn check(&self, problems: &mut Problems) {
-        problems.within(self.lr, 0.0..=f64::INFINITY, "lr");
-        problems.within(self.weight_decay, 0.0..=f64::INFINITY, "weight_decay");
-        problems.unless(self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas", || {
-            format!("is {:?}, expected two numbers of at least 0 and below 1", self.betas)
-        });
-        problems.within(self.eps, 0.0..=f64::INFINITY, "eps");
-        problems.within(self.clip, 0.0..=f64::INFINITY, "clip");
+        problems.amount(self.lr, "lr");
+        problems.amount(self.weight_decay, "weight_decay");
+        problems.shares(&self.betas, "betas");
+        problems.amount(self.eps, "eps");
+        problems.amount(self.clip, "clip");
     }
 
-    fn build(&self, decay: bool) -> Arc<dyn DynOptimizer> {
-        let weight_decay = if decay { self.weight_decay } else { 0.0 };
-        Arc::new(AdamW {
+    fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
+        Arc::new(self.rule(group))
+    }
+
+    fn state(&self, _: Group, shape: &[usize]) -> Vec<StateTensor> {
+        vec![moment("exp_avg", shape), moment("exp_avg_sq", shape), step()]
+    }
+}
+
+impl AdamWConfig {
+    /// The update rule of a group.
+    pub(super) fn rule(&self, group: Group) -> AdamW {
+        AdamW {
             betas: self.betas,
             eps: self.eps,
-            weight_decay,
-        })
-    }
-
-    fn state(&self, shape: &[usize]) -> Vec<StateTensor> {
-        let moment = |name| StateTensor {
-            name,
-            shape: shape.to_vec(),
-            dtype: DType::F32,
-        };
-        vec![
-            moment("exp_avg"),
-            moment("exp_avg_sq"),
-            StateTensor {
-                name: STEP,
-                shape: vec![],
-                dtype: DType::I64,
-            },
-        ]
+            weight_decay: group.weight_decay(self.weight_decay),
+        }
     }
 }
 

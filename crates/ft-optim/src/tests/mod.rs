@@ -1,7 +1,9 @@
 //! Laws over the whole crate, and the small modules that its tests share.
 
+mod eight_bit;
 mod grads;
 mod groups;
+mod laws;
 mod params;
 mod resume;
 mod step;

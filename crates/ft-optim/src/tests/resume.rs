@@ -79,7 +79,7 @@ fn names_are_paths_and_bytes_are_as_planned() {
 
     let planned: usize = named_parameters(&net)
         .iter()
-        .flat_map(|p| OptimConfig::default().state(&p.shape))
+        .flat_map(|p| OptimConfig::default().state(&p.path, &p.shape))
         .map(|t| t.bytes())
         .sum();
     assert_eq!(planned, saved.iter().map(|(_, data)| data.bytes().len()).sum::<usize>());

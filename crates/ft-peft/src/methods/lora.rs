@@ -237,6 +237,14 @@ impl PeftMethod for LoraConfig {
         }
     }
 
+    fn shapes_at(&self, place: &PlaceSpec) -> Vec<Vec<usize>> {
+        let ([rows, cols], rank) = (place.dims, self.rank_at(&place.path));
+        let vectors = self.parameters_at(place) - rank * (rows + cols);
+        let mut shapes = vec![vec![rank, cols], vec![rows, rank]];
+        shapes.extend((vectors > 0).then(|| vec![vectors]));
+        shapes
+    }
+
     fn fill(&self, site: &mut Site<'_>, seed: u64) {
         match &mut site.place {
             Place::Projection(slot) => {

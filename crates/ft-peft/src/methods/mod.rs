@@ -74,6 +74,12 @@ pub trait PeftMethod {
         Keeps::input()
     }
 
+    /// Shapes of the tensors of its adapter at a place, for what depends on more than their number. One vector stands for
+    /// all of them where a method does not say more.
+    fn shapes_at(&self, place: &PlaceSpec) -> Vec<Vec<usize>> {
+        vec![vec![self.parameters_at(place)]]
+    }
+
     /// Puts its adapter into a place that [`choose`](Self::choose) listed as adapted.
     fn fill(&self, _: &mut Site<'_>, _seed: u64) {}
 

@@ -47,6 +47,9 @@ const RULES: &[(&str, Weight)] = &[
     ("train.save_every", Weight::Free),
     ("train.keep", Weight::Free),
     ("train.check_gradients", Weight::Free),
+    ("train.max_bad_steps", Weight::Free),
+    ("train.force", Weight::Free),
+    ("train.tensorboard", Weight::Free),
     ("train.dump_batches", Weight::Free),
     // The same numbers up to rounding.
     ("train.checkpointing", Weight::Told),

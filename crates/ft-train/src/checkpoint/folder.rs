@@ -99,7 +99,7 @@ pub fn clean(parent: &Path) -> Result<()> {
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         if name.starts_with(DRAFT) {
-            fs::remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+            remove(&path).map_err(|e| Error::io(&path, e))?;
         } else if let Some(original) = name.strip_prefix(REPLACED) {
             let original = parent.join(original);
             let done = if original.exists() {
@@ -111,6 +111,14 @@ pub fn clean(parent: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A draft is a folder, or the file of a [`write_file`].
+fn remove(path: &Path) -> io::Result<()> {
+    match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
 }
 
 /// Everything that is wrong with the folder, judged by its manifest; empty when it is as it was written.

@@ -18,6 +18,12 @@ pub struct TrainerState {
     pub tokens: u64,
     /// The one seed.
     pub seed: u64,
+    /// Steps without an update, because their loss or gradient was no number.
+    #[serde(default)]
+    pub skipped: usize,
+    /// Those of them since the last update.
+    #[serde(default)]
+    pub skipped_in_a_row: usize,
     /// Sums since the last logged step.
     pub pending: Pending,
     /// Step of the last evaluation.
@@ -113,6 +119,8 @@ impl TrainerState {
             cursor: 0,
             tokens: 0,
             seed,
+            skipped: 0,
+            skipped_in_a_row: 0,
             pending: Pending::default(),
             evaluated: None,
             best: None,

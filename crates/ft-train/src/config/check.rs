@@ -123,7 +123,10 @@ impl<'s> Check<'s> {
 const FOREIGN: &[(&str, &str)] = &[
     ("learning_rate", "optim.lr"),
     ("max_grad_norm", "optim.clip"),
+    ("optimizer", "optim.kind"),
     ("lr_scheduler_type", "schedule.kind"),
+    ("label_smoothing_factor", "objective.label_smoothing"),
+    ("neftune_noise_alpha", "objective.neftune_alpha"),
     ("warmup_steps", "schedule.warmup"),
     ("warmup_ratio", "schedule.warmup"),
     ("per_device_train_batch_size", "train.batch_size"),

@@ -135,7 +135,8 @@ impl RunConfig {
         let tree = with_out(tree, path);
         let rate_is_typed = source::holds(&tree, "optim.lr");
         let mut config = from_tree(tree, &sources)?;
-        if !rate_is_typed && let Some(optim) = with_lr_of(&config.peft, &config.optim) {
+        let chosen = rate_is_typed || config.optim.makes_its_rate();
+        if !chosen && let Some(optim) = with_lr_of(&config.peft, &config.optim) {
             config.optim = optim;
         }
         Ok(config)

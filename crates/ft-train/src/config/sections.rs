@@ -51,11 +51,16 @@ pub enum Dtype {
 }
 
 /// Section `[objective]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ObjectiveSection {
     /// What is minimized.
     pub kind: Objective,
+    /// Share of every target that is spread over the whole vocabulary, in training alone: evaluations stay plain. 0.1 is
+    /// common; 0 is off.
+    pub label_smoothing: f64,
+    /// NEFTune: noise uniform in ±alpha/√(length · width) on the token embeddings, in training alone. 5 is common; 0 is off.
+    pub neftune_alpha: f64,
 }
 
 /// What is minimized.
@@ -115,6 +120,17 @@ pub struct TrainSection {
     /// Stop when evaluations no longer improve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
+    /// Start in spite of what is only an opinion of the checks, which then warns: room on the disk that looks too small, samples
+    /// that never teach to stop.
+    #[serde(default)]
+    pub force: bool,
+    /// Folder of TensorBoard's event file, in the run folder; `""` writes none.
+    #[serde(default = "defaults::tensorboard")]
+    pub tensorboard: PathBuf,
+    /// A step whose loss or gradient is NaN or infinite is skipped, and its samples are written to `bad_steps/` in the run
+    /// folder; so many in a row stop the run. 0 looks at the loss only where it is logged, and stops at once.
+    #[serde(default = "defaults::max_bad_steps")]
+    pub max_bad_steps: usize,
     /// Check in the first steps that every trainable tensor receives a finite, non-zero gradient.
     #[serde(default = "defaults::check_gradients")]
     pub check_gradients: bool,
@@ -150,6 +166,8 @@ pub struct EvalSection {
     pub at_start: bool,
     /// Held-out prompts answered before and after the run, for the report, spread evenly; 0 turns it off.
     pub samples: usize,
+    /// Answer them at every evaluation too.
+    pub samples_each: bool,
     /// Names of metrics that need generated answers, measured before and after the run: `exact_match`, `bleu`, `rouge_l`.
     pub metrics: Vec<String>,
     /// Held-out prompts answered for `metrics`, spread evenly; all where it is not given.
@@ -164,6 +182,7 @@ impl Default for EvalSection {
             max_samples: None,
             at_start: true,
             samples: 3,
+            samples_each: true,
             metrics: Vec::new(),
             max_answers: None,
         }
@@ -185,6 +204,12 @@ mod defaults {
     }
     pub fn keep() -> usize {
         2
+    }
+    pub fn tensorboard() -> std::path::PathBuf {
+        "tb".into()
+    }
+    pub fn max_bad_steps() -> usize {
+        5
     }
     pub fn patience() -> usize {
         3

@@ -10,7 +10,7 @@ use ft_peft::methods::trainable_tokens::Token;
 
 use super::{DataSummary, Steps};
 use crate::config::{PeftSection, RunConfig};
-use crate::{Error, Result};
+use crate::{Disk, Error, Result, memory};
 
 /// Numbers that no file is needed to judge.
 pub(super) fn numbers(config: &RunConfig) -> Result<()> {
@@ -58,6 +58,12 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
             );
         }
     }
+    if !(0.0..1.0).contains(&config.objective.label_smoothing) {
+        wrong.push("objective.label_smoothing: must be a number of at least 0 and below 1".into());
+    }
+    if !config.objective.neftune_alpha.is_finite() || config.objective.neftune_alpha < 0.0 {
+        wrong.push("objective.neftune_alpha: must be a number of at least 0".into());
+    }
     let unknown = config.eval.metrics.iter().filter_map(|name| ft_eval::find(name).err());
     wrong.extend(unknown.map(|e| format!("eval.metrics: {e}")));
     wrong.extend(config.optim.check().err().map(|e| e.to_string()));
@@ -82,6 +88,8 @@ pub(super) struct Facts<'a> {
     pub steps: &'a Steps,
     pub data: &'a DataSummary,
     pub generation: &'a GenerationConfig,
+    pub disk: &'a Disk,
+    pub cpu: bool,
 }
 
 impl Facts<'_> {
@@ -103,6 +111,7 @@ impl Facts<'_> {
 pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
     let mut refusals = Vec::new();
     let mut warnings = Vec::new();
+    let mut opinions = Vec::new();
     samples("data.train", facts.train, facts, &mut refusals);
     samples("data.valid", facts.valid, facts, &mut refusals);
     if facts.positions() == 0 {
@@ -111,14 +120,33 @@ pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
             "peft.num_virtual_tokens: {n} virtual tokens leave no position of the model's {all} for text"
         ));
     }
-    stop(facts, &mut refusals, &mut warnings);
+    stop(facts, &mut opinions, &mut warnings);
+    room(facts, &mut opinions);
     lengths(facts, &mut warnings);
     tokens(facts, &mut warnings);
     evaluation(facts, &mut refusals, &mut warnings);
+    optimizer(facts, &mut warnings);
+    match facts.config.train.force {
+        true => warnings.extend(opinions),
+        false => refusals.extend(opinions.iter().map(|o| format!("{o} (--force starts anyway)"))),
+    }
     if refusals.is_empty() {
         Ok(warnings)
     } else {
         Err(Error::Plan(refusals))
+    }
+}
+
+/// Whether the checkpoints find room.
+fn room(facts: &Facts, opinions: &mut Vec<String>) {
+    if let (Some(false), Some(free)) = (facts.disk.fits(), facts.disk.available) {
+        opinions.push(format!(
+            "train.out: the run needs {} on the disk ({} for each checkpoint), and {} are free; make room, lower train.keep, or \
+             choose another train.out",
+            memory::human(facts.disk.needed),
+            memory::human(facts.disk.checkpoint),
+            memory::human(free)
+        ));
     }
 }
 
@@ -191,9 +219,9 @@ pub(super) fn stop_token(
 }
 
 /// A model that is never taught to stop talks until it is cut off.
-fn stop(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<String>) {
+fn stop(facts: &Facts, opinions: &mut Vec<String>, warnings: &mut Vec<String>) {
     if facts.data.has_answers() && facts.data.stop_token.is_none() {
-        refusals.push(
+        opinions.push(
             "data: no sample teaches a token that ends the answer, so the model would never stop; does the chat template \
              close the assistant's turn, and does data.max_length leave room for it?"
                 .into(),
@@ -224,6 +252,16 @@ fn tokens(facts: &Facts, warnings: &mut Vec<String>) {
                 "peft: token \"{text}\" ({id}) is to train but stands in no training sample"
             ));
         }
+    }
+}
+
+fn optimizer(facts: &Facts, warnings: &mut Vec<String>) {
+    if facts.config.optim.pages() && facts.cpu {
+        warnings.push(format!(
+            "optim.kind = \"{}\" pages nothing on the CPU, where states are in host memory anyway; it takes the steps of \
+             \"adamw\"",
+            facts.config.optim.kind()
+        ));
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) use summary::thousands;
 
 use crate::config::{Dtype, Provenance, RunConfig};
 use crate::feed::{Feed, Padding};
-use crate::{Error, Result, memory};
+use crate::{Disk, Error, Result, memory};
 
 /// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct Plan {
     pub steps: Steps,
     /// Memory by part.
     pub bytes: Bytes,
+    /// Room on the disk.
+    pub disk: Disk,
     /// Samples and tokens.
     pub data: DataSummary,
     /// Things that are allowed but probably not meant.
@@ -96,6 +98,27 @@ impl Plan {
         config.schedule.check(steps.base_lr, steps.total as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
         data.stop_token = checks::stop_token(feed.samples(), &tokenizer, &model, &generation);
+        let dtype = match config.model.init {
+            true => LoadDtype::F32,
+            false => dtype(config.model.dtype, cpu),
+        };
+        let job = places::Job {
+            model: &model,
+            folder,
+            peft: &peft,
+            attached: &attached,
+            optim: &config.optim,
+            dtype,
+            quant: config.model.quant,
+            accumulates: config.train.accumulation > 1,
+            checkpointing: config.train.checkpointing,
+            runtime: memory::resident().unwrap_or(0) + RUN_ITSELF,
+            cpu,
+            batch: feed.largest_micro_batch(),
+        };
+        let bytes = places::bytes(&job)?;
+        let (checkpoint, result) = places::on_disk(&job);
+        let disk = Disk::new(checkpoint, result, &steps, &config.train.out);
         let mut warnings = checks::all(&checks::Facts {
             config: &config,
             model: &model,
@@ -107,27 +130,12 @@ impl Plan {
             steps: &steps,
             data: &data,
             generation: &generation,
+            disk: &disk,
+            cpu,
         })?;
         generation
             .eos_token_id
             .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
-        let dtype = match config.model.init {
-            true => LoadDtype::F32,
-            false => dtype(config.model.dtype, cpu),
-        };
-        let bytes = places::bytes(&places::Job {
-            model: &model,
-            folder,
-            peft: &peft,
-            attached: &attached,
-            optim: &config.optim,
-            dtype,
-            quant: config.model.quant,
-            accumulates: config.train.accumulation > 1,
-            checkpointing: config.train.checkpointing,
-            runtime: memory::resident().unwrap_or(0) + RUN_ITSELF,
-            batch: feed.largest_micro_batch(),
-        })?;
         let compute = compute(config.model.compute);
         warnings.extend(compute_fits(compute, &device, cpu)?);
         let base_crc32 = base::fingerprint(folder, !config.model.init)?;
@@ -138,6 +146,7 @@ impl Plan {
             attached,
             steps,
             bytes,
+            disk,
             data,
             warnings,
             provenance: Provenance::new(device_name),

@@ -90,6 +90,7 @@ pub(super) struct Job<'a> {
     pub checkpointing: Checkpointing,
     /// What the process holds already.
     pub runtime: u64,
+    pub cpu: bool,
     /// Rows and columns of the largest micro-batch.
     pub batch: (usize, usize),
 }
@@ -97,8 +98,6 @@ pub(super) struct Job<'a> {
 /// Memory by part.
 pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let numbers = job.attached.parameters;
-    // Every optimizer here keeps its states number by number, so one long vector stands for all tensors.
-    let states: usize = job.optim.state(&[numbers]).iter().map(|state| state.bytes()).sum();
     let beside = job.peft.method().numbers_beside() * numbers;
     let (rows, width) = job.batch;
     let packed = job.quant.is_some() || job.model.is_quantized();
@@ -111,7 +110,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         weights: weights(job)?,
         adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
         gradients: peak.gradients,
-        optimizer: states as u64 + FLOAT * beside as u64,
+        optimizer: states(job) + FLOAT * beside as u64,
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
@@ -119,6 +118,43 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         runtime: job.runtime,
     };
     Ok(step.or_saving(step.optimizer.max(FLOAT * numbers as u64)))
+}
+
+/// Bytes of a checkpoint and of the result.
+pub(super) fn on_disk(job: &Job) -> (u64, u64) {
+    let trained = FLOAT * job.attached.parameters as u64;
+    let result = match job.peft {
+        PeftConfig::Full(_) => FLOAT * job.model.num_parameters() as u64,
+        _ => trained,
+    };
+    let beside = FLOAT * (job.peft.method().numbers_beside() * job.attached.parameters) as u64;
+    let states: u64 = state_bytes(job).iter().sum();
+    (trained + beside + states + result + JSON, result)
+}
+
+/// State, manifest and adapter configuration, generously.
+const JSON: u64 = 64 * 1024;
+
+/// What the optimizer keeps on the device of the run.
+fn states(job: &Job) -> u64 {
+    let mut bytes = state_bytes(job);
+    if job.optim.pages() && !job.cpu {
+        // Three at a time: the one in use, the one before and the one after it.
+        bytes.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
+        bytes.truncate(3);
+    }
+    bytes.iter().sum()
+}
+
+/// Bytes of the optimizer's state, tensor by tensor of what trains.
+fn state_bytes(job: &Job) -> Vec<u64> {
+    let places = job.model.places();
+    let shapes = ft_peft::trained_shapes(&places, job.peft, &job.attached.choice);
+    let state = |(path, shape): &(String, Vec<usize>)| -> u64 {
+        let tensors = job.optim.state(path, shape);
+        tensors.iter().map(|tensor| tensor.bytes() as u64).sum()
+    };
+    shapes.iter().map(state).collect()
 }
 
 /// f32: what trains, and its gradients.

@@ -7,7 +7,7 @@ use ft_peft::Part;
 use serde::Serialize;
 
 use super::{Bytes, DataSummary, Plan, Steps};
-use crate::memory;
+use crate::{Disk, memory};
 
 /// Everything decided before a run; serializes to the object of `ft plan --json`, and displays as its text.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +42,8 @@ pub struct PlanSummary {
     pub bytes: Bytes,
     /// All parts together.
     pub bytes_total: u64,
+    /// Room on the disk.
+    pub disk: Disk,
     /// What the machine could still give out, where it tells.
     pub bytes_available: Option<u64>,
     /// Whether it fits, where that is known.
@@ -79,6 +81,7 @@ impl Plan {
             batch_width: width,
             bytes: self.bytes,
             bytes_total: self.bytes.total(),
+            disk: self.disk,
             bytes_available: available,
             fits: available.map(|free| self.bytes.total() <= free),
             rates: self.rates(),
@@ -180,6 +183,12 @@ impl std::fmt::Display for PlanSummary {
             }
             _ => {}
         }
+        let free = self
+            .disk
+            .available
+            .map_or(String::new(), |free| format!("; {} are free", memory::human(free)));
+        let (needed, each) = (memory::human(self.disk.needed), memory::human(self.disk.checkpoint));
+        writeln!(f, "disk       {needed}, checkpoints of {each}{free}")?;
         self.warnings.iter().try_for_each(|w| writeln!(f, "warning    {w}"))
     }
 }

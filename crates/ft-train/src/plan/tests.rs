@@ -97,6 +97,7 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
         accumulates,
         checkpointing: config.train.checkpointing,
         runtime: 7,
+        cpu: true,
         batch,
     };
     (places::bytes(&job).unwrap(), attached)
@@ -111,7 +112,11 @@ fn exact_parts_are_exact() {
     let (bytes, attached) = bytes_of(&["peft.rank=8"], false, (2, 10));
     assert_eq!(attached.parameters as u64, lora);
     assert_eq!((bytes.weights, bytes.adapters, bytes.runtime), (base, 4 * lora, 7));
-    assert_eq!(bytes.optimizer, 8 * lora + 8, "two moments and a count");
+    assert_eq!(
+        bytes.optimizer,
+        8 * (lora + 2 * 7 * 2),
+        "two moments, and a count for each A and B"
+    );
     let summed = bytes_of(&["peft.rank=8"], true, (2, 10)).0;
     assert_eq!(
         summed.gradients - bytes.gradients,

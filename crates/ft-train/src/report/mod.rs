@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::answers::AnswersFile;
 use crate::history::read_metrics;
 use crate::outcome::{BeforeAfter, Outcome, Score};
 use crate::plan::thousands;
@@ -52,6 +53,7 @@ fn html(plan: &Plan, outcome: &Outcome, metrics: &[Value]) -> String {
         charts(metrics),
         ranks(metrics),
         samples(&outcome.samples),
+        progress(&read_metrics(&plan.out().join(AnswersFile::NAME))),
         format!(
             "<h2>Settings</h2><details><summary>config.toml</summary><pre>{}</pre></details>",
             escape(&plan.config.to_toml(Some(&plan.provenance)))
@@ -158,6 +160,10 @@ fn charts(metrics: &[Value]) -> String {
             "Tokens per second",
             vec![Series::new("tokens/s", points("tokens_per_s"))],
         ),
+        Chart::new(
+            "Memory in MB",
+            vec![Series::new("in use", megabytes(points("memory_bytes")))],
+        ),
     ];
     charts.iter().filter_map(Chart::svg).collect()
 }
@@ -176,6 +182,40 @@ fn ranks(metrics: &[Value]) -> String {
         .map(|(rank, places)| format!("<tr><td class=\"n\">{rank}</td><td class=\"n\">{places}</td></tr>"));
     let rows: String = rows.collect();
     format!("<h2>Ranks</h2><table><tr><th>rank</th><th>places</th></tr>{rows}</table>")
+}
+
+fn megabytes(bytes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    bytes
+        .into_iter()
+        .map(|(step, bytes)| (step, bytes / f64::from(1 << 20)))
+        .collect()
+}
+
+/// What was answered at every evaluation, prompt by prompt.
+fn progress(lines: &[Value]) -> String {
+    let answers = |index: usize| {
+        let row = |line: &Value| {
+            let answer = line["samples"][index]["answer"].as_str()?;
+            Some(format!(
+                "<tr><th>{}</th><td><pre>{}</pre></td></tr>",
+                line["step"],
+                escape(answer)
+            ))
+        };
+        lines.iter().filter_map(row).collect::<String>()
+    };
+    let prompts = lines.iter().rev().find_map(|line| line["samples"].as_array());
+    let tables = prompts.into_iter().flatten().enumerate().map(|(index, sample)| {
+        let prompt = escape(sample["prompt"].as_str().unwrap_or_default());
+        format!(
+            "<details><summary><code>{prompt}</code></summary><table>{}</table></details>",
+            answers(index)
+        )
+    });
+    match tables.collect::<String>() {
+        tables if tables.is_empty() => tables,
+        tables => format!("<h2>Answers at every evaluation</h2>{tables}"),
+    }
 }
 
 fn samples(samples: &[BeforeAfter]) -> String {

@@ -1,0 +1,380 @@
+//! AdamW with both moments in 8 bits (Dettmers et al., "8-bit Optimizers via Block-wise Quantization", 2022), in
+//! bitsandbytes' arithmetic: dynamic maps over blocks of 256 numbers, and decay after the step.
+//!
+//! ```text
+//! m ← β₁·m̂ + (1 - β₁)·g          m̂, v̂: what the codes stand for
+//! v ← β₂·v̂ + (1 - β₂)·g²
+//! p ← (p - lr·√(1 - β₂ᵗ)/(1 - β₁ᵗ) · m / (√v + √(1 - β₂ᵗ)·ε)) · (1 - lr·λ)
+//! ```
+//!
+//! A code of m never has another sign than m itself: what would be rounded up to zero becomes the smallest negative code.
+//! Where the gradient is NaN or infinite, the parameter stays and both moments become 0. Parameters of fewer than 4096
+//! numbers keep f32 moments and take plain AdamW.
+
+use std::sync::Arc;
+
+use burn::optim::{DynOptimizer, LearningRate, Optimizer, RecordState, StateSink, StateSource};
+use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData};
+
+use super::{AdamW, AdamWConfig, AdamWState, Rule, STEP, StateTensor, moment, step, take, take_step};
+use crate::dynamic_map::{BLOCK, Codes, SIGNED, UNSIGNED};
+use crate::error::Problems;
+use crate::groups::Group;
+#[cfg(feature = "flex")]
+use crate::host;
+
+/// Parameters below this size keep f32 moments.
+const SMALLEST: usize = 4096;
+
+/// `kind = "adamw_8bit"`: the keys of `adamw`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct AdamW8bitConfig(pub AdamWConfig);
+
+/// A derived schema would refer to that of `adamw`, and a tagged enum cannot add its tag to a reference.
+impl schemars::JsonSchema for AdamW8bitConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AdamW8bitConfig".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        AdamWConfig::json_schema(generator)
+    }
+}
+
+impl Rule for AdamW8bitConfig {
+    fn lr(&self) -> f64 {
+        self.0.lr
+    }
+
+    fn clip(&self) -> f64 {
+        self.0.clip
+    }
+
+    fn check(&self, problems: &mut Problems) {
+        self.0.check(problems);
+    }
+
+    fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
+        Arc::new(AdamW8bit(self.0.rule(group)))
+    }
+
+    fn state(&self, group: Group, shape: &[usize]) -> Vec<StateTensor> {
+        let numbers = shape.iter().product::<usize>();
+        if numbers < SMALLEST {
+            return self.0.state(group, shape);
+        }
+        let codes = |name| StateTensor {
+            name,
+            shape: shape.to_vec(),
+            dtype: DType::U8,
+        };
+        let scales = [numbers.div_ceil(BLOCK)];
+        vec![
+            codes("state1"),
+            codes("state2"),
+            moment("absmax1", &scales),
+            moment("absmax2", &scales),
+            step(),
+        ]
+    }
+}
+
+/// The update rule, for any of Burn's drivers.
+#[derive(Debug, Clone)]
+pub struct AdamW8bit(pub AdamW);
+
+/// What it remembers of a parameter.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // one per parameter
+pub enum State8bit<const D: usize> {
+    /// Of a small one.
+    Full(AdamWState<D>),
+    /// In codes.
+    Coded(Coded),
+}
+
+/// Both moments in 8 bits.
+#[derive(Debug, Clone)]
+pub struct Coded {
+    step: u64,
+    /// Dimensions of the parameter.
+    shape: Vec<usize>,
+    codes: [Codes; 2],
+    /// `[blocks]` f32.
+    absmax: [Tensor<1>; 2],
+}
+
+impl Optimizer for AdamW8bit {
+    type State<const D: usize> = State8bit<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        param: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<State8bit<D>>,
+    ) -> (Tensor<D>, Option<State8bit<D>>) {
+        let small = param.shape().num_elements() < SMALLEST;
+        let coded = match state {
+            Some(State8bit::Full(state)) => return self.step_full(lr, param, grad, Some(state)),
+            None if small => return self.step_full(lr, param, grad, None),
+            Some(State8bit::Coded(coded)) => coded,
+            None => Coded::zero(&param),
+        };
+        let (param, coded) = self.numbers(lr, coded.step + 1).update(param, grad, coded);
+        (param, Some(State8bit::Coded(coded)))
+    }
+
+    fn to_device<const D: usize>(state: State8bit<D>, device: &Device) -> State8bit<D> {
+        match state {
+            State8bit::Full(state) => State8bit::Full(AdamW::to_device(state, device)),
+            State8bit::Coded(coded) => State8bit::Coded(Coded {
+                codes: coded.codes.map(|codes| Codes(codes.0.to_device(device))),
+                absmax: coded.absmax.map(|scales| scales.to_device(device)),
+                ..coded
+            }),
+        }
+    }
+}
+
+impl AdamW8bit {
+    fn step_full<const D: usize>(
+        &self,
+        lr: f64,
+        param: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<State8bit<D>>) {
+        let (param, state) = self.0.step(lr, param, grad, state);
+        (param, state.map(State8bit::Full))
+    }
+
+    fn numbers(&self, lr: f64, step: u64) -> Numbers {
+        let [beta1, beta2] = self.0.betas;
+        let lift = (1.0 - beta2.powf(step as f64)).sqrt();
+        Numbers {
+            beta1,
+            beta2,
+            step_size: lr * lift / (1.0 - beta1.powf(step as f64)),
+            eps: lift * self.0.eps,
+            keep: 1.0 - lr * self.0.weight_decay,
+        }
+    }
+}
+
+/// The scalars of one update.
+struct Numbers {
+    beta1: f64,
+    beta2: f64,
+    /// `lr·√(1 - β₂ᵗ)/(1 - β₁ᵗ)`
+    step_size: f64,
+    /// `√(1 - β₂ᵗ)·ε`
+    eps: f64,
+    /// `1 - lr·λ`
+    keep: f64,
+}
+
+impl Numbers {
+    fn update<const D: usize>(&self, param: Tensor<D>, grad: Tensor<D>, state: Coded) -> (Tensor<D>, Coded) {
+        #[cfg(feature = "flex")]
+        if host::holds(&param) && host::holds(&grad) {
+            return self.on_slices(param, grad, state);
+        }
+        self.on_tensors(param, grad, state)
+    }
+
+    /// The update as Burn operations, for every device and float type.
+    fn on_tensors<const D: usize>(&self, param: Tensor<D>, grad: Tensor<D>, state: Coded) -> (Tensor<D>, Coded) {
+        let (dtype, shape): (FloatDType, _) = (param.dtype().into(), param.shape());
+        let numbers = shape.num_elements();
+        let blocks = numbers.div_ceil(BLOCK);
+        let [code1, code2] = state.codes.map(|codes| codes.split());
+        let [scale1, scale2] = state.absmax.map(|scales| scales.reshape([blocks, 1]));
+
+        let grad = into_blocks(grad.cast(FloatDType::F32), blocks);
+        let bad = grad.clone().is_nan().bool_or(grad.clone().is_inf());
+        let grad = grad.mask_fill(bad.clone(), 0.0);
+        let m = (SIGNED.decode_on(code1) * scale1).mul_scalar(self.beta1) + grad.clone().mul_scalar(1.0 - self.beta1);
+        let v =
+            (UNSIGNED.decode_on(code2) * scale2).mul_scalar(self.beta2) + grad.square().mul_scalar(1.0 - self.beta2);
+        let (m, v) = (m.mask_fill(bad.clone(), 0.0), v.mask_fill(bad.clone(), 0.0));
+
+        let old = into_blocks(param.cast(FloatDType::F32), blocks);
+        let change = (m.clone() / v.clone().sqrt().add_scalar(self.eps)).mul_scalar(self.step_size);
+        let new = (old.clone() - change).mul_scalar(self.keep).mask_where(bad, old);
+        let new = new
+            .reshape([blocks * BLOCK])
+            .narrow(0, 0, numbers)
+            .reshape(shape)
+            .cast(dtype);
+
+        let (code1, absmax1) = encoded(m, true);
+        let (code2, absmax2) = encoded(v, false);
+        let coded = Coded {
+            step: state.step + 1,
+            codes: [code1, code2],
+            absmax: [absmax1, absmax2],
+            ..state
+        };
+        (new, coded)
+    }
+
+    /// The same in one pass over f32 values in host memory.
+    #[cfg(feature = "flex")]
+    fn on_slices<const D: usize>(&self, param: Tensor<D>, grad: Tensor<D>, state: Coded) -> (Tensor<D>, Coded) {
+        let [code1, code2] = state.codes;
+        let (param, codes, absmax) =
+            host::update_blocks(param, grad, [code1.0, code2.0], state.absmax, BLOCK, self.on_block());
+        let coded = Coded {
+            step: state.step + 1,
+            codes: codes.map(Codes),
+            absmax,
+            ..state
+        };
+        (param, coded)
+    }
+
+    /// The update of one block.
+    #[cfg(feature = "flex")]
+    fn on_block(&self) -> impl Fn(host::Block<2>) + Send + Sync {
+        let [beta1, rest1, beta2, rest2] =
+            [self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2].map(|x| x as f32);
+        let [step_size, eps, keep] = [self.step_size, self.eps, self.keep].map(|x| x as f32);
+        let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
+        move |block| {
+            let ([code1, code2], [scale1, scale2]) = (block.codes, block.scales);
+            let (mut m, mut v) = ([0f32; BLOCK], [0f32; BLOCK]);
+            let (mut largest1, mut largest2) = (0f32, 0f32);
+            for (i, (p, g)) in block.param.iter_mut().zip(block.grad).enumerate() {
+                if !g.is_finite() {
+                    continue;
+                }
+                m[i] = beta1 * (signed.values[usize::from(code1[i])] * *scale1) + rest1 * g;
+                v[i] = beta2 * (unsigned.values[usize::from(code2[i])] * *scale2) + rest2 * (g * g);
+                *p = keep * (*p - step_size * (m[i] / (v[i].sqrt() + eps)));
+                largest1 = largest1.max(m[i].abs());
+                largest2 = largest2.max(v[i]);
+            }
+            for i in 0..BLOCK {
+                let code = signed.encode(share(m[i], largest1));
+                code1[i] = if code == signed.zero && m[i] < 0.0 {
+                    code - 1
+                } else {
+                    code
+                };
+                code2[i] = unsigned.encode(share(v[i], largest2));
+            }
+            (*scale1, *scale2) = (largest1, largest2);
+        }
+    }
+}
+
+/// A block of zeros has no scale.
+#[cfg(feature = "flex")]
+fn share(value: f32, largest: f32) -> f32 {
+    if largest > 0.0 { value / largest } else { 0.0 }
+}
+
+/// Flattened and filled up with zeros: `[blocks, BLOCK]`.
+fn into_blocks<const D: usize>(tensor: Tensor<D>, blocks: usize) -> Tensor<2> {
+    let numbers = tensor.shape().num_elements();
+    let flat = tensor.reshape([numbers]);
+    let missing = blocks * BLOCK - numbers;
+    let flat = match missing {
+        0 => flat,
+        _ => Tensor::cat(
+            vec![flat.clone(), Tensor::zeros([missing], (&flat.device(), DType::F32))],
+            0,
+        ),
+    };
+    flat.reshape([blocks, BLOCK])
+}
+
+/// Codes and scales of `[blocks, BLOCK]` values.
+fn encoded(values: Tensor<2>, signed: bool) -> (Codes, Tensor<1>) {
+    let blocks = values.dims()[0];
+    let largest = values.clone().abs().max_dim(1); // [blocks, 1]
+    let divisor = largest.clone().mask_fill(largest.clone().equal_elem(0.0), 1.0);
+    let shares = values.clone() / divisor;
+    let codes = if signed {
+        let codes = SIGNED.encode_on(&shares);
+        let zero = codes.clone().equal_elem(i32::from(SIGNED.zero));
+        let flipped: Tensor<2, Int> = zero.bool_and(values.lower_elem(0.0)).int().cast(IntDType::I32);
+        codes - flipped
+    } else {
+        UNSIGNED.encode_on(&shares)
+    };
+    (Codes::join(codes), largest.reshape([blocks]))
+}
+
+impl Coded {
+    fn zero<const D: usize>(param: &Tensor<D>) -> Self {
+        let (numbers, device) = (param.shape().num_elements(), param.device());
+        let codes = [&SIGNED, &UNSIGNED].map(|map| Codes::new(&[], numbers, map.zero, &device));
+        let scales = || Tensor::zeros([numbers.div_ceil(BLOCK)], (&device, DType::F32));
+        Self {
+            step: 0,
+            shape: param.dims().to_vec(),
+            codes,
+            absmax: [scales(), scales()],
+        }
+    }
+
+    /// Codes and scales of both moments.
+    #[cfg(test)]
+    pub(crate) fn parts(self) -> ([Codes; 2], [Tensor<1>; 2]) {
+        (self.codes, self.absmax)
+    }
+
+    /// Bytes in memory.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        let words = self
+            .codes
+            .iter()
+            .map(|codes| codes.0.dims()[0] * codes.0.dtype().size());
+        let scales = self
+            .absmax
+            .iter()
+            .map(|scales| scales.dims()[0] * scales.dtype().size());
+        words.chain(scales).sum()
+    }
+}
+
+impl<const D: usize> RecordState for State8bit<D> {
+    fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
+        let coded = match self {
+            Self::Full(state) => return state.state_flatten(prefix, out),
+            Self::Coded(coded) => coded,
+        };
+        let numbers = coded.shape.iter().product();
+        for (name, codes) in ["state1", "state2"].iter().zip(&coded.codes) {
+            let data = TensorData::new(codes.bytes(numbers), coded.shape.clone());
+            out.push_tensor(prefix, name, data);
+        }
+        for (name, scales) in ["absmax1", "absmax2"].iter().zip(&coded.absmax) {
+            out.push_tensor(prefix, name, scales.to_data());
+        }
+        out.push_scalar(prefix, STEP, coded.step.into());
+    }
+
+    fn state_unflatten(prefix: &str, src: &mut StateSource, device: &Device) -> Option<Self> {
+        let Some(state1) = src.take_tensor(prefix, "state1") else {
+            return AdamWState::state_unflatten(prefix, src, device).map(Self::Full);
+        };
+        let shape = state1.shape().to_vec();
+        let numbers = shape.iter().product();
+        let codes = |data: TensorData, filler| Some(Codes::new(data.as_slice::<u8>().ok()?, numbers, filler, device));
+        let state2 = src.take_tensor(prefix, "state2")?;
+        Some(Self::Coded(Coded {
+            step: take_step(prefix, src)?,
+            codes: [codes(state1, SIGNED.zero)?, codes(state2, UNSIGNED.zero)?],
+            absmax: [
+                take(prefix, "absmax1", src, device)?,
+                take(prefix, "absmax2", src, device)?,
+            ],
+            shape,
+        }))
+    }
+}

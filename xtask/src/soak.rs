@@ -1,0 +1,29 @@
+//! `cargo xtask soak [ROUNDS]`: a run that is killed at random moments and resumed, again and again, must end with the weights
+//! of the run that is left alone. The test behind it is ignored by default, because it takes minutes.
+
+use crate::{Outcome, shell};
+
+pub fn run(args: &[String]) -> Outcome {
+    let rounds = match args {
+        [] => 50,
+        [rounds] => rounds
+            .parse()
+            .map_err(|_| format!("`{rounds}` is no number of rounds"))?,
+        _ => return Err("usage: cargo xtask soak [ROUNDS]".into()),
+    };
+    let rounds: u32 = rounds;
+    let mut cargo = shell::cargo();
+    cargo
+        .args([
+            "test",
+            "--package",
+            "ft-tests",
+            "--test",
+            "it",
+            "train_kill::soak",
+            "--",
+        ])
+        .args(["--ignored", "--exact", "--nocapture"])
+        .env("FT_SOAK_ROUNDS", rounds.to_string());
+    shell::status(&mut cargo)
+}
