@@ -154,3 +154,72 @@ fn the_plan_tells_what_the_run_then_does() {
     let bytes: usize = moments.iter().map(|(_, data)| data.as_bytes().len()).sum();
     assert_eq!(bytes as u64, summary.bytes.optimizer);
 }
+
+#[test]
+fn a_run_that_does_not_fit_is_told_what_to_change() {
+    let workshop = Workshop::new();
+    let sets = ["train.batch_size=8", "train.accumulation=1"];
+    let all = workshop.plan("out", &sets).unwrap();
+    assert!(all.advice.is_empty());
+    // A little less than it needs: smaller micro-batches are enough.
+    let tight = format!("train.memory={}B", all.bytes.total() - 1);
+    let plan = workshop.plan("out", &[&sets[..], &[&tight]].concat()).unwrap();
+    let summary = plan.summary();
+    assert_eq!(summary.fits, Some(false));
+    assert_eq!(plan.advice[0].change, "train.batch_size=4 train.accumulation=2");
+    assert!(
+        plan.advice[0].bytes < all.bytes.total() && plan.advice.len() == 1,
+        "{:?}",
+        plan.advice
+    );
+    assert!(summary.to_string().contains("train.batch_size=4"), "{summary}");
+    // Nothing would do: everything is told, in order.
+    let plan = workshop
+        .plan("out", &[&sets[..], &["train.memory=1KB"]].concat())
+        .unwrap();
+    let changes: Vec<&str> = plan.advice.iter().map(|advice| advice.change.as_str()).collect();
+    assert_eq!(
+        changes[..3],
+        [
+            "train.batch_size=1 train.accumulation=8",
+            "train.checkpointing=1",
+            "model.quant.kind=nf4"
+        ]
+    );
+    let message = workshop.plan("out", &["train.memory=much"]).unwrap_err().to_string();
+    assert!(message.contains("train.memory") && message.contains("8GB"), "{message}");
+}
+
+#[test]
+fn an_automatic_batch_is_the_largest_that_fits_and_keeps_the_step() {
+    let workshop = Workshop::new();
+    let auto = |memory: &str| {
+        let sets = ["train.batch_size='auto'", "train.accumulation=2", memory];
+        let plan = workshop.plan("auto", &sets).unwrap();
+        let train = &plan.config.train;
+        (train.batch_size.count(), train.accumulation, plan.bytes.total())
+    };
+    let (size, accumulation, bytes) = auto("train.memory=8GB");
+    assert_eq!((size, accumulation), (16, 1), "8 times the accumulation, in one piece");
+    let (size, accumulation, less) = auto(&format!("train.memory={}B", bytes - 1));
+    assert!(
+        size < 16 && size * accumulation == 16 && less < bytes,
+        "{size} x {accumulation}, {less} of {bytes}"
+    );
+    assert_eq!(auto("train.memory=1KB").0, 1);
+}
+
+#[test]
+fn a_resumed_run_keeps_the_batch_it_chose() {
+    let workshop = Workshop::new();
+    let common = ["train.batch_size='auto'", "train.accumulation=1", "train.steps=6"];
+    let first = [&common[..], &["train.memory=1KB"]].concat();
+    workshop.fit_until("auto", &first, 3);
+    let later = [&common[..], &["train.memory=8GB"]].concat();
+    let plan = workshop.plan("auto", &later).unwrap();
+    assert_eq!(
+        (plan.config.train.batch_size.count(), plan.config.train.accumulation),
+        (1, 8)
+    );
+    assert_eq!(workshop.resume("auto", &later).unwrap().steps, 6);
+}

@@ -78,6 +78,16 @@ impl Feed {
         }
     }
 
+    /// The same steps, cut into micro-batches of `size`.
+    pub fn cut(self, size: usize) -> Self {
+        let samples = self.batch_size * self.accumulation;
+        Self {
+            batch_size: size,
+            accumulation: samples.div_ceil(size),
+            ..self
+        }
+    }
+
     /// The samples.
     pub fn samples(&self) -> &[Sample] {
         &self.samples
@@ -121,9 +131,14 @@ impl Feed {
 
     /// The batch of one step with the most padded tokens: rows times the longest, over an epoch.
     pub fn largest_micro_batch(&self) -> (usize, usize) {
+        self.largest(self.batch_size)
+    }
+
+    /// The same with the windows cut into micro-batches of `size`.
+    pub fn largest(&self, size: usize) -> (usize, usize) {
         let order = self.epoch(0);
         let shape = |rows: &[usize]| (rows.len(), rows.iter().map(|r| self.lengths[*r]).max().unwrap_or(0));
-        let shapes = order.iter().flat_map(|w| w.chunks(self.batch_size)).map(shape);
+        let shapes = order.iter().flat_map(|w| w.chunks(size)).map(shape);
         shapes.max_by_key(|(rows, width)| rows * width).unwrap_or((0, 0))
     }
 }

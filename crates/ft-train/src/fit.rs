@@ -276,7 +276,11 @@ fn train(
 ) -> Result<(Session, Model, Ending)> {
     let steps = &plan.steps;
     let windows = StepLoader::new(plan.feed.clone(), session.step(), steps.total);
-    let eval_size = plan.config.eval.batch_size.unwrap_or(plan.config.train.batch_size);
+    let eval_size = plan
+        .config
+        .eval
+        .batch_size
+        .unwrap_or(plan.config.train.batch_size.count());
     let held_out = EvalLoader::new(&plan.valid, eval_size, plan.padding);
     let strategy = Arc::new(StepStrategy::new(session));
     let mut training = SupervisedTraining::<TrainModel>::new(plan.out(), Arc::new(windows), Arc::new(held_out))

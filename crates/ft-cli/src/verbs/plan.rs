@@ -16,6 +16,9 @@ pub struct Plan {
     config: PathBuf,
     #[command(flatten)]
     set: SetArg,
+    /// Memory that the run may take, such as 8GB; what the machine has left where it is not given
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -25,7 +28,9 @@ pub struct Plan {
 
 impl Plan {
     pub fn run(self) -> Result<(), Failure> {
-        let config = configs::load(&self.config, &self.set.set)?;
+        let mut sets = self.set.set;
+        sets.extend(self.memory.map(|size| format!("train.memory={size}")));
+        let config = configs::load(&self.config, &sets)?;
         let picked = device::pick(self.device.device)?;
         let summary = RunPlan::resolve(config, &picked.device, &picked.name)?.summary();
         if self.json {

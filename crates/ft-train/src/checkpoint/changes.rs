@@ -52,6 +52,7 @@ const RULES: &[(&str, Weight)] = &[
     ("train.tensorboard", Weight::Free),
     ("train.dump_batches", Weight::Free),
     // The same numbers up to rounding.
+    ("train.memory", Weight::Free),
     ("train.checkpointing", Weight::Told),
     ("train.offload_activations", Weight::Free),
     ("train.steps", Weight::Told),

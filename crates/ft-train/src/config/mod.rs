@@ -9,6 +9,7 @@
 //! A relative path is looked up from the folder of the file it is written in, then from the current folder; a path
 //! given by `--set` from the current folder. Outputs (`train.out`) start from the current folder.
 
+mod batch_size;
 mod check;
 mod checkpointing;
 mod paths;
@@ -31,6 +32,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::{Error, Result};
+pub use batch_size::BatchSize;
+pub(crate) use batch_size::bytes_of;
 pub use checkpointing::Checkpointing;
 pub use peft::PeftSection;
 pub use sections::*;

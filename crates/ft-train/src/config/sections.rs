@@ -6,7 +6,7 @@ use ft_quant::Scheme;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Checkpointing;
+use super::{BatchSize, Checkpointing};
 
 /// Section `[model]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -78,9 +78,14 @@ pub enum Objective {
 pub struct TrainSection {
     /// Run folder; `runs/<name of the configuration file>` where it is not given.
     pub out: PathBuf,
-    /// Samples in one forward pass.
+    /// Samples in one forward pass; `"auto"` for the largest number that fits, while an optimizer step keeps 8 times
+    /// `accumulation` samples.
     #[serde(default = "defaults::batch_size")]
-    pub batch_size: usize,
+    pub batch_size: BatchSize,
+    /// Memory that the run may take (`"8GB"`), for the plan and for `batch_size = "auto"`; what the machine has left
+    /// where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
     /// Forward passes in one optimizer step. The step weighs every learned token alike, so `batch_size` 8 with
     /// `accumulation` 4 takes the same steps as 32 with 1.
     #[serde(default = "defaults::accumulation")]
@@ -190,8 +195,8 @@ impl Default for EvalSection {
 }
 
 mod defaults {
-    pub fn batch_size() -> usize {
-        8
+    pub fn batch_size() -> super::BatchSize {
+        super::BatchSize::Count(super::BatchSize::USUAL)
     }
     pub fn accumulation() -> usize {
         1

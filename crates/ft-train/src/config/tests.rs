@@ -19,7 +19,11 @@ fn defaults_fill_a_minimal_file() {
     let config = parse(MINIMAL, &[]).unwrap();
     assert_eq!(config.train.out, PathBuf::from("runs/run"));
     assert_eq!(
-        (config.train.batch_size, config.train.accumulation, config.train.keep),
+        (
+            config.train.batch_size.count(),
+            config.train.accumulation,
+            config.train.keep
+        ),
         (8, 1, 2)
     );
     assert_eq!(config.peft, PeftSection::default());

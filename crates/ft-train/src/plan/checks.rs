@@ -17,7 +17,7 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     let train = &config.train;
     let mut wrong = Vec::new();
     let counts = [
-        ("train.batch_size", Some(train.batch_size)),
+        ("train.batch_size", Some(train.batch_size.count())),
         ("train.accumulation", Some(train.accumulation)),
         ("train.steps", train.steps),
         ("train.log_every", Some(train.log_every)),
@@ -34,6 +34,15 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     ];
     let zero = counts.iter().filter(|(_, count)| *count == Some(0));
     wrong.extend(zero.map(|(key, _)| format!("{key}: must be at least 1")));
+    if let Some(text) = train
+        .memory
+        .as_ref()
+        .filter(|text| crate::config::bytes_of(text).is_none())
+    {
+        wrong.push(format!(
+            "train.memory: \"{text}\" is no amount of memory; write \"8GB\" or \"512MB\""
+        ));
+    }
     if train.steps.is_some() && train.epochs.is_some() {
         wrong.push("train.steps and train.epochs exclude each other; keep one".into());
     }

@@ -1,5 +1,6 @@
 //! What a configuration means: every file opened, every number known, every refusal made, before the first step.
 
+mod advice;
 mod base;
 mod bytes;
 mod checks;
@@ -20,6 +21,7 @@ use ft_infer::{GenerationConfig, GenerationOptions};
 use ft_model::{LoadDtype, ModelConfig};
 use ft_peft::{Attached, PeftConfig};
 
+pub use advice::Advice;
 pub use bytes::Bytes;
 pub use data::DataSummary;
 pub(crate) use data::spread;
@@ -28,7 +30,8 @@ pub use steps::Steps;
 pub use summary::PlanSummary;
 pub(crate) use summary::thousands;
 
-use crate::config::{Dtype, Provenance, RunConfig};
+use crate::checkpoint::Checkpoints;
+use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
 use crate::feed::{Feed, Padding};
 use crate::{Disk, Error, Result, memory};
 
@@ -49,6 +52,10 @@ pub struct Plan {
     pub bytes: Bytes,
     /// Room on the disk.
     pub disk: Disk,
+    /// Bytes that the run may take, where that is known.
+    pub budget: Option<u64>,
+    /// What to change where it takes more.
+    pub advice: Vec<Advice>,
     /// Samples and tokens.
     pub data: DataSummary,
     /// Things that are allowed but probably not meant.
@@ -74,7 +81,7 @@ impl Plan {
     /// # Errors
     /// Unreadable files, samples that the model cannot take, targets that match nothing, and numbers that do not add up;
     /// all findings of one kind together.
-    pub fn resolve(config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
+    pub fn resolve(mut config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
         checks::numbers(&config)?;
         let device = device.clone().inner();
         let cpu = device_name == "cpu";
@@ -91,7 +98,12 @@ impl Plan {
             id: tokenizer.padding(),
             multiple: if cpu { 1 } else { 64 },
         };
-        let shape = [config.train.batch_size, config.train.accumulation];
+        let mut chosen = None;
+        let earlier = earlier_batch(&config).filter(|_| config.train.batch_size == BatchSize::Auto);
+        if let Some((batch_size, accumulation)) = earlier {
+            (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(batch_size), accumulation);
+        }
+        let shape = [config.train.batch_size.count(), config.train.accumulation];
         let feed = Feed::new(train, shape, config.data.shuffle, config.train.seed, padding);
         let steps = Steps::count(&config, feed.steps_per_epoch(), !valid.is_empty());
         peft.method_mut().set_total_steps(steps.total)?;
@@ -116,7 +128,29 @@ impl Plan {
             cpu,
             batch: feed.largest_micro_batch(),
         };
-        let bytes = places::bytes(&job)?;
+        let budget = budget(&config, cpu);
+        let samples = shape[0] * shape[1];
+        let (mut bytes, mut feed) = (places::bytes(&job)?, feed);
+        if config.train.batch_size == BatchSize::Auto {
+            let size = advice::largest(&job, &feed, samples, budget.ok_or_else(advice::unknown_budget)?)?;
+            feed = feed.cut(size);
+            let accumulates = samples > size;
+            let batch = feed.largest_micro_batch();
+            bytes = places::bytes(&places::Job {
+                accumulates,
+                batch,
+                ..job
+            })?;
+            chosen = Some((size, samples / size));
+        }
+        let size = chosen.map_or(shape[0], |(size, _)| size);
+        let advice = match budget {
+            Some(budget) if bytes.total() > budget => advice::advise(&job, &feed, [size, samples], budget)?,
+            _ => Vec::new(),
+        };
+        if let Some((size, accumulation)) = chosen {
+            (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(size), accumulation);
+        }
         let (checkpoint, result) = places::on_disk(&job);
         let disk = Disk::new(checkpoint, result, &steps, &config.train.out);
         let mut warnings = checks::all(&checks::Facts {
@@ -147,6 +181,8 @@ impl Plan {
             steps,
             bytes,
             disk,
+            budget,
+            advice,
             data,
             warnings,
             provenance: Provenance::new(device_name),
@@ -191,6 +227,25 @@ impl Plan {
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
+}
+
+/// Bytes that the whole process may take: what `train.memory` says, or on the CPU what it has and what is left.
+fn budget(config: &RunConfig, cpu: bool) -> Option<u64> {
+    match &config.train.memory {
+        Some(text) => crate::config::bytes_of(text),
+        None if cpu => Some(memory::available()? + memory::resident()?),
+        None => None,
+    }
+}
+
+/// Batch size and accumulation that an earlier start of this run has chosen: a resumed run takes the same steps even if the
+/// machine has more or less memory left now.
+fn earlier_batch(config: &RunConfig) -> Option<(usize, usize)> {
+    let out = &config.train.out;
+    let written = std::fs::read_to_string(out.join("config.toml")).ok()?;
+    let written: toml::Table = written.parse().ok()?;
+    let number = |key: &str| usize::try_from(written.get("train")?.get(key)?.as_integer()?).ok();
+    Some((number("batch_size")?, number("accumulation")?)).filter(|_| !Checkpoints::of(out).steps().is_empty())
 }
 
 /// Code, stacks and records that only a run touches: what is left over on average when measured runs are taken apart
@@ -267,6 +322,6 @@ fn resolved(mut config: RunConfig, steps: &Steps) -> RunConfig {
     train.eval_every = Some(steps.eval_every);
     train.save_every = Some(steps.save_every);
     train.out = std::path::absolute(&train.out).unwrap_or_else(|_| PathBuf::from(&train.out));
-    config.eval.batch_size = config.eval.batch_size.or(Some(config.train.batch_size));
+    config.eval.batch_size = config.eval.batch_size.or(Some(config.train.batch_size.count()));
     config
 }

@@ -78,6 +78,7 @@ pub(super) fn quantizable(
 }
 
 /// What the memory depends on.
+#[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
     pub model: &'a ModelConfig,
     pub folder: &'a Path,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ft_peft::Part;
 use serde::Serialize;
 
-use super::{Bytes, DataSummary, Plan, Steps};
+use super::{Advice, Bytes, DataSummary, Plan, Steps};
 use crate::{Disk, memory};
 
 /// Everything decided before a run; serializes to the object of `ft plan --json`, and displays as its text.
@@ -52,6 +52,8 @@ pub struct PlanSummary {
     pub rates: BTreeMap<&'static str, f64>,
     /// Embedding rows that train one by one.
     pub rows: usize,
+    /// What to change where it does not fit, one on top of the other.
+    pub advice: Vec<Advice>,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
 }
@@ -60,11 +62,6 @@ impl Plan {
     /// The plan in numbers.
     pub fn summary(&self) -> PlanSummary {
         let (rows, width) = self.feed.largest_micro_batch();
-        let available = if self.provenance.device == "cpu" {
-            memory::available()
-        } else {
-            None
-        };
         PlanSummary {
             model: self.model.model_type.clone(),
             parameters: self.model.num_parameters(),
@@ -82,10 +79,11 @@ impl Plan {
             bytes: self.bytes,
             bytes_total: self.bytes.total(),
             disk: self.disk,
-            bytes_available: available,
-            fits: available.map(|free| self.bytes.total() <= free),
             rates: self.rates(),
             rows: self.peft.method().tokens().len() * self.attached.choice.rows.len(),
+            bytes_available: self.budget,
+            fits: self.budget.map(|budget| self.bytes.total() <= budget),
+            advice: self.advice.clone(),
             warnings: self.warnings.clone(),
         }
     }
@@ -178,8 +176,11 @@ impl std::fmt::Display for PlanSummary {
         match (self.fits, self.bytes_available) {
             (Some(true), Some(free)) => writeln!(f, "  fits: {} are available", memory::human(free))?,
             (Some(false), Some(free)) => {
-                let hint = "halve train.batch_size and double train.accumulation, or lower data.max_length";
+                let hint = "lower data.max_length, or, one on top of the other:";
                 writeln!(f, "  does not fit: {} are available; {hint}", memory::human(free))?;
+                for Advice { change, bytes } in &self.advice {
+                    writeln!(f, "    {change:<44}{:>10}", memory::human(*bytes))?;
+                }
             }
             _ => {}
         }

@@ -1,0 +1,102 @@
+//! What to change when a run does not fit, and the micro-batch that does.
+
+use ft_model::LoadDtype;
+use ft_optim::OptimConfig;
+use ft_peft::PeftConfig;
+use ft_quant::{Kind, Scheme};
+use serde::Serialize;
+
+use super::bytes::Bytes;
+use super::places::{self, Job};
+use crate::config::Checkpointing;
+use crate::feed::Feed;
+use crate::{Error, Result};
+
+/// A change, on top of those before it, and the memory that the run would then take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Advice {
+    /// As one types it: `train.batch_size=1 train.accumulation=8`.
+    pub change: String,
+    /// Bytes of all parts.
+    pub bytes: u64,
+}
+
+/// Micro-batches that make up a step of `samples`, the largest first.
+fn sizes(samples: usize) -> impl Iterator<Item = usize> {
+    (1..=samples).rev().filter(move |size| samples.is_multiple_of(*size))
+}
+
+/// Memory with micro-batches of `size` out of steps of `samples`.
+fn with(job: &Job, feed: &Feed, size: usize, samples: usize) -> Result<Bytes> {
+    places::bytes(&Job {
+        batch: feed.largest(size),
+        accumulates: size < samples,
+        ..*job
+    })
+}
+
+/// The largest micro-batch of steps of `samples` that takes at most `budget` bytes; 1 where none does.
+pub(super) fn largest(job: &Job, feed: &Feed, samples: usize, budget: u64) -> Result<usize> {
+    for size in sizes(samples) {
+        if with(job, feed, size, samples)?.total() <= budget {
+            return Ok(size);
+        }
+    }
+    Ok(1)
+}
+
+/// Changes that would help, one on top of the other, until the run fits into `budget`.
+pub(super) fn advise(job: &Job, feed: &Feed, [batch, samples]: [usize; 2], budget: u64) -> Result<Vec<Advice>> {
+    let mut advice = Vec::new();
+    let size = sizes(samples).filter(|size| *size < batch);
+    let mut size = size.map(|size| Ok((size, with(job, feed, size, samples)?.total())));
+    let first = size.find(|found: &Result<_>| found.as_ref().is_ok_and(|(size, bytes)| *size == 1 || *bytes <= budget));
+    let size = match first.transpose()? {
+        None => batch,
+        Some((size, bytes)) => {
+            let change = format!("train.batch_size={size} train.accumulation={}", samples / size);
+            advice.push(Advice { change, bytes });
+            size
+        }
+    };
+    let eight_bit: Option<OptimConfig> = serde_json::from_value(serde_json::json!({ "kind": "adamw_8bit" })).ok();
+    let mut job = *job;
+    let mut steps: Vec<(&str, Box<dyn Fn(&mut Job<'_>)>)> = Vec::new();
+    if job.checkpointing == Checkpointing::Off {
+        steps.push((
+            "train.checkpointing=1",
+            Box::new(|job| job.checkpointing = Checkpointing::Every(1)),
+        ));
+    }
+    let adapters = !matches!(job.peft, PeftConfig::Full(_));
+    if adapters && job.quant.is_none() && !job.model.is_quantized() && job.dtype != LoadDtype::Auto {
+        steps.push((
+            "model.quant.kind=nf4",
+            Box::new(|job| job.quant = Some(Scheme::new(Kind::Nf4))),
+        ));
+    }
+    for (change, apply) in steps {
+        if advice.last().is_some_and(|last| last.bytes <= budget) {
+            return Ok(advice);
+        }
+        apply(&mut job);
+        let bytes = with(&job, feed, size, samples)?.total();
+        let change = change.to_owned();
+        advice.push(Advice { change, bytes });
+    }
+    if let Some(optim) = eight_bit.filter(|_| advice.last().is_none_or(|last| last.bytes > budget)) {
+        let bytes = with(&Job { optim: &optim, ..job }, feed, size, samples)?.total();
+        let change = "optim.kind=adamw_8bit".to_owned();
+        advice.push(Advice { change, bytes });
+    }
+    Ok(advice)
+}
+
+/// The error for a device that does not tell how much memory it has.
+pub(super) fn unknown_budget() -> Error {
+    Error::Plan(vec![
+        "train.batch_size: \"auto\" needs to know how much memory there is, and this device does not tell; set \
+         train.memory = \"16GB\""
+            .into(),
+    ])
+}
