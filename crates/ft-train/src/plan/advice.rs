@@ -21,6 +21,9 @@ pub struct Advice {
     pub bytes: u64,
 }
 
+/// What a setting does to the plan.
+type Change = fn(&mut Job<'_>);
+
 /// Micro-batches that make up a step of `samples`, the largest first.
 fn sizes(samples: usize) -> impl Iterator<Item = usize> {
     (1..=samples).rev().filter(move |size| samples.is_multiple_of(*size))
@@ -61,19 +64,15 @@ pub(super) fn advise(job: &Job, feed: &Feed, [batch, samples]: [usize; 2], budge
     };
     let eight_bit: Option<OptimConfig> = serde_json::from_value(serde_json::json!({ "kind": "adamw_8bit" })).ok();
     let mut job = *job;
-    let mut steps: Vec<(&str, Box<dyn Fn(&mut Job<'_>)>)> = Vec::new();
+    let mut steps: Vec<(&str, Change)> = Vec::new();
     if job.checkpointing == Checkpointing::Off {
-        steps.push((
-            "train.checkpointing=1",
-            Box::new(|job| job.checkpointing = Checkpointing::Every(1)),
-        ));
+        steps.push(("train.checkpointing=1", |job| {
+            job.checkpointing = Checkpointing::Every(1)
+        }));
     }
     let adapters = !matches!(job.peft, PeftConfig::Full(_));
     if adapters && job.quant.is_none() && !job.model.is_quantized() && job.dtype != LoadDtype::Auto {
-        steps.push((
-            "model.quant.kind=nf4",
-            Box::new(|job| job.quant = Some(Scheme::new(Kind::Nf4))),
-        ));
+        steps.push(("model.quant.kind=nf4", |job| job.quant = Some(Scheme::new(Kind::Nf4))));
     }
     for (change, apply) in steps {
         if advice.last().is_some_and(|last| last.bytes <= budget) {
