@@ -119,16 +119,27 @@ fn a_plan_counts_virtual_tokens() {
         prompt.to_string().contains("virtual    10 tokens before every text"),
         "{prompt}"
     );
-    let columns = |width: usize| (width as f64, prompt.batch_width as f64);
-    let (wide, narrow) = columns(prompt.batch_width + 10);
-    let grown = prompt.bytes.activations as f64 / none.bytes.activations as f64;
-    assert!((grown - wide / narrow).abs() < 0.02, "{grown}");
-    let prefix = plan(&["peft.method=p_tuning_v2", "peft.num_virtual_tokens=10"])
-        .unwrap()
-        .summary();
+    let activations = |method: &str, tokens: usize| {
+        let (method, tokens) = (
+            format!("peft.method={method}"),
+            format!("peft.num_virtual_tokens={tokens}"),
+        );
+        plan(&[&method, &tokens]).unwrap().bytes.activations
+    };
+    let prompts = [10, 20, 40].map(|n| activations("prompt_tuning", n));
+    assert!(prompts[0] < prompts[1], "{prompts:?}");
+    assert_eq!(
+        2 * (prompts[1] - prompts[0]),
+        prompts[2] - prompts[1],
+        "columns like any other"
+    );
+    let prefixes = [10, 20].map(|n| activations("p_tuning_v2", n));
     // 2 rows of 10 keys and 10 values in 2 layers, 2 heads of 8 each, in f32.
-    let held = 2 * 10 * 2 * 2 * 2 * 8 * 4;
-    assert_eq!(prefix.bytes.activations - none.bytes.activations, held);
+    assert_eq!(prefixes[1] - prefixes[0], 2 * 10 * 2 * 2 * 2 * 8 * 4);
+    assert!(
+        prefixes[0] > none.bytes.activations / 2,
+        "a gradient goes through every layer"
+    );
     let numbers = |sets: &[&str]| plan(sets).unwrap().attached.parameters;
     assert_eq!(
         numbers(&["peft.method=p_tuning_v2", "peft.num_virtual_tokens=10"]),

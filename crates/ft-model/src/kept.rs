@@ -73,6 +73,7 @@ impl Walk<'_> {
             self.norm("self_attn.q_norm", queries);
             self.norm("self_attn.k_norm", keys);
         }
+        self.prefix("model.layers");
         let before = self.attention(2 * queries + 2 * keys + config.num_attention_heads);
         self.projections(&["self_attn.o_proj"], if before { 0 } else { queries });
         self.projections(&["attention_adapters"], hidden);
@@ -90,6 +91,7 @@ impl Walk<'_> {
         self.at = format!("transformer.h.{index}");
         self.norm("ln_1", hidden);
         self.projections(&["attn.c_attn"], hidden);
+        self.prefix("transformer.h");
         let before = self.attention(4 * hidden + config.num_attention_heads);
         self.projections(&["attn.c_proj"], if before { 0 } else { hidden });
         self.projections(&["attention_adapters"], hidden);
@@ -105,6 +107,13 @@ impl Walk<'_> {
         if self.kept.tracked {
             self.kept.per_token += numbers;
         }
+    }
+
+    /// A prefix before the keys and values of all layers, which the list of layers at `path` stands for.
+    fn prefix(&mut self, path: &str) {
+        let trains = (self.trains)(path).is_some();
+        self.kept.tracked |= trains;
+        self.kept.places += usize::from(trains);
     }
 
     /// Whether the attention's output is among what is kept.
