@@ -1,5 +1,6 @@
 mod adalora;
 mod bottleneck;
+mod bottleneck_runs;
 mod checkpointing;
 mod compute;
 mod evaluate;

@@ -99,7 +99,8 @@ impl Workshop {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let out = self.path(out);
         let last = out.join(format!("checkpoints/step-{step}"));
-        let in_final = ["adapter_model.safetensors", "model.safetensors"].map(|name| out.join("final").join(name));
+        let in_final = ["adapter_model.safetensors", "adapter.safetensors", "model.safetensors"]
+            .map(|name| out.join("final").join(name));
         let in_last = ["trainable.safetensors", "optimizer.safetensors"].map(|name| last.join(name));
         let files = in_final.into_iter().chain(in_last).filter(|path| path.exists());
         let files: Vec<_> = files

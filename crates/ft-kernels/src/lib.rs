@@ -29,6 +29,7 @@
 //! assert!(frozen.grad(&gradients).is_none());
 //! ```
 mod attention;
+mod bottleneck;
 #[cfg(feature = "flex")]
 mod cpu;
 mod cross_entropy;
@@ -48,6 +49,7 @@ mod testing;
 mod uniform;
 
 pub use attention::{Mask, attention};
+pub use bottleneck::{NonLinearity, bottleneck};
 pub use cross_entropy::{cross_entropy, smoothed_cross_entropy, token_nll};
 pub use dropout::dropout;
 pub use frozen_lora::frozen_lora;

@@ -1,4 +1,4 @@
-//! An adapter folder in PEFT's layout: method, places, share of the base, and how large its matrices have become.
+//! An adapter folder: method, places, share of the base, and how large its matrices have become.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +23,8 @@ pub struct Adapter {
     alpha: Option<f64>,
     /// Columns that it puts before every text.
     virtual_tokens: Option<u64>,
+    /// Of bottleneck adapters: a number, or numbers by layer.
+    reduction_factor: Value,
     targets: Value,
     base_model: Option<String>,
     /// How the run that made it held the base in codes.
@@ -50,17 +52,18 @@ impl Adapter {
         let path = folder.join("adapter_config.json");
         let text = std::fs::read_to_string(&path).context(path.display())?;
         let config: Value = serde_json::from_str(&text).context(path.display())?;
-        let tensors = read_tensors(&folder.join("adapter_model.safetensors"))?;
+        let tensors = read_tensors(&ft_peft::adapter::weights_file(folder)?)?;
         let numbers = |data: &TensorData| data.shape().iter().map(|d| *d as u64).product::<u64>();
         let parameters = tensors.iter().map(|(_, data)| numbers(data)).sum();
         let base = locate::locate(&folder.to_string_lossy(), None).ok();
         let quant = base.as_ref().and_then(|located| located.quant);
         let base = base.and_then(|located| base_parameters(&located));
         Ok(Self {
-            method: config["peft_type"].as_str().unwrap_or("unknown").to_lowercase(),
+            method: method(folder, &config)?,
             rank: config["r"].as_u64(),
             alpha: config["lora_alpha"].as_f64(),
             virtual_tokens: config["num_virtual_tokens"].as_u64(),
+            reduction_factor: config["config"]["reduction_factor"].clone(),
             targets: config["target_modules"].clone(),
             base_model: ft_peft::adapter::base_model(folder),
             quant,
@@ -81,14 +84,15 @@ impl Adapter {
         let rows = [
             (
                 "adapter",
-                match self.virtual_tokens {
-                    Some(tokens) => format!("{}, {tokens} virtual tokens", self.method),
-                    None => format!(
+                match (&self.reduction_factor, self.virtual_tokens) {
+                    (Value::Null, Some(tokens)) => format!("{}, {tokens} virtual tokens", self.method),
+                    (Value::Null, None) => format!(
                         "{}, rank {}, alpha {}",
                         self.method,
                         number(self.rank.map(|r| r as f64)),
                         number(self.alpha)
                     ),
+                    (factor, _) => format!("{}, reduction factor {factor}", self.method),
                 },
             ),
             ("base", self.base_model.clone().unwrap_or_else(|| "not named".into())),
@@ -126,6 +130,14 @@ impl Adapter {
             ]
         };
         std::iter::once(header).chain(modules.iter().map(row)).collect()
+    }
+}
+
+/// PEFT's name of the method, or ours of what AdapterHub describes by its options.
+fn method(folder: &Path, config: &Value) -> Result<String, Failure> {
+    match config["peft_type"].as_str() {
+        Some(kind) => Ok(kind.to_lowercase()),
+        None => Ok(ft_peft::adapter::read_config(folder)?.name().to_owned()),
     }
 }
 
@@ -168,8 +180,14 @@ fn norm(data: &TensorData) -> f64 {
 }
 
 /// `base_model.model.a.q_proj.lora_A.weight` as (`a.q_proj`, `lora_A`); a whole module `a.norm.weight` as
-/// (`a.norm`, `weight`).
+/// (`a.norm`, `weight`); AdapterHub's `a.output_adapters.adapters.NAME.adapter_up.bias` as (`a.output_adapters`,
+/// `adapter_up.bias`).
 fn split(name: &str) -> (&str, &str) {
+    for kind in [".adapters.", ".loras."] {
+        if let Some((path, Some((_, leaf)))) = name.split_once(kind).map(|(path, rest)| (path, rest.split_once('.'))) {
+            return (path, leaf.strip_suffix(".weight").unwrap_or(leaf));
+        }
+    }
     let name = name.strip_prefix("base_model.model.").unwrap_or(name);
     let bare = name.strip_suffix(".weight").unwrap_or(name);
     match bare.rsplit_once('.') {
@@ -208,6 +226,15 @@ mod tests {
             ),
             ("base_model.model.m.norm.weight", ("m.norm", "weight")),
             ("base_model.model.lm_head.weight", ("lm_head", "weight")),
+            (
+                "m.0.output_adapters.adapters.default.adapter_down.0.weight",
+                ("m.0.output_adapters", "adapter_down.0"),
+            ),
+            (
+                "m.0.output_adapters.adapters.default.adapter_up.bias",
+                ("m.0.output_adapters", "adapter_up.bias"),
+            ),
+            ("m.0.q_proj.loras.mine.lora_A", ("m.0.q_proj", "lora_A")),
         ];
         for (name, expected) in cases {
             assert_eq!(split(name), expected, "{name}");

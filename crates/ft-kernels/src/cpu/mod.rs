@@ -1,5 +1,6 @@
 //! Fused f32 code for the CPU backend: threads by rayon, vector code chosen at run time.
 pub(crate) mod attention;
+pub(crate) mod bottleneck;
 pub(crate) mod codes;
 pub(crate) mod cross_entropy;
 pub(crate) mod flex;

@@ -261,8 +261,8 @@ impl<P> PeftMethod for BottleneckConfig<P> {
     }
 
     fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
-        // Before and after the non-linearity.
-        Keeps::input_and(2 * self.width(&place.path, place.dims[0]).unwrap_or(0))
+        // The inside before its activation.
+        Keeps::input_and(self.width(&place.path, place.dims[0]).unwrap_or(0))
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {

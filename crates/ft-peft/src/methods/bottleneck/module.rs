@@ -77,18 +77,19 @@ impl Bottleneck {
         };
         let sum = residual + output;
         let dtype = sum.dtype();
-        let read = f32(own.unwrap_or_else(|| sum.clone()));
-        sum + self.branch(read, pass).cast(dtype)
-    }
-
-    fn branch<const D: usize>(&self, x: Tensor<D>, pass: &Pass) -> Tensor<D> {
-        let inner = ft_kernels::linear(x, self.down.val()) + self.down_bias.val().unsqueeze();
-        let up = ft_kernels::linear(self.non_linearity.apply(inner), self.up.val()) + self.up_bias.val().unsqueeze();
-        let up = up.mul_scalar(self.scale);
-        match pass.dropout_seed {
-            Some(seed) if self.dropout > 0.0 => ft_kernels::dropout(up, self.dropout, seed ^ self.salt),
-            _ => up,
-        }
+        let sum = f32(sum);
+        let read = own.map_or_else(|| sum.clone(), f32);
+        let seed = pass.dropout_seed.filter(|_| self.dropout > 0.0);
+        let joined = ft_kernels::bottleneck(
+            read,
+            sum,
+            [self.down.val(), self.up.val()],
+            [self.down_bias.val(), self.up_bias.val()],
+            self.non_linearity.kernel(),
+            self.scale,
+            seed.map(|seed| (self.dropout, seed ^ self.salt)),
+        );
+        joined.cast(dtype)
     }
 
     /// The trainable tensors, by their names in AdapterHub's file.

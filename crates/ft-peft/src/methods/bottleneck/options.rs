@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand_distr::{Distribution, Normal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,15 +69,15 @@ pub enum NonLinearity {
 }
 
 impl NonLinearity {
-    pub(super) fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+    pub(super) fn kernel(self) -> ft_kernels::NonLinearity {
         match self {
-            NonLinearity::Relu => activation::relu(x),
-            NonLinearity::LeakyRelu => activation::leaky_relu(x, 0.01),
-            NonLinearity::Swish => activation::silu(x),
-            NonLinearity::Gelu => activation::gelu(x),
-            NonLinearity::GeluNew => ft_kernels::gelu_tanh(x),
-            NonLinearity::Tanh => activation::tanh(x),
-            NonLinearity::Sigmoid => activation::sigmoid(x),
+            NonLinearity::Relu => ft_kernels::NonLinearity::Relu,
+            NonLinearity::LeakyRelu => ft_kernels::NonLinearity::LeakyRelu,
+            NonLinearity::Swish => ft_kernels::NonLinearity::Silu,
+            NonLinearity::Gelu => ft_kernels::NonLinearity::Gelu,
+            NonLinearity::GeluNew => ft_kernels::NonLinearity::GeluTanh,
+            NonLinearity::Tanh => ft_kernels::NonLinearity::Tanh,
+            NonLinearity::Sigmoid => ft_kernels::NonLinearity::Sigmoid,
         }
     }
 }
