@@ -1,5 +1,6 @@
 //! The program as its users meet it: arguments in; stdout, stderr and exit code out. The model is `embedded:tiny`.
 
+mod adapterhub;
 mod answers;
 mod export;
 mod front;

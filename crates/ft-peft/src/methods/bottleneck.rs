@@ -261,8 +261,13 @@ impl<P> PeftMethod for BottleneckConfig<P> {
     }
 
     fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
-        // The inside before its activation.
-        Keeps::input_and(self.width(&place.path, place.dims[0]).unwrap_or(0))
+        Keeps {
+            // The norm before the sub-layer keeps the residual stream already.
+            input: self.reads() != Reads::Residual,
+            // The inside before its activation.
+            per_token: self.width(&place.path, place.dims[0]).unwrap_or(0),
+            ..Keeps::default()
+        }
     }
 
     fn fill(&self, site: &mut Site<'_>, seed: u64) {
