@@ -36,13 +36,57 @@ METHODS = {
     "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=20, encoder_hidden_size=576),
 }
 
+# What PEFT lacks, in plain torch: reduction factor, activation, after attention too, input, scale.
+BOTTLENECKS = {
+    "pfeiffer": (16, torch.nn.functional.relu, False, "sum", 1.0),
+    "houlsby": (16, torch.nn.functional.silu, True, "output", 1.0),
+    "parallel": (2, torch.nn.functional.relu, False, "residual", 4.0),
+}
+
+
+class Bottleneck(torch.nn.Module):
+    """y = f + scale * up(act(down(h))): the decoder layer adds the residual r to it. h is r + f, f or r."""
+
+    def __init__(self, hidden, factor, act, reads, scale):
+        super().__init__()
+        self.down = torch.nn.Linear(hidden, hidden // factor)
+        self.up = torch.nn.Linear(hidden // factor, hidden)
+        self.act, self.reads, self.scale = act, reads, scale
+
+    def forward(self, r, f):
+        h = {"sum": lambda: r + f, "output": lambda: f, "residual": lambda: r}[self.reads]()
+        return f + self.scale * self.up(self.act(self.down(h)))
+
+
+def add_bottlenecks(model, factor, act, attention, reads, scale):
+    model.requires_grad_(False)
+
+    def attach(layer, norm, sub_layer, name):
+        adapter = Bottleneck(model.config.hidden_size, factor, act, reads, scale)
+        residual = []
+        norm.register_forward_pre_hook(lambda _, args: residual.append(args[0]))
+
+        def join(_, __, output):
+            first, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+            joined = adapter(residual.pop(), first)
+            return joined if rest is None else (joined, *rest)
+
+        sub_layer.register_forward_hook(join)
+        layer.add_module(name, adapter)
+
+    for layer in model.model.layers:
+        if attention:
+            attach(layer, layer.input_layernorm, layer.self_attn, "attention_adapters")
+        attach(layer, layer.post_attention_layernorm, layer.mlp, "output_adapters")
+    return model
+
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in dict(hidden=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocab=49152, batch=4, seq=256,
                               threads=2, steps=5, warmup=2, seed=0).items():
         p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
-    p.add_argument("--method", choices=[*METHODS, "full"], default="lora")
+    p.add_argument("--method", choices=[*METHODS, *BOTTLENECKS, "full"], default="lora")
     p.add_argument("--dtype", choices=DTYPES, default="f32", help="of the base, or of everything when that trains")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
@@ -60,7 +104,9 @@ def build(a):
                          num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=max(2048, a.seq),
                          tie_word_embeddings=not a.untied, use_cache=False, attn_implementation="sdpa")
     model = LlamaForCausalLM(config).to(a.device, DTYPES[a.dtype])
-    if a.method != "full":
+    if a.method in BOTTLENECKS:
+        model = add_bottlenecks(model, *BOTTLENECKS[a.method])
+    elif a.method != "full":
         method = METHODS[a.method]()
         method.task_type = "CAUSAL_LM"
         model = peft.get_peft_model(model, method)
