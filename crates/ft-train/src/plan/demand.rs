@@ -31,6 +31,8 @@ pub struct Demand<'a> {
     head: bool,
     /// An adapter sits on the output head.
     adapted_head: bool,
+    /// Rows of a table that is the output head, too, train: the loss is computed with a copy that holds them.
+    new_rows: bool,
     /// The projections are held in codes.
     packed: bool,
     /// What the backward pass finds.
@@ -68,6 +70,7 @@ impl<'a> Demand<'a> {
                 () if choice.adapted.contains(&place.path) => peft.method().keeps_at(place, packed),
                 () if whole(&place.path) && place.kind == Kind::Linear => Keeps::input(),
                 () if whole(&place.path) || choice.biases.contains(&place.path) => Keeps::default(),
+                () if choice.rows.contains(&place.path) => Keeps::default(),
                 () => continue,
             };
             trains.insert(place.path.clone(), keeps);
@@ -83,6 +86,7 @@ impl<'a> Demand<'a> {
             table,
             head: head(&choice.whole) || (tied && table),
             adapted_head: head(&choice.adapted),
+            new_rows: tied && has(Kind::Embedding, &choice.rows),
             packed,
             checkpointing: Checkpointing::Off,
             accumulates: false,
@@ -146,10 +150,12 @@ impl<'a> Demand<'a> {
 
     /// While the loss is computed: `kept` is there, and the rows that are predicted from, with their gradient.
     fn loss(&self, tokens: usize, kept: u64) -> Moment {
+        // The table with the rows behind it, and in its own order.
+        let copies = if self.new_rows { 2 * self.table_bytes() } else { 0 };
         Moment {
             gradients: self.head_gradient(),
             activations: kept + 2 * self.hidden(tokens),
-            logits: self.logits(tokens),
+            logits: self.logits(tokens) + copies,
         }
     }
 
