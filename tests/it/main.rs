@@ -29,5 +29,6 @@ mod train_plan;
 mod train_prompts;
 mod train_quant;
 mod train_resume;
+mod train_scaling;
 mod train_support;
 mod train_watch;

@@ -49,6 +49,7 @@ mod grads;
 mod groups;
 #[cfg(feature = "flex")]
 mod host;
+mod loss_scale;
 mod optim;
 mod optimizers;
 mod paging;
@@ -62,6 +63,7 @@ mod tests;
 pub use error::{Error, Mismatch, Problem, Result};
 pub use grads::{GradNorm, clip_grad_norm, scale_and_clip, scale_grads};
 pub use groups::{Group, decays, hidden};
+pub use loss_scale::LossScale;
 pub use optim::Optim;
 pub use optimizers::{
     Adafactor, AdafactorConfig, AdamW, AdamW8bit, AdamW8bitConfig, AdamWConfig, AdamWState, AdjustLr, Lion, LionConfig,

@@ -92,6 +92,14 @@ pub enum Error {
         /// The newest checkpoint, or `none`.
         last: String,
     },
+    /// Activations in f16 whose gradients overflow whatever the loss is scaled by.
+    #[error(
+        "step {step}: gradients leave f16 even where the loss is not scaled; set model.compute = \"bf16\" or \"f32\", or lower optim.lr"
+    )]
+    Overflow {
+        /// Optimizer step, from 1.
+        step: usize,
+    },
     /// Tensors that should train but receive nothing, or nonsense.
     #[error("after {steps} step(s), these trainable tensors received no usable gradient:\n  {}\nLeave them out (peft.targets, peft.exclude), or set train.check_gradients = false", tensors.join("\n  "))]
     Gradients {

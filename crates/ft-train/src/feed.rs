@@ -25,6 +25,8 @@ pub struct Window {
     pub learned: usize,
     /// Tokens of all of them, padding left out.
     pub tokens: usize,
+    /// What the loss is multiplied by before the backward pass, where activations are in f16; the gradients are divided by it.
+    pub loss_factor: Option<f64>,
 }
 
 /// One forward pass.
@@ -122,7 +124,12 @@ impl Feed {
             .collect();
         let learned = micro.iter().map(|m| m.batch.learned()).sum();
         let tokens = micro.iter().map(|m| m.batch.tokens()).sum();
-        Window { micro, learned, tokens }
+        Window {
+            micro,
+            learned,
+            tokens,
+            loss_factor: None,
+        }
     }
 
     fn pick(&self, rows: &[usize]) -> Vec<&Sample> {

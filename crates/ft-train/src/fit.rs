@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::Module;
 use burn::optim::AdamWConfig;
+use burn::tensor::FloatDType;
 use burn::train::metric::LearningRateMetric;
 use burn::train::renderer::MetricsRenderer;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ft_model::Model;
-use ft_optim::{Optim, load_trainable_tensors};
+use ft_optim::{LossScale, Optim, load_trainable_tensors};
 
 use crate::answers::{AnswersFile, Questions, Shown};
 use crate::backward::Keeping;
@@ -130,6 +131,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         None => (model, optim, start(&plan)),
     };
     optim.set_rates(ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr));
+    let state = with_loss_scale(&plan, state, &model);
     write_config(&plan)?;
 
     let questions = Questions::new(&plan.valid, plan.feed.samples(), &plan.config.eval, &plan.generation);
@@ -205,6 +207,16 @@ fn load(plan: &Plan) -> Result<Model> {
         }
     }
     Ok(model)
+}
+
+/// Activations in f16 need a scaled loss; a resumed run goes on with its scale.
+fn with_loss_scale(plan: &Plan, state: TrainerState, model: &Model) -> TrainerState {
+    let needed = model.compute() == FloatDType::F16;
+    let first = || LossScale::new(plan.config.train.loss_scale).unwrap_or_default();
+    TrainerState {
+        loss_scale: needed.then(|| state.loss_scale.unwrap_or_else(first)),
+        ..state
+    }
 }
 
 fn write_config(plan: &Plan) -> Result<()> {

@@ -41,6 +41,7 @@ mod renderer;
 mod report;
 mod resume;
 mod save;
+mod scaling;
 mod session;
 mod strategy;
 mod tensorboard;

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use ft_data::Batch;
 use ft_model::Model;
+use ft_optim::scale_grads;
 use ft_peft::Pass;
 
 use crate::backward::{Keeping, loss_gradients, smoothed_nll_sum};
@@ -37,10 +38,13 @@ impl TrainStep for TrainModel {
         for micro in &window.micro {
             let pass = Pass::train(micro.dropout_seed).with_noise(self.objective.neftune_alpha);
             let smoothing = self.objective.label_smoothing;
-            let loss = |model: &Model, hidden, batch: &Batch| smoothed_nll_sum(model, hidden, batch, smoothing);
+            let loss = |model: &Model, hidden, batch: &Batch| {
+                scaled(smoothed_nll_sum(model, hidden, batch, smoothing), window.loss_factor)
+            };
             let sum = loss_gradients(&self.model, &micro.batch, &pass, self.keeping, loss, |grads| {
                 gradients.accumulate(&self.model, grads)
             });
+            let sum = scaled(sum, window.loss_factor.map(f64::recip));
             total = Some(match total {
                 Some(total) => total + sum,
                 None => sum,
@@ -53,10 +57,18 @@ impl TrainStep for TrainModel {
             grad_norm: None,
             tokens_per_s: 0.0,
         };
-        TrainOutput {
-            grads: gradients.grads(),
-            item,
-        }
+        let grads = match window.loss_factor {
+            None => gradients.grads(),
+            Some(factor) => scale_grads(&self.model, gradients.grads(), factor.recip()),
+        };
+        TrainOutput { grads, item }
+    }
+}
+
+fn scaled(loss: Tensor<1>, factor: Option<f64>) -> Tensor<1> {
+    match factor {
+        None => loss,
+        Some(factor) => loss.mul_scalar(factor),
     }
 }
 

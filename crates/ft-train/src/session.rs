@@ -140,8 +140,10 @@ impl Session {
         let lr = self.steps.lr(self.state.step);
         self.dump(window, lr)?;
         let (output, grads) = self.gradients(slot.as_ref(), window)?;
+        let overflows = self.overflows(&output)?;
         let bad = self.guard.as_ref().and_then(|guard| guard.judge(&output));
         let output = match bad {
+            _ if overflows => self.left_out(output),
             Some(bad) => self.skip(bad, window, output)?,
             None => {
                 self.accept(slot.as_ref(), &output, &grads, window)?;
@@ -156,7 +158,9 @@ impl Session {
         if let Some(TrainModel { model, .. }) = slot {
             self.method.moved(model, self.state.step);
         }
-        self.finish_check(lr)?;
+        if !overflows {
+            self.finish_check(lr)?;
+        }
         let tokens_per_s = self.clock.rate();
         if self.state.step.is_multiple_of(self.steps.log_every) || self.finished() {
             self.log(lr)?;
@@ -167,7 +171,7 @@ impl Session {
     /// Clipped gradients of the window's mean loss.
     fn gradients(&mut self, model: Option<&TrainModel>, window: &Window) -> Result<(StepOutput, GradientsParams)> {
         let model = model.ok_or_else(|| Error::Training("no model to train".into()))?;
-        let TrainOutput { grads, item } = TrainStep::step(model, window.clone());
+        let TrainOutput { grads, item } = TrainStep::step(model, self.with_loss_factor(window));
         let factor = 1.0 / window.learned.max(1) as f64;
         let grads = self.method.penalize(model, grads, window.learned);
         let (grads, norm) = scale_and_clip(model, grads, factor, self.steps.clip);
@@ -292,6 +296,10 @@ impl Session {
             "tokens_per_s": rate,
             "memory_bytes": memory::now(&self.saver.device),
         });
+        if let Some(scale) = state.loss_scale {
+            line["loss_scale"] = scale.scale.into();
+            line["overflows"] = scale.skipped.into();
+        }
         self.method.report(&mut line);
         self.metrics.push(&line)?;
         if let Some(board) = &mut self.board {

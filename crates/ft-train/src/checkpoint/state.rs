@@ -1,5 +1,6 @@
 //! `trainer_state.json`: everything of a run that is neither a weight nor a moment.
 
+use ft_optim::LossScale;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,6 +25,9 @@ pub struct TrainerState {
     /// Those of them since the last update.
     #[serde(default)]
     pub skipped_in_a_row: usize,
+    /// The scale of the loss, where activations are in f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Sums since the last logged step.
     pub pending: Pending,
     /// Step of the last evaluation.
@@ -121,6 +125,7 @@ impl TrainerState {
             seed,
             skipped: 0,
             skipped_in_a_row: 0,
+            loss_scale: None,
             pending: Pending::default(),
             evaluated: None,
             best: None,

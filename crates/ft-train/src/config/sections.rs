@@ -112,6 +112,9 @@ pub struct TrainSection {
     /// Steps between two evaluations on `data.valid`; once per epoch where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<usize>,
+    /// First scale of the loss where activations are in f16, a power of two; it then moves by itself.
+    #[serde(default = "defaults::loss_scale")]
+    pub loss_scale: f64,
     /// Steps between two checkpoints; those of `eval_every` where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub save_every: Option<usize>,
@@ -206,6 +209,9 @@ mod defaults {
     }
     pub fn log_every() -> usize {
         10
+    }
+    pub fn loss_scale() -> f64 {
+        ft_optim::LossScale::default().scale
     }
     pub fn keep() -> usize {
         2

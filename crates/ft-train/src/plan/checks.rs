@@ -73,6 +73,11 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     if !config.objective.neftune_alpha.is_finite() || config.objective.neftune_alpha < 0.0 {
         wrong.push("objective.neftune_alpha: must be a number of at least 0".into());
     }
+    wrong.extend(
+        ft_optim::LossScale::new(train.loss_scale)
+            .err()
+            .map(|e| format!("train.loss_scale: {e}")),
+    );
     let unknown = config.eval.metrics.iter().filter_map(|name| ft_eval::find(name).err());
     wrong.extend(unknown.map(|e| format!("eval.metrics: {e}")));
     wrong.extend(config.optim.check().err().map(|e| e.to_string()));

@@ -1,0 +1,54 @@
+//! The scale of the loss in the loop: see [`ft_optim::LossScale`].
+
+use ft_optim::LossScale;
+
+use crate::feed::Window;
+use crate::fit::Event;
+use crate::metrics::{StepOutput, Sum};
+use crate::session::Session;
+use crate::{Error, Result};
+
+impl Session {
+    /// The window with what its loss is multiplied by.
+    pub(crate) fn with_loss_factor(&self, window: &Window) -> Window {
+        Window {
+            loss_factor: self.state.loss_scale.map(|scale| scale.factor(window.learned)),
+            ..window.clone()
+        }
+    }
+
+    /// Whether the scaled gradients left f16, so that the step must be left out; the scale takes note. Waits for the device.
+    ///
+    /// # Errors
+    /// Gradients that overflow without being scaled.
+    pub(crate) fn overflows(&mut self, output: &StepOutput) -> Result<bool> {
+        let Some(scale) = &mut self.state.loss_scale else {
+            return Ok(false);
+        };
+        let finite = output.grad_norm.as_ref().is_none_or(|norm| norm.value().is_finite());
+        if !finite && scale.is_exhausted() {
+            return Err(Error::Overflow {
+                step: self.state.step + 1,
+            });
+        }
+        scale.update(finite);
+        let LossScale { scale, .. } = *scale;
+        if !finite {
+            let step = self.state.step + 1;
+            (self.on_event)(&Event::Warning(format!(
+                "step {step} is left out: a gradient left f16; the loss is scaled by {scale} from here"
+            )));
+        }
+        Ok(!finite)
+    }
+
+    /// What a step shows that was left out: nothing was learned.
+    pub(crate) fn left_out(&self, output: StepOutput) -> StepOutput {
+        StepOutput {
+            nll: Sum::Host(0.0),
+            tokens: 0,
+            grad_norm: self.grad_norm.clone(),
+            ..output
+        }
+    }
+}
