@@ -1,4 +1,5 @@
 mod adalora;
+mod adapters;
 mod bottleneck;
 mod bottleneck_runs;
 mod checkpointing;

@@ -1,5 +1,8 @@
 //! What the command line looks like: the options that every verb takes, and the verb.
 
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use clap::{ArgAction, Parser};
 
 use crate::device::DeviceChoice;
@@ -47,6 +50,37 @@ pub struct DeviceArg {
     /// auto, cpu, cuda[:N], vulkan[:N], wgpu[:N] or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+}
+
+/// An adapter of `--adapter`, for the verbs that take several: `NAME=PATH`, or a path alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedAdapter {
+    /// What it is called.
+    pub name: String,
+    /// Folder in PEFT layout, or of a run that ended in one.
+    pub path: PathBuf,
+}
+
+/// The name of an adapter that was given none; PEFT's.
+pub const UNNAMED: &str = "default";
+
+impl FromStr for NamedAdapter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let word = |name: &str| name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+        match text.split_once('=') {
+            Some(("off", _)) => Err("`off` means no adapter, and cannot be a name".into()),
+            Some((name, path)) if !name.is_empty() && word(name) => Ok(Self {
+                name: name.into(),
+                path: path.into(),
+            }),
+            _ => Ok(Self {
+                name: UNNAMED.into(),
+                path: text.into(),
+            }),
+        }
+    }
 }
 
 /// `--set`, for the verbs that read a configuration.

@@ -3,35 +3,56 @@
 use ft_data::Tokenizer;
 use ft_infer::{GenerationConfig, GenerationOptions};
 use ft_model::{LoadDtype, Model};
+use ft_peft::Adapters;
 
+use crate::args::{NamedAdapter, UNNAMED};
 use crate::device::Picked;
 use crate::failure::{Context, Failure};
-use crate::locate::Located;
+use crate::locate::{self, Located};
 
 /// What the verbs work with.
 pub struct Loaded {
     pub model: Model,
     pub tokenizer: Tokenizer,
     pub located: Located,
+    pub adapters: Adapters,
 }
 
 impl Loaded {
-    /// Reads the checkpoint, quantized as in the run of the adapter, attaches the adapter where there is one, and reads the tokenizer.
+    /// Reads the checkpoint, quantized as in the run of the adapter, attaches the adapter where there is one, and reads the
+    /// tokenizer.
     pub fn open(located: Located, dtype: LoadDtype, picked: &Picked) -> Result<Self, Failure> {
+        Self::open_named(located, &[], dtype, picked)
+    }
+
+    /// [`open`](Self::open) with several adapters, of which the first is the one that was located.
+    pub fn open_named(
+        located: Located,
+        named: &[NamedAdapter],
+        dtype: LoadDtype,
+        picked: &Picked,
+    ) -> Result<Self, Failure> {
         let tokenizer = Tokenizer::from_dir(located.tokenizer())?;
-        let model = Model::load_quantized(&located.checkpoint, dtype, located.quant, &picked.device)?;
-        let compute = model.suited_compute(picked.is_cpu());
-        let mut model = model.computing_in(compute);
-        if let Some(adapter) = &located.adapter {
-            ft_peft::adapter::load(adapter, &mut model).context(format!(
+        let mut model = Model::load_quantized(&located.checkpoint, dtype, located.quant, &picked.device)?;
+        let mut adapters = Adapters::new(&mut model);
+        let name = named.first().map_or(UNNAMED, |first| &first.name);
+        let first = located.adapter.iter().map(|folder| (name, folder.clone()));
+        let others = named
+            .iter()
+            .skip(1)
+            .map(|named| (named.name.as_str(), named.path.clone()));
+        for (name, path) in first.chain(others) {
+            let folder = locate::adapter_folder(&path)?;
+            adapters.load(&mut model, name, &folder).context(format!(
                 "cannot put the adapter in `{}` on this model",
-                adapter.display()
+                folder.display()
             ))?;
         }
         Ok(Self {
             model,
             tokenizer,
             located,
+            adapters,
         })
     }
 

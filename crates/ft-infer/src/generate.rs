@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use ft_model::Model;
 
 use crate::generation::{Generation, Token};
-use crate::lm::{Cached, Decoder};
+use crate::lm::{Cached, Decoder, MixedRows};
 use crate::prompts::{self, Job};
 use crate::{GenerationConfig, Result, beam, decode};
 
@@ -29,7 +29,25 @@ pub fn generate(
     config: &GenerationConfig,
     on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>> {
-    run(&mut Cached::new(model), prompts, config, on_token)
+    run(&mut Cached::new(model, None), prompts, config, on_token)
+}
+
+/// [`generate`] with an adapter for each prompt, all of them in the same batches (PEFT's `adapter_names`).
+///
+/// # Errors
+/// As [`generate`].
+///
+/// # Panics
+/// When `mixed` does not have an adapter, or none, for every prompt.
+pub fn generate_mixed(
+    model: &Model,
+    prompts: &[Vec<u32>],
+    mixed: MixedRows<'_>,
+    config: &GenerationConfig,
+    on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
+) -> Result<Vec<Generation>> {
+    assert_eq!(mixed.adapters.len(), prompts.len(), "one choice for each prompt");
+    run(&mut Cached::new(model, Some(mixed)), prompts, config, on_token)
 }
 
 pub(crate) fn run(

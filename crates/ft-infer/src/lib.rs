@@ -43,6 +43,7 @@ mod text;
 
 pub use config::{EarlyStopping, GenerationConfig, GenerationOptions};
 pub use error::{Error, PromptProblem, Result};
-pub use generate::generate;
+pub use generate::{generate, generate_mixed};
 pub use generation::{FinishReason, Generation, Token, no_stream};
+pub use lm::MixedRows;
 pub use text::Texts;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_model::{KvCache, Model, Rows};
-use ft_peft::Pass;
+use ft_peft::{Pass, RowChoice};
 
 use crate::prompts::{Limits, Padded};
 
@@ -26,16 +26,30 @@ pub(crate) struct Cached<'a> {
     device: Device,
     cache: KvCache,
     pads: Vec<usize>,
+    mixed: Option<MixedRows<'a>>,
+    /// The adapter of each row, where rows differ.
+    adapters: Vec<Option<usize>>,
+}
+
+/// Prompts with adapters of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct MixedRows<'a> {
+    /// What `Adapters::mix` gave.
+    pub rows: &'a RowChoice,
+    /// For each prompt, the adapter by its index in what was mixed; `None` is the base.
+    pub adapters: &'a [Option<usize>],
 }
 
 impl<'a> Cached<'a> {
-    pub(crate) fn new(model: &'a Model) -> Self {
+    pub(crate) fn new(model: &'a Model, mixed: Option<MixedRows<'a>>) -> Self {
         let cache = KvCache::new(model.config().num_hidden_layers);
         Self {
             model,
             device: model.device(),
             cache,
             pads: Vec::new(),
+            mixed,
+            adapters: Vec::new(),
         }
     }
 
@@ -50,6 +64,9 @@ impl<'a> Cached<'a> {
 
     fn forward(&mut self, ids: Vec<i32>, width: usize) -> Tensor<2> {
         let rows = self.pads.len();
+        if let Some(mixed) = &self.mixed {
+            mixed.rows.set(self.adapters.clone());
+        }
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, width]), &self.device);
         let hidden = self
             .model
@@ -71,6 +88,10 @@ impl Decoder for Cached<'_> {
     fn prefill(&mut self, batch: &Padded) -> Tensor<2> {
         self.cache = KvCache::new(self.model.config().num_hidden_layers);
         self.pads = batch.pads.clone();
+        let mixed = self.mixed.iter();
+        self.adapters = mixed
+            .flat_map(|m| batch.prompts.iter().map(|&p| m.adapters[p]))
+            .collect();
         self.forward(batch.ids.clone(), batch.width)
     }
 
@@ -86,5 +107,8 @@ impl Decoder for Cached<'_> {
         self.cache
             .select_rows(Tensor::from_data(TensorData::new(index, [rows.len()]), &self.device));
         self.pads = rows.iter().map(|&row| self.pads[row]).collect();
+        if self.mixed.is_some() {
+            self.adapters = rows.iter().map(|&row| self.adapters[row]).collect();
+        }
     }
 }

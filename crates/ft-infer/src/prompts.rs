@@ -26,6 +26,8 @@ pub(crate) struct Padded {
     pub(crate) ids: Vec<i32>,
     pub(crate) width: usize,
     pub(crate) pads: Vec<usize>,
+    /// Index of each row's prompt in the caller's list.
+    pub(crate) prompts: Vec<usize>,
 }
 
 impl Padded {
@@ -40,6 +42,7 @@ impl Padded {
             ids: padded.collect(),
             width,
             pads,
+            prompts: jobs.iter().map(|job| job.row).collect(),
         }
     }
 }
@@ -101,7 +104,8 @@ mod tests {
             Padded {
                 ids: vec![1, 2, 3, 0, 0, 4],
                 width: 3,
-                pads: vec![0, 2]
+                pads: vec![0, 2],
+                prompts: vec![0, 1],
             }
         );
     }

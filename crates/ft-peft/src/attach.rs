@@ -1,9 +1,9 @@
 //! The only place that decides what trains.
 
 use crate::error::{Error, Result};
-use crate::methods::PeftConfig;
 use crate::methods::lora::BiasMode;
 use crate::methods::trainable_tokens;
+use crate::methods::{Delta, PeftConfig};
 use crate::site::{Adaptable, Place, Site};
 use crate::targets::{Kind, Selector, has_suffix, named, nearest};
 
@@ -215,6 +215,9 @@ pub fn mergeable(model: &mut impl Adaptable) -> Result<()> {
             Place::Residual { slot, .. } if slot.adapter.is_some() => "a bottleneck adapter is not linear",
             Place::Embedding(slot) if slot.prompt.is_some() => COLUMN,
             Place::Attention { slot, .. } if slot.prefix.is_some() => COLUMN,
+            Place::Projection(slot) if matches!(slot.delta, Some(Delta::Mixed(_))) => {
+                "each row has an adapter of its own"
+            }
             _ => continue,
         };
         return Err(Error::NotMergeable { path: site.path, why });

@@ -7,6 +7,7 @@
 //!  attach(model, config, seed)    freezes, fills the slots, says what trains (attach.rs)
 //!  fold(model)                    merges the slots into the weights
 //!  adapter::{load, save}          folders of PEFT (adapter.rs, peft_config.rs) and AdapterHub (adapterhub.rs), strictly
+//!  Adapters                       several of them by name: switched, off, or one per row (adapters.rs)
 //!  plain::{PlainLora, combine}    LoRA folders as matrices, to export and combine (plain/)
 //!  methods/                       one file per method
 //! ```
@@ -41,6 +42,7 @@
 
 pub mod adapter;
 mod adapterhub;
+mod adapters;
 mod attach;
 mod error;
 pub mod methods;
@@ -56,8 +58,10 @@ mod targets;
 mod tensor_file;
 mod virtual_tokens;
 
+pub use adapters::Adapters;
 pub use attach::{Attached, Choice, PlaceSpec, attach, fold, mergeable, places, preview, trained_shapes};
 pub use error::{Error, Result};
+pub use methods::lora::mixed::RowChoice;
 pub use methods::{Base, Delta, EmbeddingDelta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 pub use patterns::Patterns;
 pub use peft_config::Target;

@@ -1,12 +1,11 @@
 //! `ft chat`: a conversation in the terminal, through the tokenizer's own chat template.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
 
 use ft_data::Conversation;
 use ft_infer::GenerationConfig;
 
-use crate::args::DeviceArg;
+use crate::args::{DeviceArg, NamedAdapter};
 use crate::failure::Failure;
 use crate::model::{Loaded, working_dtype};
 use crate::verbs::generate::{Sampling, Stream};
@@ -18,9 +17,9 @@ pub struct Chat {
     /// Folder, run folder, or embedded:tiny
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Adapter folder in PEFT layout
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    /// Adapter folder in PEFT layout (repeatable, with names); the first answers until /adapter changes it
+    #[arg(long, value_name = "[NAME=]DIR")]
+    adapter: Vec<NamedAdapter>,
     /// Message of the system that opens the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -32,9 +31,9 @@ pub struct Chat {
 
 impl Chat {
     pub fn run(self) -> Result<(), Failure> {
-        let located = locate::locate(&self.model, self.adapter.as_deref())?;
+        let located = locate::locate(&self.model, self.adapter.first().map(|first| first.path.as_path()))?;
         let picked = device::pick(self.device.device)?;
-        let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
+        let mut loaded = Loaded::open_named(located, &self.adapter, working_dtype(&picked), &picked)?;
         if loaded.tokenizer.chat_template().is_none() {
             return Err(Failure::new(format!(
                 "the tokenizer of `{}` has no chat template, so it knows no conversation; use `ft generate`",
@@ -42,13 +41,16 @@ impl Chat {
             )));
         }
         let config = loaded.generation(&self.sampling.options())?;
-        hint("type a message; /new starts over, /quit or Ctrl-D ends\n");
+        hint("type a message; /new starts over, /adapter NAME or off changes who answers, /quit or Ctrl-D ends\n");
         let mut talk = self.opening();
         while let Some(line) = ask()? {
             match line.trim() {
                 "" => {}
                 "/quit" | "/exit" => break,
                 "/new" => talk = self.opening(),
+                command if command == "/adapter" || command.starts_with("/adapter ") => {
+                    switch(&mut loaded, command.trim_start_matches("/adapter").trim());
+                }
                 message => talk = answer(&loaded, &config, talk.with("user", message))?,
             }
         }
@@ -61,6 +63,17 @@ impl Chat {
             .as_ref()
             .map_or(empty.clone(), |text| empty.with("system", text))
     }
+}
+
+/// Puts another adapter into the model, or none, and says so; a wrong name ends nothing.
+fn switch(loaded: &mut Loaded, name: &str) {
+    let wanted = (name != "off").then_some(name);
+    let text = match loaded.adapters.activate(&mut loaded.model, wanted) {
+        Ok(()) => format!("{} answers\n", wanted.unwrap_or("the base")),
+        Err(e) => format!("{e}\n"),
+    };
+    // A closed stderr leaves nobody to tell.
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// The next line, `None` at the end of the input.

@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use ft_data::{Conversation, Tokenizer};
-use ft_infer::{FinishReason, Generation, GenerationOptions, Token};
+use ft_infer::{FinishReason, Generation, GenerationOptions, MixedRows, Token};
+use ft_peft::RowChoice;
 use serde_json::json;
 
-use crate::args::DeviceArg;
+use crate::args::{DeviceArg, NamedAdapter};
 use crate::failure::{Context, Failure};
 use crate::model::{Loaded, working_dtype};
 use crate::{device, locate, output};
@@ -26,12 +27,13 @@ pub struct Generate {
         conflicts_with = "prompts"
     )]
     prompt: Option<String>,
-    /// A prompt per line; or .jsonl, with the prompt in "prompt" (a text) or "messages" (a conversation)
+    /// A prompt per line; or .jsonl, with the prompt in "prompt" (a text) or "messages" (a conversation), and, where it is not
+    /// the first, its adapter in "adapter" (a name, or "off")
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Adapter folder in PEFT layout
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    /// Adapter folder in PEFT layout (repeatable, with names); prompts that name none take the first
+    #[arg(long, value_name = "[NAME=]DIR")]
+    adapter: Vec<NamedAdapter>,
     /// Put prompts into the tokenizer's chat template, as messages of a user
     #[arg(long)]
     chat: bool,
@@ -100,9 +102,9 @@ impl Sampling {
 impl Generate {
     pub fn run(self) -> Result<(), Failure> {
         let prompts = self.read_prompts()?;
-        let located = locate::locate(&self.model, self.adapter.as_deref())?;
+        let located = locate::locate(&self.model, self.adapter.first().map(|first| first.path.as_path()))?;
         let picked = device::pick(self.device.device)?;
-        let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
+        let mut loaded = Loaded::open_named(located, &self.adapter, working_dtype(&picked), &picked)?;
         let options = GenerationOptions {
             batch_size: self.batch,
             ..self.sampling.options()
@@ -110,15 +112,26 @@ impl Generate {
         let config = loaded.generation(&options)?;
         let ids = prompts
             .iter()
-            .map(|p| p.encode(&loaded.tokenizer))
+            .map(|asked| asked.prompt.encode(&loaded.tokenizer))
             .collect::<Result<Vec<_>, _>>()?;
 
+        let mixed = mix(&mut loaded, &prompts)?;
         let streams = self.prompt.is_some() && !self.json && config.num_beams == 1;
         let mut stream = streams.then(|| Stream::new(&loaded.tokenizer));
-        let generations = ft_infer::generate(&loaded.model, &ids, &config, &mut |token| match &mut stream {
+        let mut on_token = |token| match &mut stream {
             Some(stream) => stream.push(token),
             None => ControlFlow::Continue(()),
-        })?;
+        };
+        let generations = match mixed {
+            None => ft_infer::generate(&loaded.model, &ids, &config, &mut on_token)?,
+            Some((rows, adapters)) => {
+                let mixed = MixedRows {
+                    rows: &rows,
+                    adapters: &adapters,
+                };
+                ft_infer::generate_mixed(&loaded.model, &ids, mixed, &config, &mut on_token)?
+            }
+        };
         match stream {
             Some(stream) => stream.finish().map(|_| ()),
             None if self.json => output::json(&self.report(&loaded.tokenizer, &generations)),
@@ -128,15 +141,18 @@ impl Generate {
         }
     }
 
-    fn read_prompts(&self) -> Result<Vec<Prompt>, Failure> {
+    fn read_prompts(&self) -> Result<Vec<Asked>, Failure> {
         let prompts = match (&self.prompt, &self.prompts) {
-            (Some(text), _) => vec![Prompt::Text(text.clone())],
+            (Some(text), _) => vec![Asked::plain(Prompt::Text(text.clone()))],
             (None, Some(file)) => Prompt::read(file)?,
             (None, None) => return Err(Failure::wrong_use("--prompt or --prompts is needed")),
         };
-        let as_message = |prompt| match prompt {
-            Prompt::Text(text) => Prompt::Chat(Conversation::new().with("user", &text)),
-            chat => chat,
+        let as_message = |asked: Asked| match asked.prompt {
+            Prompt::Text(text) => Asked {
+                prompt: Prompt::Chat(Conversation::new().with("user", &text)),
+                ..asked
+            },
+            Prompt::Chat(_) => asked,
         };
         Ok(if self.chat {
             prompts.into_iter().map(as_message).collect()
@@ -166,6 +182,69 @@ fn text(tokenizer: &Tokenizer, generation: &Generation) -> String {
     tokenizer.decode(generation.content(), true)
 }
 
+/// The adapters of the prompts, where these do not all take the first: by index among those that were put beside each
+/// other.
+fn mix(loaded: &mut Loaded, prompts: &[Asked]) -> Result<Option<(RowChoice, Vec<Option<usize>>)>, Failure> {
+    if prompts.iter().all(|asked| asked.adapter == Wanted::First) {
+        return Ok(None);
+    }
+    let first = loaded.adapters.active().map(str::to_string);
+    let name = |asked: &Asked| match &asked.adapter {
+        Wanted::First => first.clone(),
+        Wanted::Off => None,
+        Wanted::Named(name) => Some(name.clone()),
+    };
+    let wanted: Vec<Option<String>> = prompts.iter().map(name).collect();
+    let mut names: Vec<&str> = wanted.iter().flatten().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let rows = loaded.adapters.mix(&mut loaded.model, &names)?;
+    let index = |name: &String| names.binary_search(&name.as_str()).ok();
+    Ok(Some((
+        rows,
+        wanted.iter().map(|name| name.as_ref().and_then(index)).collect(),
+    )))
+}
+
+/// A prompt and who is to answer it.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    prompt: Prompt,
+    adapter: Wanted,
+}
+
+/// The adapter for a prompt.
+#[derive(Debug, PartialEq)]
+enum Wanted {
+    First,
+    Off,
+    Named(String),
+}
+
+impl Asked {
+    fn plain(prompt: Prompt) -> Self {
+        Self {
+            prompt,
+            adapter: Wanted::First,
+        }
+    }
+
+    fn parse(line: &str) -> Result<Self, Failure> {
+        let record: serde_json::Value = serde_json::from_str(line)?;
+        let adapter = match record.get("adapter") {
+            None => Wanted::First,
+            Some(serde_json::Value::Null) => Wanted::Off,
+            Some(serde_json::Value::String(name)) if name == "off" => Wanted::Off,
+            Some(serde_json::Value::String(name)) => Wanted::Named(name.clone()),
+            Some(other) => return Err(Failure::new(format!("\"adapter\" is {other}, a name is expected"))),
+        };
+        Ok(Self {
+            prompt: Prompt::parse(&record)?,
+            adapter,
+        })
+    }
+}
+
 /// What is to be continued.
 #[derive(Debug, PartialEq)]
 enum Prompt {
@@ -181,13 +260,13 @@ impl Prompt {
         }
     }
 
-    fn read(file: &Path) -> Result<Vec<Self>, Failure> {
+    fn read(file: &Path) -> Result<Vec<Asked>, Failure> {
         let text = std::fs::read_to_string(file).context(file.display())?;
         let is_json = file.extension().is_some_and(|e| e == "jsonl" || e == "ndjson");
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
         let parse = |(number, line): (usize, &str)| match is_json {
-            true => Self::parse(line).context(format!("{}:{number}", file.display())),
-            false => Ok(Self::Text(line.to_string())),
+            true => Asked::parse(line).context(format!("{}:{number}", file.display())),
+            false => Ok(Asked::plain(Self::Text(line.to_string()))),
         };
         let prompts = lines.map(parse).collect::<Result<Vec<_>, _>>()?;
         if prompts.is_empty() {
@@ -197,8 +276,7 @@ impl Prompt {
         }
     }
 
-    fn parse(line: &str) -> Result<Self, Failure> {
-        let record: serde_json::Value = serde_json::from_str(line)?;
+    fn parse(record: &serde_json::Value) -> Result<Self, Failure> {
         match (&record["prompt"], &record["messages"]) {
             (serde_json::Value::String(text), _) => Ok(Self::Text(text.clone())),
             (_, serde_json::Value::Array(messages)) => Ok(Self::Chat(Conversation {

@@ -1,6 +1,7 @@
 //! One file per verb: its arguments (whose doc comments are the help) and what it does. A new verb is a file here, its
 //! `mod` line and its line in the list.
 
+mod adapters;
 mod chat;
 mod config;
 mod data;
@@ -45,6 +46,7 @@ verbs! {
     Merge => merge::Merge,
     Quantize => quantize::Quantize,
     Export => export::Export,
+    Adapters => adapters::Adapters,
     Inspect => inspect::Inspect,
     Data => data::Data,
     Config => config::Config,

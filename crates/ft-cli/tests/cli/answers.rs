@@ -82,3 +82,85 @@ fn eval_reports_sums_per_target_token() {
     assert_eq!(done.code, 1);
     assert!(done.stderr.contains("bad.jsonl:2"), "{}", done.stderr);
 }
+
+#[test]
+fn every_prompt_may_have_its_adapter() {
+    let bench = Bench::new();
+    let config = |seed: &str, out: &str| {
+        let path = bench.path(out).display().to_string();
+        let (seed, out) = (format!("train.seed={seed}"), format!("train.out='{path}'"));
+        json(&["train", &bench.config, "--json", "--set", &seed, "--set", &out]);
+        path
+    };
+    let (a, b) = (config("1", "a"), config("2", "b"));
+    let lines = [
+        "",
+        ", \"adapter\": \"b\"",
+        ", \"adapter\": \"off\"",
+        ", \"adapter\": \"a\"",
+    ];
+    let lines = lines
+        .map(|more| format!("{{\"prompt\": \"Who has key 3? \"{more}}}\n"))
+        .concat();
+    let file = bench.write("mixed.jsonl", &lines);
+    let rest = ["--temperature", "0", "--max-new-tokens", "8", "--json"];
+    let named = [format!("a={a}"), format!("b={b}")];
+    let mixed = [
+        "generate",
+        "embedded:tiny",
+        "--prompts",
+        &file,
+        "--adapter",
+        &named[0],
+        "--adapter",
+        &named[1],
+    ];
+    let mixed = json(&[&mixed[..], &rest].concat());
+    let alone = |more: &[&str]| {
+        let one = ["generate", "embedded:tiny", "--prompt", "Who has key 3? "];
+        json(&[&one[..], more, &rest].concat())["tokens"].clone()
+    };
+    let expected = [
+        alone(&["--adapter", &a]),
+        alone(&["--adapter", &b]),
+        alone(&[]),
+        alone(&["--adapter", &a]),
+    ];
+    let found = mixed["generations"].as_array().unwrap();
+    assert!(
+        found.iter().map(|g| &g["tokens"]).eq(&expected),
+        "{found:?} {expected:?}"
+    );
+
+    let twice = ft(&[
+        "generate",
+        "embedded:tiny",
+        "--prompt",
+        "x",
+        "--adapter",
+        &named[0],
+        "--adapter",
+        &named[0],
+    ]);
+    assert!(
+        twice.stderr.contains("\"a\" is the name of another adapter"),
+        "{}",
+        twice.stderr
+    );
+
+    let out = bench.path("both").display().to_string();
+    let weighted = [format!("{a}:0.7"), format!("{b}:0.3")];
+    let combined = json(&[
+        "adapters",
+        "combine",
+        &weighted[0],
+        &weighted[1],
+        "--out",
+        &out,
+        "--json",
+    ]);
+    assert_eq!(combined["rank"], 8);
+    assert!(!alone(&["--adapter", &out]).as_array().unwrap().is_empty());
+    let method = ft(&["adapters", "combine", &a, "--method", "mean", "--out", "x"]);
+    assert_eq!(method.code, 2, "{}", method.stderr);
+}

@@ -197,7 +197,8 @@ fn items(model: &mut Model, config: &ModelConfig) -> Vec<Item> {
         if has_bias(&mut site) {
             push(format!("{name}.bias"), &shape[..1], Origin::Bias(index));
         }
-        let adapted = matches!(&site.place, Place::Embedding(slot) if slot.delta.is_some());
+        let adapted = matches!(&site.place, Place::Embedding(slot)
+            if slot.delta.as_ref().is_some_and(|delta| !delta.moves_head()));
         if adapted && tied && name == "token_embd" {
             // An adapter on the embeddings does not act on the head.
             push("output.weight".into(), &shape, Origin::Table(index));

@@ -27,6 +27,7 @@ use crate::targets::{Kind, Layers, Selector, Targets};
 pub(crate) mod file;
 mod init;
 pub(super) mod low_rank;
+pub mod mixed;
 
 use low_rank::LowRank;
 
@@ -325,15 +326,7 @@ pub struct Start {
 
 impl WeightDelta for Lora {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
-        let low_rank = LowRank {
-            a: self.a.val(),
-            b: self.b.val(),
-            bias: self.bias.as_ref().map(Param::val),
-            scale: self.scale,
-            dropout: self.dropout,
-            salt: self.salt,
-        };
-        low_rank.forward(x, base, pass)
+        self.low_rank().forward(x, base, pass)
     }
 
     fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>) {
@@ -374,6 +367,19 @@ impl WeightDelta for Lora {
             .into_iter()
             .chain(bias)
             .collect()
+    }
+}
+
+impl Lora {
+    fn low_rank(&self) -> LowRank {
+        LowRank {
+            a: self.a.val(),
+            b: self.b.val(),
+            bias: self.bias.as_ref().map(Param::val),
+            scale: self.scale,
+            dropout: self.dropout,
+            salt: self.salt,
+        }
     }
 }
 

@@ -401,6 +401,8 @@ deltas! {
     Lokr(lokr::Lokr),
     /// See [`lora`].
     Lora(lora::Lora),
+    /// See [`lora::mixed`].
+    Mixed(lora::mixed::Mixed),
     /// See [`oft`].
     Oft(oft::Oft),
     /// See [`vera`].

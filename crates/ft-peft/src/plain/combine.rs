@@ -216,8 +216,10 @@ fn low_rank(pair: Pair, rank: usize) -> (Tensor<2>, Tensor<2>) {
     if pair.rank() >= out.min(inner) {
         return truncated(pair.b.matmul(pair.a), rank);
     }
-    let (left, core_left) = qr(exact(pair.b), true);
-    let (right, core_right) = qr(exact(pair.a).transpose(), true);
+    // Burn's decomposition computes in f32.
+    let [(left, core_left), (right, core_right)] = [pair.b, pair.a.transpose()]
+        .map(|matrix| qr(matrix, true))
+        .map(|(q, r)| (exact(q), exact(r)));
     let (a, b) = truncated(core_left.matmul(core_right.transpose()), rank);
     let single = |t: Tensor<2>| t.cast(FloatDType::F32);
     (

@@ -194,6 +194,10 @@ impl<'a> Form<'a> {
                     !lora.trainable_token_indices.is_empty(),
                     "trainable_token_indices trains rows of the embeddings",
                 );
+                refuse(
+                    !lora.trainable_token_indices.is_empty(),
+                    "trainable_token_indices trains rows of the embedding table",
+                );
                 (Form::Lora(lora), &lora.modules_to_save)
             }
             PeftConfig::AdaLora(lora) => (Form::AdaLora(lora), &lora.modules_to_save),

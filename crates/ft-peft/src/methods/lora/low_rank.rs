@@ -44,7 +44,7 @@ impl LowRank {
     }
 
     /// `s · (x Aᵀ Bᵀ + bias)` in f32.
-    fn branch<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+    pub fn branch<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         let down = ft_kernels::linear(x, self.a).mul_scalar(self.scale);
         let up = ft_kernels::linear(down, self.b);
         match self.bias {
