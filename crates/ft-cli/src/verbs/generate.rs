@@ -182,9 +182,12 @@ fn text(tokenizer: &Tokenizer, generation: &Generation) -> String {
     tokenizer.decode(generation.content(), true)
 }
 
+/// Adapters beside each other, and the index of each prompt's among them.
+type Mixed = (RowChoice, Vec<Option<usize>>);
+
 /// The adapters of the prompts, where these do not all take the first: by index among those that were put beside each
 /// other.
-fn mix(loaded: &mut Loaded, prompts: &[Asked]) -> Result<Option<(RowChoice, Vec<Option<usize>>)>, Failure> {
+fn mix(loaded: &mut Loaded, prompts: &[Asked]) -> Result<Option<Mixed>, Failure> {
     if prompts.iter().all(|asked| asked.adapter == Wanted::First) {
         return Ok(None);
     }
