@@ -34,6 +34,8 @@ METHODS = {
     "prompt_tuning": lambda: peft.PromptTuningConfig(num_virtual_tokens=20),
     "prefix_tuning": lambda: peft.PrefixTuningConfig(num_virtual_tokens=20),
     "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=20, encoder_hidden_size=576),
+    "p_tuning_v2": lambda: peft.PrefixTuningConfig(num_virtual_tokens=20),
+    "trainable_tokens": lambda: peft.TrainableTokensConfig(token_indices=[1, 2, 3, 4], target_modules=["embed_tokens"]),
 }
 
 # What PEFT lacks, in plain torch: reduction factor, activation, after attention too, input, scale.
@@ -91,6 +93,7 @@ def arguments():
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
     p.add_argument("--checkpointing", default="off", help="off, or a number: recompute each block in the backward pass")
+    p.add_argument("--set", action="append", help="an option of ft, which has no part here")
     return p.parse_args()
 
 

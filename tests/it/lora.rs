@@ -127,6 +127,7 @@ fn golden_group(golden: &BTreeMap<String, Array>, group: &str) -> BTreeMap<Strin
         .collect()
 }
 
+#[track_caller]
 fn compare(case: &str, found: &BTreeMap<String, AnyTensor>, expected: &BTreeMap<String, Array>, tolerance: f64) {
     assert!(
         found.keys().eq(expected.keys()),

@@ -66,7 +66,7 @@ impl Array {
 }
 
 /// Fails when a tensor differs from an array of the same shape by more than `tolerance`, absolute for values up to 1 and
-/// relative above.
+/// relative above. Says by how much in any case, for `--nocapture`.
 #[track_caller]
 pub fn close<const D: usize>(what: &str, found: Tensor<D>, expected: &Array, tolerance: f64) {
     assert_eq!(found.dims().to_vec(), expected.shape, "{what}");
@@ -77,6 +77,8 @@ pub fn close<const D: usize>(what: &str, found: Tensor<D>, expected: &Array, tol
         .unwrap();
     let error = |(a, b): (&f32, &f64)| (f64::from(*a) - b).abs() / b.abs().max(1.0);
     let worst = found.iter().zip(&expected.values).map(error).fold(0.0, f64::max);
+    let line = std::panic::Location::caller();
+    println!("{line}: {what}: differs by {worst:e}, allowed {tolerance:e}");
     assert!(
         worst <= tolerance,
         "{what}: differs by {worst:e}, allowed {tolerance:e}"

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
+use ft_peft::PeftConfig;
 use ft_train::{Plan, RunConfig};
 use serde_json::json;
 
+use crate::support::fixture;
 use crate::train_support::Workshop;
 
 #[test]
@@ -25,6 +27,22 @@ fn every_shipped_configuration_can_be_planned() {
     assert!(seen >= 6, "only {seen} configurations");
 }
 
+#[test]
+fn every_method_has_a_configuration() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let texts: String = files.map(|path| fs::read_to_string(path).unwrap_or_default()).collect();
+    for name in PeftConfig::NAMES {
+        // One of LoRA's options too, and no more than that in most runs.
+        let key = if *name == "trainable_tokens" {
+            "trainable_token_indices".into()
+        } else {
+            format!("method = \"{name}\"")
+        };
+        assert!(texts.contains(&key), "no configuration in configs/ says {key}");
+    }
+}
+
 fn plan(workshop: &Workshop, path: &Path) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.starts_with('#'), "{} begins by saying what it is", path.display());
@@ -38,6 +56,10 @@ fn plan(workshop: &Workshop, path: &Path) {
         if own.data.valid.is_some() {
             sets.push(set("data.valid", data_for(&own.data.train)));
         }
+    }
+    // The tiny base has no biases.
+    if path.file_stem().is_some_and(|s| s == "e2e-bitfit") {
+        sets.push(set("model.path", "biased"));
     }
     // The tiny keys and values are too narrow for the ranks of real models.
     if path.file_stem().is_some_and(|s| s == "text-rslora") {
@@ -75,6 +97,19 @@ fn write_data(workshop: &Workshop) {
     fs::write(workshop.path("e2e.csv"), format!("mr,ref\n{csv}")).unwrap();
     let problem = |i: usize| json!({ "question": format!("turn a {i}"), "answer": "b c d" }).to_string() + "\n";
     fs::write(workshop.path("gsm8k.jsonl"), (0..20).map(problem).collect::<String>()).unwrap();
+    write_biased(workshop);
     let line = |i: usize| format!("turn {} into b c d e f g h ; {i}\n", ["a", "b", "c"][i % 3]);
     fs::write(workshop.path("corpus.txt"), (0..60).map(line).collect::<String>()).unwrap();
+}
+
+/// A tiny Qwen 2 that reads the tiny tokenizer.
+fn write_biased(workshop: &Workshop) {
+    let biased = workshop.path("biased");
+    fs::create_dir_all(&biased).unwrap();
+    for folder in [workshop.path("base"), fixture("families/qwen2")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, biased.join(path.file_name().unwrap())).unwrap();
+        }
+    }
 }

@@ -2,17 +2,23 @@
 //! how much memory, and what was learned.
 //!
 //! Machines differ from hour to hour: speed and memory are given beside LoRA's in the same run. Other arguments go to
-//! `ft train` (`--set train.steps=100`).
+//! `ft train` (`--set train.steps=100`). `--record` keeps the figures for the guide.
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
+use super::record::{Figures, record};
 use crate::{Outcome, shell};
 
 pub fn run(args: &[String]) -> Outcome {
-    let (profile, names, rest) = split(args)?;
+    let Request {
+        profile,
+        names,
+        rest,
+        keep,
+    } = split(args)?;
     let ft = Ft::build(&profile)?;
     let all = ft.methods()?;
     if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
@@ -21,26 +27,55 @@ pub fn run(args: &[String]) -> Outcome {
     let mut rows = Vec::new();
     for method in if names.is_empty() { &all } else { &names } {
         eprintln!("{method}");
-        rows.push(ft.measure(method, &rest)?);
+        match ft.measure(method, &rest) {
+            Ok(row) => rows.push(row),
+            Err(why) => eprintln!("left out: {why}"),
+        }
+    }
+    if rows.is_empty() {
+        return Err("nothing was measured".into());
     }
     print!("{}", table(&rows));
-    Ok(())
+    match keep {
+        true => record(rows.iter().map(|row| (row.method.clone(), row.figures())).collect()),
+        false => Ok(()),
+    }
 }
 
-/// Profile, methods, and what `ft train` gets.
-fn split(args: &[String]) -> Result<(String, Vec<String>, Vec<String>), String> {
-    let (mut profile, mut names, mut rest) = ("release".to_owned(), Vec::new(), Vec::new());
+struct Request {
+    profile: String,
+    /// Methods; all when none is named.
+    names: Vec<String>,
+    /// What `ft train` gets.
+    rest: Vec<String>,
+    keep: bool,
+}
+
+fn split(args: &[String]) -> Result<Request, String> {
+    let mut request = Request {
+        profile: "release".to_owned(),
+        names: Vec::new(),
+        rest: Vec::new(),
+        keep: false,
+    };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} wants a value"));
         match arg.as_str() {
-            "--profile" => profile = value()?,
-            flag if flag.starts_with('-') => rest.extend([arg.clone(), value()?]),
-            _ => names.push(arg.clone()),
+            "--profile" => request.profile = value()?,
+            "--record" => request.keep = true,
+            flag if flag.starts_with('-') => request.rest.extend([arg.clone(), value()?]),
+            _ => request.names.push(arg.clone()),
         }
     }
-    Ok((profile, names, rest))
+    Ok(request)
 }
+
+/// What a method cannot do without.
+const NEEDED: &[(&str, &str)] = &[(
+    "trainable_tokens",
+    "peft.token_indices=[\"<|endoftext|>\", \"?\", \".\"]",
+)];
 
 /// The built program.
 struct Ft(std::path::PathBuf);
@@ -68,6 +103,8 @@ impl Ft {
 
     fn measure(&self, method: &str, rest: &[String]) -> Result<Row, String> {
         let out = std::env::temp_dir().join(format!("ft-bench-{}-{method}", std::process::id()));
+        let needed = NEEDED.iter().filter(|(name, _)| *name == method);
+        let needed = needed.flat_map(|(_, setting)| ["--set", setting]);
         let text = shell::output(
             Command::new(&self.0)
                 .args(["train", "--quiet", "--json"])
@@ -75,6 +112,7 @@ impl Ft {
                 .arg(format!("peft.method={method}"))
                 .arg("--set")
                 .arg(format!("train.out={}", out.display()))
+                .args(needed)
                 .args(rest),
         )?;
         let outcome = json(&text)?;
@@ -123,6 +161,16 @@ impl Row {
     fn rate(&self) -> f64 {
         self.number("/tokens") / self.number("/seconds")
     }
+
+    fn figures(&self) -> Figures {
+        Figures::from_iter([
+            ("trainable".into(), self.number("/trainable").into()),
+            ("file_bytes".into(), self.file.into()),
+            ("loss_before".into(), self.number("/before/loss").into()),
+            ("loss_after".into(), self.number("/after/loss").into()),
+            ("exact_match".into(), self.number("/after/exact_match").into()),
+        ])
+    }
 }
 
 /// Markdown, one row per method; speed and memory are shares of LoRA's where LoRA was measured too.
@@ -158,9 +206,13 @@ mod tests {
     #[test]
     fn names_flags_and_the_profile_are_told_apart() {
         let args = ["ia3", "--profile", "dev", "--set", "train.steps=3", "lora"].map(String::from);
-        let (profile, names, rest) = split(&args).unwrap();
+        let request = split(&args).unwrap();
         assert_eq!(
-            (profile.as_str(), names.join(" "), rest.join(" ")),
+            (
+                request.profile.as_str(),
+                request.names.join(" "),
+                request.rest.join(" ")
+            ),
             ("dev", "ia3 lora".to_owned(), "--set train.steps=3".to_owned())
         );
         assert!(split(&["--set".to_owned()]).is_err());

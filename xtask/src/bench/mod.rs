@@ -2,6 +2,7 @@
 //! torch + PEFT.
 
 mod methods;
+mod record;
 mod step;
 
 use crate::Outcome;

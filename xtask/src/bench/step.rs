@@ -2,12 +2,13 @@
 //! in the same run, and the ratio.
 //!
 //! Other arguments go to both programs (`--layers 30 --seq 256 ..`; `cargo run -p ft-bench --bin step -- --help`). Machines
-//! differ from hour to hour: only the ratio of one run means something.
+//! differ from hour to hour: only the ratio of one run means something. `--record` keeps the figures for the guide.
 
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::record::{Figures, record};
 use crate::{Outcome, shell};
 
 pub fn run(args: &[String]) -> Outcome {
@@ -20,13 +21,49 @@ pub fn run(args: &[String]) -> Outcome {
         }
     }
     print!("{}", table(&lines));
-    Ok(())
+    match request.record {
+        true => record(figures(&lines)),
+        false => Ok(()),
+    }
+}
+
+/// Ours, with the ratios to the torch line that follows.
+fn figures(lines: &[Line]) -> Vec<(String, Figures)> {
+    let mut all: Vec<(String, Figures)> = Vec::new();
+    for line in lines {
+        let (speed, memory) = (line.number("tokens_per_s"), line.number("peak_rss_bytes"));
+        match (line.who, all.last_mut()) {
+            ("torch", Some((_, ours))) => {
+                let ratio = |ours: &Figures, key: &str, theirs: f64| ours[key].as_f64().map(|n| n / theirs).into();
+                let (faster, smaller) = (ratio(ours, "tokens_per_s", speed), ratio(ours, "peak_bytes", memory));
+                ours.extend([("x_torch".into(), faster), ("of_torch_memory".into(), smaller)]);
+            }
+            _ => {
+                let figures = [
+                    ("tokens_per_s".into(), speed.into()),
+                    ("peak_bytes".into(), memory.into()),
+                ];
+                all.push((line.method().to_owned(), Figures::from_iter(figures)));
+            }
+        }
+    }
+    all
 }
 
 /// One measured step: whose, and what it printed.
 struct Line {
     who: &'static str,
     values: Value,
+}
+
+impl Line {
+    fn number(&self, key: &str) -> f64 {
+        self.values[key].as_f64().unwrap_or(f64::NAN)
+    }
+
+    fn method(&self) -> &str {
+        self.values["method"].as_str().unwrap_or("?")
+    }
 }
 
 fn measure(who: &'static str, mut command: Command) -> Result<Line, String> {
@@ -45,6 +82,7 @@ struct Request {
     python: Option<String>,
     methods: Vec<String>,
     rest: Vec<String>,
+    record: bool,
 }
 
 impl Request {
@@ -57,6 +95,7 @@ impl Request {
                 "--profile" => request.profile = Some(value()?),
                 "--features" => request.features = Some(value()?),
                 "--python" => request.python = Some(value()?),
+                "--record" => request.record = true,
                 "--method" => request.methods.push(value()?),
                 _ => request.rest.push(arg.clone()),
             }
@@ -100,19 +139,18 @@ impl Request {
 /// One row per line; a torch row also says how much faster and smaller the ft row above it is.
 fn table(lines: &[Line]) -> String {
     let mut text = format!(
-        "{:<16}{:<7}{:>10}{:>10}{:>10}\n",
+        "{:<17}{:<6}{:>10}{:>10}{:>10}\n",
         "method", "", "tokens/s", "peak GB", "of GEMM"
     );
     let mut above: Option<(f64, f64)> = None;
-    for Line { who, values } in lines {
-        let number = |key: &str| values[key].as_f64().unwrap_or(f64::NAN);
-        let (speed, memory) = (number("tokens_per_s"), number("peak_rss_bytes") / 1e9);
-        let share = values["gemm_share"]
+    for line in lines {
+        let (who, method) = (line.who, line.method());
+        let (speed, memory) = (line.number("tokens_per_s"), line.number("peak_rss_bytes") / 1e9);
+        let share = line.values["gemm_share"]
             .as_f64()
             .map_or("-".into(), |s| format!("{:.0} %", 100.0 * s));
-        let method = values["method"].as_str().unwrap_or("?");
-        text += &format!("{method:<16}{who:<7}{speed:>10.1}{memory:>10.2}{share:>10}");
-        if let Some((ours, our_memory)) = above.take().filter(|_| *who == "torch") {
+        text += &format!("{method:<17}{who:<6}{speed:>10.1}{memory:>10.2}{share:>10}");
+        if let Some((ours, our_memory)) = above.take().filter(|_| who == "torch") {
             text += &format!(
                 "   ft: {:.2} x the speed, {:.2} x the memory",
                 ours / speed,
@@ -156,5 +194,8 @@ mod tests {
         let text = table(&[line("ft", 300.0, 2e9), line("torch", 200.0, 4e9)]);
         assert!(text.contains("ft: 1.50 x the speed, 0.50 x the memory"), "{text}");
         assert!(!table(&[line("ft", 300.0, 2e9), line("ft", 200.0, 4e9)]).contains(" x "));
+        let kept = figures(&[line("ft", 300.0, 2e9), line("torch", 200.0, 4e9)]);
+        let wanted = json!({ "tokens_per_s": 300.0, "peak_bytes": 2e9, "x_torch": 1.5, "of_torch_memory": 0.5 });
+        assert_eq!((kept[0].0.as_str(), Value::from(kept[0].1.clone())), ("lora", wanted));
     }
 }
