@@ -124,7 +124,6 @@ pub fn state(model: &Model) -> BTreeMap<String, AnyTensor> {
 }
 
 #[track_caller]
-#[track_caller]
 fn compare(case: &str, found: BTreeMap<String, AnyTensor>, expected: &BTreeMap<String, Array>, tolerance: f64) {
     assert!(
         !found.is_empty() && found.keys().eq(expected.keys()),
