@@ -4,7 +4,8 @@ use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
 use ft_quant::Leaf;
 
-use crate::methods::{EmbeddingDelta, ParamMut, WeightDelta};
+use crate::embedding_delta::EmbeddingDelta;
+use crate::methods::{ParamMut, WeightDelta};
 use crate::slots::{Embedding, Norm, Prefixes, Projection, Residual};
 use crate::virtual_tokens::VirtualTokens;
 

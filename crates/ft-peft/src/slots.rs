@@ -4,8 +4,9 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 use ft_quant::{Layout, Leaf, Weight};
 
+use crate::embedding_delta::EmbeddingDelta;
 use crate::methods::bottleneck::Bottleneck;
-use crate::methods::{Base, Delta, EmbeddingDelta, WeightDelta};
+use crate::methods::{Base, Delta, WeightDelta};
 use crate::virtual_tokens::{Prefix, Prompt, VirtualTokens};
 
 /// What a forward pass needs to know beside its inputs.

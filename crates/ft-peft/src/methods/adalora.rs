@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, at_least_one, f32, invalid, positive, projections};
 use super::lora::low_rank::LowRank;
-use super::{Base, Delta, Keeps, ParamMut, PeftMethod, WeightDelta};
+use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
+use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::peft_config::Target;
 use crate::regime::Regime;

@@ -17,10 +17,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::PeftMethod;
 use super::common::{dropout, invalid, positive};
-use super::{Keeps, PeftMethod};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
+use crate::keeps::Keeps;
 use crate::site::{Place, Site};
 use crate::targets::{Kind, has_suffix, layer_number};
 

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{checked, f32, projections, record, scaled};
-use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
+use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::peft_config::{File, Target};
 use crate::site::{Place, Site};

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{alphas, checked, f32, projections, ranks, record};
-use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
+use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::methods::lora::file::pattern_map;
 use crate::patterns::Patterns;

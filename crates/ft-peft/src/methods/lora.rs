@@ -7,16 +7,18 @@
 //! ```
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{self, f32, invalid, positive};
 use super::dora::Dora;
 use super::trainable_tokens::{self, Token};
-use super::{Base, Delta, EmbeddingDelta, Keeps, ParamMut, PeftMethod, WeightDelta};
+use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
+use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
+use crate::keeps::Keeps;
 use crate::patterns::Patterns;
 use crate::peft_config::Target;
 use crate::rates::Part;
@@ -24,11 +26,13 @@ use crate::site::{Place, Site};
 use crate::slots::Pass;
 use crate::targets::{Kind, Layers, Selector, Targets};
 
+mod embedding;
 pub(crate) mod file;
 mod init;
 pub(super) mod low_rank;
 pub mod mixed;
 
+pub use embedding::LoraEmbedding;
 use low_rank::LowRank;
 
 /// Options of LoRA; the names in parentheses are PEFT's.
@@ -380,40 +384,5 @@ impl Lora {
             dropout: self.dropout,
             salt: self.salt,
         }
-    }
-}
-
-/// Adapter of an embedding table.
-#[derive(Module, Debug)]
-pub struct LoraEmbedding {
-    /// `[r, rows]`.
-    pub a: Param<Tensor<2>>,
-    /// `[hidden, r]`.
-    pub b: Param<Tensor<2>>,
-    /// s.
-    #[module(skip)]
-    pub scale: f64,
-}
-
-impl LoraEmbedding {
-    /// `E[id] + s · B A[:, id]` for each of ids `[n]`; PEFT applies no dropout here.
-    pub fn lookup(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
-        let down = self.a.val().transpose().select(0, ids).mul_scalar(self.scale);
-        let dtype = rows.dtype();
-        rows + ft_kernels::linear(down, self.b.val()).cast(dtype)
-    }
-
-    /// `E + s · (B A)ᵀ` in f32.
-    pub fn fold(&self, table: Tensor<2>) -> Tensor<2> {
-        let delta = self.b.val().detach().matmul(self.a.val().detach()).transpose();
-        f32(table) + delta.mul_scalar(self.scale)
-    }
-
-    /// The trainable tensors, by their names in PEFT's file after the table's path.
-    pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
-        vec![
-            ("lora_embedding_A", ParamMut::Matrix(&mut self.a)),
-            ("lora_embedding_B", ParamMut::Matrix(&mut self.b)),
-        ]
     }
 }

@@ -1,13 +1,14 @@
 //! One file per method; one line per method in each list here.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use ft_quant::Weight;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
+use crate::keeps::Keeps;
 use crate::peft_config::{Parse, Target};
 use crate::rates::Part;
 use crate::regime::Regime;
@@ -142,38 +143,6 @@ pub trait PeftMethod {
     /// layout instead of PEFT's.
     fn to_adapterhub(&self) -> Option<(&str, serde_json::Value)> {
         None
-    }
-}
-
-/// What an adapted place keeps between forward and backward, beside what the plain layer does. Numbers, not bytes: they are
-/// f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keeps {
-    /// Whether the place's input must stay.
-    pub input: bool,
-    /// Further numbers per token.
-    pub per_token: usize,
-    /// Numbers that do not depend on the tokens, such as a factor that is built from others.
-    pub fixed: usize,
-    /// Numbers per token that its backward pass needs at once.
-    pub passing: usize,
-}
-
-impl Keeps {
-    /// The input and nothing else.
-    pub fn input() -> Self {
-        Self {
-            input: true,
-            ..Self::default()
-        }
-    }
-
-    /// The input and so many numbers per token.
-    pub fn input_and(per_token: usize) -> Self {
-        Self {
-            per_token,
-            ..Self::input()
-        }
     }
 }
 
@@ -407,45 +376,4 @@ deltas! {
     Oft(oft::Oft),
     /// See [`vera`].
     Vera(vera::Vera),
-}
-
-/// The adapter of an embedding table.
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "one or two in a model")]
-pub enum EmbeddingDelta {
-    /// See [`lora`].
-    Lora(lora::LoraEmbedding),
-    /// See [`trainable_tokens`].
-    Tokens(trainable_tokens::TrainableTokens),
-}
-
-impl EmbeddingDelta {
-    /// Adapted rows `[n, hidden]`, given the table's own rows and their ids `[n]`.
-    pub fn lookup(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
-        match self {
-            EmbeddingDelta::Lora(lora) => lora.lookup(rows, ids),
-            EmbeddingDelta::Tokens(tokens) => tokens.lookup(rows, ids),
-        }
-    }
-
-    /// Whether a head that is tied to the table follows it.
-    pub fn moves_head(&self) -> bool {
-        matches!(self, EmbeddingDelta::Tokens(_))
-    }
-
-    /// The adapted table `[rows, hidden]`, for merging.
-    pub fn fold(&self, table: Tensor<2>) -> Tensor<2> {
-        match self {
-            EmbeddingDelta::Lora(lora) => lora.fold(table),
-            EmbeddingDelta::Tokens(tokens) => tokens.table(table),
-        }
-    }
-
-    /// The trainable tensors, by their names in PEFT's file after the table's path.
-    pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
-        match self {
-            EmbeddingDelta::Lora(lora) => lora.params(),
-            EmbeddingDelta::Tokens(tokens) => tokens.params(),
-        }
-    }
 }

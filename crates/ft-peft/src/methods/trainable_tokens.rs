@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{checked, f32, invalid, record};
-use super::{EmbeddingDelta, ParamMut, PeftConfig, PeftMethod};
+use super::{ParamMut, PeftConfig, PeftMethod};
 use crate::attach::{Choice, PlaceSpec};
+use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
 use crate::peft_config::{File, Target};
 use crate::site::{Place, Site};

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{self, at_least_one, checked, f32, invalid, projections, record, scaled};
-use super::{Base, Delta, Keeps, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
+use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::peft_config::{File, Target, number};
 use crate::site::{Place, Site};

@@ -1,9 +1,9 @@
 //! A line chart as inline SVG.
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 240.0;
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 220.0;
 /// Left, right, top, bottom.
-const MARGIN: [f64; 4] = [60.0, 12.0, 12.0, 28.0];
+const MARGIN: [f64; 4] = [52.0, 18.0, 12.0, 28.0];
 
 /// Named points over steps.
 pub(super) struct Series {
@@ -21,20 +21,36 @@ impl Series {
 pub(super) struct Chart {
     title: &'static str,
     series: Vec<Series>,
+    anchored: bool,
 }
 
 impl Chart {
     pub fn new(title: &'static str, series: Vec<Series>) -> Self {
         let series = series.into_iter().filter(|s| !s.points.is_empty()).collect();
-        Self { title, series }
+        Self {
+            title,
+            series,
+            anchored: false,
+        }
+    }
+
+    /// A chart of one series, which the title names.
+    pub fn single(title: &'static str, points: Vec<(f64, f64)>) -> Self {
+        Self::new(title, vec![Series::new("", points)])
+    }
+
+    /// Values are amounts: the axis begins at 0.
+    pub fn anchored(self) -> Self {
+        Self { anchored: true, ..self }
     }
 
     /// The chart under its heading; nothing without points.
     pub fn svg(&self) -> Option<String> {
         let all: Vec<(f64, f64)> = self.series.iter().flat_map(|s| s.points.iter().copied()).collect();
         let (first, rest) = all.split_first()?;
-        // Steps count from 0; values have no such anchor.
-        let start = ([first.0.min(0.0), first.0], [first.1, first.1]);
+        // Steps count from 0; values need not.
+        let lowest = if self.anchored { first.1.min(0.0) } else { first.1 };
+        let start = ([first.0.min(0.0), first.0], [lowest, first.1]);
         let (x, y) = rest.iter().fold(start, |(x, y), p| (grow(x, p.0), grow(y, p.1)));
         let frame = Frame {
             x: widened(x),
@@ -42,7 +58,7 @@ impl Chart {
         };
         let lines: String = self.series.iter().enumerate().map(|(i, s)| frame.line(i, s)).collect();
         Some(format!(
-            "<h2>{}</h2><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{0}\">{}{lines}</svg>",
+            "<figure><h2>{}</h2><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{0}\">{}{lines}</svg></figure>",
             self.title,
             frame.axes()
         ))
@@ -114,16 +130,26 @@ impl Frame {
             }
             _ => String::new(),
         };
-        let (x, y) = (WIDTH - MARGIN[1] - 110.0, MARGIN[2] + 14.0 + 16.0 * index as f64);
         format!(
-            "<polyline class=\"s{index}\" fill=\"none\" stroke-width=\"1.5\" points=\"{}\"/>{dot}\
-             <rect class=\"d{index}\" x=\"{x}\" y=\"{:.1}\" width=\"10\" height=\"3\"/><text x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
+            "<polyline class=\"s{index}\" fill=\"none\" stroke-width=\"1.5\" points=\"{}\"/>{dot}{}",
             points.join(" "),
-            y - 5.0,
-            x + 16.0,
-            escape(series.name)
+            legend(index, series.name)
         )
     }
+}
+
+/// The name of a series, where it has one, beside its color.
+fn legend(index: usize, name: &str) -> String {
+    if name.is_empty() {
+        return String::new();
+    }
+    let (x, y) = (WIDTH - MARGIN[1] - 110.0, MARGIN[2] + 14.0 + 16.0 * index as f64);
+    format!(
+        "<rect class=\"d{index}\" x=\"{x}\" y=\"{:.1}\" width=\"10\" height=\"3\"/><text x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
+        y - 5.0,
+        x + 16.0,
+        escape(name)
+    )
 }
 
 /// Round numbers of the range: multiples of 1, 2 or 5 times a power of ten, two to six of them.

@@ -41,6 +41,7 @@ table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem 
   border-bottom: 1px solid var(--rule); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
 pre { white-space: pre-wrap; font: 13px/1.45 ui-monospace, monospace; margin: 0; }
 details { margin: .5rem 0; } .soft { color: var(--soft); } svg { width: 100%; height: auto; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); column-gap: 2rem; } figure { margin: 0; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .axis { stroke: var(--rule); }
 .s0 { stroke: var(--a); } .s1 { stroke: var(--b); } .d0 { fill: var(--a); } .d1 { fill: var(--b); }
 ";
@@ -150,22 +151,14 @@ fn charts(metrics: &[Value]) -> String {
                 Series::new("held out", points("eval_loss")),
             ],
         ),
-        Chart::new("Learning rate", vec![Series::new("lr", points("lr"))]),
-        Chart::new(
-            "Gradient norm",
-            vec![Series::new("before clipping", points("grad_norm"))],
-        ),
-        Chart::new("Ranks left", vec![Series::new("of all places", points("rank_total"))]),
-        Chart::new(
-            "Tokens per second",
-            vec![Series::new("tokens/s", points("tokens_per_s"))],
-        ),
-        Chart::new(
-            "Memory in MB",
-            vec![Series::new("in use", megabytes(points("memory_bytes")))],
-        ),
+        Chart::single("Learning rate", points("lr")),
+        Chart::single("Gradient norm before clipping", points("grad_norm")),
+        Chart::single("Ranks left in all places", points("rank_total")),
+        Chart::single("Tokens per second", points("tokens_per_s")).anchored(),
+        Chart::single("Memory in MB", megabytes(points("memory_bytes"))).anchored(),
     ];
-    charts.iter().filter_map(Chart::svg).collect()
+    let charts: String = charts.iter().filter_map(Chart::svg).collect();
+    format!("<div class=\"charts\">{charts}</div>")
 }
 
 /// How many places have how many ranks left in the end.

@@ -15,5 +15,10 @@ fn charts_place_points_inside_and_draw_single_ones() {
     let line = Chart::new("Line", vec![Series::new("a", vec![(0.0, 1.0), (10.0, 3.0)])])
         .svg()
         .unwrap();
-    assert!(line.contains("points=\"60.0,212.0 708.0,12.0\""), "{line}");
+    assert!(line.contains("points=\"52.0,192.0 462.0,12.0\""), "{line}");
+    let amounts = Chart::single("Amounts", vec![(0.0, 1.0), (10.0, 2.0)])
+        .anchored()
+        .svg()
+        .unwrap();
+    assert!(amounts.contains("points=\"52.0,102.0 462.0,12.0\""), "{amounts}");
 }
