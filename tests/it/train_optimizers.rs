@@ -47,7 +47,7 @@ fn cut_equals_left_alone(workshop: &Workshop) {
         );
 
         let stopped = workshop.fit_until(&cut, &sets, 3);
-        assert_eq!((stopped.ending, stopped.steps), (Ending::Interrupted, 4));
+        assert_eq!((stopped.ending, stopped.steps), (Ending::Interrupted, 3));
         workshop.resume(&cut, &sets).unwrap();
         assert_eq!(workshop.curve(&cut), workshop.curve(&alone), "{optim:?}");
         assert_eq!(workshop.result(&cut, 6), workshop.result(&alone, 6), "{optim:?}");

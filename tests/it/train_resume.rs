@@ -9,13 +9,13 @@ use crate::train_support::Workshop;
 pub fn stopped_equals_left_alone(workshop: &Workshop, sets: &[&str]) {
     let alone = workshop.fit("alone", sets).unwrap();
     assert_eq!((alone.ending, alone.steps), (Ending::Finished, 12));
-    // A checkpoint every 3 steps, a stop after it: the run is cut at 4, 7 and 10, across two epochs and all evaluations.
-    for (leg, stop) in [(0, 3), (1, 6), (2, 9)] {
+    // A checkpoint every 3 steps, an evaluation every 4: the run is cut after both, across two epochs.
+    for (leg, stop) in [(0, 3), (1, 4), (2, 8), (3, 9)] {
         let outcome = match leg {
             0 => workshop.fit_until("cut", sets, stop),
             _ => workshop.resume_until("cut", sets, stop),
         };
-        assert_eq!((outcome.ending, outcome.steps), (Ending::Interrupted, stop + 1));
+        assert_eq!((outcome.ending, outcome.steps), (Ending::Interrupted, stop));
         assert!(outcome.final_dir.is_none());
     }
     let resumed = workshop.resume("cut", sets).unwrap();
@@ -82,7 +82,7 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() {
     let workshop = Workshop::new();
     workshop.fit("alone", &[]).unwrap();
     workshop.fit_until("cut", &[], 6);
-    let newest = workshop.path("cut/checkpoints/step-7/optimizer.safetensors");
+    let newest = workshop.path("cut/checkpoints/step-6/optimizer.safetensors");
     let mut bytes = fs::read(&newest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;
@@ -98,16 +98,16 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() {
     let events: Vec<_> = told.into_iter().collect();
     let warned = events
         .iter()
-        .any(|e| matches!(e, ft_train::Event::Warning(w) if w.contains("step-7") && w.contains("checksum")));
+        .any(|e| matches!(e, ft_train::Event::Warning(w) if w.contains("step-6") && w.contains("checksum")));
     let resumed = events
         .iter()
-        .any(|e| matches!(e, ft_train::Event::Resumed { step: 6, .. }));
+        .any(|e| matches!(e, ft_train::Event::Resumed { step: 3, .. }));
     assert!(warned && resumed, "{events:?}");
     assert_eq!(workshop.result("cut", 12), workshop.result("alone", 12));
     assert_eq!(
         workshop.curve("cut"),
         workshop.curve("alone"),
-        "the lines after step 6 were written anew"
+        "the lines after step 3 were written anew"
     );
 }
 
@@ -129,7 +129,7 @@ fn going_back_to_an_older_checkpoint_gives_up_what_came_after_it() {
         "the later lines are gone"
     );
     let later = ft_train::checkpoint::Checkpoints::of(&workshop.path("cut")).steps();
-    assert_eq!(later, [3], "6, 9 and 10 are set aside");
+    assert_eq!(later, [3], "6 and 9 are set aside");
     workshop.resume("cut", &[]).unwrap();
     assert_eq!(workshop.result("cut", 12), workshop.result("alone", 12));
     assert_eq!(workshop.curve("cut"), workshop.curve("alone"));

@@ -60,7 +60,7 @@ impl Workshop {
         )
     }
 
-    /// Runs until the checkpoint of `step` is written, and asks to stop then: the run ends one step later.
+    /// Runs until `step` is evaluated or its checkpoint written, and asks to stop then: the run ends there.
     pub fn fit_until(&self, out: &str, sets: &[&str], step: usize) -> Outcome {
         self.until(out, sets, step, None)
     }
@@ -77,7 +77,7 @@ impl Workshop {
         };
         let stop = options.stop.clone();
         options.on_event = Box::new(move |event| {
-            if matches!(event, Event::Saved { step: at, .. } if *at >= step) {
+            if matches!(event, Event::Saved { step: at, .. } | Event::Evaluated { step: at, .. } if *at >= step) {
                 stop.store(true, Ordering::Relaxed);
             }
         });

@@ -13,14 +13,13 @@ const GROUP: usize = 64;
 impl Order {
     /// Indices into `lengths`, one list per batch; every sample exactly once, only the last batch of the data may be smaller.
     ///
-    /// With `shuffle`, samples are permuted, sorted by length within groups of batches, and the batches permuted again. In epoch 0
-    /// the batch with the longest sample comes first, so that memory runs out at the start or not at all. Without it, samples
-    /// come in file order.
+    /// With `shuffle`, samples are permuted, sorted by length within groups of batches, and the batches permuted again. Without
+    /// it, samples come in file order.
     ///
     /// ```
-    /// let batches = ft_data::Order::epoch(&[3, 9, 4, 8], 2, 42, 0, true);
-    /// assert_eq!(batches.len(), 2);
-    /// assert!(batches[0].contains(&1), "the longest first");
+    /// let mut batches = ft_data::Order::epoch(&[3, 9, 4, 8], 2, 42, 0, true);
+    /// batches.sort();
+    /// assert_eq!(batches, [[1, 3], [2, 0]], "lengths 9 and 8, 4 and 3");
     /// ```
     ///
     /// # Panics
@@ -31,11 +30,7 @@ impl Order {
         if !shuffle {
             return indices.chunks(batch_size).map(<[usize]>::to_vec).collect();
         }
-        let mut batches = bucketed(indices, lengths, batch_size, sub_seed(seed, "data"), epoch);
-        if epoch == 0 {
-            longest_first(&mut batches, lengths);
-        }
-        batches
+        bucketed(indices, lengths, batch_size, sub_seed(seed, "data"), epoch)
     }
 }
 
@@ -48,14 +43,6 @@ fn bucketed(mut indices: Vec<usize>, lengths: &[usize], batch_size: usize, seed:
     let mut batches: Vec<Vec<usize>> = indices.chunks(batch_size).map(<[usize]>::to_vec).collect();
     shuffle(&mut batches, &mut rng);
     batches
-}
-
-fn longest_first(batches: &mut [Vec<usize>], lengths: &[usize]) {
-    let longest = |batch: &Vec<usize>| batch.iter().map(|&i| lengths[i]).max();
-    // The first of several equally long ones, so that the choice is fixed.
-    if let Some(at) = (0..batches.len()).rev().max_by_key(|&b| longest(&batches[b])) {
-        batches.swap(0, at);
-    }
 }
 
 #[cfg(test)]
@@ -110,13 +97,5 @@ mod tests {
         let waste = padded(&Order::epoch(&lengths, 8, 1, 1, true)) as f64 / tokens as f64;
         let plain = padded(&Order::epoch(&lengths, 8, 1, 1, false)) as f64 / tokens as f64;
         assert!(waste < 1.05 && plain > 1.5, "bucketed {waste}, in file order {plain}");
-    }
-
-    #[test]
-    fn first_batch_of_a_run_is_the_longest() {
-        let lengths = lengths(1000);
-        let batches = Order::epoch(&lengths, 4, 9, 0, true);
-        let longest = *lengths.iter().max().unwrap();
-        assert_eq!(batches[0].iter().map(|&i| lengths[i]).max(), Some(longest));
     }
 }

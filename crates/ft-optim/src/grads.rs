@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::{FloatDType, Tensor, TensorReadError};
 
 #[cfg(feature = "flex")]
 use crate::host;
@@ -19,10 +19,23 @@ pub struct GradNorm(Amount);
 
 impl GradNorm {
     /// The norm. Waits for the device. NaN or infinite when a gradient is.
+    ///
+    /// # Panics
+    /// When the device failed before it came to the norm.
     pub fn value(&self) -> f64 {
+        self.try_value()
+            .unwrap_or_else(|error| panic!("the gradient norm: {error}"))
+    }
+
+    /// [`GradNorm::value`], with what went wrong on the device in the passes that lead to it: the norm depends on every
+    /// gradient.
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn try_value(&self) -> Result<f64, TensorReadError> {
         match &self.0 {
-            Amount::Host(norm) => *norm,
-            Amount::Device(norm) => (**norm).clone().into_scalar::<f32>().into(),
+            Amount::Host(norm) => Ok(*norm),
+            Amount::Device(norm) => Ok((**norm).clone().try_into_scalar::<f32>()?.into()),
         }
     }
 }

@@ -100,6 +100,26 @@ pub enum Error {
         /// Optimizer step, from 1.
         step: usize,
     },
+    /// Memory that does not hold the smallest step there is, or a checkpoint beside what there is.
+    #[error(
+        "step {step}: out of memory at {rows} x {width} tokens in a forward pass, and no smaller step is possible; lower data.max_length{}; the newest \
+         checkpoint is {last}", relief.iter().map(|change| format!(", or set {change}")).collect::<String>()
+    )]
+    OutOfMemory {
+        /// Optimizer step, from 1.
+        step: usize,
+        /// Samples in a forward pass.
+        rows: usize,
+        /// Tokens of the longest one.
+        width: usize,
+        /// Settings that take less.
+        relief: Vec<String>,
+        /// The newest checkpoint, or `none`.
+        last: String,
+    },
+    /// What a device reports when a number is read back from it.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// Tensors that should train but receive nothing, or nonsense.
     #[error("after {steps} step(s), these trainable tensors received no usable gradient:\n  {}\nLeave them out (peft.targets, peft.exclude), or set train.check_gradients = false", tensors.join("\n  "))]
     Gradients {
@@ -140,6 +160,10 @@ impl Error {
             path: path.to_owned(),
             source,
         }
+    }
+
+    pub(crate) fn device(error: burn::tensor::TensorReadError) -> Self {
+        Error::Device(error.to_string())
     }
 
     pub(crate) fn config(issue: Issue) -> Self {

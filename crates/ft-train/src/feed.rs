@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Windows, not micro-batches, are what the order is made of: `batch_size` 2 with `accumulation` 4 sees the same samples
-//! at every step as 8 with 1. A window never crosses the end of an epoch; the last one may be smaller.
+//! at every step as 8 with 1. A window never crosses the end of an epoch; the last one may be smaller. The first window of a
+//! run is the one that takes the most memory, so that memory runs out at once or not at all.
 
 use std::sync::Arc;
 
@@ -19,6 +20,10 @@ use ft_data::{Batch, Order, Sample, sub_seed};
 /// What one optimizer step is fed.
 #[derive(Clone, Debug)]
 pub struct Window {
+    /// Steps before it.
+    pub step: usize,
+    /// Its samples, by number.
+    pub rows: Vec<usize>,
     /// Forward passes of the step.
     pub micro: Vec<Micro>,
     /// Learned tokens of all of them.
@@ -46,6 +51,7 @@ pub struct Feed {
     batch_size: usize,
     accumulation: usize,
     shuffle: bool,
+    longest_first: bool,
     seed: u64,
     pad: Padding,
 }
@@ -65,6 +71,7 @@ impl Feed {
         samples: Vec<Sample>,
         [batch_size, accumulation]: [usize; 2],
         shuffle: bool,
+        longest_first: bool,
         seed: u64,
         pad: Padding,
     ) -> Self {
@@ -75,6 +82,7 @@ impl Feed {
             batch_size,
             accumulation,
             shuffle,
+            longest_first,
             seed,
             pad,
         }
@@ -100,22 +108,31 @@ impl Feed {
         self.samples.len().div_ceil(self.batch_size * self.accumulation)
     }
 
-    /// Sample indices of every step of an epoch.
+    /// Sample indices of every step of an epoch. An order that is not shuffled is the user's, and stays as it is.
     pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
-        Order::epoch(
-            &self.lengths,
-            self.batch_size * self.accumulation,
-            self.seed,
-            epoch as u64,
-            self.shuffle,
-        )
+        let samples = self.batch_size * self.accumulation;
+        let mut windows = Order::epoch(&self.lengths, samples, self.seed, epoch as u64, self.shuffle);
+        if epoch == 0 && self.shuffle && self.longest_first && !windows.is_empty() {
+            let (step, _) = self.largest_of(&windows, self.batch_size);
+            windows.swap(0, step);
+        }
+        windows
     }
 
     /// The window of samples `rows`, fed at `step` (0 is the first).
     pub fn window(&self, rows: &[usize], step: usize) -> Window {
+        self.window_of(rows, step, self.batch_size)
+    }
+
+    /// The same samples in micro-batches of `size`: what a run with that `batch_size` is fed at this step.
+    pub fn recut(&self, window: &Window, size: usize) -> Window {
+        self.window_of(&window.rows, window.step, size)
+    }
+
+    fn window_of(&self, rows: &[usize], step: usize, size: usize) -> Window {
         let name = |micro: usize| format!("dropout/{step}/{micro}");
         let micro: Vec<Micro> = rows
-            .chunks(self.batch_size)
+            .chunks(size)
             .enumerate()
             .map(|(i, rows)| Micro {
                 batch: Batch::new(&self.pick(rows), self.pad.id, self.pad.multiple),
@@ -125,6 +142,8 @@ impl Feed {
         let learned = micro.iter().map(|m| m.batch.learned()).sum();
         let tokens = micro.iter().map(|m| m.batch.tokens()).sum();
         Window {
+            step,
+            rows: rows.to_vec(),
             micro,
             learned,
             tokens,
@@ -136,17 +155,29 @@ impl Feed {
         rows.iter().map(|r| &self.samples[*r]).collect()
     }
 
-    /// The batch of one step with the most padded tokens: rows times the longest, over an epoch.
+    /// Rows and columns of the micro-batch with the most cells over an epoch.
     pub fn largest_micro_batch(&self) -> (usize, usize) {
         self.largest(self.batch_size)
     }
 
     /// The same with the windows cut into micro-batches of `size`.
     pub fn largest(&self, size: usize) -> (usize, usize) {
-        let order = self.epoch(0);
+        self.largest_of(&self.epoch(0), size).1
+    }
+
+    /// The step, from 1, that has the largest micro-batch of the first epoch.
+    pub fn step_of_largest(&self) -> usize {
+        self.largest_of(&self.epoch(0), self.batch_size).0 + 1
+    }
+
+    /// The first window with the largest micro-batch of `size`, and its rows and columns; zeros where there is no window.
+    fn largest_of(&self, windows: &[Vec<usize>], size: usize) -> (usize, (usize, usize)) {
         let shape = |rows: &[usize]| (rows.len(), rows.iter().map(|r| self.lengths[*r]).max().unwrap_or(0));
-        let shapes = order.iter().flat_map(|w| w.chunks(size)).map(shape);
-        shapes.max_by_key(|(rows, width)| rows * width).unwrap_or((0, 0))
+        let cut = |(step, window)| <[usize]>::chunks(window, size).map(move |rows| (step, shape(rows)));
+        let micro = windows.iter().map(Vec::as_slice).enumerate().flat_map(cut);
+        // `max_by_key` takes the last of equals.
+        let largest = micro.rev().max_by_key(|(_, (rows, width))| rows * width);
+        largest.unwrap_or_default()
     }
 }
 
@@ -283,5 +314,96 @@ impl Iterator for EvalIter<'_> {
 impl DataLoaderIterator<Batch> for EvalIter<'_> {
     fn progress(&self) -> Progress {
         Progress::new(self.next, self.batches.len(), Some("batches".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(lengths: &[usize], cut: [usize; 2], shuffle: bool, longest_first: bool) -> Feed {
+        let sample = |length: &usize| Sample::new(vec![1; *length], vec![true; *length]);
+        let pad = Padding { id: 0, multiple: 1 };
+        Feed::new(
+            lengths.iter().map(sample).collect(),
+            cut,
+            shuffle,
+            longest_first,
+            3,
+            pad,
+        )
+    }
+
+    fn lengths() -> Vec<usize> {
+        (0..403).map(|i| 2 + (i * 7919) % 97).collect()
+    }
+
+    #[test]
+    fn the_first_window_of_a_run_is_the_largest_and_nothing_else_moves() {
+        let lengths = lengths();
+        let longest = *lengths.iter().max().unwrap();
+        let [with, without] = [true, false].map(|first| feed(&lengths, [4, 2], true, first));
+        assert_eq!(with.largest_micro_batch(), (4, longest));
+        assert_eq!((with.step_of_largest(), with.steps_per_epoch()), (1, 51));
+        assert_ne!(without.step_of_largest(), 1);
+        let (mut moved, kept) = (with.epoch(0), without.epoch(0));
+        moved.swap(0, without.step_of_largest() - 1);
+        assert_eq!(moved, kept, "two windows have changed places");
+        assert_eq!(with.epoch(1), without.epoch(1), "later epochs are as they were");
+
+        // However the windows are cut, they come in one order.
+        for cut in [[8, 1], [2, 4], [1, 8]] {
+            assert_eq!(feed(&lengths, cut, true, true).epoch(0), with.epoch(0));
+        }
+    }
+
+    #[test]
+    fn the_largest_is_not_the_longest_where_that_one_is_nearly_alone() {
+        // Groups of 64 windows; the last group is one sample, the longest of all.
+        let lengths: Vec<usize> = vec![10; 64 * 4].into_iter().chain([30]).collect();
+        let of_seed = |seed| {
+            let sample = |length: &usize| Sample::new(vec![1; *length], vec![true; *length]);
+            let pad = Padding { id: 0, multiple: 1 };
+            Feed::new(lengths.iter().map(sample).collect(), [4, 1], true, true, seed, pad)
+        };
+        let first = |feed: &Feed| feed.epoch(0)[0].iter().map(|row| lengths[*row]).collect::<Vec<_>>();
+        let alone = (0..2000).map(of_seed).find(|feed| {
+            let windows = feed.epoch(0);
+            windows.iter().any(|w| w.len() == 1 && lengths[w[0]] == 30)
+        });
+        let alone = alone.expect("a seed that draws it last");
+        assert_eq!((alone.largest_micro_batch(), first(&alone)), ((4, 10), vec![10; 4]));
+    }
+
+    #[test]
+    fn an_order_that_is_not_shuffled_stays_and_tells_where_its_largest_is() {
+        let feed = feed(&[3, 4, 9, 5, 9, 2], [2, 1], false, true);
+        assert_eq!(feed.epoch(0), [[0, 1], [2, 3], [4, 5]]);
+        assert_eq!((feed.step_of_largest(), feed.largest_micro_batch()), (2, (2, 9)));
+        assert_eq!(
+            (
+                super::tests::feed(&[], [2, 1], true, true).epoch(0).len(),
+                feed.largest(1)
+            ),
+            (0, (1, 9))
+        );
+    }
+
+    #[test]
+    fn a_window_cut_again_is_the_window_of_a_run_with_that_size() {
+        let (large, small) = (
+            feed(&lengths(), [8, 1], true, true),
+            feed(&lengths(), [2, 4], true, true),
+        );
+        let rows = &large.epoch(0)[3];
+        let (cut, own) = (large.recut(&large.window(rows, 3), 2), small.window(rows, 3));
+        let parts = |w: &Window| {
+            w.micro
+                .iter()
+                .map(|m| (m.batch.clone(), m.dropout_seed))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(&cut), parts(&own));
+        assert_eq!((cut.learned, cut.tokens, cut.micro.len()), (own.learned, own.tokens, 4));
     }
 }

@@ -35,6 +35,7 @@ use crate::outcome::{Outcome, Score};
 use crate::regime::MethodPart;
 use crate::renderer::{ProgressRenderer, Silent, Style};
 use crate::resume::{self, Resume};
+use crate::room::Limit;
 use crate::save::Saver;
 use crate::session::{Ending, Session};
 use crate::strategy::{PatientStopping, SharedPatience, StepStrategy};
@@ -165,6 +166,10 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         stop,
         interrupter: interrupter.clone(),
         saved,
+        save_soon: false,
+        feed: plan.feed.clone(),
+        limit: Limit::new(&plan),
+        relief: plan.relief.clone(),
         state,
         optim,
         method,

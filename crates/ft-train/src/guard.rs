@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::Tensor;
 use ft_data::Tokenizer;
 use ft_optim::GradNorm;
 use serde_json::{Value, json};
@@ -41,16 +42,20 @@ impl Guard {
     }
 
     /// Whether a step is bad. Waits for the device.
-    pub fn judge(&self, output: &StepOutput) -> Option<Bad> {
+    ///
+    /// # Errors
+    /// What went wrong on the device in this step.
+    pub fn judge(&self, output: &StepOutput) -> Result<Option<Bad>> {
         let sum = match &output.nll {
             Sum::Host(sum) => *sum,
-            Sum::Device(sum) => f64::from(sum.clone().into_scalar::<f32>()),
+            Sum::Device(sum) => f64::from(Tensor::clone(sum).try_into_scalar::<f32>().map_err(Error::device)?),
         };
+        let norm = output.grad_norm.as_ref().map_or(Ok(0.0), GradNorm::try_value);
         let bad = Bad {
             loss: sum / output.tokens.max(1) as f64,
-            grad_norm: output.grad_norm.as_ref().map_or(0.0, GradNorm::value),
+            grad_norm: norm.map_err(Error::device)?,
         };
-        (!bad.loss.is_finite() || !bad.grad_norm.is_finite()).then_some(bad)
+        Ok((!bad.loss.is_finite() || !bad.grad_norm.is_finite()).then_some(bad))
     }
 
     /// Writes the samples of a bad step: their ids, what of them is learned, and their text.

@@ -40,6 +40,7 @@ mod regime;
 mod renderer;
 mod report;
 mod resume;
+mod room;
 mod save;
 mod scaling;
 mod session;

@@ -1,5 +1,7 @@
 //! How much memory a run uses.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use burn::tensor::Device;
 
 /// Bytes in use now: the device's pool where it has one, else the process's resident set.
@@ -17,6 +19,21 @@ pub fn resident() -> Option<u64> {
 
 /// Largest resident set of the process so far.
 pub fn peak() -> Option<u64> {
+    since_lap().map(|now| now.max(BEFORE_LAP.load(Ordering::Relaxed)))
+}
+
+/// What [`peak`] was when it last started anew.
+static BEFORE_LAP: AtomicU64 = AtomicU64::new(0);
+
+/// Lets [`since_lap`] start anew; false where the system does not allow it. Whoever asks the system for the peak of this
+/// process gets that since the last lap: see `clear_refs` in proc(5).
+pub(crate) fn lap() -> bool {
+    BEFORE_LAP.fetch_max(since_lap().unwrap_or(0), Ordering::Relaxed);
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Largest resident set of the process since the last [`lap`], or ever.
+pub(crate) fn since_lap() -> Option<u64> {
     status("VmHWM:")
 }
 

@@ -31,11 +31,23 @@ impl TrainStep for TrainModel {
     type Input = Window;
     type Output = StepOutput;
 
-    /// Gradients of the summed loss of a window; the strategy divides them by its learned tokens once.
     fn step(&self, window: Window) -> TrainOutput<StepOutput> {
+        self.gradients(&window, &|| true).expect("nobody asks to stop")
+    }
+}
+
+impl TrainModel {
+    /// Gradients of the summed loss of a window; the session divides them by its learned tokens once. None when `go_on` is
+    /// false between two forward passes: a long step must not outlast the time that a signal leaves.
+    pub(crate) fn gradients(&self, window: &Window, go_on: &dyn Fn() -> bool) -> Option<TrainOutput<StepOutput>> {
         let mut gradients = GradientsAccumulator::new();
         let mut total: Option<Tensor<1>> = None;
         for micro in &window.micro {
+            if !go_on() {
+                return None;
+            }
+            #[cfg(test)]
+            crate::room::tests::refuse(&micro.batch);
             let pass = Pass::train(micro.dropout_seed).with_noise(self.objective.neftune_alpha);
             let smoothing = self.objective.label_smoothing;
             let loss = |model: &Model, hidden, batch: &Batch| {
@@ -61,7 +73,7 @@ impl TrainStep for TrainModel {
             None => gradients.grads(),
             Some(factor) => scale_grads(&self.model, gradients.grads(), factor.recip()),
         };
-        TrainOutput { grads, item }
+        Some(TrainOutput { grads, item })
     }
 }
 

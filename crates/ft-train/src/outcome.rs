@@ -29,6 +29,9 @@ pub struct Outcome {
     pub peak_memory_bytes: Option<u64>,
     /// What the plan expected that to be.
     pub planned_memory_bytes: u64,
+    /// Samples in one forward pass at the end, where memory ran out with those of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// The held-out samples before the first step.
     pub before: Option<Score>,
     /// The held-out samples under the weights in `final/`.
@@ -103,6 +106,7 @@ impl Outcome {
             trainable: plan.attached.parameters,
             peak_memory_bytes: memory::highest(&plan.device),
             planned_memory_bytes: plan.bytes.total(),
+            micro_batch: state.micro_batch,
             before: None,
             after: None,
             best: state.best.map(|b| BestStep {

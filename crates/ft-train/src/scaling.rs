@@ -1,6 +1,6 @@
 //! The scale of the loss in the loop: see [`ft_optim::LossScale`].
 
-use ft_optim::LossScale;
+use ft_optim::{GradNorm, LossScale};
 
 use crate::feed::Window;
 use crate::fit::Event;
@@ -10,22 +10,23 @@ use crate::{Error, Result};
 
 impl Session {
     /// The window with what its loss is multiplied by.
-    pub(crate) fn with_loss_factor(&self, window: &Window) -> Window {
+    pub(crate) fn with_loss_factor(&self, window: Window) -> Window {
         Window {
             loss_factor: self.state.loss_scale.map(|scale| scale.factor(window.learned)),
-            ..window.clone()
+            ..window
         }
     }
 
     /// Whether the scaled gradients left f16, so that the step must be left out; the scale takes note. Waits for the device.
     ///
     /// # Errors
-    /// Gradients that overflow without being scaled.
+    /// Gradients that overflow without being scaled; what went wrong on the device in this step, before anything is noted.
     pub(crate) fn overflows(&mut self, output: &StepOutput) -> Result<bool> {
         let Some(scale) = &mut self.state.loss_scale else {
             return Ok(false);
         };
-        let finite = output.grad_norm.as_ref().is_none_or(|norm| norm.value().is_finite());
+        let norm = output.grad_norm.as_ref().map_or(Ok(0.0), GradNorm::try_value);
+        let finite = norm.map_err(Error::device)?.is_finite();
         if !finite && scale.is_exhausted() {
             return Err(Error::Overflow {
                 step: self.state.step + 1,

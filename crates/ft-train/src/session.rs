@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use burn::train::{Interrupter, TrainOutput, TrainStep};
-use ft_optim::{GradNorm, Optim, scale_and_clip};
+use burn::train::Interrupter;
+use ft_optim::{GradNorm, Optim};
 use serde_json::json;
 
 use crate::answers::AnswersFile;
 use crate::checkpoint::{Best, Checkpoints, Exact, TrainerState};
 use crate::clock::Clock;
-use crate::feed::Window;
+use crate::feed::{Feed, Window};
 use crate::fit::Event;
 use crate::gradients::GradientCheck;
 use crate::guard::{Bad, Guard, rows_of};
@@ -30,6 +30,7 @@ use crate::metrics::{StepOutput, Sum};
 use crate::model::TrainModel;
 use crate::plan::Steps;
 use crate::regime::MethodPart;
+use crate::room::{Limit, Tried};
 use crate::save::Saver;
 use crate::strategy::SharedPatience;
 use crate::tensorboard::EventFile;
@@ -89,6 +90,14 @@ pub struct Session {
     pub patience: SharedPatience,
     /// Step of the newest checkpoint.
     pub saved: Option<usize>,
+    /// A checkpoint is wanted before the next step, whatever the intervals say.
+    pub save_soon: bool,
+    /// Cuts a window anew where memory runs out.
+    pub feed: Arc<Feed>,
+    /// What the process may take, on the CPU.
+    pub limit: Option<Limit>,
+    /// What else takes less memory.
+    pub relief: Vec<String>,
 }
 
 impl Session {
@@ -106,7 +115,7 @@ impl Session {
     pub fn save_due(&self) -> bool {
         let step = self.state.step;
         let improved = self.steps.load_best && self.state.best.is_some_and(|b| b.step == step);
-        step > 0 && self.saved != Some(step) && (self.steps.saves_at(step) || improved)
+        step > 0 && self.saved != Some(step) && (self.steps.saves_at(step) || improved || self.save_soon)
     }
 
     /// Why the loop should end here, if it should.
@@ -134,14 +143,22 @@ impl Session {
         self.stop.load(Ordering::Relaxed) || self.interrupter.should_stop()
     }
 
-    /// One optimizer step. The model is moved through the optimizer, so that its weights can be written in place.
-    pub fn train(&mut self, slot: &mut Option<TrainModel>, window: &Window) -> Result<StepOutput> {
+    /// One optimizer step; none where someone asked to stop in the middle of it, and nothing has changed then. The model is
+    /// moved through the optimizer, so that its weights can be written in place.
+    pub fn train(&mut self, slot: &mut Option<TrainModel>, window: &Window) -> Result<Option<StepOutput>> {
         self.clock.run();
         let lr = self.steps.lr(self.state.step);
+        let Some((window, tried)) = self.fitting(slot.as_ref(), window)? else {
+            return Ok(None);
+        };
+        let Tried {
+            output,
+            grads,
+            overflows,
+            bad,
+        } = tried;
+        let window = &window;
         self.dump(window, lr)?;
-        let (output, grads) = self.gradients(slot.as_ref(), window)?;
-        let overflows = self.overflows(&output)?;
-        let bad = self.guard.as_ref().and_then(|guard| guard.judge(&output));
         let output = match bad {
             _ if overflows => self.left_out(output),
             Some(bad) => self.skip(bad, window, output)?,
@@ -165,18 +182,8 @@ impl Session {
         if self.state.step.is_multiple_of(self.steps.log_every) || self.finished() {
             self.log(lr)?;
         }
-        Ok(StepOutput { tokens_per_s, ..output })
-    }
-
-    /// Clipped gradients of the window's mean loss.
-    fn gradients(&mut self, model: Option<&TrainModel>, window: &Window) -> Result<(StepOutput, GradientsParams)> {
-        let model = model.ok_or_else(|| Error::Training("no model to train".into()))?;
-        let TrainOutput { grads, item } = TrainStep::step(model, self.with_loss_factor(window));
-        let factor = 1.0 / window.learned.max(1) as f64;
-        let grads = self.method.penalize(model, grads, window.learned);
-        let (grads, norm) = scale_and_clip(model, grads, factor, self.steps.clip);
-        let grad_norm = Some(norm);
-        Ok((StepOutput { grad_norm, ..item }, grads))
+        self.mind_the_limit(window)?;
+        Ok(Some(StepOutput { tokens_per_s, ..output }))
     }
 
     /// Takes note of a step that is about to be taken.
@@ -262,7 +269,7 @@ impl Session {
         }
         let unread = std::mem::take(&mut self.unread);
         let sums = Tensor::cat(unread.iter().map(|(_, nll, _)| nll.clone()).collect(), 0);
-        let sums: Vec<f32> = sums.into_data().convert::<f32>().try_to_vec().unwrap_or_default();
+        let sums: Vec<f32> = sums.try_into_vec_as::<f32>().map_err(Error::device)?;
         for ((step, _, learned), sum) in unread.iter().zip(sums) {
             if !sum.is_finite() {
                 let last = self.saved.map_or("none".to_owned(), |s| format!("step-{s}"));
@@ -296,6 +303,9 @@ impl Session {
             "tokens_per_s": rate,
             "memory_bytes": memory::now(&self.saver.device),
         });
+        if let Some(size) = state.micro_batch {
+            line["micro_batch"] = size.into();
+        }
         if let Some(scale) = state.loss_scale {
             line["loss_scale"] = scale.scale.into();
             line["overflows"] = scale.skipped.into();
@@ -351,6 +361,7 @@ impl Session {
             .saver
             .checkpoint(&model.model, &self.optim, &self.method, &self.state)?;
         self.saved = Some(self.state.step);
+        self.save_soon = false;
         let best = self.state.best.map(|b| b.step).filter(|_| self.steps.load_best);
         Checkpoints::of(&self.saver.out).prune(self.steps.keep, best)?;
         (self.on_event)(&Event::Saved {

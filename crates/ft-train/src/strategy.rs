@@ -111,12 +111,11 @@ impl Run {
                 self.tell_train(LearnerEvent::EndEpoch(self.finished_epoch()));
                 open = false;
             }
-            let ending = self.session.ending();
-            if self.session.save_due() || (ending.is_some() && self.unsaved()) {
+            if self.session.save_due() {
                 self.save()?;
             }
-            if let Some(ending) = ending {
-                return Ok(ending);
+            if let Some(ending) = self.session.ending() {
+                return self.end(ending);
             }
             if !open {
                 let total_items = self.session.steps.eval_every;
@@ -131,8 +130,19 @@ impl Run {
                     "the training samples ran out before the last step".into(),
                 ));
             };
-            self.step(&window.map_err(|e| Error::Training(e.to_string()))?)?;
+            if !self.step(&window.map_err(|e| Error::Training(e.to_string()))?)? {
+                return self.end(Ending::Interrupted);
+            }
         }
+    }
+
+    /// Whatever ends a run, a checkpoint holds where it stands.
+    fn end(&mut self, ending: Ending) -> Result<Ending> {
+        self.burn_errors()?;
+        if self.unsaved() {
+            self.save()?;
+        }
+        Ok(ending)
     }
 
     fn save(&mut self) -> Result<()> {
@@ -158,15 +168,19 @@ impl Run {
         self.session.step() / self.session.steps.eval_every + 1
     }
 
-    fn step(&mut self, window: &Window) -> Result<()> {
+    /// One optimizer step; false where someone asked to stop in the middle of it.
+    fn step(&mut self, window: &Window) -> Result<bool> {
         let every = self.session.steps.eval_every;
         let lr = ModuleLearningRate::from(self.session.steps.lr(self.session.step()));
-        let output = self.session.train(&mut self.model, window)?;
+        let Some(output) = self.session.train(&mut self.model, window)? else {
+            return Ok(false);
+        };
         let done = (self.session.step() - 1) % every + 1;
         let progress = Progress::new(done, every, Some("steps".into()));
         let item = TrainingItem::new(output, progress, Some(self.session.step()), Some(lr));
         self.tell_train(LearnerEvent::ProcessedItem(item));
-        self.burn_errors()
+        self.burn_errors()?;
+        Ok(true)
     }
 
     /// Number of the virtual epoch that the last step belonged to; 0 before the first.

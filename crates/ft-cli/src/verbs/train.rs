@@ -165,6 +165,9 @@ fn page(outcome: &Outcome) -> String {
     );
     let memory = ft_train::memory::compared(outcome.peak_memory_bytes, outcome.planned_memory_bytes);
     page += &format!("memory: {memory}\n");
+    if let Some(size) = outcome.micro_batch {
+        page += &format!("memory ran out: {size} samples in a forward pass at the end\n");
+    }
     let places = [("result", &outcome.final_dir), ("report", &outcome.report)];
     page + &places
         .iter()

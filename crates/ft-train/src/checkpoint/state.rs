@@ -28,6 +28,9 @@ pub struct TrainerState {
     /// The scale of the loss, where activations are in f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// Samples in one forward pass, where memory ran out with those of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// Sums since the last logged step.
     pub pending: Pending,
     /// Step of the last evaluation.
@@ -126,6 +129,7 @@ impl TrainerState {
             skipped: 0,
             skipped_in_a_row: 0,
             loss_scale: None,
+            micro_batch: None,
             pending: Pending::default(),
             evaluated: None,
             best: None,

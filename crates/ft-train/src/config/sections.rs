@@ -83,7 +83,8 @@ pub struct TrainSection {
     #[serde(default = "defaults::batch_size")]
     pub batch_size: BatchSize,
     /// Memory that the run may take (`"8GB"`), for the plan and for `batch_size = "auto"`; what the machine has left
-    /// where it is not given.
+    /// where it is not given. On the CPU, a step that takes more halves the micro-batch of the next ones (on Linux), as
+    /// running out does on a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// Forward passes in one optimizer step. The step weighs every learned token alike, so `batch_size` 8 with
@@ -97,6 +98,10 @@ pub struct TrainSection {
     /// With `checkpointing`: keep those inputs in host memory. On the CPU they are there anyway.
     #[serde(default)]
     pub offload_activations: bool,
+    /// Take the step with the largest micro-batch (rows times longest sample) of the first epoch first, so that memory runs out
+    /// at once or not at all. With `data.shuffle = false` the order of the file is kept, and `ft plan` tells which step it is.
+    #[serde(default = "defaults::longest_first")]
+    pub longest_first: bool,
     /// Optimizer steps; excludes `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
@@ -136,7 +141,8 @@ pub struct TrainSection {
     #[serde(default = "defaults::tensorboard")]
     pub tensorboard: PathBuf,
     /// A step whose loss or gradient is NaN or infinite is skipped, and its samples are written to `bad_steps/` in the run
-    /// folder; so many in a row stop the run. 0 looks at the loss only where it is logged, and stops at once.
+    /// folder; so many in a row stop the run. 0 looks at the loss only where it is logged, and stops at once; so does a GPU then that
+    /// runs out of memory.
     #[serde(default = "defaults::max_bad_steps")]
     pub max_bad_steps: usize,
     /// Check in the first steps that every trainable tensor receives a finite, non-zero gradient.
@@ -203,6 +209,9 @@ mod defaults {
     }
     pub fn accumulation() -> usize {
         1
+    }
+    pub fn longest_first() -> bool {
+        true
     }
     pub fn seed() -> u64 {
         42

@@ -24,6 +24,30 @@ pub struct Advice {
 /// What a setting does to the plan.
 type Change = fn(&mut Job<'_>);
 
+const EIGHT_BIT: &str = "optim.kind=adamw_8bit";
+
+/// Settings that take less memory than those of `job`, beside a smaller micro-batch and the optimizer.
+fn changes(job: &Job) -> Vec<(&'static str, Change)> {
+    let mut changes: Vec<(&str, Change)> = Vec::new();
+    if job.checkpointing == Checkpointing::Off {
+        changes.push(("train.checkpointing=1", |job| {
+            job.checkpointing = Checkpointing::Every(1)
+        }));
+    }
+    let adapters = !matches!(job.peft, PeftConfig::Full(_));
+    if adapters && job.quant.is_none() && !job.model.is_quantized() && job.dtype != LoadDtype::Auto {
+        changes.push(("model.quant.kind=nf4", |job| job.quant = Some(Scheme::new(Kind::Nf4))));
+    }
+    changes
+}
+
+/// The names of the settings that are left to change where even one sample does not fit.
+pub(super) fn relief(job: &Job) -> Vec<String> {
+    let names = changes(job).into_iter().map(|(change, _)| change);
+    let states = (job.optim.kind() != "adamw_8bit").then_some(EIGHT_BIT);
+    names.chain(states).map(str::to_owned).collect()
+}
+
 /// Micro-batches that make up a step of `samples`, the largest first.
 fn sizes(samples: usize) -> impl Iterator<Item = usize> {
     (1..=samples).rev().filter(move |size| samples.is_multiple_of(*size))
@@ -64,17 +88,7 @@ pub(super) fn advise(job: &Job, feed: &Feed, [batch, samples]: [usize; 2], budge
     };
     let eight_bit: Option<OptimConfig> = serde_json::from_value(serde_json::json!({ "kind": "adamw_8bit" })).ok();
     let mut job = *job;
-    let mut steps: Vec<(&str, Change)> = Vec::new();
-    if job.checkpointing == Checkpointing::Off {
-        steps.push(("train.checkpointing=1", |job| {
-            job.checkpointing = Checkpointing::Every(1)
-        }));
-    }
-    let adapters = !matches!(job.peft, PeftConfig::Full(_));
-    if adapters && job.quant.is_none() && !job.model.is_quantized() && job.dtype != LoadDtype::Auto {
-        steps.push(("model.quant.kind=nf4", |job| job.quant = Some(Scheme::new(Kind::Nf4))));
-    }
-    for (change, apply) in steps {
+    for (change, apply) in changes(&job) {
         if advice.last().is_some_and(|last| last.bytes <= budget) {
             return Ok(advice);
         }
@@ -85,7 +99,7 @@ pub(super) fn advise(job: &Job, feed: &Feed, [batch, samples]: [usize; 2], budge
     }
     if let Some(optim) = eight_bit.filter(|_| advice.last().is_none_or(|last| last.bytes > budget)) {
         let bytes = with(&Job { optim: &optim, ..job }, feed, size, samples)?.total();
-        let change = "optim.kind=adamw_8bit".to_owned();
+        let change = EIGHT_BIT.to_owned();
         advice.push(Advice { change, bytes });
     }
     Ok(advice)

@@ -62,6 +62,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// Where the run happens, and what made it.
     pub provenance: Provenance,
+    /// Settings that take less memory, beside a smaller micro-batch.
+    pub(crate) relief: Vec<String>,
     pub(crate) device: Device,
     pub(crate) base_crc32: u32,
     pub(crate) dtype: LoadDtype,
@@ -104,7 +106,8 @@ impl Plan {
             (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(batch_size), accumulation);
         }
         let shape = [config.train.batch_size.count(), config.train.accumulation];
-        let feed = Feed::new(train, shape, config.data.shuffle, config.train.seed, padding);
+        let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
+        let feed = Feed::new(train, shape, shuffle, longest_first, config.train.seed, padding);
         let steps = Steps::count(&config, feed.steps_per_epoch(), !valid.is_empty());
         peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.total as u64)?;
@@ -148,6 +151,7 @@ impl Plan {
             Some(budget) if bytes.total() > budget => advice::advise(&job, &feed, [size, samples], budget)?,
             _ => Vec::new(),
         };
+        let relief = advice::relief(&job);
         if let Some((size, accumulation)) = chosen {
             (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(size), accumulation);
         }
@@ -183,6 +187,7 @@ impl Plan {
             disk,
             budget,
             advice,
+            relief,
             data,
             warnings,
             provenance: Provenance::new(device_name),

@@ -38,6 +38,8 @@ pub struct PlanSummary {
     pub batch_rows: usize,
     /// Columns of the largest micro-batch.
     pub batch_width: usize,
+    /// The first optimizer step, from 1, that has it.
+    pub batch_step: usize,
     /// Bytes by part.
     pub bytes: Bytes,
     /// All parts together.
@@ -76,6 +78,7 @@ impl Plan {
             data: self.data.clone(),
             batch_rows: rows,
             batch_width: width,
+            batch_step: self.feed.step_of_largest(),
             bytes: self.bytes,
             bytes_total: self.bytes.total(),
             disk: self.disk,
@@ -165,10 +168,11 @@ impl std::fmt::Display for PlanSummary {
         )?;
         writeln!(
             f,
-            "memory     {} at {} x {} tokens",
+            "memory     {} at {} x {} tokens, first in step {}",
             memory::human(self.bytes_total),
             self.batch_rows,
-            self.batch_width
+            self.batch_width,
+            self.batch_step
         )?;
         for (name, bytes) in self.bytes.parts() {
             writeln!(f, "  {name:<12}{:>10}", memory::human(bytes))?;

@@ -99,12 +99,21 @@ fn facts(plan: &Plan, outcome: &Outcome) -> String {
             format!("{} on {}, {rate:.0} tokens/s", duration(time), summary.device),
         ),
         ("memory", peak),
+        ("ran out", ran_out(plan, outcome)),
         ("made by", plan.provenance.to_string()),
     ];
     let rows = rows
         .iter()
+        .filter(|(_, text)| !text.is_empty())
         .map(|(k, v)| format!("<tr><th>{k}</th><td>{}</td></tr>", escape(v)));
     format!("<table>{}</table>", rows.collect::<String>())
+}
+
+/// What became of the micro-batch where memory ran out.
+fn ran_out(plan: &Plan, outcome: &Outcome) -> String {
+    let typed = plan.config.train.batch_size;
+    let cut = |size: usize| format!("of memory with {typed} samples in a forward pass; {size} at the end");
+    outcome.micro_batch.map_or(String::new(), cut)
 }
 
 fn scores(outcome: &Outcome) -> String {
