@@ -29,7 +29,8 @@ macro_rules! registry {
         }
 
         impl $name {
-            const KINDS: &'static [&'static str] = &[$($tag),+];
+            /// Every value of `kind`.
+            pub const KINDS: &'static [&'static str] = &[$($tag),+];
 
             /// The value of `kind`.
             pub fn kind(&self) -> &'static str {

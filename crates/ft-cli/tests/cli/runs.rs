@@ -129,6 +129,135 @@ fn a_signal_saves_and_the_run_goes_on_from_there() {
     );
 }
 
+/// A scheduler leaves 30 seconds: neither a long step nor a long evaluation may take them all.
+#[test]
+#[cfg(unix)]
+fn a_signal_does_not_wait_for_a_long_step_or_evaluation() {
+    let bench = Bench::new();
+    let train = format!("data.train={}", bench.samples("many.jsonl", 6000));
+    let sets = ["train", &bench.config, "--set", &train, "--set", "train.batch_size=1"];
+    let mut run = bench.start(&[&sets[..], &["--set", "train.accumulation=6000"]].concat());
+    // The evaluation before the first step is made, and the step takes thousands of forward passes.
+    bench.wait_for("\"eval_loss\"", 1);
+    run.signal("TERM");
+    let stopped = run.end();
+    assert_eq!(stopped.code, 143, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("before the first step"), "{}", stopped.stderr);
+
+    let bench = Bench::new();
+    let valid = format!("data.valid={}", bench.samples("many.jsonl", 6000));
+    let sets = [
+        "train",
+        &bench.config,
+        "--set",
+        &valid,
+        "--set",
+        "eval.at_start=false",
+        "--set",
+        "eval.batch_size=1",
+        "--set",
+        "train.eval_every=2",
+        "--set",
+        "train.log_every=1",
+    ];
+    let mut run = bench.start(&sets);
+    bench.wait_for_steps(2);
+    run.signal("TERM");
+    let stopped = run.end();
+    assert_eq!(stopped.code, 143, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("stopped after step 2"), "{}", stopped.stderr);
+    let metrics = std::fs::read_to_string(bench.path("run/metrics.jsonl")).unwrap();
+    assert!(!metrics.contains("eval_loss"), "it was cut short: {metrics}");
+    // And made up for.
+    let few = format!("data.valid={}", bench.valid);
+    let config = format!("{}/config.toml", bench.out());
+    ft(&["train", &config, "--resume", "--set", &few]).ok();
+    let metrics = std::fs::read_to_string(bench.path("run/metrics.jsonl")).unwrap();
+    let evaluated = metrics.lines().filter(|line| line.contains("eval_loss"));
+    let steps: Vec<Value> = evaluated
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].clone())
+        .collect();
+    assert_eq!(steps, [2, 4, 6]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_signal_ends_a_run_at_once() {
+    let bench = Bench::new();
+    let mut run = bench.start(&[
+        "train",
+        &bench.config,
+        "--set",
+        "train.steps=100000",
+        "--set",
+        "train.log_every=1",
+    ]);
+    bench.wait_for_steps(3);
+    // Both wait until the process runs again; SIGINT, the lower number, comes first.
+    for signal in ["STOP", "TERM", "INT", "CONT"] {
+        run.signal(signal);
+    }
+    let ended = run.end();
+    assert_eq!(ended.code, 143, "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("stopped after"),
+        "no time to save: {}",
+        ended.stderr
+    );
+    // What it leaves can be gone on with, or started over.
+    let left = std::fs::read_dir(bench.path("run/checkpoints")).unwrap().count();
+    assert_eq!(left, 0, "no checkpoint was due yet");
+    ft(&["train", &bench.config]).ok();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_step_that_takes_more_than_the_limit_halves_the_next() {
+    let bench = Bench::new();
+    let train = format!("data.train={}", bench.samples("many.jsonl", 512));
+    let fit = |size: usize, memory: Option<u64>| {
+        let (size, out) = (
+            format!("train.batch_size={size}"),
+            bench.path(&format!("run-{size}-{memory:?}")),
+        );
+        let out = format!("train.out={}", out.display());
+        let limit = format!("train.memory={}B", memory.unwrap_or(0));
+        let mut args = vec!["train", &bench.config, "--json"];
+        for set in [
+            &train,
+            &size,
+            &out,
+            "eval.samples=0",
+            "eval.batch_size=4",
+            "train.steps=4",
+            "eval.at_start=false",
+        ] {
+            args.extend(["--set", set]);
+        }
+        if memory.is_some() {
+            args.extend(["--set", &limit]);
+        }
+        json(&args)
+    };
+    let peak = |run: &Value| run["peak_memory_bytes"].as_u64().unwrap();
+    let (large, small) = (fit(256, None), fit(8, None));
+    let (most, least) = (peak(&large), peak(&small));
+    assert!(most > least + (64 << 20), "256 samples take {most}, 8 take {least}");
+    assert!(large["micro_batch"].is_null());
+    let limited = fit(256, Some((most + least) / 2));
+    let size = limited["micro_batch"].as_u64().unwrap_or_else(|| panic!("{limited}"));
+    assert!((8..256).contains(&size), "{size}");
+    // The first step is the largest: it alone passes the limit, unless what it freed stays with the process.
+    assert!(peak(&limited) <= most + (32 << 20), "{} beside {most}", peak(&limited));
+    let loss = |run: &Value| run["after"]["loss"].as_f64().unwrap();
+    assert!(
+        (loss(&limited) - loss(&large)).abs() < 1e-4,
+        "{} and {}",
+        loss(&limited),
+        loss(&large)
+    );
+}
+
 #[test]
 fn a_run_over_codes_is_evaluated_and_merged_as_it_was_trained() {
     let bench = Bench::new();

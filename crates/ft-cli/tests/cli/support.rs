@@ -119,15 +119,31 @@ impl Bench {
 
     /// Waits until the run has logged this many steps.
     pub fn wait_for_steps(&self, steps: usize) {
+        self.wait_for("\"loss\"", steps);
+    }
+
+    /// Waits until this many lines of `metrics.jsonl` hold `key`.
+    pub fn wait_for(&self, key: &str, lines: usize) {
         let metrics = self.path("run").join("metrics.jsonl");
-        for _ in 0..3000 {
+        for _ in 0..15_000 {
             let text = fs::read_to_string(&metrics).unwrap_or_default();
-            if text.lines().filter(|l| l.contains("\"loss\"")).count() >= steps {
+            if text.lines().filter(|l| l.contains(key)).count() >= lines {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("no step was logged in a minute");
+        panic!("{key} was not logged in five minutes");
+    }
+
+    /// A file of `count` short samples.
+    pub fn samples(&self, name: &str, count: usize) -> String {
+        let line = |n| {
+            format!(
+                "{{\"prompt\": \"Who has key {n}? \", \"completion\": \"Door {} has it.\"}}\n",
+                n % 7
+            )
+        };
+        self.write(name, &(0..count).map(line).collect::<String>())
     }
 }
 
