@@ -3,7 +3,8 @@
 //! | fault | where it is tested |
 //! |---|---|
 //! | `kill -9` at any moment | `train_kill`, and `cargo xtask soak` |
-//! | SIGTERM, SIGINT | `ft-cli/tests/cli/runs.rs` |
+//! | SIGTERM, SIGINT, in a long step or evaluation, twice | `ft-cli/tests/cli/runs.rs` |
+//! | memory that runs out | `ft-train/src/room/tests.rs`; on the CPU `ft-cli/tests/cli/runs.rs` |
 //! | a loss or gradient that is no number | `train_guard` |
 //! | everything else | here |
 

@@ -191,22 +191,24 @@ fn a_second_signal_ends_a_run_at_once() {
         "train.steps=100000",
         "--set",
         "train.log_every=1",
+        "--set",
+        "train.save_every=100000",
     ]);
     bench.wait_for_steps(3);
-    // Both wait until the process runs again; SIGINT, the lower number, comes first.
+    // Both wait until the process runs again, so that no step can end in between.
     for signal in ["STOP", "TERM", "INT", "CONT"] {
         run.signal(signal);
     }
     let ended = run.end();
-    assert_eq!(ended.code, 143, "{}", ended.stderr);
+    assert!([130, 143].contains(&ended.code), "{}: {}", ended.code, ended.stderr);
     assert!(
         !ended.stderr.contains("stopped after"),
         "no time to save: {}",
         ended.stderr
     );
-    // What it leaves can be gone on with, or started over.
+    // Without a checkpoint it can be started over.
     let left = std::fs::read_dir(bench.path("run/checkpoints")).unwrap().count();
-    assert_eq!(left, 0, "no checkpoint was due yet");
+    assert_eq!(left, 0);
     ft(&["train", &bench.config]).ok();
 }
 
