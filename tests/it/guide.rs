@@ -223,9 +223,10 @@ fn measured<'v>(lines: impl Iterator<Item = &'v Value>) -> String {
     for line in lines {
         if text.is_empty() {
             text += "\n## Measured\n\nA step at SmolLM2-135M's dimensions (4 x 256 tokens, f32, 2 CPU cores) beside PEFT's in the same run, and a \
-                run of `ft train` on the embedded model at the method's defaults ([how](../../benches/results/README.md)).\n\n\
-                | method | trainable | file | tokens/s | x PEFT's | peak memory | of PEFT's | loss | exact match |\n\
-                |---|---|---|---|---|---|---|---|---|\n";
+                run of `ft train` on the embedded model with the method's default options, at the best of three learning rates \
+                ([how](../../benches/results/README.md)).\n\n\
+                | method | trainable | file | tokens/s | x PEFT's | peak memory | of PEFT's | rate | loss | exact match |\n\
+                |---|---|---|---|---|---|---|---|---|---|\n";
         }
         let number = |key: &str| line[key].as_f64();
         let show = |key: &str, scale: f64, digits: usize, unit: &str| {
@@ -233,7 +234,7 @@ fn measured<'v>(lines: impl Iterator<Item = &'v Value>) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} → {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} → {} | {} |",
             line["method"].as_str().unwrap_or_default(),
             show("trainable", 1.0, 0, ""),
             show("file_bytes", 1e-3, 0, " kB"),
@@ -241,6 +242,7 @@ fn measured<'v>(lines: impl Iterator<Item = &'v Value>) -> String {
             show("x_torch", 1.0, 2, ""),
             show("peak_bytes", 1e-9, 2, " GB"),
             show("of_torch_memory", 1.0, 2, ""),
+            number("lr").map_or("-".into(), |lr| format!("{lr:.0e}")),
             show("loss_before", 1.0, 2, ""),
             show("loss_after", 1.0, 2, ""),
             show("exact_match", 100.0, 1, " %"),

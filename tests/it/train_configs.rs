@@ -51,7 +51,10 @@ fn plan(workshop: &Workshop, path: &Path) {
     let out = format!("runs/{}", path.file_stem().unwrap().to_string_lossy());
     let mut sets = vec![set("train.out", &out)];
     // The files of the embedded default are there; everything else has a stand-in.
-    if path.file_stem().is_none_or(|s| s != "quickstart") {
+    if path
+        .file_stem()
+        .is_none_or(|s| s != "quickstart" && s != "compare-methods")
+    {
         sets.extend([set("model.path", "base"), set("data.train", data_for(&own.data.train))]);
         if own.data.valid.is_some() {
             sets.push(set("data.valid", data_for(&own.data.train)));

@@ -6,14 +6,14 @@ use ft_train::Plan as RunPlan;
 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::Failure;
-use crate::{configs, device, output};
+use crate::{configs, device, embedded, output};
 
 /// Show everything that is decided before a run: what trains, steps, memory by part
 #[derive(clap::Args, Debug)]
 pub struct Plan {
-    /// Configuration file
+    /// Configuration file; what `ft train` does without one where none is given
     #[arg(value_name = "CONFIG")]
-    config: PathBuf,
+    config: Option<PathBuf>,
     #[command(flatten)]
     set: SetArg,
     /// Memory that the run may take, such as 8GB; what the machine has left where it is not given
@@ -30,7 +30,10 @@ impl Plan {
     pub fn run(self) -> Result<(), Failure> {
         let mut sets = self.set.set;
         sets.extend(self.memory.map(|size| format!("train.memory={size}")));
-        let config = configs::load(&self.config, &sets)?;
+        let config = match &self.config {
+            Some(file) => configs::load(file, &sets)?,
+            None => embedded::quickstart(&sets)?,
+        };
         let picked = device::pick(self.device.device)?;
         let summary = RunPlan::resolve(config, &picked.device, &picked.name)?.summary();
         if self.json {

@@ -170,6 +170,8 @@ fn plan_counts_steps_parameters_and_bytes() {
         (&"config".into(), &plan["trainable"])
     );
 
+    let quickstart = json(&["plan", "--json"]);
+    assert_eq!(quickstart["method"], "lora", "without CONFIG, what `ft train` would do");
     let none = ft(&["plan", &bench.config, "--set", "peft.targets=['q_prj']"]);
     assert_eq!(none.code, 1);
     assert!(
