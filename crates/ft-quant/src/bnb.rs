@@ -9,6 +9,7 @@
 use burn::tensor::FloatDType;
 use serde_json::Value;
 
+use crate::dynamic_map::SIGNED;
 use crate::encoded::{Encoded, Scales};
 use crate::error::{Error, Result};
 use crate::nested::{self, Nested};
@@ -83,7 +84,7 @@ pub fn write(path: &str, encoded: &Encoded, dtype: FloatDType) -> Vec<Stored> {
                 nested.codes.clone(),
             ),
             floats(format!("{weight}.nested_absmax"), &nested.absmax),
-            floats(format!("{weight}.nested_quant_map"), &*nested::MAP),
+            floats(format!("{weight}.nested_quant_map"), &SIGNED.values),
         ],
     };
     let state = state(encoded, dtype).into_bytes();
@@ -233,7 +234,7 @@ fn four_bit(weight: &str, kind: Kind, state: &Stored, shape: [usize; 2], find: &
             return Err(bad(format!("nested_blocksize must be {}", nested::BLOCK)));
         }
         let offset = json["nested_offset"].as_f64();
-        find.table(&name("nested_quant_map"), &*nested::MAP)?;
+        find.table(&name("nested_quant_map"), &SIGNED.values)?;
         names.extend([name("nested_absmax"), name("nested_quant_map")]);
         Scales::Nested(Nested {
             codes: find.get(&name("absmax"), Type::U8, blocks)?.bytes,

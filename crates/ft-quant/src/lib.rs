@@ -22,6 +22,7 @@
 
 mod blocks;
 pub mod bnb;
+mod dynamic_map;
 mod encoded;
 mod error;
 mod fp4;
@@ -35,6 +36,7 @@ mod scheme;
 mod tests;
 mod weight;
 
+pub use dynamic_map::{DynamicMap, SIGNED, UNSIGNED};
 pub use encoded::{Encoded, Scales};
 pub use error::{Error, Result};
 pub use leaf::Leaf;

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use ft_kernels::{Codes, Form};
 
+use crate::dynamic_map::SIGNED;
 use crate::encoded::{Encoded, Scales};
 use crate::nested::{self, Nested};
 use crate::scheme::Scheme;
@@ -156,7 +157,7 @@ impl Packed {
 
 fn form_of(nested: &Nested) -> ft_kernels::Nested {
     ft_kernels::Nested {
-        map: &nested::MAP,
+        map: &SIGNED.values,
         block: nested::BLOCK,
         offset: nested.offset,
     }

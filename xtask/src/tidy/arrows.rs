@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, Option<&[&str]>)] = &[
     ("ft-gguf", Some(&[])),
     ("ft-model", Some(&["ft-kernels", "ft-quant", "ft-peft", "ft-gguf"])),
     ("ft-data", Some(&["ft-gguf"])),
-    ("ft-optim", Some(&["ft-kernels"])),
+    ("ft-optim", Some(&["ft-kernels", "ft-quant"])),
     (
         "ft-infer",
         Some(&["ft-kernels", "ft-quant", "ft-peft", "ft-model", "ft-data"]),

@@ -15,9 +15,10 @@ use std::sync::Arc;
 
 use burn::optim::{DynOptimizer, LearningRate, Optimizer, RecordState, StateSink, StateSource};
 use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData};
+use ft_quant::{SIGNED, UNSIGNED};
 
 use super::{AdamW, AdamWConfig, AdamWState, Rule, STEP, StateTensor, moment, step, take, take_step};
-use crate::dynamic_map::{BLOCK, Codes, SIGNED, UNSIGNED};
+use crate::dynamic_map::{self, BLOCK, Codes};
 use crate::error::Problems;
 use crate::groups::Group;
 #[cfg(feature = "flex")]
@@ -195,9 +196,10 @@ impl Numbers {
         let grad = into_blocks(grad.cast(FloatDType::F32), blocks);
         let bad = grad.clone().is_nan().bool_or(grad.clone().is_inf());
         let grad = grad.mask_fill(bad.clone(), 0.0);
-        let m = (SIGNED.decode_on(code1) * scale1).mul_scalar(self.beta1) + grad.clone().mul_scalar(1.0 - self.beta1);
-        let v =
-            (UNSIGNED.decode_on(code2) * scale2).mul_scalar(self.beta2) + grad.square().mul_scalar(1.0 - self.beta2);
+        let m = (dynamic_map::decode(&SIGNED, code1) * scale1).mul_scalar(self.beta1)
+            + grad.clone().mul_scalar(1.0 - self.beta1);
+        let v = (dynamic_map::decode(&UNSIGNED, code2) * scale2).mul_scalar(self.beta2)
+            + grad.square().mul_scalar(1.0 - self.beta2);
         let (m, v) = (m.mask_fill(bad.clone(), 0.0), v.mask_fill(bad.clone(), 0.0));
 
         let old = into_blocks(param.cast(FloatDType::F32), blocks);
@@ -298,12 +300,12 @@ fn encoded(values: Tensor<2>, signed: bool) -> (Codes, Tensor<1>) {
     let divisor = largest.clone().mask_fill(largest.clone().equal_elem(0.0), 1.0);
     let shares = values.clone() / divisor;
     let codes = if signed {
-        let codes = SIGNED.encode_on(&shares);
+        let codes = dynamic_map::encode(&SIGNED, &shares);
         let zero = codes.clone().equal_elem(i32::from(SIGNED.zero));
         let flipped: Tensor<2, Int> = zero.bool_and(values.lower_elem(0.0)).int().cast(IntDType::I32);
         codes - flipped
     } else {
-        UNSIGNED.encode_on(&shares)
+        dynamic_map::encode(&UNSIGNED, &shares)
     };
     (Codes::join(codes), largest.reshape([blocks]))
 }

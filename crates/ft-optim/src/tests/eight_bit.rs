@@ -4,9 +4,10 @@ use burn::optim::Optimizer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::Values;
-use crate::dynamic_map::{BLOCK, SIGNED, UNSIGNED};
+use crate::dynamic_map::BLOCK;
 use crate::optimizers::State8bit;
 use crate::{AdamW, AdamW8bit};
+use ft_quant::{SIGNED, UNSIGNED};
 
 const GOLDEN: &[u8] = include_bytes!(concat!(
     env!("CARGO_MANIFEST_DIR"),
