@@ -10,6 +10,7 @@ mod faults;
 mod generate;
 mod gguf;
 mod guide;
+mod in_backward;
 mod interop;
 mod lora;
 mod loraplus;

@@ -3,7 +3,7 @@
 //!
 //! `cargo run -p ft-kernels --example packed [filter]` prints microseconds (best of several runs).
 use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor, TensorData};
-use ft_kernels::{Codes, Form, Nested, Packed, frozen_lora, frozen_matmul, linear, lora_linear};
+use ft_kernels::{Codes, Form, Nested, Output, Packed, frozen_lora, frozen_matmul, linear, lora_linear};
 use std::time::Instant;
 
 static TABLE: [f32; 16] = [
@@ -63,7 +63,7 @@ fn line(name: &str, rows: usize, [out, input]: [usize; 2], training: bool) {
         .into();
     times.extend(packed.iter().map(|w| match training {
         false => best(|| drop(frozen_matmul(x.clone(), w))),
-        true => step(&|x, a, b| frozen_lora(x, w, a, b, 2.0, None)),
+        true => step(&|x, a, b| frozen_lora(x, w, a, b, 2.0, None, Output::Read)),
     }));
     let columns: String = times.iter().map(|t| format!("{t:>10.1}")).collect();
     println!("{name:<28}{columns}");

@@ -7,6 +7,7 @@ use crate::cpu;
 use crate::dropout::Mask;
 use crate::frozen_matmul::{Form, FrozenOps, Packed, ScaleCodes, buffers};
 use crate::lora_linear::{LoraOps, dropped};
+use crate::output::Output;
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -16,7 +17,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extensi
 use burn::tensor::{DType, Tensor};
 
 /// `x·Wᵀ + scale·(dropout(x)·Aᵀ)·Bᵀ`: x `[.., in]`, w `[out, in]` in codes, a `[r, in]`, b `[out, r]` -> `[.., out]`.
-/// `dropout` is a probability and a seed, as in [`crate::dropout`].
+/// `dropout` is a probability and a seed, as in [`crate::dropout`]; the output may be [unread](Output::Unread).
 ///
 /// On the CPU both products are one pass, in which the codes are decoded a tile at a time. Kept for backward: `x`, `x·Aᵀ` and
 /// the packed buffers; no dense copy of `w`.
@@ -30,6 +31,7 @@ pub fn frozen_lora<const D: usize>(
     b: Tensor<2>,
     scale: f64,
     dropout: Option<(f64, u64)>,
+    output: Output,
 ) -> Tensor<D> {
     let ([rank, a_in], [b_out, b_rank], Form { rows, cols, .. }) = (a.dims(), b.dims(), w.form);
     assert!(
@@ -43,7 +45,7 @@ pub fn frozen_lora<const D: usize>(
     let [x, a, b] = [x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
     let drop = dropout.and_then(|(p, seed)| Mask::new(p, seed));
     Tensor::from_dispatch(<Dispatch as FrozenLoraOps>::frozen_lora(
-        x, words, scales, codes, w.form, a, b, scale, drop,
+        x, words, scales, codes, w.form, a, b, scale, drop, output,
     ))
 }
 
@@ -51,7 +53,7 @@ pub fn frozen_lora<const D: usize>(
 #[allow(clippy::too_many_arguments)]
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait FrozenLoraOps: FrozenOps + LoraOps {
-    /// x `[.., in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`; dropout before `a`.
+    /// x `[.., in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`, or zeros; dropout before `a`.
     #[fusion(default)]
     fn frozen_lora(
         x: FloatTensor<Self>,
@@ -63,9 +65,12 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         b: FloatTensor<Self>,
         scale: f64,
         drop: Option<Mask>,
+        output: Output,
     ) -> FloatTensor<Self> {
-        let t = Self::project(dropped::<Self>(x.clone(), drop), a);
-        Self::frozen_lora_combine(x, words, scales, codes, form, t, b, scale)
+        output.of::<Self>(x, form.rows, |x| {
+            let t = Self::project(dropped::<Self>(x.clone(), drop), a);
+            Self::frozen_lora_combine(x, words, scales, codes, form, t, b, scale)
+        })
     }
 
     /// `x·Wᵀ + scale·t·Bᵀ`: t `[.., r]`.
@@ -156,6 +161,7 @@ impl<B: FrozenLoraOps, C: CheckpointStrategy> FrozenLoraOps for Autodiff<B, C> {
         b: FloatTensor<Self>,
         scale: f64,
         drop: Option<Mask>,
+        output: Output,
     ) -> FloatTensor<Self> {
         let [x_tracked, a_tracked, b_tracked] = [&x, &a, &b].map(|t| t.is_tracked());
         let dtypes = [a.dtype(), b.dtype()];
@@ -179,10 +185,14 @@ impl<B: FrozenLoraOps, C: CheckpointStrategy> FrozenLoraOps for Autodiff<B, C> {
                     drop,
                     dtypes,
                 };
-                let y = B::frozen_lora_combine(x, words, scales, codes, form, t, b, scale);
+                let y = output.of::<B>(x, form.rows, |x| {
+                    B::frozen_lora_combine(x, words, scales, codes, form, t, b, scale)
+                });
                 prep.finish(kept, y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::frozen_lora(x, words, scales, codes, form, a, b, scale, drop)),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::frozen_lora(x, words, scales, codes, form, a, b, scale, drop, output))
+            }
         }
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod tests;
 #[cfg(feature = "flex")]
 use crate::cpu;
 use crate::linear::LinearOps;
+use crate::output::Output;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -125,6 +126,14 @@ impl Packed {
 /// # Panics
 /// If shapes do not fit.
 pub fn frozen_matmul<const D: usize>(x: Tensor<D>, w: &Packed) -> Tensor<D> {
+    frozen_matmul_for(x, w, Output::Read)
+}
+
+/// [`frozen_matmul`], whose output may be [unread](Output::Unread).
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn frozen_matmul_for<const D: usize>(x: Tensor<D>, w: &Packed, output: Output) -> Tensor<D> {
     assert_eq!(
         x.dims()[D - 1],
         w.form.cols,
@@ -134,7 +143,7 @@ pub fn frozen_matmul<const D: usize>(x: Tensor<D>, w: &Packed) -> Tensor<D> {
         w.form.cols
     );
     let (words, scales, codes) = buffers(w);
-    let y = <Dispatch as FrozenOps>::frozen_project(x.into_dispatch(), words, scales, codes, w.form);
+    let y = <Dispatch as FrozenOps>::frozen_project_for(x.into_dispatch(), words, scales, codes, w.form, output);
     Tensor::from_dispatch(y)
 }
 
@@ -176,6 +185,19 @@ pub trait FrozenOps: LinearOps {
     ) -> FloatTensor<Self> {
         let w = Self::frozen_unpack(words, scales, codes, form);
         Self::project(x, w)
+    }
+
+    /// [`frozen_project`](Self::frozen_project), or zeros.
+    #[fusion(default)]
+    fn frozen_project_for(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+        output: Output,
+    ) -> FloatTensor<Self> {
+        output.of::<Self>(x, form.rows, |x| Self::frozen_project(x, words, scales, codes, form))
     }
 
     /// Gradient to x: dy `[.., out]` -> `[.., in]`.
@@ -251,6 +273,17 @@ impl<B: FrozenOps, C: CheckpointStrategy> FrozenOps for Autodiff<B, C> {
         codes: ScaleCodes<Self>,
         form: Form,
     ) -> FloatTensor<Self> {
+        Self::frozen_project_for(x, words, scales, codes, form, Output::Read)
+    }
+
+    fn frozen_project_for(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+        output: Output,
+    ) -> FloatTensor<Self> {
         let (scales, codes) = (scales.into_primitive(), codes.inner());
         let (x, node) = x.into_parts();
         match FrozenMatmul.prepare::<C>([node]).compute_bound().stateful() {
@@ -261,9 +294,9 @@ impl<B: FrozenOps, C: CheckpointStrategy> FrozenOps for Autodiff<B, C> {
                     codes: codes.clone(),
                     form,
                 };
-                prep.finish(kept, B::frozen_project(x, words, scales, codes, form))
+                prep.finish(kept, B::frozen_project_for(x, words, scales, codes, form, output))
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::frozen_project(x, words, scales, codes, form)),
+            OpsKind::UnTracked(prep) => prep.finish(B::frozen_project_for(x, words, scales, codes, form, output)),
         }
     }
 

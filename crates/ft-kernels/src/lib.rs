@@ -29,6 +29,7 @@
 //! assert!(frozen.grad(&gradients).is_none());
 //! ```
 mod attention;
+mod backward_from;
 mod bottleneck;
 #[cfg(feature = "flex")]
 mod cpu;
@@ -40,6 +41,7 @@ mod gelu;
 mod layer_norm;
 mod linear;
 mod lora_linear;
+mod output;
 mod portable;
 mod rms_norm;
 mod rope;
@@ -49,15 +51,17 @@ mod testing;
 mod uniform;
 
 pub use attention::{Mask, attention};
+pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
 pub use cross_entropy::{cross_entropy, smoothed_cross_entropy, token_nll};
 pub use dropout::dropout;
 pub use frozen_lora::frozen_lora;
-pub use frozen_matmul::{Codes, Form, Nested, Packed, frozen_matmul, unpack};
+pub use frozen_matmul::{Codes, Form, Nested, Packed, frozen_matmul, frozen_matmul_for, unpack};
 pub use gelu::gelu_tanh;
 pub use layer_norm::layer_norm;
-pub use linear::linear;
-pub use lora_linear::{lora_linear, lora_linear_dropout};
+pub use linear::{linear, linear_for};
+pub use lora_linear::{lora_linear, lora_linear_for};
+pub use output::Output;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

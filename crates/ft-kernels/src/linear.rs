@@ -1,6 +1,7 @@
 //! `x · Wᵀ` with the weight in Hugging Face's `[out, in]` layout.
 #[cfg(feature = "flex")]
 use crate::cpu;
+use crate::output::Output;
 use crate::portable::Val;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -14,6 +15,11 @@ use burn::tensor::{DType, Tensor};
 /// A frozen weight gets no gradient and no copy of it or of `x` is kept for one. A weight stored in another type than
 /// `x` is widened: on the CPU while it is read, elsewhere by a cast.
 pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>) -> Tensor<D> {
+    linear_for(x, w, Output::Read)
+}
+
+/// [`linear`], whose output may be [unread](Output::Unread).
+pub fn linear_for<const D: usize>(x: Tensor<D>, w: Tensor<2>, output: Output) -> Tensor<D> {
     assert_eq!(
         x.dims()[D - 1],
         w.dims()[1],
@@ -21,7 +27,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>) -> Tensor<D> {
         x.dims(),
         w.dims()
     );
-    let y = <burn::backend::Dispatch as LinearOps>::project(x.into_dispatch(), w.into_dispatch());
+    let y = <burn::backend::Dispatch as LinearOps>::project_for(x.into_dispatch(), w.into_dispatch(), output);
     Tensor::from_dispatch(y)
 }
 
@@ -32,6 +38,13 @@ pub trait LinearOps: Backend {
     #[fusion(default)]
     fn project(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::project::<Self>(x, w)
+    }
+
+    /// [`project`](Self::project), or zeros.
+    #[fusion(default)]
+    fn project_for(x: FloatTensor<Self>, w: FloatTensor<Self>, output: Output) -> FloatTensor<Self> {
+        let out = w.shape()[0];
+        output.of::<Self>(x, out, |x| Self::project(x, w))
     }
 
     /// Gradient to x: dy `[.., out]`, w `[out, in]` -> `[.., in]`.
@@ -108,6 +121,10 @@ pub(crate) fn fused(x: &FloatTensor<burn::backend::Flex>, w: &FloatTensor<burn::
 
 impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     fn project(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::project_for(x, w, Output::Read)
+    }
+
+    fn project_for(x: FloatTensor<Self>, w: FloatTensor<Self>, output: Output) -> FloatTensor<Self> {
         let (x_tracked, w_tracked, dtype) = (x.is_tracked(), w.is_tracked(), w.dtype());
         let ((x, x_node), (w, w_node)) = (x.into_parts(), w.into_parts());
         match Project.prepare::<C>([x_node, w_node]).compute_bound().stateful() {
@@ -117,9 +134,9 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
                     w: x_tracked.then(|| w.clone()),
                     dtype,
                 };
-                prep.finish(state, B::project(x, w))
+                prep.finish(state, B::project_for(x, w, output))
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::project(x, w)),
+            OpsKind::UnTracked(prep) => prep.finish(B::project_for(x, w, output)),
         }
     }
 

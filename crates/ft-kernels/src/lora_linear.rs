@@ -3,6 +3,7 @@
 use crate::cpu;
 use crate::dropout::{DropoutOps, Mask};
 use crate::linear::LinearOps;
+use crate::output::Output;
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -16,31 +17,21 @@ use burn::tensor::{DType, Tensor};
 /// The update is accumulated into the output of the frozen product, and its gradient into that of `x`: no pass over
 /// `[.., out]` is added. Kept for backward: `x` and `x·Aᵀ`.
 pub fn lora_linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<D> {
-    run(x, w, a, b, scale, None)
+    lora_linear_for(x, w, a, b, scale, None, Output::Read)
 }
 
-/// [`lora_linear`] with [`crate::dropout`] on the input of the update: `x·Wᵀ + scale·(dropout(x)·Aᵀ)·Bᵀ`.
+/// [`lora_linear`] with [`crate::dropout`], a probability and a seed, on the input of the update:
+/// `x·Wᵀ + scale·(dropout(x)·Aᵀ)·Bᵀ`. The output may be [unread](Output::Unread).
 ///
 /// The dropped copy of `x` is not kept: backward makes it again from the seed.
-pub fn lora_linear_dropout<const D: usize>(
+pub fn lora_linear_for<const D: usize>(
     x: Tensor<D>,
     w: Tensor<2>,
     a: Tensor<2>,
     b: Tensor<2>,
     scale: f64,
-    p: f64,
-    seed: u64,
-) -> Tensor<D> {
-    run(x, w, a, b, scale, Mask::new(p, seed))
-}
-
-fn run<const D: usize>(
-    x: Tensor<D>,
-    w: Tensor<2>,
-    a: Tensor<2>,
-    b: Tensor<2>,
-    scale: f64,
-    drop: Option<Mask>,
+    dropout: Option<(f64, u64)>,
+    output: Output,
 ) -> Tensor<D> {
     let ([out, input], [rank, a_in], [b_out, b_rank]) = (w.dims(), a.dims(), b.dims());
     assert!(
@@ -57,15 +48,16 @@ fn run<const D: usize>(
         a.into_dispatch(),
         b.into_dispatch(),
     ];
+    let drop = dropout.and_then(|(p, seed)| Mask::new(p, seed));
     Tensor::from_dispatch(<burn::backend::Dispatch as LoraOps>::lora_linear(
-        x, w, a, b, scale, drop,
+        x, w, a, b, scale, drop, output,
     ))
 }
 
 /// The backend operations of [`lora_linear`].
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait LoraOps: LinearOps + DropoutOps {
-    /// x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`; dropout before `a`.
+    /// x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`, or zeros; dropout before `a`.
     #[fusion(default)]
     fn lora_linear(
         x: FloatTensor<Self>,
@@ -74,9 +66,13 @@ pub trait LoraOps: LinearOps + DropoutOps {
         b: FloatTensor<Self>,
         scale: f64,
         drop: Option<Mask>,
+        output: Output,
     ) -> FloatTensor<Self> {
-        let t = Self::project(dropped::<Self>(x.clone(), drop), a);
-        Self::lora_combine(x, w, t, b, scale)
+        let out = w.shape()[0];
+        output.of::<Self>(x, out, |x| {
+            let t = Self::project(dropped::<Self>(x.clone(), drop), a);
+            Self::lora_combine(x, w, t, b, scale)
+        })
     }
 
     /// `x·Wᵀ + scale·t·Bᵀ`: t `[.., r]`.
@@ -161,7 +157,9 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
         b: FloatTensor<Self>,
         scale: f64,
         drop: Option<Mask>,
+        output: Output,
     ) -> FloatTensor<Self> {
+        let out = w.shape()[0];
         let tracked = [&x, &w, &a, &b].map(|t| t.is_tracked());
         let dtypes = [w.dtype(), a.dtype(), b.dtype()];
         let ((x, x_node), (w, w_node), (a, a_node), (b, b_node)) =
@@ -184,9 +182,10 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
                     drop,
                     dtypes,
                 };
-                prep.finish(kept, B::lora_combine(x, w, t, b, scale))
+                let y = output.of::<B>(x, out, |x| B::lora_combine(x, w, t, b, scale));
+                prep.finish(kept, y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::lora_linear(x, w, a, b, scale, drop)),
+            OpsKind::UnTracked(prep) => prep.finish(B::lora_linear(x, w, a, b, scale, drop, output)),
         }
     }
 

@@ -1,7 +1,8 @@
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
 use ft_peft::methods::trainable_tokens::TrainableTokens;
 use ft_peft::{Adaptable, EmbeddingDelta, Pass, Place, Projection, Site};
@@ -167,7 +168,8 @@ impl Model {
     }
 
     /// The blocks `range` in turn, `[batch, seq, hidden]` to the same. It depends on its arguments alone, dropout included:
-    /// called twice, it gives the same numbers twice. `forward` is `embed`, `blocks(0..num_blocks())`, `norm`.
+    /// called twice, it gives the same numbers twice. Where the pass says that the output is unread, only its
+    /// gradients are right. `forward` is `embed`, `blocks(0..num_blocks())`, `norm`.
     pub fn blocks(&self, range: Range<usize>, hidden: Tensor<3>, rows: &Rows, pass: &Pass) -> Tensor<3> {
         self.decoder.blocks(range, hidden, &self.config, rows, None, pass)
     }
@@ -183,6 +185,12 @@ impl Model {
     pub fn trains_before(&self, block: usize) -> bool {
         let head = self.lm_head.as_ref().map_or(0, |head| head.num_params());
         self.num_params() > self.decoder.num_params_from(block) + head
+    }
+
+    /// The parameters that the embeddings and the blocks before `block` use: a backward pass that has come down to `block` will
+    /// still give them gradients. A tied head is among them.
+    pub fn params_before(&self, block: usize) -> HashSet<ParamId> {
+        self.decoder.params_before(block).into_iter().collect()
     }
 
     /// hidden `[batch, seq, hidden]` to logits `[batch, seq, vocab]` in f32.

@@ -1,17 +1,19 @@
 //! Learned columns before the text: what they are to the layers of one call.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ft_kernels::Mask;
+use ft_kernels::{Mask, Output};
 
 use crate::rows::Rows;
 
-/// What the queries of one layer see.
+/// What one layer is told beside its input.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    /// Which columns.
+    /// Which columns its queries see.
     pub mask: Mask,
     /// Keys and values of a prefix, `[n, 2 kv_heads head_dim]`, unless the cache holds them already.
     pub prefix: Option<Tensor<2>>,
+    /// Whether its output is read.
+    pub output: Output,
 }
 
 impl View {

@@ -38,6 +38,28 @@ impl GradNorm {
             Amount::Device(norm) => Ok((**norm).clone().try_into_scalar::<f32>()?.into()),
         }
     }
+
+    /// The norm of several sets of gradients together, from the norm of each. Waits for no device.
+    pub fn joined(parts: impl IntoIterator<Item = GradNorm>) -> Self {
+        let mut host = 0.0;
+        let mut device: Option<Tensor<1>> = None;
+        for GradNorm(part) in parts {
+            match part {
+                Amount::Host(norm) => host += norm * norm,
+                Amount::Device(norm) => {
+                    let squares = norm.square();
+                    device = Some(match device {
+                        Some(sum) => sum + squares,
+                        None => squares,
+                    });
+                }
+            }
+        }
+        Self(match device {
+            None => Amount::Host(host.sqrt()),
+            Some(sum) => Amount::Device(sum.add_scalar(host).sqrt().into()),
+        })
+    }
 }
 
 /// A scalar that is either known or still being computed.

@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
+use ft_kernels::Output;
 use ft_quant::{Layout, Leaf, Weight};
 
 use crate::embedding_delta::EmbeddingDelta;
@@ -16,6 +17,8 @@ pub struct Pass {
     pub dropout_seed: Option<u64>,
     /// NEFTune's α: token embeddings of a training pass get noise uniform in ±α/√(seq · hidden). 0 adds none.
     pub noise_alpha: f64,
+    /// Whether the output of the projection that is given this pass is read.
+    pub output: Output,
 }
 
 impl Pass {
@@ -24,6 +27,7 @@ impl Pass {
         Self {
             dropout_seed: Some(seed),
             noise_alpha: 0.0,
+            output: Output::Read,
         }
     }
 
@@ -33,6 +37,11 @@ impl Pass {
             noise_alpha: alpha,
             ..self
         }
+    }
+
+    /// The same pass for a projection whose output is read or not. Only the values may differ for it, not the gradients.
+    pub fn with_output(self, output: Output) -> Self {
+        Self { output, ..self }
     }
 
     /// Embeddings `[batch, seq, hidden]` with the noise of this pass.
@@ -82,7 +91,7 @@ impl Projection {
             bias: self.bias.as_ref().map(Leaf::val),
         };
         match &self.delta {
-            None => base.forward(x),
+            None => base.forward_for(x, pass.output),
             Some(delta) => delta.forward(x, &base, pass),
         }
     }
@@ -214,6 +223,15 @@ pub struct Residual {
 }
 
 impl Residual {
+    /// Whether the output of the sub-layer is read, where what comes of the join is read or not: the gradients of a sum do not
+    /// depend on its values, those of an adapter do.
+    pub fn reads(&self, output: Output) -> Output {
+        match &self.adapter {
+            None => output,
+            Some(_) => Output::Read,
+        }
+    }
+
     /// residual and output of a sub-layer `[.., hidden]` to the residual of the next one: their sum in the plain model.
     pub fn join<const D: usize>(&self, residual: Tensor<D>, output: Tensor<D>, pass: &Pass) -> Tensor<D> {
         match &self.adapter {

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use ft_kernels::{Codes, Form};
+use ft_kernels::{Codes, Form, Output};
 
 use crate::dynamic_map::SIGNED;
 use crate::encoded::{Encoded, Scales};
@@ -84,9 +84,9 @@ impl Packed {
         }
     }
 
-    /// `x · Wᵀ`, for x `[.., in]`; only the packed buffers are kept for the backward pass.
-    pub fn project<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ft_kernels::frozen_matmul(x, &self.kernel())
+    /// `x · Wᵀ`, for x `[.., in]`, the output may be unread; only the packed buffers are kept for the backward pass.
+    pub fn project<const D: usize>(&self, x: Tensor<D>, output: Output) -> Tensor<D> {
+        ft_kernels::frozen_matmul_for(x, &self.kernel(), output)
     }
 
     /// `x · Wᵀ + scale · (dropout(x) · Aᵀ) · Bᵀ` as one operation; `dropout` is a probability and a seed.
@@ -97,8 +97,9 @@ impl Packed {
         b: Tensor<2>,
         scale: f64,
         dropout: Option<(f64, u64)>,
+        output: Output,
     ) -> Tensor<D> {
-        ft_kernels::frozen_lora(x, &self.kernel(), a, b, scale, dropout)
+        ft_kernels::frozen_lora(x, &self.kernel(), a, b, scale, dropout, output)
     }
 
     /// The matrix as `[out, in]`, unpacked exactly and then rounded to [`dtype`](Self::dtype).

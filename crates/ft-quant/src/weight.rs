@@ -1,5 +1,6 @@
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
+use ft_kernels::Output;
 
 use crate::{Leaf, Packed};
 
@@ -114,14 +115,19 @@ impl Weight {
 
     /// `x · Wᵀ`, for x `[.., in]`. No dense copy of a frozen matrix is kept for the backward pass.
     pub fn project<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if let Storage::Packed(packed) = &self.value {
-            return packed.project(x);
+        self.project_for(x, Output::Read)
+    }
+
+    /// [`project`](Self::project), whose output may be unread.
+    pub fn project_for<const D: usize>(&self, x: Tensor<D>, output: Output) -> Tensor<D> {
+        match &self.value {
+            Storage::Packed(packed) => packed.project(x, output),
+            Storage::Dense(_) => ft_kernels::linear_for(x, self.dense(), output),
         }
-        ft_kernels::linear(x, self.dense())
     }
 
     /// `x · Wᵀ + scale · (dropout(x) · Aᵀ) · Bᵀ` as one operation, for a `[r, in]`, b `[out, r]`; `dropout` is a probability
-    /// and a seed. No dense copy of a packed matrix is kept for the backward pass.
+    /// and a seed, the output may be unread. No dense copy of a packed matrix is kept for the backward pass.
     pub fn lora<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -129,13 +135,11 @@ impl Weight {
         b: Tensor<2>,
         scale: f64,
         dropout: Option<(f64, u64)>,
+        output: Output,
     ) -> Tensor<D> {
-        match (&self.value, dropout) {
-            (Storage::Packed(packed), _) => packed.lora(x, a, b, scale, dropout),
-            (Storage::Dense(_), None) => ft_kernels::lora_linear(x, self.dense(), a, b, scale),
-            (Storage::Dense(_), Some((p, seed))) => {
-                ft_kernels::lora_linear_dropout(x, self.dense(), a, b, scale, p, seed)
-            }
+        match &self.value {
+            Storage::Packed(packed) => packed.lora(x, a, b, scale, dropout, output),
+            Storage::Dense(_) => ft_kernels::lora_linear_for(x, self.dense(), a, b, scale, dropout, output),
         }
     }
 

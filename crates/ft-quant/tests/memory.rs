@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, FloatDType, Tensor};
+use ft_kernels::Output;
 use ft_quant::{Encoded, Kind, Layout, Packed, Scheme, Weight};
 
 struct Counting;
@@ -52,7 +53,7 @@ fn no_dense_copy_of_a_layer_survives_the_forward_pass() {
         for dropout in [None, Some((0.0, 0)), Some((0.1, 7))] {
             let forward = |layer: &Weight, x: Tensor<2>| match dropout {
                 None => layer.project(x),
-                some => layer.lora(x, a.clone(), b.clone(), 0.5, some),
+                some => layer.lora(x, a.clone(), b.clone(), 0.5, some, Output::Read),
             };
             let before = LIVE.load(Ordering::SeqCst);
             let y = layers.iter().fold(x.clone(), |x, layer| forward(layer, x));

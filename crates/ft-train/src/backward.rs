@@ -7,14 +7,18 @@
 //!           3. the first segment together with the embeddings
 //! ```
 //!
-//! A segment is computed again from the same input with the same seed, so it is the same function, dropout included
+//! A segment is computed again from the same input with the same seed, so it is the same function, dropout included, short of
+//! its output, which nobody reads again
 //! (sublinear memory cost: Chen et al. 2016, arXiv:1604.06174). Every segment hands its gradients on before the next one
 //! is computed; a tensor that several segments use (a tied head) is handed on by each, and the receiver adds them up.
 
+use std::ops::ControlFlow;
+
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_data::Batch;
+use ft_kernels::{Output, backward_from};
 use ft_model::{Model, Rows};
 use ft_peft::Pass;
 
@@ -50,17 +54,56 @@ pub fn loss_gradients(
     loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
     mut take: impl FnMut(GradientsParams),
 ) -> Tensor<1> {
+    let each = |model, piece: Piece| {
+        take(piece.grads);
+        ControlFlow::Continue(model)
+    };
+    backward_through(model.clone(), batch, pass, keeping, loss, each).1
+}
+
+/// A part of a backward pass.
+pub struct Piece<'a> {
+    /// Gradients of the parameters that this part of the model uses.
+    pub grads: GradientsParams,
+    /// The value of the loss, `[1]`, without autodiff.
+    pub loss: &'a Tensor<1>,
+    /// Blocks whose gradients are still to come, those of the embeddings with them; none after the last piece.
+    pub before: Option<usize>,
+}
+
+/// [`loss_gradients`] for who changes the model between two pieces of the backward pass: parameters that
+/// [nothing to come uses](Model::params_before). `each` may also end the pass early. Gives back the model and the loss.
+pub fn backward_through(
+    model: Model,
+    batch: &Batch,
+    pass: &Pass,
+    keeping: Keeping,
+    loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
+    mut each: impl FnMut(Model, Piece<'_>) -> ControlFlow<Model, Model>,
+) -> (Model, Tensor<1>) {
     match keeping.checkpointing {
         Checkpointing::Off => {
-            let hidden = model.forward(ids(model, batch), &Rows::Right, None, pass);
-            let value = loss(model, hidden, batch);
-            take(GradientsParams::from_grads(value.backward(), model));
-            value.inner()
+            let hidden = model.forward(ids(&model, batch), &Rows::Right, None, pass);
+            let value = loss(&model, hidden, batch);
+            let grads = GradientsParams::from_grads(value.backward(), &model);
+            let value = value.inner();
+            let piece = Piece {
+                grads,
+                loss: &value,
+                before: None,
+            };
+            (either(each(model, piece)), value)
         }
         Checkpointing::Every(blocks) => {
-            let kept = Kept::new(model, batch, pass, blocks, keeping.offload);
-            kept.backward(model, batch, pass, loss, take)
+            let kept = Kept::new(&model, batch, pass, blocks, keeping.offload);
+            kept.backward(model, batch, pass, loss, each)
         }
+    }
+}
+
+fn either<T>(flow: ControlFlow<T, T>) -> T {
+    match flow {
+        ControlFlow::Continue(value) | ControlFlow::Break(value) => value,
     }
 }
 
@@ -126,32 +169,48 @@ impl Kept {
 
     fn backward(
         self,
-        model: &Model,
+        mut model: Model,
         batch: &Batch,
         pass: &Pass,
         loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
-        mut take: impl FnMut(GradientsParams),
-    ) -> Tensor<1> {
+        mut each: impl FnMut(Model, Piece<'_>) -> ControlFlow<Model, Model>,
+    ) -> (Model, Tensor<1>) {
+        let again = pass.with_output(Output::Unread);
         let mut end = model.num_blocks();
         let leaf = leaf(self.last, model.trains_before(end));
-        let value = loss(model, model.norm(leaf.clone()), batch);
+        let value = loss(&model, model.norm(leaf.clone()), batch);
         let mut grads = value.backward();
         let mut upstream = leaf.grad_remove(&mut grads);
-        take(GradientsParams::from_module(&mut grads, model));
+        let value = value.inner();
+        let piece = |grads, before| Piece {
+            grads,
+            loss: &value,
+            before,
+        };
+        let grads = GradientsParams::from_module(&mut grads, &model);
+        match each(model, piece(grads, upstream.is_some().then_some(end))) {
+            ControlFlow::Continue(next) => model = next,
+            ControlFlow::Break(model) => return (model, value),
+        }
         for (first, input) in self.segments.into_iter().rev() {
             let Some(gradient) = upstream.take() else { break };
             let leaf = self::leaf(input.back(), model.trains_before(first));
-            let output = model.blocks(first..end, leaf.clone(), &Rows::Right, pass);
+            let output = model.blocks(first..end, leaf.clone(), &Rows::Right, &again);
             let mut grads = backward_from(output, gradient);
             upstream = leaf.grad_remove(&mut grads);
-            take(GradientsParams::from_module(&mut grads, model));
+            let grads = GradientsParams::from_module(&mut grads, &model);
+            match each(model, piece(grads, upstream.is_some().then_some(first))) {
+                ControlFlow::Continue(next) => model = next,
+                ControlFlow::Break(model) => return (model, value),
+            }
             end = first;
         }
         if let Some(gradient) = upstream {
-            let output = model.blocks(0..end, self.start, &Rows::Right, pass);
-            take(GradientsParams::from_grads(backward_from(output, gradient), model));
+            let output = model.blocks(0..end, self.start, &Rows::Right, &again);
+            let grads = GradientsParams::from_grads(backward_from(output, gradient), &model);
+            model = either(each(model, piece(grads, None)));
         }
-        value.inner()
+        (model, value)
     }
 }
 
@@ -161,11 +220,6 @@ fn leaf(value: Tensor<3>, tracked: bool) -> Tensor<3> {
         true => value.autodiff().require_grad(),
         false => value.autodiff(),
     }
-}
-
-/// Backward from `output`, whose gradient is known.
-fn backward_from(output: Tensor<3>, gradient: Tensor<3>) -> Gradients {
-    (output * gradient.autodiff()).sum().backward()
 }
 
 /// A block input that waits for the backward pass, `[rows, width, hidden]`.

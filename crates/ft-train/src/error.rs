@@ -92,6 +92,20 @@ pub enum Error {
         /// The newest checkpoint, or `none`.
         last: String,
     },
+    /// A gradient that is no number, found when others of the same step had been used already.
+    #[error(
+        "step {step}: a gradient is no number (norm {grad_norm}) where the loss was one, and train.optimizer_in_backward has \
+         already used the gradients before it, so the step cannot be left out; go on with --resume from the newest checkpoint, \
+         {last}. A lower optim.lr or a longer schedule.warmup usually helps"
+    )]
+    HalfDone {
+        /// Optimizer step, from 1.
+        step: usize,
+        /// Norm of the gradient.
+        grad_norm: f64,
+        /// The newest checkpoint, or `none`.
+        last: String,
+    },
     /// Activations in f16 whose gradients overflow whatever the loss is scaled by.
     #[error(
         "step {step}: gradients leave f16 even where the loss is not scaled; set model.compute = \"bf16\" or \"f32\", or lower optim.lr"

@@ -40,7 +40,7 @@ use crate::save::Saver;
 use crate::session::{Ending, Session};
 use crate::strategy::{PatientStopping, SharedPatience, StepStrategy};
 use crate::tensorboard::EventFile;
-use crate::{Plan, Result, report};
+use crate::{Error, Plan, Result, report};
 
 /// How a run is watched and steered.
 pub struct FitOptions {
@@ -132,7 +132,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         None => (model, optim, start(&plan)),
     };
     optim.set_rates(ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr));
-    let state = with_loss_scale(&plan, state, &model);
+    let state = with_loss_scale(&plan, state, &model)?;
     write_config(&plan)?;
 
     let questions = Questions::new(&plan.valid, plan.feed.samples(), &plan.config.eval, &plan.generation);
@@ -159,6 +159,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         answers: answers(&plan, &questions, done)?,
         guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
+        in_backward: plan.config.train.optimizer_in_backward,
         cheap_reads: plan.provenance.device == "cpu",
         unread: Vec::new(),
         grad_norm: None,
@@ -215,13 +216,20 @@ fn load(plan: &Plan) -> Result<Model> {
 }
 
 /// Activations in f16 need a scaled loss; a resumed run goes on with its scale.
-fn with_loss_scale(plan: &Plan, state: TrainerState, model: &Model) -> TrainerState {
+fn with_loss_scale(plan: &Plan, state: TrainerState, model: &Model) -> Result<TrainerState> {
     let needed = model.compute() == FloatDType::F16;
+    if needed && plan.config.train.optimizer_in_backward {
+        return Err(Error::Plan(vec![
+            "train.optimizer_in_backward: this device computes in f16, and a step whose gradients leave f16 could not be left \
+             out; set model.compute = \"f32\""
+                .into(),
+        ]));
+    }
     let first = || LossScale::new(plan.config.train.loss_scale).unwrap_or_default();
-    TrainerState {
+    Ok(TrainerState {
         loss_scale: needed.then(|| state.loss_scale.unwrap_or_else(first)),
         ..state
-    }
+    })
 }
 
 fn write_config(plan: &Plan) -> Result<()> {

@@ -11,7 +11,7 @@ use ft_peft::Pass;
 
 use crate::backward::{Keeping, loss_gradients, smoothed_nll_sum};
 use crate::config::ObjectiveSection;
-use crate::feed::Window;
+use crate::feed::{Micro, Window};
 use crate::metrics::{StepOutput, Sum};
 
 /// A language model that burn-train can train.
@@ -48,11 +48,8 @@ impl TrainModel {
             }
             #[cfg(test)]
             crate::room::tests::refuse(&micro.batch);
-            let pass = Pass::train(micro.dropout_seed).with_noise(self.objective.neftune_alpha);
-            let smoothing = self.objective.label_smoothing;
-            let loss = |model: &Model, hidden, batch: &Batch| {
-                scaled(smoothed_nll_sum(model, hidden, batch, smoothing), window.loss_factor)
-            };
+            let pass = self.objective.pass(micro);
+            let loss = self.objective.loss(window.loss_factor);
             let sum = loss_gradients(&self.model, &micro.batch, &pass, self.keeping, loss, |grads| {
                 gradients.accumulate(&self.model, grads)
             });
@@ -74,6 +71,19 @@ impl TrainModel {
             Some(factor) => scale_grads(&self.model, gradients.grads(), factor.recip()),
         };
         Some(TrainOutput { grads, item })
+    }
+}
+
+impl ObjectiveSection {
+    /// The training pass over a micro-batch.
+    pub(crate) fn pass(&self, micro: &Micro) -> Pass {
+        Pass::train(micro.dropout_seed).with_noise(self.neftune_alpha)
+    }
+
+    /// What is minimized, times `factor`, from the hidden states after the final norm.
+    pub(crate) fn loss(&self, factor: Option<f64>) -> impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1> + use<> {
+        let smoothing = self.label_smoothing;
+        move |model, hidden, batch| scaled(smoothed_nll_sum(model, hidden, batch, smoothing), factor)
     }
 }
 

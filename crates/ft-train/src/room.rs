@@ -85,7 +85,7 @@ impl Limit {
         })
     }
 
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.start = memory::lap().then(memory::resident).flatten();
     }
 
@@ -126,13 +126,18 @@ impl Session {
         let Some(limit) = &mut self.limit else { return Ok(()) };
         let Some(peak) = limit.exceeded() else { return Ok(()) };
         let (peak, bytes) = (human(peak), human(limit.bytes));
-        if largest(window) > 1 && limit.is_of_the_step() {
+        let divides = largest(window) > 1 && !self.in_backward;
+        if divides && limit.is_of_the_step() {
             self.halve(window, &format!("{peak} taken, train.memory is {bytes}"))?;
             self.save_soon = true;
         } else if !std::mem::replace(&mut limit.told, true) {
             (self.on_event)(&Event::Warning(format!(
-                "step {}: {peak} taken, train.memory is {bytes}, and a smaller micro-batch does not help",
-                self.state.step
+                "step {}: {peak} taken, train.memory is {bytes}, and {}",
+                self.state.step,
+                match self.in_backward {
+                    true => "train.optimizer_in_backward takes a step in one forward pass",
+                    false => "a smaller micro-batch does not help",
+                }
             )));
         }
         Ok(())

@@ -48,6 +48,15 @@ pub enum Ending {
     Interrupted,
 }
 
+/// A step that was taken or left out.
+pub(crate) struct Stepped {
+    /// As it was cut.
+    pub window: Window,
+    pub output: StepOutput,
+    /// It was left out because gradients left f16.
+    pub overflows: bool,
+}
+
 /// What the loop holds and changes.
 pub struct Session {
     /// How many steps, and what happens at which.
@@ -78,6 +87,8 @@ pub struct Session {
     pub interrupter: Interrupter,
     /// Told about everything worth telling.
     pub on_event: Box<dyn FnMut(&Event) + Send>,
+    /// Whether parameters are updated inside the backward pass.
+    pub in_backward: bool,
     /// Whether reading a number back from the device costs nothing.
     pub cheap_reads: bool,
     /// Losses of steps not read back yet: (step, sum, learned tokens).
@@ -148,30 +159,19 @@ impl Session {
     pub fn train(&mut self, slot: &mut Option<TrainModel>, window: &Window) -> Result<Option<StepOutput>> {
         self.clock.run();
         let lr = self.steps.lr(self.state.step);
-        let Some((window, tried)) = self.fitting(slot.as_ref(), window)? else {
+        let stepped = match self.in_backward {
+            true => Some(self.step_in_backward(slot, window, lr)?),
+            false => self.step_after_backward(slot, window, lr)?,
+        };
+        let Some(Stepped {
+            window,
+            output,
+            overflows,
+        }) = stepped
+        else {
             return Ok(None);
         };
-        let Tried {
-            output,
-            grads,
-            overflows,
-            bad,
-        } = tried;
-        let window = &window;
-        self.dump(window, lr)?;
-        let output = match bad {
-            _ if overflows => self.left_out(output),
-            Some(bad) => self.skip(bad, window, output)?,
-            None => {
-                self.accept(slot.as_ref(), &output, &grads, window)?;
-                *slot = slot.take().map(|train| TrainModel {
-                    model: self.optim.step(lr, train.model, grads),
-                    ..train
-                });
-                output
-            }
-        };
-        self.advance(window);
+        self.advance(&window);
         if let Some(TrainModel { model, .. }) = slot {
             self.method.moved(model, self.state.step);
         }
@@ -182,8 +182,44 @@ impl Session {
         if self.state.step.is_multiple_of(self.steps.log_every) || self.finished() {
             self.log(lr)?;
         }
-        self.mind_the_limit(window)?;
+        self.mind_the_limit(&window)?;
         Ok(Some(StepOutput { tokens_per_s, ..output }))
+    }
+
+    /// One optimizer step with all gradients at hand.
+    fn step_after_backward(
+        &mut self,
+        slot: &mut Option<TrainModel>,
+        window: &Window,
+        lr: f64,
+    ) -> Result<Option<Stepped>> {
+        let Some((window, tried)) = self.fitting(slot.as_ref(), window)? else {
+            return Ok(None);
+        };
+        let Tried {
+            output,
+            grads,
+            overflows,
+            bad,
+        } = tried;
+        self.dump(&window, lr)?;
+        let output = match bad {
+            _ if overflows => self.left_out(output),
+            Some(bad) => self.skip(bad, &window, output)?,
+            None => {
+                self.accept(slot.as_ref(), &output, &grads, &window)?;
+                *slot = slot.take().map(|train| TrainModel {
+                    model: self.optim.step(lr, train.model, grads),
+                    ..train
+                });
+                output
+            }
+        };
+        Ok(Some(Stepped {
+            window,
+            output,
+            overflows,
+        }))
     }
 
     /// Takes note of a step that is about to be taken.
@@ -194,19 +230,24 @@ impl Session {
         grads: &GradientsParams,
         window: &Window,
     ) -> Result<()> {
-        self.state.skipped_in_a_row = 0;
         if let Some(model) = model {
             if let Some(check) = &mut self.check {
                 check.look(&model.model, grads);
             }
             self.method.observe(model, grads);
         }
-        if let Sum::Device(nll) = &output.nll {
-            self.unread
-                .push((self.state.step + 1, Tensor::clone(nll), window.learned));
-        }
         self.grad_norm = output.grad_norm.clone();
-        // Before the optimizer: a loss that is no number must not reach the weights where it can be known in time.
+        match &output.nll {
+            Sum::Device(nll) => self.count_loss(nll, window),
+            Sum::Host(_) => Ok(()),
+        }
+    }
+
+    /// Takes note of the loss of a step whose gradients are about to be used: one that is no number must not reach the weights
+    /// where it can be known in time.
+    pub(crate) fn count_loss(&mut self, nll: &Tensor<1>, window: &Window) -> Result<()> {
+        self.state.skipped_in_a_row = 0;
+        self.unread.push((self.state.step + 1, nll.clone(), window.learned));
         match self.cheap_reads {
             true => self.read_losses(),
             false => Ok(()),
@@ -214,7 +255,7 @@ impl Session {
     }
 
     /// Leaves a step out: weights and moments stay as they are. What the step shows is that nothing was learned.
-    fn skip(&mut self, bad: Bad, window: &Window, output: StepOutput) -> Result<StepOutput> {
+    pub(crate) fn skip(&mut self, bad: Bad, window: &Window, output: StepOutput) -> Result<StepOutput> {
         let Some(guard) = &self.guard else { return Ok(output) };
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
@@ -371,7 +412,7 @@ impl Session {
         Ok(path)
     }
 
-    fn dump(&mut self, window: &Window, lr: f64) -> Result<()> {
+    pub(crate) fn dump(&mut self, window: &Window, lr: f64) -> Result<()> {
         let Some(file) = &mut self.dump else { return Ok(()) };
         let batches: Vec<_> = window.micro.iter().map(|m| rows_of(&m.batch)).collect();
         file.push(&json!({ "step": self.state.step + 1, "lr": lr, "batches": batches }))

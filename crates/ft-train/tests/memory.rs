@@ -2,16 +2,18 @@
 //! count is global.
 
 use std::alloc::{GlobalAlloc, Layout as Block, System};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::optim::GradientsAccumulator;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_data::{Batch, Sample};
 use ft_model::{Model, ModelConfig, Rows};
+use ft_optim::Optim;
 use ft_peft::{Pass, PeftConfig, attach, preview};
 use ft_train::config::Checkpointing;
 use ft_train::plan::Demand;
-use ft_train::{Keeping, nll_gradients};
+use ft_train::{Complete, Keeping, backward_through, nll_gradients, nll_sum};
 
 struct Counting;
 
@@ -111,6 +113,24 @@ fn peak(model: &Model, tokens: usize, checkpointing: Checkpointing) -> usize {
     PEAK.load(Ordering::SeqCst) - before
 }
 
+/// The same for a step that is taken inside the backward pass, with an optimizer that keeps nothing.
+fn peak_inside(model: Model, tokens: usize, blocks: usize) -> (Model, usize) {
+    let (batch, mut complete) = (batch(tokens), Complete::new(1.0 / tokens as f64));
+    let keeping = Keeping {
+        checkpointing: Checkpointing::Every(blocks),
+        offload: false,
+    };
+    let rule = serde_json::from_str(r#"{"kind": "sgd"}"#).unwrap();
+    let mut optim = Optim::new(&rule).unwrap();
+    let before = LIVE.load(Ordering::SeqCst);
+    PEAK.store(before, Ordering::SeqCst);
+    let (model, _) = backward_through(model, &batch, &Pass::train(1), keeping, nll_sum, |model, piece| {
+        let (grads, _) = complete.with(&model, piece.grads, piece.before);
+        ControlFlow::Continue(optim.step(1e-3, model, grads))
+    });
+    (model, PEAK.load(Ordering::SeqCst) - before)
+}
+
 /// Far apart by more than `share`.
 fn far(said: u64, found: usize, share: f64) -> bool {
     (said as f64 / found as f64 - 1.0).abs() > share
@@ -151,6 +171,22 @@ fn steps_need_what_the_plan_says() {
                     "{at}: needs {found}, said {said}, {:.3}",
                     said as f64 / found as f64
                 ));
+            }
+        }
+        if options.contains("full") {
+            demand.in_backward = true;
+            for blocks in [1, 2] {
+                demand.checkpointing = Checkpointing::Every(blocks);
+                let moment = demand.peak(1, TOKENS);
+                let said = moment.gradients + moment.activations + moment.logits;
+                let after = peak(&model, TOKENS, demand.checkpointing);
+                let found;
+                (model, found) = peak_inside(model, TOKENS, blocks);
+                if far(said, found, 0.12) || found >= after {
+                    let at = format!("{options} on {}, {blocks}, step inside", shape.model_type);
+                    let share = said as f64 / found as f64;
+                    wrong.push(format!("{at}: needs {found}, said {said}, {share:.3}; {after} after"));
+                }
             }
         }
     }

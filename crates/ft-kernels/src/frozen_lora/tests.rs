@@ -1,10 +1,10 @@
 use super::frozen_lora;
 use crate::frozen_matmul::tests::{CASES, packed};
 use crate::testing::{backward, close, gradient, leaf, to_vec, tolerance, values};
-use crate::{lora_linear, lora_linear_dropout};
+use crate::{Output, lora_linear_for};
 use burn::tensor::DType;
 
-/// Over the unpacked matrix, `lora_linear` is the oracle.
+/// Over the unpacked matrix, `lora_linear_for` is the oracle.
 #[test]
 fn values_and_gradients_are_those_of_the_dense_oracle() {
     for (rows, cols, codes, nested) in CASES {
@@ -23,10 +23,9 @@ fn values_and_gradients_are_those_of_the_dense_oracle() {
                 let b = leaf(&values(rows * 3, 6), [rows, 3], dtype, true);
                 let w = || leaf(&dense, [rows, cols], dtype, false);
                 let (x1, a1, b1) = (x.clone(), a.clone(), b.clone());
-                let y = match (fused, dropout) {
-                    (true, _) => frozen_lora(x1, &packed, a1, b1, 0.7, dropout),
-                    (false, None) => lora_linear(x1, w(), a1, b1, 0.7),
-                    (false, Some((p, seed))) => lora_linear_dropout(x1, w(), a1, b1, 0.7, p, seed),
+                let y = match fused {
+                    true => frozen_lora(x1, &packed, a1, b1, 0.7, dropout, Output::Read),
+                    false => lora_linear_for(x1, w(), a1, b1, 0.7, dropout, Output::Read),
                 };
                 let grads = backward(y.clone(), &values(n * rows, 4));
                 let [dx, da, db] = [gradient(&x, &grads), gradient(&a, &grads), gradient(&b, &grads)];
@@ -47,7 +46,7 @@ fn only_what_is_tracked_gets_a_gradient() {
     let x = leaf(&values(256, 3), [2, 128], DType::F32, false);
     let a = leaf(&values(2 * 128, 5), [2, 128], DType::F32, true);
     let b = leaf(&values(8, 6), [4, 2], DType::F32, false);
-    let y = frozen_lora(x.clone(), &packed, a.clone(), b.clone(), 1.0, None);
+    let y = frozen_lora(x.clone(), &packed, a.clone(), b.clone(), 1.0, None, Output::Read);
     let grads = backward(y, &values(8, 4));
     assert!(gradient(&a, &grads).is_some());
     assert!(gradient(&x, &grads).is_none() && gradient(&b, &grads).is_none());

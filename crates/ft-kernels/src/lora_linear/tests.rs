@@ -1,6 +1,6 @@
-use super::{lora_linear, lora_linear_dropout};
-use crate::dropout;
+use super::{lora_linear, lora_linear_for};
 use crate::testing::{backward, close, dot, gradient, leaf, numeric, times_transposed, to_vec, tolerance, values};
+use crate::{Output, dropout};
 use burn::tensor::DType;
 
 const SCALE: f64 = 0.5;
@@ -117,7 +117,8 @@ fn dropout_before_the_update_equals_the_composition() {
             let a = leaf(&values(r * k, 3), [r, k], dtype, true);
             let b = leaf(&values(m * r, 4), [m, r], dtype, true);
             let y = if fused {
-                lora_linear_dropout(x.clone(), w.clone(), a.clone(), b.clone(), SCALE, p, seed)
+                let drop = Some((p, seed));
+                lora_linear_for(x.clone(), w.clone(), a.clone(), b.clone(), SCALE, drop, Output::Read)
             } else {
                 let low = crate::linear(crate::linear(dropout(x.clone(), p, seed), a.clone()), b.clone());
                 crate::linear(x.clone(), w.clone()) + low.mul_scalar(SCALE)

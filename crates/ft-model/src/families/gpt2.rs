@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, s};
+use ft_kernels::Output;
 use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, Site};
 
 use crate::cache::KvCache;
@@ -49,7 +50,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
 #[derive(Module, Debug)]
 pub(crate) struct Gpt2 {
     pub wte: Embedding,
-    wpe: Embedding,
+    pub wpe: Embedding,
     pub prefixes: Prefixes,
     pub h: Vec<Block>,
     pub ln_f: Norm,
@@ -123,10 +124,12 @@ impl Gpt2 {
         let offset = cache.as_ref().map_or(0, |c| c.len());
         let prefix = self.prefixes.virtual_tokens();
         let mask = rows.mask(prefix, offset, seq, None, &hidden.device());
+        let (end, output, pass) = (range.end, pass.output, &pass.with_output(Output::Read));
         for i in range {
             let view = View {
                 mask: mask.clone(),
                 prefix: self.prefixes.layer(i).filter(|_| offset == 0),
+                output: if i + 1 == end { output } else { Output::Read },
             };
             hidden = self.h[i].forward(hidden, i, &view, cache.as_deref_mut(), config, pass);
         }
@@ -181,7 +184,8 @@ impl Block {
         let attended = self.attn.forward(normed, index, view, cache, config, pass);
         let hidden = self.attention_adapters.join(hidden, attended, pass);
         let inner = self.mlp.c_fc.forward(self.ln_2.forward(hidden.clone()), pass);
-        let output = self.mlp.c_proj.forward(ft_kernels::gelu_tanh(inner), pass);
+        let last = pass.with_output(self.output_adapters.reads(view.output));
+        let output = self.mlp.c_proj.forward(ft_kernels::gelu_tanh(inner), &last);
         self.output_adapters.join(hidden, output, pass)
     }
 

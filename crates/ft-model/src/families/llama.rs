@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
+use ft_kernels::Output;
 use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, Site};
 
 use crate::cache::KvCache;
@@ -107,11 +108,13 @@ impl Llama {
             .as_ref()
             .expect("a llama-like configuration has rotary embedding");
         let (cos, sin) = rope.tables(&rows.positions(prefix, offset, seq), config.head_dim, &device);
+        let (end, output, pass) = (range.end, pass.output, &pass.with_output(Output::Read));
         let shared = Shared { config, cos, sin, pass };
         for i in range {
             let view = View {
                 mask: rows.mask(prefix, offset, seq, config.windows[i], &device),
                 prefix: self.prefixes.layer(i).filter(|_| offset == 0),
+                output: if i + 1 == end { output } else { Output::Read },
             };
             hidden = self.layers[i].forward(hidden, i, &view, cache.as_deref_mut(), &shared);
         }
@@ -160,7 +163,8 @@ impl DecoderLayer {
             .forward(self.input_layernorm.forward(hidden.clone()), index, view, cache, shared);
         let hidden = self.attention_adapters.join(hidden, attended, shared.pass);
         let normed = self.post_attention_layernorm.forward(hidden.clone());
-        let output = self.mlp.forward(normed, shared.pass);
+        let reads = self.output_adapters.reads(view.output);
+        let output = self.mlp.forward(normed, shared.pass, reads);
         self.output_adapters.join(hidden, output, shared.pass)
     }
 
@@ -270,10 +274,10 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, pass: &Pass, output: Output) -> Tensor<3> {
         let gate = self.gate_proj.forward(x.clone(), pass);
-        self.down_proj
-            .forward(ft_kernels::swiglu(gate, self.up_proj.forward(x, pass)), pass)
+        let inner = ft_kernels::swiglu(gate, self.up_proj.forward(x, pass));
+        self.down_proj.forward(inner, &pass.with_output(output))
     }
 
     fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {

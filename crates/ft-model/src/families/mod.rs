@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::module::Module;
+use burn::module::{Module, ParamId, list_param_ids};
 use burn::tensor::{Int, Tensor};
 use ft_peft::{Pass, Prefixes, Site};
 
@@ -113,6 +113,22 @@ impl Decoder {
             }
             Decoder::Gpt2(m) => m.h.iter().skip(block).map(Module::num_params).sum::<usize>() + m.ln_f.num_params(),
         }
+    }
+
+    /// Parameters of everything before `block`: embeddings, what stands before the keys of all layers, blocks.
+    pub fn params_before(&self, block: usize) -> Vec<ParamId> {
+        let mut ids = list_param_ids(self.prefixes());
+        match self {
+            Decoder::Llama(m) => {
+                ids.extend(list_param_ids(&m.embed_tokens));
+                ids.extend(m.layers[..block].iter().flat_map(list_param_ids));
+            }
+            Decoder::Gpt2(m) => {
+                ids.extend([&m.wte, &m.wpe].into_iter().flat_map(list_param_ids));
+                ids.extend(m.h[..block].iter().flat_map(list_param_ids));
+            }
+        }
+        ids
     }
 
     pub fn sites(&mut self, config: &ModelConfig) -> Vec<Site<'_>> {

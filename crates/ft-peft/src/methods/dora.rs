@@ -10,6 +10,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
+use ft_kernels::Output;
 
 use super::common::{Cached, f32, scaled};
 use super::lora::Lora;
@@ -86,7 +87,10 @@ impl WeightDelta for Dora {
                 let direction = self.lora.forward(dropped.clone(), &bare, &Pass::eval());
                 whole + scaled(direction, gain) - bare.forward(dropped)
             }
-            _ => base.add_bias(scaled(self.lora.forward(x, &bare, pass), gain)),
+            _ => {
+                let pass = pass.with_output(Output::Read); // the magnitude's gradient is made of it
+                base.add_bias(scaled(self.lora.forward(x, &bare, &pass), gain))
+            }
         }
     }
 

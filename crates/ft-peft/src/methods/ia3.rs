@@ -166,10 +166,10 @@ pub struct Ia3 {
 }
 
 impl WeightDelta for Ia3 {
-    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, _: &Pass) -> Tensor<D> {
+    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
         let l = self.l.val().flatten(0, 1);
         if self.feedforward {
-            base.forward(scaled(x, l))
+            base.forward_for(scaled(x, l), pass.output)
         } else {
             scaled(base.forward(x), l)
         }

@@ -211,12 +211,14 @@ impl Loha {
 }
 
 impl WeightDelta for Loha {
-    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, _: &Pass) -> Tensor<D> {
+    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
         if self.is_thin() && x.dtype() == DType::F32 && base.weight.dtype() == DType::F32 {
             let (b, a) = self.factors();
-            return base.add_bias(ft_kernels::lora_linear(x, base.weight.dense(), a, b, self.scale));
+            let whole = base.weight.dense();
+            let y = ft_kernels::lora_linear_for(x, whole, a, b, self.scale, None, pass.output);
+            return base.add_bias(y);
         }
-        let y = base.forward(x.clone());
+        let y = base.forward_for(x.clone(), pass.output);
         let change = if self.is_thin() {
             let (b, a) = self.factors();
             ft_kernels::linear(ft_kernels::linear(f32(x), a).mul_scalar(self.scale), b)

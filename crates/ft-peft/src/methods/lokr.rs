@@ -285,10 +285,10 @@ pub struct Lokr {
 }
 
 impl WeightDelta for Lokr {
-    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, _: &Pass) -> Tensor<D> {
+    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
         let (one, two) = (self.one.dense().mul_scalar(self.scale), self.two.dense());
         let ([o1, i1], [o2, i2]) = (one.dims(), two.dims());
-        let y = base.forward(x.clone());
+        let y = base.forward_for(x.clone(), pass.output);
         let (dims, dtype) = (y.dims(), y.dtype());
         let rows = dims[..D - 1].iter().product::<usize>();
         let inner = ft_kernels::linear(f32(x).reshape([rows, i1, i2]), two); // [rows, i₁, o₂]

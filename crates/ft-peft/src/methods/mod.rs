@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
+use ft_kernels::Output;
 use ft_quant::Weight;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -256,7 +257,12 @@ pub struct Base<'a> {
 impl Base<'_> {
     /// The layer's own output, x `[.., in]` to `[.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.add_bias(self.weight.project(x))
+        self.forward_for(x, Output::Read)
+    }
+
+    /// [`forward`](Self::forward), whose values may be unread. For what the gradients of a method do not depend on.
+    pub fn forward_for<const D: usize>(&self, x: Tensor<D>, output: Output) -> Tensor<D> {
+        self.add_bias(self.weight.project_for(x, output))
     }
 
     /// `y + bias` for y `[.., out]`.

@@ -268,9 +268,9 @@ fn inverse(eye: Tensor<3>, q: Tensor<3>) -> Tensor<3> {
 }
 
 impl WeightDelta for Oft {
-    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, _: &Pass) -> Tensor<D> {
+    fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
         let dtype = x.dtype();
-        base.forward(self.rotate(f32(x), self.rotations()).cast(dtype))
+        base.forward_for(self.rotate(f32(x), self.rotations()).cast(dtype), pass.output)
     }
 
     fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>) {

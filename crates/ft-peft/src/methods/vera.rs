@@ -207,7 +207,7 @@ impl Vera {
 impl WeightDelta for Vera {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
         let [a, b] = self.projections(base.weight.dims());
-        let y = base.forward(x.clone());
+        let y = base.forward_for(x.clone(), pass.output);
         let x = match pass.dropout_seed {
             Some(seed) if self.dropout > 0.0 => ft_kernels::dropout(f32(x), self.dropout, seed ^ self.salt),
             _ => f32(x),

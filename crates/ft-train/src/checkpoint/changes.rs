@@ -55,6 +55,7 @@ const RULES: &[(&str, Weight)] = &[
     ("train.memory", Weight::Free),
     ("train.checkpointing", Weight::Told),
     ("train.offload_activations", Weight::Free),
+    ("train.optimizer_in_backward", Weight::Free),
     ("train.loss_scale", Weight::Free),
     ("train.steps", Weight::Told),
     ("train.epochs", Weight::Told),

@@ -102,6 +102,11 @@ pub struct TrainSection {
     /// at once or not at all. With `data.shuffle = false` the order of the file is kept, and `ft plan` tells which step it is.
     #[serde(default = "defaults::longest_first")]
     pub longest_first: bool,
+    /// Update every tensor as soon as the backward pass has its gradient, which then goes: with `checkpointing`, the gradients
+    /// of one segment are there at a time. Takes the same steps, and needs `optim.clip = 0` and `accumulation = 1`. A gradient
+    /// that is NaN or infinite where the loss was not stops the run.
+    #[serde(default)]
+    pub optimizer_in_backward: bool,
     /// Optimizer steps; excludes `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,

@@ -75,7 +75,8 @@ pub(super) fn largest(job: &Job, feed: &Feed, samples: usize, budget: u64) -> Re
 /// Changes that would help, one on top of the other, until the run fits into `budget`.
 pub(super) fn advise(job: &Job, feed: &Feed, [batch, samples]: [usize; 2], budget: u64) -> Result<Vec<Advice>> {
     let mut advice = Vec::new();
-    let size = sizes(samples).filter(|size| *size < batch);
+    // A step inside the backward pass has one forward pass.
+    let size = sizes(samples).filter(|size| *size < batch && !job.in_backward);
     let mut size = size.map(|size| Ok((size, with(job, feed, size, samples)?.total())));
     let first = size.find(|found: &Result<_>| found.as_ref().is_ok_and(|(size, bytes)| *size == 1 || *bytes <= budget));
     let size = match first.transpose()? {

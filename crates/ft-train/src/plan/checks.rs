@@ -9,7 +9,7 @@ use ft_peft::PeftConfig;
 use ft_peft::methods::trainable_tokens::Token;
 
 use super::{DataSummary, Steps};
-use crate::config::{PeftSection, RunConfig};
+use crate::config::{BatchSize, Checkpointing, Dtype, PeftSection, RunConfig};
 use crate::{Disk, Error, Result, memory};
 
 /// Numbers that no file is needed to judge.
@@ -73,6 +73,9 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     if !config.objective.neftune_alpha.is_finite() || config.objective.neftune_alpha < 0.0 {
         wrong.push("objective.neftune_alpha: must be a number of at least 0".into());
     }
+    if train.optimizer_in_backward {
+        wrong.extend(in_backward(config));
+    }
     wrong.extend(
         ft_optim::LossScale::new(train.loss_scale)
             .err()
@@ -87,6 +90,35 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     } else {
         Err(Error::Plan(wrong))
     }
+}
+
+/// What an optimizer step inside the backward pass cannot be had with.
+fn in_backward(config: &RunConfig) -> Vec<String> {
+    let train = &config.train;
+    let auto = train.batch_size == BatchSize::Auto;
+    let wrong = [
+        (
+            train.checkpointing == Checkpointing::Off,
+            "keeps no gradient from being there while the whole backward pass runs; set train.checkpointing = 1",
+        ),
+        (
+            config.optim.clip().is_some(),
+            "cannot clip by the norm of all gradients, which must be known before the first is used; set optim.clip = 0",
+        ),
+        (
+            train.accumulation > 1 || auto,
+            "uses gradients before those of further forward passes could be added; set train.accumulation = 1 and \
+             train.batch_size to a number",
+        ),
+        (
+            config.model.compute == Dtype::F16,
+            "cannot leave a step out whose gradients leave f16; set model.compute = \"bf16\" or \"f32\"",
+        ),
+    ];
+    let wrong = wrong.iter().filter(|(wrong, _)| *wrong);
+    wrong
+        .map(|(_, why)| format!("train.optimizer_in_backward: {why}"))
+        .collect()
 }
 
 /// What the checks look at.
@@ -139,7 +171,7 @@ pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
     lengths(facts, &mut warnings);
     tokens(facts, &mut warnings);
     evaluation(facts, &mut refusals, &mut warnings);
-    optimizer(facts, &mut warnings);
+    optimizer(facts, &mut refusals, &mut warnings);
     match facts.config.train.force {
         true => warnings.extend(opinions),
         false => refusals.extend(opinions.iter().map(|o| format!("{o} (--force starts anyway)"))),
@@ -269,7 +301,13 @@ fn tokens(facts: &Facts, warnings: &mut Vec<String>) {
     }
 }
 
-fn optimizer(facts: &Facts, warnings: &mut Vec<String>) {
+fn optimizer(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<String>) {
+    if facts.config.train.optimizer_in_backward && facts.peft.method().regime().is_some() {
+        refusals.push(format!(
+            "train.optimizer_in_backward: peft.method = \"{}\" looks at all gradients of a step at once; leave it out",
+            facts.peft.name()
+        ));
+    }
     if facts.config.optim.pages() && facts.cpu {
         warnings.push(format!(
             "optim.kind = \"{}\" pages nothing on the CPU, where states are in host memory anyway; it takes the steps of \

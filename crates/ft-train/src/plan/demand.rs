@@ -29,6 +29,8 @@ pub struct Demand<'a> {
     table: bool,
     /// The matrix of the output head trains.
     head: bool,
+    /// The head is the embedding table, which trains.
+    tied: bool,
     /// An adapter sits on the output head.
     adapted_head: bool,
     /// Rows of a table that is the output head, too, train: the loss is computed with a copy that holds them.
@@ -37,6 +39,8 @@ pub struct Demand<'a> {
     packed: bool,
     /// What the backward pass finds.
     pub checkpointing: Checkpointing,
+    /// Gradients are used as soon as they are there.
+    pub in_backward: bool,
     /// Gradients of several micro-batches are summed.
     pub accumulates: bool,
 }
@@ -85,10 +89,12 @@ impl<'a> Demand<'a> {
             numbers: attached.parameters as u64,
             table,
             head: head(&choice.whole) || (tied && table),
+            tied: tied && table,
             adapted_head: head(&choice.adapted),
             new_rows: tied && has(Kind::Embedding, &choice.rows),
             packed,
             checkpointing: Checkpointing::Off,
+            in_backward: false,
             accumulates: false,
         }
     }
@@ -132,6 +138,10 @@ impl<'a> Demand<'a> {
         let blocks = self.blocks();
         let inputs = blocks.chunks(every).len() as u64 * hidden;
         let last = blocks.chunks(every).next_back().unwrap_or_default();
+        let first_gradients = match self.in_backward {
+            true => self.held() + self.own(last, &blocks) / 4,
+            false => self.head_gradient(),
+        };
         let last: u64 = last.iter().map(|kept| kept_bytes(kept, tokens)).sum();
         vec![
             Moment {
@@ -140,7 +150,7 @@ impl<'a> Demand<'a> {
             },
             self.loss(tokens, inputs + hidden + self.ends(tokens)),
             Moment {
-                gradients: self.head_gradient(),
+                gradients: first_gradients,
                 activations: inputs + hidden + last + passing(blocks.last(), tokens),
                 logits: 0,
             },
@@ -164,16 +174,31 @@ impl<'a> Demand<'a> {
         let reached = blocks.iter().position(|kept| kept.tracked).unwrap_or(0);
         let last = &blocks[reached..blocks.len().min(reached + every)];
         let table = if self.table { self.table_bytes() } else { 0 };
-        let of_blocks = (FLOAT * self.numbers).saturating_sub(table.max(self.head_gradient()));
-        let places = |blocks: &[Kept]| blocks.iter().map(|kept| kept.places as u64).sum::<u64>();
+        let own = self.own(last, blocks);
         // Measured: a quarter of their own is there before what they kept has gone.
-        let own = 3 * of_blocks * places(last) / places(blocks).max(1) / 4;
+        let gradients = match self.in_backward {
+            true => self.held() + own / 4 + table,
+            false => FLOAT * self.numbers - 3 * own / 4 + table,
+        };
         let kept: u64 = last.iter().map(|kept| kept_bytes(kept, tokens)).sum();
         Moment {
-            gradients: FLOAT * self.numbers - own + table,
+            gradients,
             activations: self.hidden(tokens) + kept + passing(last.first(), tokens),
             logits: 0,
         }
+    }
+
+    /// Gradients of some of the blocks.
+    fn own(&self, some: &[Kept], blocks: &[Kept]) -> u64 {
+        let table = if self.table { self.table_bytes() } else { 0 };
+        let of_blocks = (FLOAT * self.numbers).saturating_sub(table.max(self.head_gradient()));
+        let places = |blocks: &[Kept]| blocks.iter().map(|kept| kept.places as u64).sum::<u64>();
+        of_blocks * places(some) / places(blocks).max(1)
+    }
+
+    /// Gradients that wait for the embeddings to add to them.
+    fn held(&self) -> u64 {
+        if self.tied { self.table_bytes() } else { 0 }
     }
 
     fn blocks(&self) -> Vec<Kept> {

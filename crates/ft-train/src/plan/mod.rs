@@ -127,6 +127,7 @@ impl Plan {
             quant: config.model.quant,
             accumulates: config.train.accumulation > 1,
             checkpointing: config.train.checkpointing,
+            in_backward: config.train.optimizer_in_backward,
             runtime: memory::resident().unwrap_or(0) + RUN_ITSELF,
             cpu,
             batch: feed.largest_micro_batch(),

@@ -89,6 +89,8 @@ pub(super) struct Job<'a> {
     pub quant: Option<Scheme>,
     pub accumulates: bool,
     pub checkpointing: Checkpointing,
+    /// Gradients are used as soon as they are there.
+    pub in_backward: bool,
     /// What the process holds already.
     pub runtime: u64,
     pub cpu: bool,
@@ -105,6 +107,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let mut demand = Demand::new(job.model, job.peft, job.attached, packed);
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
+    demand.in_backward = job.in_backward;
     let [prompt, prefix] = virtual_tokens(job.peft);
     let peak = demand.peak(rows, prompt + width);
     let step = Bytes {

@@ -32,13 +32,13 @@ impl LowRank {
         // A bias of its own and activations in 16 bits, which the f32 adapter is not rounded to, take the long way.
         if self.bias.is_none() && x.dtype() == DType::F32 {
             let dropout = seed.map(|seed| (self.dropout, seed));
-            return base.add_bias(base.weight.lora(x, self.a, self.b, self.scale, dropout));
+            return base.add_bias(base.weight.lora(x, self.a, self.b, self.scale, dropout, pass.output));
         }
         let branch = match seed {
             None => f32(x.clone()),
             Some(seed) => ft_kernels::dropout(f32(x.clone()), self.dropout, seed),
         };
-        let y = base.forward(x);
+        let y = base.forward_for(x, pass.output);
         let dtype = y.dtype();
         y + self.branch(branch).cast(dtype)
     }
