@@ -18,6 +18,7 @@
 //! # Ok::<(), ft_train::Error>(())
 //! ```
 
+mod after_backward;
 mod answers;
 mod backward;
 pub mod checkpoint;

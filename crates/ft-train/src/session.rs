@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::train::Interrupter;
 use ft_optim::{GradNorm, Optim};
@@ -30,7 +29,7 @@ use crate::metrics::{StepOutput, Sum};
 use crate::model::TrainModel;
 use crate::plan::Steps;
 use crate::regime::MethodPart;
-use crate::room::{Limit, Tried};
+use crate::room::Limit;
 use crate::save::Saver;
 use crate::strategy::SharedPatience;
 use crate::tensorboard::EventFile;
@@ -184,63 +183,6 @@ impl Session {
         }
         self.mind_the_limit(&window)?;
         Ok(Some(StepOutput { tokens_per_s, ..output }))
-    }
-
-    /// One optimizer step with all gradients at hand.
-    fn step_after_backward(
-        &mut self,
-        slot: &mut Option<TrainModel>,
-        window: &Window,
-        lr: f64,
-    ) -> Result<Option<Stepped>> {
-        let Some((window, tried)) = self.fitting(slot.as_ref(), window)? else {
-            return Ok(None);
-        };
-        let Tried {
-            output,
-            grads,
-            overflows,
-            bad,
-        } = tried;
-        self.dump(&window, lr)?;
-        let output = match bad {
-            _ if overflows => self.left_out(output),
-            Some(bad) => self.skip(bad, &window, output)?,
-            None => {
-                self.accept(slot.as_ref(), &output, &grads, &window)?;
-                *slot = slot.take().map(|train| TrainModel {
-                    model: self.optim.step(lr, train.model, grads),
-                    ..train
-                });
-                output
-            }
-        };
-        Ok(Some(Stepped {
-            window,
-            output,
-            overflows,
-        }))
-    }
-
-    /// Takes note of a step that is about to be taken.
-    fn accept(
-        &mut self,
-        model: Option<&TrainModel>,
-        output: &StepOutput,
-        grads: &GradientsParams,
-        window: &Window,
-    ) -> Result<()> {
-        if let Some(model) = model {
-            if let Some(check) = &mut self.check {
-                check.look(&model.model, grads);
-            }
-            self.method.observe(model, grads);
-        }
-        self.grad_norm = output.grad_norm.clone();
-        match &output.nll {
-            Sum::Device(nll) => self.count_loss(nll, window),
-            Sum::Host(_) => Ok(()),
-        }
     }
 
     /// Takes note of the loss of a step whose gradients are about to be used: one that is no number must not reach the weights
