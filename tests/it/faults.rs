@@ -193,6 +193,31 @@ fn a_disk_that_fills_up_costs_no_checkpoint() {
     assert_eq!(workshop.curve("out"), workshop.curve("alone"));
 }
 
+/// What a kill leaves half written in the run folder itself: the draft of a file, and that of a folder.
+#[test]
+fn drafts_in_the_run_folder_go_away() {
+    let workshop = Workshop::new();
+    workshop.fit("alone", &[]).unwrap();
+    workshop.fit_until("out", &[], 6);
+    for file in [".writing-config.toml", ".writing-metrics.jsonl", ".writing-report.html"] {
+        fs::write(workshop.path("out").join(file), "half").unwrap();
+    }
+    for folder in ["out/.writing-final", "out/checkpoints/.writing-step-9"] {
+        fs::create_dir_all(workshop.path(folder)).unwrap();
+        fs::write(workshop.path(folder).join("model.safetensors"), "half").unwrap();
+    }
+    workshop.resume("out", &[]).unwrap();
+    assert_eq!(workshop.result("out", 12), workshop.result("alone", 12));
+    for folder in ["out", "out/checkpoints"] {
+        let entries = fs::read_dir(workshop.path(folder)).unwrap().flatten();
+        let left: Vec<_> = entries
+            .map(|e| e.file_name())
+            .filter(|name| name.to_string_lossy().starts_with(".writing"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
 /// A run measures with a clock that only goes forward; what the wall clock says of its files does not matter.
 #[test]
 fn a_clock_that_was_set_back_changes_nothing() {

@@ -48,6 +48,28 @@ impl Batch {
         batch
     }
 
+    /// The first half of the rows and the rest, each as wide as before; none of a single row.
+    pub fn halves(&self) -> Option<[Batch; 2]> {
+        let first = self.rows.div_ceil(2);
+        (self.rows > 1).then(|| [self.part(0, first), self.part(first, self.rows)])
+    }
+
+    /// The rows `from..to`.
+    fn part(&self, from: usize, to: usize) -> Batch {
+        let cells = from * self.width..to * self.width;
+        let learned = self.positions.iter().zip(&self.targets);
+        let inside = learned.filter(|(at, _)| cells.contains(&(**at as usize)));
+        let (positions, targets) = inside.map(|(at, target)| (at - cells.start as i32, *target)).unzip();
+        Batch {
+            ids: self.ids[cells.clone()].to_vec(),
+            rows: to - from,
+            width: self.width,
+            lengths: self.lengths[from..to].to_vec(),
+            positions,
+            targets,
+        }
+    }
+
     fn fill_row(&mut self, row: usize, sample: &Sample) {
         let first = row * self.width;
         for (column, &id) in sample.ids.iter().enumerate() {
@@ -98,6 +120,20 @@ mod tests {
         assert_eq!(batch.positions, [0, 6], "the real EOS of both rows, no padding");
         assert_eq!(batch.targets, [2, 2]);
         assert_eq!(batch.lengths, [2, 4]);
+    }
+
+    #[test]
+    fn halves_hold_every_row_and_target_once() {
+        let samples = [
+            sample(&[5, 6, 7], ".xx"),
+            sample(&[8, 9], ".x"),
+            sample(&[4, 3, 2], "..x"),
+        ];
+        let whole = Batch::new(&samples.iter().collect::<Vec<_>>(), 0, 1);
+        let [first, rest] = whole.halves().unwrap();
+        assert_eq!(first, Batch::new(&[&samples[0], &samples[1]], 0, 1));
+        assert_eq!(rest, Batch::new(&[&samples[2]], 0, 1));
+        assert_eq!(rest.halves(), None);
     }
 
     #[test]

@@ -26,6 +26,18 @@ pub struct StepOutput {
     pub tokens_per_s: f64,
 }
 
+impl StepOutput {
+    /// Of an evaluated batch: `nll` in nats over `tokens` learned tokens.
+    pub fn evaluated(nll: f64, tokens: usize) -> Self {
+        Self {
+            nll: Sum::Host(nll),
+            tokens,
+            grad_norm: None,
+            tokens_per_s: 0.0,
+        }
+    }
+}
+
 /// A sum that is either known or still on the device.
 #[derive(Clone, Debug)]
 pub enum Sum {

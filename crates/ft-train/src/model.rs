@@ -72,6 +72,14 @@ impl TrainModel {
         };
         Some(TrainOutput { grads, item })
     }
+
+    /// Sum of the negative log-likelihood in nats over the learned tokens. A batch that the model answers with NaN comes out as
+    /// NaN: the run's own check names it.
+    pub(crate) fn held_out(&self, batch: Batch) -> f64 {
+        #[cfg(test)]
+        crate::room::tests::refuse(&batch);
+        ft_eval::evaluate(&self.model, [batch]).map_or(f64::NAN, |e| e.nll_sum)
+    }
 }
 
 impl ObjectiveSection {
@@ -98,15 +106,8 @@ impl InferenceStep for TrainModel {
     type Input = Batch;
     type Output = StepOutput;
 
-    /// A batch that the model answers with NaN comes out as NaN: the run's own check names it.
     fn step(&self, batch: Batch) -> StepOutput {
         let tokens = batch.learned();
-        let nll = ft_eval::evaluate(&self.model, [batch]).map_or(f64::NAN, |e| e.nll_sum);
-        StepOutput {
-            nll: Sum::Host(nll),
-            tokens,
-            grad_norm: None,
-            tokens_per_s: 0.0,
-        }
+        StepOutput::evaluated(self.held_out(batch), tokens)
     }
 }

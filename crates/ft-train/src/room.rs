@@ -9,12 +9,14 @@
 //! dropout masks, which are named by forward pass: from there on a run takes the steps of one whose `batch_size` was the
 //! smaller number. Until a step's loss and gradient have been read back neither weights nor moments have seen it, so that the
 //! failure must surface there: with `train.max_bad_steps = 0` nothing is read, and a GPU that runs out ends the run.
+//! A batch of an evaluation is cut the same way, for itself.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use burn::optim::GradientsParams;
 use burn::train::TrainOutput;
+use ft_data::Batch;
 use ft_optim::scale_and_clip;
 
 use crate::feed::Window;
@@ -114,7 +116,7 @@ impl Session {
             self.halve(&window, "out of memory")?;
             // The checkpoint holds the new size: a run that is ended for good here goes on with it.
             if self.step() > 0 && attempt(|| self.save(model))?.is_none() {
-                return Err(self.no_room(&window));
+                return Err(self.no_room_for(&window));
             }
             self.clock.run();
             window = self.with_loss_factor(self.cut(&window));
@@ -184,7 +186,7 @@ impl Session {
     fn halve(&mut self, window: &Window, why: &str) -> Result<()> {
         let (rows, step) = (largest(window), window.step + 1);
         if rows <= 1 {
-            return Err(self.no_room(window));
+            return Err(self.no_room_for(window));
         }
         let size = rows.div_ceil(2);
         self.state.micro_batch = Some(size);
@@ -194,11 +196,27 @@ impl Session {
         Ok(())
     }
 
-    fn no_room(&self, window: &Window) -> Error {
+    /// Sum of the negative log-likelihood in nats over the learned tokens of a batch, which is cut until it fits.
+    pub(crate) fn evaluate(&self, model: &TrainModel, batch: &Batch) -> Result<f64> {
+        if let Some(nll) = attempt(|| Ok(model.held_out(batch.clone())))? {
+            return Ok(nll);
+        }
+        match batch.halves() {
+            Some([first, rest]) => Ok(self.evaluate(model, &first)? + self.evaluate(model, &rest)?),
+            None => Err(self.no_room(self.step(), batch.rows, batch.width)),
+        }
+    }
+
+    fn no_room_for(&self, window: &Window) -> Error {
+        let width = window.micro.iter().map(|m| m.batch.width).max().unwrap_or(0);
+        self.no_room(window.step + 1, largest(window), width)
+    }
+
+    fn no_room(&self, step: usize, rows: usize, width: usize) -> Error {
         Error::OutOfMemory {
-            step: window.step + 1,
-            rows: largest(window),
-            width: window.micro.iter().map(|m| m.batch.width).max().unwrap_or(0),
+            step,
+            rows,
+            width,
             relief: self.relief.clone(),
             last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
         }

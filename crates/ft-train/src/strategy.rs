@@ -10,7 +10,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 use burn::train::{
-    EarlyStoppingStrategy, EventProcessorTraining, InferenceStep, Learner, LearnerEvent, SupervisedLearningStrategy,
+    EarlyStoppingStrategy, EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use burn::{data::dataloader::Progress, optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate};
@@ -18,7 +18,7 @@ use burn::{data::dataloader::Progress, optim::lr_scheduler::module_lr_scheduler:
 use crate::checkpoint::{Exact, Patience};
 use crate::config::EarlyStopping;
 use crate::feed::Window;
-use crate::metrics::{Kind, Loss, StepOutput, Sum};
+use crate::metrics::{Kind, Loss, StepOutput};
 use crate::model::TrainModel;
 use crate::session::{Ending, Session};
 use crate::{Error, Result};
@@ -207,12 +207,14 @@ impl Run {
                 return Ok(());
             }
             let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
-            let output = InferenceStep::step(&model, batch);
-            if let Sum::Host(nll) = output.nll {
-                sum += nll;
-            }
-            tokens += output.tokens;
-            let item = TrainingItem::new(output, batches.progress(), Some(self.session.step()), None);
+            let (nll, learned) = (self.session.evaluate(&model, &batch)?, batch.learned());
+            (sum, tokens) = (sum + nll, tokens + learned);
+            let item = TrainingItem::new(
+                StepOutput::evaluated(nll, learned),
+                batches.progress(),
+                Some(self.session.step()),
+                None,
+            );
             self.tell_valid(LearnerEvent::ProcessedItem(item));
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch));

@@ -237,6 +237,34 @@ fn a_sample_that_does_not_fit_alone_ends_the_run_with_what_else_would_help() {
 }
 
 #[test]
+fn an_evaluation_is_cut_until_it_fits() {
+    let bench = Bench::new();
+    let text = fs::read_to_string(bench.path("train.txt")).unwrap();
+    fs::write(bench.path("valid.txt"), text).unwrap();
+    fs::write(
+        bench.path("run.toml"),
+        CONFIG.replace("format", "valid = 'valid.txt'\nformat"),
+    )
+    .unwrap();
+    let plain = bench.run(("plain", [2, 4]), None, nothing).0.unwrap();
+    let large = CONFIG
+        .replace("format", "valid = 'valid.txt'\nformat")
+        .replace("samples = 0", "samples = 0\nbatch_size = 16");
+    fs::write(bench.path("run.toml"), large).unwrap();
+    HOLDS.set(2);
+    let (cut, told) = bench.run(("cut", [2, 4]), None, nothing);
+    let cut = cut.unwrap();
+    assert_eq!((cut.micro_batch, told.len()), (None, 0));
+    for (a, b) in [(plain.before, cut.before), (plain.after, cut.after)] {
+        let (a, b) = (a.unwrap().loss, b.unwrap().loss);
+        assert!((a - b).abs() < 1e-6 * a, "{a} and {b}");
+    }
+    HOLDS.set(0);
+    let error = bench.run(("none", [2, 4]), None, nothing).0.unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { step: 0, rows: 1, .. }), "{error}");
+}
+
+#[test]
 fn a_limit_counts_steps_that_began_within_it() {
     let limit = |start| Limit {
         bytes: 100,
