@@ -39,7 +39,7 @@ fn events_and_answers_follow_the_run_through_a_resume() {
     let html = read("cut/report.html");
     for heading in [
         "Loss",
-        "Gradient norm",
+        "Gradient norm before clipping",
         "Tokens per second",
         "Memory in MB",
         "Answers at every evaluation",
