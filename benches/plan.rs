@@ -69,6 +69,12 @@ const CASES: &[(&str, usize, usize, &str)] = &[
     ("26M", 4, 512, "peft.method=full"),
     ("26M", 1, 256, "peft.method=full"),
     ("26M", 4, 512, "peft.method=full train.checkpointing=1"),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=full train.checkpointing=1 optim.clip=0 train.optimizer_in_backward=true",
+    ),
     ("26M", 4, 512, "peft.method=full train.accumulation=2"),
     ("26M", 4, 512, "peft.method=full peft.layers=[6,7]"),
     ("26M", 4, 512, "peft.method=ia3"),
@@ -91,6 +97,18 @@ const CASES: &[(&str, usize, usize, &str)] = &[
     ),
     ("135M", 1, 512, "peft.method=full"),
     ("135M", 1, 512, "peft.method=full train.checkpointing=1"),
+    (
+        "135M",
+        1,
+        512,
+        "peft.method=full train.checkpointing=1 optim.clip=0 train.optimizer_in_backward=true",
+    ),
+    (
+        "135M",
+        1,
+        512,
+        "peft.method=full train.checkpointing=1 optim.kind=lion optim.clip=0 train.optimizer_in_backward=true",
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -211,3 +211,14 @@ fn a_bad_loss_is_skipped_and_a_gradient_that_turns_bad_on_the_way_stops() {
     assert!(matches!(error, Error::HalfDone { step: 1, .. }), "{error}");
     assert!(error.to_string().contains("--resume"), "{error}");
 }
+
+#[test]
+fn the_plan_counts_the_gradients_of_one_segment() {
+    let workshop = Workshop::new();
+    let gradients = |sets: &[&str]| {
+        let sgd = [sets, &["optim.kind=sgd", "optim.lr=1e-2"]].concat();
+        workshop.plan("out", &sgd).unwrap().bytes.gradients
+    };
+    let (after, inside) = (gradients(AFTER), gradients(&with(&[])));
+    assert!(0 < inside && 2 * inside < after, "{inside} and {after}");
+}

@@ -8,7 +8,7 @@ use burn::tensor::FloatDType;
 use ft_peft::{Adaptable, AnyTensor, Place, Site};
 use ft_quant::{Packed, bnb};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::View;
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::model::Model;
 /// Bytes of tensors above which a checkpoint is split.
 pub const SHARD_BYTES: usize = 5_000_000_000;
 
-/// A tensor to be written, read back from the device only when its shard is.
+/// A tensor to be written, read back from the device only when its turn comes.
 struct Item {
     name: String,
     content: Content,
@@ -210,11 +210,33 @@ fn split(items: Vec<Item>, shard_bytes: usize) -> Vec<Vec<Item>> {
     shards
 }
 
+struct Turn<'a> {
+    item: &'a Item,
+    shape: Vec<usize>,
+}
+
+impl View for Turn<'_> {
+    fn dtype(&self) -> Dtype {
+        self.item.dtype()
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.item.data()
+    }
+
+    fn data_len(&self) -> usize {
+        self.item.bytes
+    }
+}
+
 fn write_shard(path: &Path, items: &[Item]) -> Result<()> {
-    let data: Vec<_> = items.iter().map(Item::data).collect();
-    let views = items.iter().zip(&data).map(|(item, data)| {
-        let view = TensorView::new(item.dtype(), item.shape(), data);
-        (item.name.clone(), view.expect("shape and bytes come from one tensor"))
+    let views = items.iter().map(|item| {
+        let shape = item.shape();
+        (item.name.clone(), Turn { item, shape })
     });
     ft_peft::write_tensor_file(path, views).map_err(|source| Error::Io {
         path: path.into(),

@@ -55,6 +55,7 @@ mod optimizers;
 mod paging;
 mod params;
 mod registry;
+mod saved;
 pub mod schedule;
 
 #[cfg(test)]
@@ -69,5 +70,6 @@ pub use optimizers::{
     Adafactor, AdafactorConfig, AdamW, AdamW8bit, AdamW8bitConfig, AdamWConfig, AdamWState, AdjustLr, Lion, LionConfig,
     Muon, MuonConfig, OptimConfig, PagedAdamW, PagedAdamWConfig, Sgd, SgdConfig, StateTensor,
 };
-pub use params::{NamedParameter, load_trainable_tensors, named_parameters, trainable_tensors};
+pub use params::{NamedParameter, load_trainable_tensors, named_parameters, saved_tensors, trainable_tensors};
+pub use saved::SavedTensor;
 pub use schedule::{Schedule, Span};

@@ -1,6 +1,8 @@
 //! The driver: one optimizer state per parameter, kept and saved by path.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
@@ -12,6 +14,7 @@ use crate::groups::Group;
 use crate::optimizers::{OptimConfig, STEP};
 use crate::paging::Pager;
 use crate::params::{Done, NamedParameter, Path, check_forms, named_parameters};
+use crate::saved::SavedTensor;
 
 /// Updates a module's parameters, each as its [`Group`] asks.
 ///
@@ -86,10 +89,18 @@ impl Optim {
     ///
     /// Copies the states to the host.
     pub fn state_dict<M: Module>(&self, module: &M) -> Vec<(String, TensorData)> {
-        named_parameters(module)
-            .iter()
-            .flat_map(|param| self.saved(param))
+        self.saved_state(module)
+            .into_iter()
+            .map(SavedTensor::into_pair)
             .collect()
+    }
+
+    /// [`state_dict`](Self::state_dict), not yet read back. Reading in the order of the names holds the state of one parameter
+    /// at a time.
+    pub fn saved_state<M: Module>(&self, module: &M) -> Vec<SavedTensor<'_>> {
+        let last = Rc::default();
+        let params = named_parameters(module).into_iter().map(Rc::new);
+        params.flat_map(|param| self.saved(param, &last)).collect()
     }
 
     /// Replaces all state by what [`state_dict`](Self::state_dict) gave, bit by bit, on the devices of `module`.
@@ -143,7 +154,27 @@ impl Optim {
         rule.clone()
     }
 
-    fn saved(&self, param: &NamedParameter) -> Vec<(String, TensorData)> {
+    fn saved(&self, param: Rc<NamedParameter>, last: &Rc<RefCell<Read>>) -> Vec<SavedTensor<'_>> {
+        let forms = self.wanted(&param, self.states.contains_key(&param.path));
+        let saved = |(name, form): (String, _)| {
+            let (param, last, wanted) = (param.clone(), last.clone(), name.clone());
+            SavedTensor::new(name, form, move || self.read(&param, &wanted, &mut last.borrow_mut()))
+        };
+        forms.into_iter().map(saved).collect()
+    }
+
+    /// A tensor of a parameter's state. The others, which are read back with it, wait in `last` for their turn.
+    fn read(&self, param: &NamedParameter, name: &str, last: &mut Read) -> TensorData {
+        if !last.iter().any(|(other, _)| other == name) {
+            last.clear();
+            *last = self.read_all(param);
+        }
+        let found = last.iter().position(|(other, _)| other == name);
+        last.swap_remove(found.expect("Rule::state lists what the record needs"))
+            .1
+    }
+
+    fn read_all(&self, param: &NamedParameter) -> Read {
         let path = &param.path;
         let Some(state) = self.states.get(path) else {
             return vec![(name(path, STEP), scalar(0))];
@@ -165,6 +196,9 @@ impl Optim {
             .collect()
     }
 }
+
+/// Names and values.
+type Read = Vec<(String, TensorData)>;
 
 fn name(path: &str, leaf: &str) -> String {
     format!("{path}.{leaf}")

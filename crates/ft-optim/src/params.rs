@@ -11,6 +11,7 @@ use burn::tensor::kind::BridgeTensor;
 use burn::tensor::{DType, Device, GradientCheckpointingStrategy, Tensor, TensorData};
 
 use crate::error::{Error, Mismatch, Result};
+use crate::saved::SavedTensor;
 
 /// One trainable float parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +41,13 @@ pub fn named_parameters<M: Module>(module: &M) -> Vec<NamedParameter> {
 
 /// The values of [`named_parameters`], by path.
 pub fn trainable_tensors<M: Module>(module: &M) -> Vec<(String, TensorData)> {
+    saved_tensors(module).into_iter().map(SavedTensor::into_pair).collect()
+}
+
+/// [`trainable_tensors`], not yet read back.
+pub fn saved_tensors<M: Module>(module: &M) -> Vec<SavedTensor<'static>> {
     let mut list = Vec::new();
-    visit(module, |path, param| list.push((path, param.data())));
+    visit(module, |path, param| list.push(param.saved(path)));
     list
 }
 
@@ -124,7 +130,7 @@ impl Path {
 /// A parameter whose rank is not known at compile time.
 pub(crate) trait AnyParam {
     fn named(&self, path: String) -> NamedParameter;
-    fn data(&self) -> TensorData;
+    fn saved(&self, path: String) -> SavedTensor<'static>;
 }
 
 impl<const D: usize> AnyParam for Param<Tensor<D>> {
@@ -138,8 +144,9 @@ impl<const D: usize> AnyParam for Param<Tensor<D>> {
         }
     }
 
-    fn data(&self) -> TensorData {
-        self.to_data()
+    fn saved(&self, path: String) -> SavedTensor<'static> {
+        let value = self.val();
+        SavedTensor::new(path, (self.shape().to_vec(), self.dtype()), move || value.to_data())
     }
 }
 

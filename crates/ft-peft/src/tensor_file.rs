@@ -3,14 +3,11 @@ use std::io;
 use std::path::Path;
 
 use safetensors::SafeTensorError;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::View;
 
 /// Writes a safetensors file as transformers and PEFT write theirs: marked as PyTorch's, and readable by others, which
 /// the safetensors crate alone does not make it.
-pub fn write_tensor_file<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (String, TensorView<'a>)>,
-) -> io::Result<()> {
+pub fn write_tensor_file(path: &Path, tensors: impl IntoIterator<Item = (String, impl View)>) -> io::Result<()> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(source) => source,

@@ -6,11 +6,11 @@ use burn::module::Module;
 use burn::tensor::Device;
 use ft_data::Tokenizer;
 use ft_model::{LoadDtype, Model};
-use ft_optim::{Optim, trainable_tensors};
+use ft_optim::{Optim, saved_tensors};
 use ft_peft::PeftConfig;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_tensors};
+use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_saved};
 use crate::regime::MethodPart;
 use crate::{Error, Plan, Result, disk};
 
@@ -66,8 +66,8 @@ impl Saver {
         method: &MethodPart,
         state: &TrainerState,
     ) -> Result<()> {
-        write_tensors(&folder.join(TRAINABLE), &trainable_tensors(model))?;
-        write_tensors(&folder.join(OPTIMIZER), &optim.state_dict(model))?;
+        write_saved(&folder.join(TRAINABLE), &saved_tensors(model))?;
+        write_saved(&folder.join(OPTIMIZER), &optim.saved_state(model))?;
         method.save(folder)?;
         let path = folder.join(STATE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;

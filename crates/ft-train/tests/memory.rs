@@ -3,14 +3,17 @@
 
 use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::ops::ControlFlow;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_data::{Batch, Sample};
-use ft_model::{Model, ModelConfig, Rows};
+use ft_model::{LoadDtype, Model, ModelConfig, Rows};
 use ft_optim::Optim;
 use ft_peft::{Pass, PeftConfig, attach, preview};
+use ft_train::checkpoint::{read_tensors, write_saved};
 use ft_train::config::Checkpointing;
 use ft_train::plan::Demand;
 use ft_train::{Complete, Keeping, backward_through, nll_gradients, nll_sum};
@@ -19,6 +22,8 @@ struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// One test at a time: the count is global.
+static TURN: Mutex<()> = Mutex::new(());
 
 // SAFETY: everything is the system allocator's work.
 unsafe impl GlobalAlloc for Counting {
@@ -138,6 +143,7 @@ fn far(said: u64, found: usize, share: f64) -> bool {
 
 #[test]
 fn steps_need_what_the_plan_says() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
     const TOKENS: usize = 256;
     let mut wrong = Vec::new();
     for (text, options) in SHAPES
@@ -191,4 +197,54 @@ fn steps_need_what_the_plan_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Bytes above those that are there already.
+fn peak_of(part: impl FnOnce()) -> usize {
+    let before = LIVE.load(Ordering::SeqCst);
+    PEAK.store(before, Ordering::SeqCst);
+    part();
+    PEAK.load(Ordering::SeqCst) - before
+}
+
+#[test]
+fn a_checkpoint_is_written_with_a_copy_of_one_tensor_at_a_time() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    // The buffer of the file, names and headers.
+    const BESIDE: usize = (1 << 20) + (1 << 18);
+    let shape = ModelConfig::from_json(LLAMA, "config.json".as_ref()).unwrap();
+    let mut model = Model::init(&shape, 1, &Device::flex().autodiff());
+    attach(&mut model, &serde_json::from_str(r#"{"method": "full"}"#).unwrap(), 0).unwrap();
+    let mut optim = Optim::new(&serde_json::from_str(r#"{"kind": "adamw"}"#).unwrap()).unwrap();
+    let mut grads = GradientsAccumulator::new();
+    nll_gradients(&model, &batch(16), &Pass::train(1), Keeping::default(), |g| {
+        grads.accumulate(&model, g)
+    });
+    model = optim.step(1e-3, model, grads.grads());
+
+    let largest = 4 * shape
+        .tensors()
+        .iter()
+        .map(|t| t.shape.iter().product::<usize>())
+        .max()
+        .unwrap();
+    let weights = 4 * shape.num_parameters();
+    assert!(BESIDE + 3 * largest < weights, "or this test tells nothing");
+    let dir = std::env::temp_dir().join(format!("ft-writing-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("optimizer.safetensors");
+    let states = peak_of(|| write_saved(&path, &optim.saved_state(&model)).unwrap());
+    let export = peak_of(|| model.valid().save(&dir, LoadDtype::F32).unwrap());
+    let mut saved = read_tensors(&path).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert!(
+        states <= BESIDE + 3 * largest,
+        "{states}: two moments of a tensor, one of them as bytes too"
+    );
+    assert!(export <= BESIDE + 2 * largest, "{export}");
+    let mut state = optim.state_dict(&model);
+    for list in [&mut saved, &mut state] {
+        list.sort_by(|a, b| a.0.cmp(&b.0));
+    }
+    assert_eq!(saved, state);
 }

@@ -1,9 +1,11 @@
 //! Named tensors in one safetensors file, read back bit by bit.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
-use safetensors::tensor::TensorView;
+use ft_optim::SavedTensor;
+use safetensors::tensor::{TensorView, View};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{Error, Result};
@@ -12,15 +14,46 @@ use crate::{Error, Result};
 pub fn write_tensors(path: &Path, tensors: &[(String, TensorData)]) -> Result<()> {
     let mut views = Vec::with_capacity(tensors.len());
     for (name, data) in tensors {
-        let view = dtype(data.dtype())
-            .ok_or_else(|| format!("{name}: {:?} has no safetensors type", data.dtype()))
-            .and_then(|d| {
-                TensorView::new(d, data.shape().to_vec(), data.as_bytes()).map_err(|e| format!("{name}: {e}"))
-            })
-            .map_err(|why| Error::checkpoint(path, why))?;
+        let kind = dtype_of(path, name, data.dtype())?;
+        let view = TensorView::new(kind, data.shape().to_vec(), data.as_bytes())
+            .map_err(|e| Error::checkpoint(path, format!("{name}: {e}")))?;
         views.push((name.as_str(), view));
     }
-    safetensors::serialize_to_file(views, None, path).map_err(|e| match e {
+    write(path, views)
+}
+
+/// Writes the tensors under their names, each read back when its turn comes.
+pub fn write_saved<'a>(path: &Path, tensors: &'a [SavedTensor<'a>]) -> Result<()> {
+    let turn = |tensor: &'a SavedTensor<'a>| {
+        let kind = dtype_of(path, &tensor.name, tensor.dtype)?;
+        Ok((tensor.name.as_str(), Turn(tensor, kind)))
+    };
+    let turns: Vec<_> = tensors.iter().map(turn).collect::<Result<_>>()?;
+    write(path, turns)
+}
+
+struct Turn<'a>(&'a SavedTensor<'a>, Dtype);
+
+impl View for Turn<'_> {
+    fn dtype(&self) -> Dtype {
+        self.1
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.0.read().as_bytes().to_vec().into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.shape.iter().product::<usize>() * self.0.dtype.size()
+    }
+}
+
+fn write<'a>(path: &Path, tensors: Vec<(&'a str, impl View)>) -> Result<()> {
+    safetensors::serialize_to_file(tensors, None, path).map_err(|e| match e {
         safetensors::SafeTensorError::IoError(source) => Error::io(path, source),
         other => Error::checkpoint(path, other.to_string()),
     })
@@ -52,8 +85,9 @@ const TYPES: &[(DType, Dtype)] = &[
     (DType::I8, Dtype::I8),
 ];
 
-fn dtype(of: DType) -> Option<Dtype> {
-    TYPES.iter().find(|(burn, _)| *burn == of).map(|(_, file)| *file)
+fn dtype_of(path: &Path, name: &str, of: DType) -> Result<Dtype> {
+    let found = TYPES.iter().find(|(burn, _)| *burn == of).map(|(_, file)| *file);
+    found.ok_or_else(|| Error::checkpoint(path, format!("{name}: {of:?} has no safetensors type")))
 }
 
 fn burn_dtype(of: Dtype) -> Option<DType> {

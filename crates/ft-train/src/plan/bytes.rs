@@ -19,7 +19,8 @@ pub struct Bytes {
     pub logits: u64,
     /// Work memory of the kernels.
     pub scratch: u64,
-    /// Copies while a checkpoint is written, where that takes more than a step: gradients and activations are gone then.
+    /// Copies while a checkpoint is written, where that takes more than a step: gradients and activations are gone then, and
+    /// tensors are read back one by one.
     pub saving: u64,
     /// The program with data and tokenizer, as measured while planning.
     pub runtime: u64,

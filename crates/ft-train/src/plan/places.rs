@@ -121,7 +121,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         saving: 0,
         runtime: job.runtime,
     };
-    Ok(step.or_saving(step.optimizer.max(FLOAT * numbers as u64)))
+    Ok(step.or_saving(copies(job)))
 }
 
 /// Bytes of a checkpoint and of the result.
@@ -159,6 +159,14 @@ fn state_bytes(job: &Job) -> Vec<u64> {
         tensors.iter().map(|tensor| tensor.bytes() as u64).sum()
     };
     shapes.iter().map(state).collect()
+}
+
+/// What is read back while a checkpoint is written: the state of one tensor, and a part of it once more as bytes.
+fn copies(job: &Job) -> u64 {
+    let shapes = ft_peft::trained_shapes(&job.model.places(), job.peft, &job.attached.choice);
+    let largest = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>());
+    let state = state_bytes(job).into_iter().max().unwrap_or(0);
+    (FLOAT * largest.max().unwrap_or(0) as u64) + state.max(FLOAT)
 }
 
 /// f32: what trains, and its gradients.
