@@ -175,10 +175,11 @@ impl<'a> Demand<'a> {
         let last = &blocks[reached..blocks.len().min(reached + every)];
         let table = if self.table { self.table_bytes() } else { 0 };
         let own = self.own(last, blocks);
-        // Measured: a quarter of their own is there before what they kept has gone.
+        // Measured: a quarter of their own is there before what they kept has gone. The table's starts as zeros, which the CPU
+        // copies to add the rows to them.
         let gradients = match self.in_backward {
-            true => self.held() + own / 4 + table,
-            false => FLOAT * self.numbers - 3 * own / 4 + table,
+            true => self.held() + own / 4 + 2 * table,
+            false => FLOAT * self.numbers - 3 * own / 4 + table + self.held(),
         };
         let kept: u64 = last.iter().map(|kept| kept_bytes(kept, tokens)).sum();
         Moment {
