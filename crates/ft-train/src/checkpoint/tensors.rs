@@ -52,7 +52,7 @@ impl View for Turn<'_> {
     }
 }
 
-fn write<'a>(path: &Path, tensors: Vec<(&'a str, impl View)>) -> Result<()> {
+fn write(path: &Path, tensors: Vec<(&str, impl View)>) -> Result<()> {
     safetensors::serialize_to_file(tensors, None, path).map_err(|e| match e {
         safetensors::SafeTensorError::IoError(source) => Error::io(path, source),
         other => Error::checkpoint(path, other.to_string()),
