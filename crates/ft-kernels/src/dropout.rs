@@ -4,6 +4,8 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::portable::Val;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -71,9 +73,9 @@ fn splitmix(x: u64) -> u64 {
 }
 
 /// Multipliers of the 32-bit mixer, below 2³¹ so that products of backends that compute in i64 do not overflow.
-const MIX: [u32; 2] = [0x21F0_AAAD, 0x735A_2D97];
+pub(crate) const MIX: [u32; 2] = [0x21F0_AAAD, 0x735A_2D97];
 /// Its shifts.
-const SHIFTS: [u32; 3] = [16, 15, 15];
+pub(crate) const SHIFTS: [u32; 3] = [16, 15, 15];
 
 /// A well mixed 32-bit value of an index under two keys.
 #[inline(always)]
@@ -92,7 +94,7 @@ pub(crate) fn hash(index: u32, keys: [u32; 2]) -> u32 {
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait DropoutOps: Backend {
     /// Zeroes what the mask drops and scales the rest.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = x)]
     fn drop_hashed(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
         portable::<Self>(x, mask)
     }
@@ -122,7 +124,14 @@ fn portable<B: Backend>(x: FloatTensor<B>, mask: Mask) -> FloatTensor<B> {
 }
 
 #[cfg(feature = "gpu")]
-impl DropoutOps for burn_cubecl::CubeBackend {}
+impl DropoutOps for burn_cubecl::CubeBackend {
+    fn drop_hashed(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
+        match cube::fits(&x) {
+            true => cube::dropout(x, mask),
+            false => portable::<Self>(x, mask),
+        }
+    }
+}
 
 #[cfg(feature = "flex")]
 impl DropoutOps for burn::backend::Flex {

@@ -85,8 +85,8 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         b: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        let w = Self::frozen_unpack(words, scales, codes, form);
-        Self::lora_combine(x, w, t, b, scale)
+        let base = Val::<Self>(Self::frozen_project(x, words, scales, codes, form));
+        (base + Val(Self::project(t, b)).scale(scale)).0
     }
 
     /// Gradient to x, `dy·W + scale·u·A`: dy `[.., out]`, u = dy·B `[.., r]` -> `[.., in]`.
@@ -101,8 +101,8 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         a: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        let w = Self::frozen_unpack(words, scales, codes, form);
-        Self::lora_input_gradient(dy, w, u, a, scale)
+        let base = Val::<Self>(Self::frozen_input_gradient(dy, words, scales, codes, form));
+        (base + Val(Self::project_input_gradient(u, a)).scale(scale)).0
     }
 }
 
@@ -122,7 +122,8 @@ impl FrozenLoraOps for burn::backend::Flex {
         scale: f64,
     ) -> FloatTensor<Self> {
         if !cpu::flex::all_f32([&x]) || !crate::linear::fused(&t, &b) {
-            return Self::lora_combine(x, Self::frozen_unpack(words, scales, codes, form), t, b, scale);
+            let w = Self::frozen_unpack(words, scales, codes, form, x.dtype());
+            return Self::lora_combine(x, w, t, b, scale);
         }
         let t = cpu::flex::contiguous(t);
         cpu::codes::with_view(words, scales, codes, form, |w| {
@@ -141,7 +142,8 @@ impl FrozenLoraOps for burn::backend::Flex {
         scale: f64,
     ) -> FloatTensor<Self> {
         if !cpu::flex::all_f32([&dy]) || !crate::linear::fused(&u, &a) {
-            return Self::lora_input_gradient(dy, Self::frozen_unpack(words, scales, codes, form), u, a, scale);
+            let w = Self::frozen_unpack(words, scales, codes, form, dy.dtype());
+            return Self::lora_input_gradient(dy, w, u, a, scale);
         }
         let u = cpu::flex::contiguous(u);
         cpu::codes::with_view(words, scales, codes, form, |w| {

@@ -5,14 +5,17 @@ pub(crate) mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::linear::LinearOps;
 use crate::output::Output;
+use crate::portable::{Val, with_last};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType, backend_extension};
-use burn::tensor::{Int, Tensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Int, Shape, Tensor};
 
 /// A matrix `[rows, cols]` as codes and scales. Value `i` of the flattened matrix is `table[code i] · scale[i / block]`.
 #[derive(Debug, Clone)]
@@ -67,6 +70,7 @@ pub struct Nested {
 
 /// The codes of the scales.
 #[derive(Debug, Clone, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "gpu"))]
 pub enum ScaleCodes<B: Backend> {
     /// The scales are plain.
     Absent,
@@ -121,7 +125,9 @@ impl Packed {
 /// `x · Wᵀ`: x `[.., in]`, w `[out, in]` -> `[.., out]` in the type of `x`.
 ///
 /// Kept for backward: the packed buffers and nothing else. On the CPU the matrix is decoded a tile at a time while the product
-/// is packed, and for few rows of `x` (decoding) in registers; elsewhere it is unpacked whole into a temporary.
+/// is packed, and for few rows of `x` (decoding) in registers. On graphics cards one kernel unpacks it into a temporary of the
+/// type of `x`, and another multiplies up to 8 rows of `x` (in f32, f16 or bf16) without one. There, scales that are codes may
+/// differ from the CPU's in the last bit.
 ///
 /// # Panics
 /// If shapes do not fit.
@@ -150,7 +156,13 @@ pub fn frozen_matmul_for<const D: usize>(x: Tensor<D>, w: &Packed, output: Outpu
 /// The values of a packed matrix `[rows, cols]`, in f32.
 pub fn unpack(w: &Packed) -> Tensor<2> {
     let (words, scales, codes) = buffers(w);
-    Tensor::from_dispatch(<Dispatch as FrozenOps>::frozen_unpack(words, scales, codes, w.form))
+    Tensor::from_dispatch(<Dispatch as FrozenOps>::frozen_unpack(
+        words,
+        scales,
+        codes,
+        w.form,
+        DType::F32,
+    ))
 }
 
 pub(crate) fn buffers(w: &Packed) -> (IntTensor<Dispatch>, FloatTensor<Dispatch>, ScaleCodes<Dispatch>) {
@@ -163,15 +175,18 @@ pub(crate) fn buffers(w: &Packed) -> (IntTensor<Dispatch>, FloatTensor<Dispatch>
 /// The backend operations of [`frozen_matmul`].
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait FrozenOps: LinearOps {
-    /// The values `[rows, cols]` in f32.
-    #[fusion(default)]
+    /// The values `[rows, cols]` in a float type.
+    #[fusion(dtype = *dtype, shape = Shape::new([form.rows, form.cols]))]
     fn frozen_unpack(
         words: IntTensor<Self>,
         scales: FloatTensor<Self>,
         #[extension_type] codes: ScaleCodes<Self>,
         form: Form,
+        dtype: DType,
     ) -> FloatTensor<Self> {
-        portable::unpack::<Self>(words, scales, codes, form)
+        Val::<Self>(portable::unpack::<Self>(words, scales, codes, form))
+            .cast(dtype)
+            .0
     }
 
     /// x `[.., in]` -> `[.., out]`.
@@ -183,7 +198,23 @@ pub trait FrozenOps: LinearOps {
         #[extension_type] codes: ScaleCodes<Self>,
         form: Form,
     ) -> FloatTensor<Self> {
-        let w = Self::frozen_unpack(words, scales, codes, form);
+        if x.shape().num_elements() <= FEW * form.cols {
+            return Self::frozen_project_few(x, words, scales, codes, form);
+        }
+        let w = Self::frozen_unpack(words, scales, codes, form, x.dtype());
+        Self::project(x, w)
+    }
+
+    /// `frozen_project` for at most [`FEW`] rows of x.
+    #[fusion(dtype = x, shape = with_last(x, form.rows))]
+    fn frozen_project_few(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        let w = Self::frozen_unpack(words, scales, codes, form, x.dtype());
         Self::project(x, w)
     }
 
@@ -209,13 +240,40 @@ pub trait FrozenOps: LinearOps {
         #[extension_type] codes: ScaleCodes<Self>,
         form: Form,
     ) -> FloatTensor<Self> {
-        let w = Self::frozen_unpack(words, scales, codes, form);
+        let w = Self::frozen_unpack(words, scales, codes, form, dy.dtype());
         Self::project_input_gradient(dy, w)
     }
 }
 
+/// Rows of x up to which a product on a graphics card reads the codes instead of an unpacked copy.
+pub(crate) const FEW: usize = 8;
+
 #[cfg(feature = "gpu")]
-impl FrozenOps for burn_cubecl::CubeBackend {}
+impl FrozenOps for burn_cubecl::CubeBackend {
+    fn frozen_unpack(
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        cube::unpack(words, scales, codes, form, dtype)
+    }
+
+    fn frozen_project_few(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        codes: ScaleCodes<Self>,
+        form: Form,
+    ) -> FloatTensor<Self> {
+        if !cube::fits(&x) {
+            let w = Self::frozen_unpack(words, scales, codes, form, x.dtype());
+            return Self::project(x, w);
+        }
+        cube::few(x, words, scales, codes, form)
+    }
+}
 
 #[cfg(feature = "flex")]
 impl FrozenOps for burn::backend::Flex {
@@ -224,8 +282,10 @@ impl FrozenOps for burn::backend::Flex {
         scales: FloatTensor<Self>,
         codes: ScaleCodes<Self>,
         form: Form,
+        dtype: DType,
     ) -> FloatTensor<Self> {
-        cpu::codes::with_view(words, scales, codes, form, cpu::frozen::unpack)
+        let w = cpu::codes::with_view(words, scales, codes, form, cpu::frozen::unpack);
+        Val::<Self>(w).cast(dtype).0
     }
 
     fn frozen_project(
@@ -236,7 +296,8 @@ impl FrozenOps for burn::backend::Flex {
         form: Form,
     ) -> FloatTensor<Self> {
         if !cpu::flex::all_f32([&x]) {
-            return Self::project(x, Self::frozen_unpack(words, scales, codes, form));
+            let w = Self::frozen_unpack(words, scales, codes, form, x.dtype());
+            return Self::project(x, w);
         }
         cpu::codes::with_view(words, scales, codes, form, |w| cpu::frozen::forward(w, x, None))
     }
@@ -249,7 +310,8 @@ impl FrozenOps for burn::backend::Flex {
         form: Form,
     ) -> FloatTensor<Self> {
         if !cpu::flex::all_f32([&dy]) {
-            return Self::project_input_gradient(dy, Self::frozen_unpack(words, scales, codes, form));
+            let w = Self::frozen_unpack(words, scales, codes, form, dy.dtype());
+            return Self::project_input_gradient(dy, w);
         }
         cpu::codes::with_view(words, scales, codes, form, |w| cpu::frozen::input_gradient(w, dy, None))
     }
@@ -261,8 +323,9 @@ impl<B: FrozenOps, C: CheckpointStrategy> FrozenOps for Autodiff<B, C> {
         scales: FloatTensor<Self>,
         codes: ScaleCodes<Self>,
         form: Form,
+        dtype: DType,
     ) -> FloatTensor<Self> {
-        let w = B::frozen_unpack(words, scales.into_primitive(), codes.inner(), form);
+        let w = B::frozen_unpack(words, scales.into_primitive(), codes.inner(), form, dtype);
         <Self as AutodiffBackend>::from_inner(w)
     }
 
@@ -298,6 +361,16 @@ impl<B: FrozenOps, C: CheckpointStrategy> FrozenOps for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(B::frozen_project_for(x, words, scales, codes, form, output)),
         }
+    }
+
+    fn frozen_project_few(
+        _x: FloatTensor<Self>,
+        _words: IntTensor<Self>,
+        _scales: FloatTensor<Self>,
+        _codes: ScaleCodes<Self>,
+        _form: Form,
+    ) -> FloatTensor<Self> {
+        crate::portable::once("frozen_matmul")
     }
 
     fn frozen_input_gradient(

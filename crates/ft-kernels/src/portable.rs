@@ -170,3 +170,10 @@ pub(crate) fn as_type_of<const D: usize, const E: usize>(like: &Tensor<E>, x: Te
 pub(crate) fn once(operation: &str) -> ! {
     panic!("the gradient of {operation} cannot be differentiated again")
 }
+
+/// The shape with another last dimension.
+pub(crate) fn with_last(shape: &Shape, width: usize) -> Shape {
+    let mut shape = shape.clone();
+    *shape.last_mut().expect("at least one dimension") = width;
+    shape
+}

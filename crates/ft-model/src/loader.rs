@@ -1,5 +1,6 @@
 //! Builds a model from a checkpoint: one tensor at a time, converted or quantized while it is read.
 
+use burn::backend::{Backend, DTypeUsage, Dispatch};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use ft_quant::{Encoded, Layout, Packed, Scheme, Weight, bnb};
 use half::{bf16, f16};
@@ -135,7 +136,16 @@ impl<'a> Loader<'a> {
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<TensorData, String> {
         let (bytes, own) = self.find(name, shape)?;
-        Ok(convert(bytes, own, self.dtype.of(own), shape))
+        Ok(convert(bytes, own, self.held(self.dtype.of(own)), shape))
+    }
+
+    /// The type itself, or f32 where the device cannot store it, such as bf16 under WGSL.
+    fn held(&self, dtype: DType) -> DType {
+        let usage = Dispatch::dtype_usage(self.device.as_dispatch(), dtype);
+        match usage.contains(DTypeUsage::Storage) {
+            true => dtype,
+            false => DType::F32,
+        }
     }
 
     /// Bytes and type of a tensor in floats.

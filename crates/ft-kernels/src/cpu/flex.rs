@@ -66,14 +66,6 @@ pub(crate) fn last(tensor: &FlexTensor) -> usize {
     shape[shape.num_dims() - 1]
 }
 
-/// The shape with another last dimension.
-pub(crate) fn with_last(shape: &Shape, width: usize) -> Shape {
-    let mut shape = shape.clone();
-    let dims = shape.num_dims();
-    shape[dims - 1] = width;
-    shape
-}
-
 /// A tensor that tasks overwrite block by block: the input's own memory if no one else holds it.
 pub(crate) struct Rewrite {
     source: FlexTensor,

@@ -1,8 +1,9 @@
 //! Products with a matrix in codes, which are decoded a tile at a time while the products are packed: no dense copy exists.
 use super::codes::{Coded, Interleaved, View, dots};
-use super::flex::{contiguous, fresh, matrix, rows, tensor, with_last};
+use super::flex::{contiguous, fresh, matrix, rows, tensor};
 use super::gemm::{Factor, Mat, Par, Term, gemm};
 use super::par;
+use crate::portable::with_last;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 

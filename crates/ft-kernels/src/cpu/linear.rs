@@ -1,6 +1,7 @@
 //! Linear layers: one product over all rows, no copies of the weight.
-use super::flex::{contiguous, fresh, last, matrix, rows, tensor, with_last};
+use super::flex::{contiguous, fresh, last, matrix, rows, tensor};
 use super::gemm::{Mat, Par, Term, gemm};
+use crate::portable::with_last;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 

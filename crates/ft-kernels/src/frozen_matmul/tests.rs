@@ -5,7 +5,7 @@ use crate::testing::{backward, close, device, gradient, leaf, to_vec, tolerance,
 use burn::backend::Flex;
 use burn::tensor::{DType, Tensor, TensorData};
 
-static TABLE: [f32; 16] = [
+pub(crate) static TABLE: [f32; 16] = [
     -1.0, -0.7, -0.5, -0.4, -0.3, -0.2, -0.1, 0.0, 0.08, 0.16, 0.25, 0.34, 0.44, 0.56, 0.72, 1.0,
 ];
 static MAP: [f32; 256] = {

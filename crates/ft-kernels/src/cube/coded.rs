@@ -1,0 +1,120 @@
+//! A packed matrix inside kernels.
+use crate::frozen_matmul::{Codes, Form, INVERSE_127, ScaleCodes};
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::tensor::{IntDType, TensorData};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+/// What kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Layout {
+    /// Codes in a word: eight of 4 bits or four of 8 bits.
+    pub(super) per_word: usize,
+    /// Consecutive values that share a scale.
+    pub(super) block: usize,
+    /// Consecutive codes of scales that share a scale; 1 where scales are plain.
+    pub(super) scale_block: usize,
+}
+
+/// The buffers of a packed matrix.
+#[derive(CubeType, CubeLaunch)]
+pub(super) struct Coded {
+    words: Box<[u32]>,
+    scales: Box<[f32]>,
+    scale_codes: ComptimeOption<Box<[u32]>>,
+    /// What 4-bit codes stand for (16), then what the codes of the scales stand for (256).
+    tables: Box<[f32]>,
+    /// Added to scales that are codes.
+    offset: f32,
+    #[cube(comptime)]
+    pub(super) layout: Layout,
+}
+
+#[cube]
+impl Coded {
+    /// Word `at` of the codes.
+    pub(super) fn word(&self, at: usize) -> u32 {
+        self.words[at]
+    }
+
+    /// The scale of value `index` of the flattened matrix.
+    pub(super) fn scale(&self, index: usize) -> f32 {
+        let at = index / comptime!(self.layout.block);
+        #[comptime]
+        match &self.scale_codes {
+            ComptimeOption::Some(codes) => {
+                let code = field(codes[at / 4], (at % 4) as u32 * 8, 255u32);
+                self.tables[16 + code as usize] * self.scales[at / comptime!(self.layout.scale_block)] + self.offset
+            }
+            ComptimeOption::None => self.scales[at],
+        }
+    }
+
+    /// What field `place` of a word stands for under a scale.
+    pub(super) fn value(&self, word: u32, place: u32, scale: f32) -> f32 {
+        if comptime!(self.layout.per_word == 8) {
+            // The upper half of a byte comes first.
+            self.tables[field(word, (place ^ 1) * 4, 15u32) as usize] * scale
+        } else {
+            let code = field(word, place * 8, 255u32) as i32;
+            let signed = select(code < 128, code, code - 256);
+            signed as f32 * scale * INVERSE_127
+        }
+    }
+}
+
+#[cube]
+fn field(word: u32, shift: u32, #[comptime] mask: u32) -> u32 {
+    (word >> shift) & mask
+}
+
+/// A packed matrix on the device, ready for launches.
+pub(super) struct Packed {
+    pub(super) words: CubeTensor,
+    pub(super) scales: CubeTensor,
+    codes: Option<CubeTensor>,
+    tables: CubeTensor,
+    offset: f32,
+    pub(super) layout: Layout,
+}
+
+impl Packed {
+    pub(super) fn new(words: CubeTensor, scales: CubeTensor, codes: ScaleCodes<CubeBackend>, form: &Form) -> Self {
+        let unsigned = |words| into_contiguous(CubeBackend::int_cast(words, IntDType::U32));
+        let codes = match codes {
+            ScaleCodes::Absent => None,
+            ScaleCodes::Words(codes) => Some(unsigned(codes)),
+        };
+        let (per_word, table) = match form.codes {
+            Codes::Four { table, .. } => (8, table.as_slice()),
+            Codes::Eight => (4, [0.0; 16].as_slice()),
+        };
+        let map = form.nested.map_or([].as_slice(), |nested| nested.map);
+        let tables = TensorData::new([table, map].concat(), [table.len() + map.len()]);
+        Self {
+            words: unsigned(words),
+            tables: CubeBackend::float_from_data(tables, &scales.device),
+            scales: into_contiguous(scales),
+            codes,
+            offset: form.nested.map_or(0.0, |nested| nested.offset),
+            layout: Layout {
+                per_word,
+                block: form.block(),
+                scale_block: form.nested.map_or(1, |nested| nested.block),
+            },
+        }
+    }
+
+    pub(super) fn into_launch(self) -> CodedLaunch {
+        CodedLaunch::new(
+            self.words.into_buffer_arg(),
+            self.scales.into_buffer_arg(),
+            self.codes.map(CubeTensor::into_buffer_arg).into(),
+            self.tables.into_buffer_arg(),
+            self.offset,
+            self.layout,
+        )
+    }
+}
