@@ -9,13 +9,13 @@ use crate::cpu;
 use crate::cube;
 use crate::linear::LinearOps;
 use crate::output::Output;
-use crate::portable::{Val, with_last};
+use crate::portable::Val;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Int, Shape, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 /// A matrix `[rows, cols]` as codes and scales. Value `i` of the flattened matrix is `table[code i] · scale[i / block]`.
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ pub(crate) fn buffers(w: &Packed) -> (IntTensor<Dispatch>, FloatTensor<Dispatch>
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait FrozenOps: LinearOps {
     /// The values `[rows, cols]` in a float type.
-    #[fusion(dtype = *dtype, shape = Shape::new([form.rows, form.cols]))]
+    #[fusion(dtype = *dtype, shape = burn::tensor::Shape::new([form.rows, form.cols]))]
     fn frozen_unpack(
         words: IntTensor<Self>,
         scales: FloatTensor<Self>,
@@ -206,7 +206,7 @@ pub trait FrozenOps: LinearOps {
     }
 
     /// `frozen_project` for at most [`FEW`] rows of x.
-    #[fusion(dtype = x, shape = with_last(x, form.rows))]
+    #[fusion(dtype = x, shape = crate::portable::with_last(x, form.rows))]
     fn frozen_project_few(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,

@@ -2,7 +2,7 @@
 use crate::frozen_matmul::tests::{CASES, TABLE, packed};
 use crate::frozen_matmul::{Codes, FrozenOps, Packed, buffers, frozen_matmul, unpack};
 use crate::testing::{close, values};
-use crate::{dropout, frozen_lora, linear};
+use crate::{Output, dropout, frozen_lora, linear};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor, TensorData};
 
@@ -147,7 +147,7 @@ fn adapters_over_codes_are_those_of_the_cpu() {
                 let x = tensor(device, &values(n * cols, 3), [1, n, cols]).require_grad();
                 let a = tensor(device, &values(3 * cols, 5), [3, cols]).require_grad();
                 let b = tensor(device, &values(rows * 3, 6), [rows, 3]).require_grad();
-                let y = frozen_lora(x.clone(), &packed, a.clone(), b.clone(), 0.7, dropout);
+                let y = frozen_lora(x.clone(), &packed, a.clone(), b.clone(), 0.7, dropout, Output::Read);
                 let weights = tensor(device, &values(n * rows, 4), [1, n, rows]);
                 let gradients = (y.clone() * weights).sum().backward();
                 let [da, db] = [a.grad(&gradients), b.grad(&gradients)].map(Option::unwrap);
