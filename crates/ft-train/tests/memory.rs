@@ -13,6 +13,7 @@ use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model, ModelConfig, Rows};
 use ft_optim::Optim;
 use ft_peft::{Pass, PeftConfig, attach, preview};
+use ft_quant::{Kind, Scheme};
 use ft_train::checkpoint::{read_tensors, write_saved};
 use ft_train::config::Checkpointing;
 use ft_train::plan::Demand;
@@ -194,6 +195,39 @@ fn steps_need_what_the_plan_says() {
                     wrong.push(format!("{at}: needs {found}, said {said}, {share:.3}; {after} after"));
                 }
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn steps_over_codes_keep_what_the_plan_says() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    const TOKENS: usize = 256;
+    let methods = [
+        r#"{"method": "lora"}"#,
+        r#"{"method": "lora", "dropout": 0.1}"#,
+        r#"{"method": "lora", "dora": true, "dropout": 0.1}"#,
+        r#"{"method": "adalora", "dropout": 0.1}"#,
+        r#"{"method": "ia3"}"#,
+        r#"{"method": "loha"}"#,
+        r#"{"method": "oft", "block_size": 8}"#,
+        r#"{"method": "vera", "dropout": 0.1}"#,
+        r#"{"method": "pfeiffer"}"#,
+    ];
+    let mut wrong = Vec::new();
+    for (text, options) in SHAPES.iter().flat_map(|text| methods.map(|options| (text, options))) {
+        let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
+        let config: PeftConfig = serde_json::from_str(options).unwrap();
+        let attached = preview(&shape.places(), &config).unwrap();
+        let scheme = Some(Scheme::new(Kind::Nf4));
+        let mut model = Model::init_quantized(&shape, 1, scheme, &Device::flex().autodiff());
+        attach(&mut model, &config, 0).unwrap();
+        let demand = Demand::new(&shape, &config, &attached, true);
+        peak(&model, TOKENS, Checkpointing::Off);
+        let (said, found) = (demand.kept(TOKENS), kept(&model, TOKENS));
+        if far(said, found, 0.06) {
+            wrong.push(format!("{options} on {}: keeps {found}, said {said}", shape.model_type));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

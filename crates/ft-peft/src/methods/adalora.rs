@@ -176,13 +176,11 @@ impl PeftMethod for AdaLoraConfig {
         self.init_r * (place.dims[0] + place.dims[1] + 1)
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, packed: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         let [_, inner] = place.dims;
-        let dropped = self.dropout > 0.0 && packed;
         Keeps {
-            // A dropped copy takes the place of the input.
-            input: !dropped,
-            per_token: self.init_r + if dropped { inner } else { 0 },
+            input: true,
+            per_token: self.init_r,
             // A ∘ E.
             fixed: self.init_r * inner,
             passing: if self.dropout > 0.0 { inner } else { 0 },

@@ -261,7 +261,7 @@ impl<P> PeftMethod for BottleneckConfig<P> {
         2 * hidden * width + width + hidden
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         Keeps {
             // The norm before the sub-layer keeps the residual stream already.
             input: self.reads() != Reads::Residual,

@@ -92,7 +92,7 @@ impl PeftMethod for Ia3Config {
         place.dims[usize::from(self.is_feedforward(&place.path))]
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         match self.is_feedforward(&place.path) {
             true => Keeps {
                 passing: 2 * place.dims[1],

@@ -8,7 +8,7 @@
 //! theirs. Small ranks go that way, and ΔW is not built.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::methods::lora::file::pattern_map;
+use crate::methods::lora::low_rank::LowRank;
 use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
 use crate::site::{Place, Site};
@@ -110,7 +111,7 @@ impl PeftMethod for LohaConfig {
         2 * self.rank_at(&place.path) * (place.dims[0] + place.dims[1])
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         let ([out, inner], rank) = (place.dims, self.rank_at(&place.path));
         let squared = rank * rank;
         let thin = squared * (out + inner) <= out * inner;
@@ -212,19 +213,20 @@ impl Loha {
 
 impl WeightDelta for Loha {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
-        if self.is_thin() && x.dtype() == DType::F32 && base.weight.dtype() == DType::F32 {
+        if self.is_thin() {
             let (b, a) = self.factors();
-            let whole = base.weight.dense();
-            let y = ft_kernels::lora_linear_for(x, whole, a, b, self.scale, None, pass.output);
-            return base.add_bias(y);
+            let product = LowRank {
+                a,
+                b,
+                bias: None,
+                scale: self.scale,
+                dropout: 0.0,
+                salt: 0,
+            };
+            return product.forward(x, base, pass);
         }
         let y = base.forward_for(x.clone(), pass.output);
-        let change = if self.is_thin() {
-            let (b, a) = self.factors();
-            ft_kernels::linear(ft_kernels::linear(f32(x), a).mul_scalar(self.scale), b)
-        } else {
-            ft_kernels::linear(f32(x), self.dense())
-        };
+        let change = ft_kernels::linear(f32(x), self.dense());
         let dtype = y.dtype();
         y + change.cast(dtype)
     }

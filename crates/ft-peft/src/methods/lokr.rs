@@ -164,7 +164,7 @@ impl PeftMethod for LokrConfig {
         numbers(sizes.one, sizes.ranks[0]) + numbers(sizes.two, sizes.ranks[1])
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         let Sizes { one, two, .. } = self.sizes(&place.path, place.dims);
         Keeps {
             passing: place.dims[1],

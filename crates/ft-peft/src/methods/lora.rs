@@ -225,9 +225,9 @@ impl PeftMethod for LoraConfig {
         self.rank_at(&place.path) * (rows + cols) + bias + magnitude
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, packed: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         let ([out, inner], rank) = (place.dims, self.rank_at(&place.path));
-        let dropped = self.dropout > 0.0 && (packed || self.dora || self.lora_bias);
+        let dropped = self.dropout > 0.0 && (self.dora || self.lora_bias);
         let (norms, product) = if self.dora {
             (2 * rank * (out + inner), out)
         } else {

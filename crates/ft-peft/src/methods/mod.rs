@@ -70,9 +70,9 @@ pub trait PeftMethod {
         0
     }
 
-    /// What its adapter at a place keeps for the backward pass; `packed` where the place's own matrix is held in codes.
-    /// A test holds every method to it with a counting allocator.
-    fn keeps_at(&self, _: &PlaceSpec, _packed: bool) -> Keeps {
+    /// What its adapter at a place keeps for the backward pass, however the place's own matrix is stored. A test holds every
+    /// method to it with a counting allocator.
+    fn keeps_at(&self, _: &PlaceSpec) -> Keeps {
         Keeps::input()
     }
 

@@ -114,7 +114,7 @@ impl PeftMethod for OftConfig {
         self.shape(place.dims[1]).iter().product()
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         let blocks = self.shape(place.dims[1])[0];
         Keeps {
             // The rotations and the powers that the Neumann series is made of.

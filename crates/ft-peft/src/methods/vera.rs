@@ -103,7 +103,7 @@ impl PeftMethod for VeraConfig {
         place.dims[0] + self.rank
     }
 
-    fn keeps_at(&self, place: &PlaceSpec, _: bool) -> Keeps {
+    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         Keeps {
             per_token: self.rank + place.dims[0],
             ..Keeps::default()

@@ -71,7 +71,7 @@ impl<'a> Demand<'a> {
         let mut trains = HashMap::new();
         for place in &places {
             let keeps = match () {
-                () if choice.adapted.contains(&place.path) => peft.method().keeps_at(place, packed),
+                () if choice.adapted.contains(&place.path) => peft.method().keeps_at(place),
                 () if whole(&place.path) && place.kind == Kind::Linear => Keeps::input(),
                 () if whole(&place.path) || choice.biases.contains(&place.path) => Keeps::default(),
                 () if choice.rows.contains(&place.path) => Keeps::default(),
