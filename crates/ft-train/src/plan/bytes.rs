@@ -22,7 +22,7 @@ pub struct Bytes {
     /// Copies while a checkpoint is written, where that takes more than a step: gradients and activations are gone then, and
     /// tensors are read back one by one.
     pub saving: u64,
-    /// The program with data and tokenizer, as measured while planning.
+    /// The program with data and tokenizer, as measured when the process first planned.
     pub runtime: u64,
 }
 

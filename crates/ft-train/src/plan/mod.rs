@@ -13,7 +13,7 @@ mod summary;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, FloatDType};
 use ft_data::{Sample, Tokenizer};
@@ -128,7 +128,7 @@ impl Plan {
             accumulates: config.train.accumulation > 1,
             checkpointing: config.train.checkpointing,
             in_backward: config.train.optimizer_in_backward,
-            runtime: memory::resident().unwrap_or(0) + RUN_ITSELF,
+            runtime: *RUNTIME.get_or_init(|| memory::resident().unwrap_or(0) + RUN_ITSELF),
             cpu,
             batch: feed.largest_micro_batch(),
         };
@@ -253,6 +253,9 @@ fn earlier_batch(config: &RunConfig) -> Option<(usize, usize)> {
     let number = |key: &str| usize::try_from(written.get("train")?.get(key)?.as_integer()?).ok();
     Some((number("batch_size")?, number("accumulation")?)).filter(|_| !Checkpoints::of(out).steps().is_empty())
 }
+
+/// What the process held when it first planned: a second plan must not count the first one's run, nor differ from it by chance.
+static RUNTIME: OnceLock<u64> = OnceLock::new();
 
 /// Code, stacks and records that only a run touches: what is left over on average when measured runs are taken apart
 /// (`benches/plan.rs`).
