@@ -27,6 +27,7 @@ mod locate;
 mod logging;
 mod model;
 mod output;
+mod screen;
 mod signals;
 mod verbs;
 

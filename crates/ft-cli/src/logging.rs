@@ -1,6 +1,7 @@
 //! `tracing` events of all crates, as lines on stderr.
 
-use std::io;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 
@@ -12,10 +13,43 @@ pub fn start(verbose: u8, quiet: bool) {
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Stderr)
         .with_target(verbose > 1);
     // A second call in one process (a test) keeps the first one's filter.
     let _ = log.with_ansi(crate::failure::color()).without_time().try_init();
+}
+
+/// What waits while something else has the terminal.
+static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
+/// Keeps what goes to [`Stderr`] until [`release`].
+pub fn hold() {
+    HELD.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_default();
+}
+
+/// Writes what was kept, and from here on everything at once.
+pub fn release() {
+    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // A closed stderr leaves nobody to tell.
+    let _ = io::stderr().write_all(&held.unwrap_or_default());
+}
+
+/// Stderr, which [`hold`] makes wait.
+pub struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match HELD.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(held) => held.write(bytes),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Whether only errors are wanted on stderr: then progress is not.

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::low_level;
+
+use crate::screen;
 
 /// Raised by the first signal.
 #[derive(Clone, Default)]
 pub struct Stop {
     asked: Arc<AtomicBool>,
+    /// The first signal's number.
     signal: Arc<AtomicUsize>,
 }
 
@@ -19,10 +22,21 @@ impl Stop {
     pub fn listen() -> io::Result<Self> {
         let stop = Self::default();
         for signal in [SIGINT, SIGTERM] {
-            // Handlers run in this order: the exit sees the flag as the signals before this one left it.
-            flag::register_conditional_shutdown(signal, 128 + signal, stop.asked.clone())?;
-            flag::register_usize(signal, stop.signal.clone(), signal as usize)?;
-            flag::register(signal, stop.asked.clone())?;
+            let Self { asked, signal: first } = stop.clone();
+            let hear = move || {
+                let number = signal as usize;
+                // One step, because two signals may reach two threads at once.
+                match first.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst) {
+                    Ok(_) => asked.store(true, Ordering::SeqCst),
+                    Err(_) => {
+                        screen::abandon();
+                        low_level::exit(128 + signal);
+                    }
+                }
+            };
+            // SAFETY: the handler works on atomics, writes, sets the terminal's modes and exits, which signal-safety(7) allows; it neither
+            // allocates nor locks.
+            unsafe { low_level::register(signal, hear) }?;
         }
         Ok(stop)
     }
@@ -35,6 +49,6 @@ impl Stop {
     /// The signal that raised the flag.
     pub fn signal(&self) -> Option<usize> {
         let signal = self.signal.load(Ordering::SeqCst);
-        self.asked.load(Ordering::SeqCst).then_some(signal)
+        (signal > 0).then_some(signal)
     }
 }

@@ -4,11 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use burn::train::Interrupter;
-use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use ft_train::{BeforeAfter, Ending, Event, FitOptions, Outcome, Plan, Progress, Resume, RunConfig, Score, Style, fit};
 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::Failure;
+use crate::screen::Screen;
 use crate::signals::Stop;
 use crate::{configs, device, embedded, logging, output};
 
@@ -26,9 +26,9 @@ pub struct Train {
     /// Start in spite of what is only an opinion of the checks (train.force)
     #[arg(long)]
     force: bool,
-    /// Show progress on the full screen
+    /// Show progress in a line or in lines, never on the full screen
     #[arg(long)]
-    tui: bool,
+    plain: bool,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -53,14 +53,17 @@ impl Train {
         let mut plan = Plan::resolve(config, &picked.device, &picked.name)?;
         plan.provenance.commit = option_env!("FT_COMMIT").map(str::to_owned);
         let interrupter = Interrupter::new();
+        let (screen, progress) = this.progress(&interrupter);
         let options = FitOptions {
             stop: stop.flag(),
-            progress: this.progress(&interrupter),
+            progress,
             interrupter,
             resume,
             on_event: Box::new(tell),
         };
-        let outcome = fit(plan, options)?;
+        let outcome = fit(plan, options);
+        drop(screen);
+        let outcome = outcome?;
         if this.json {
             output::json(&outcome)?;
         } else {
@@ -103,16 +106,17 @@ impl Train {
         }
     }
 
-    fn progress(&self, interrupter: &Interrupter) -> Progress {
+    fn progress(&self, interrupter: &Interrupter) -> (Option<Screen>, Progress) {
         if logging::quiet() {
-            return Progress::Silent;
+            return (None, Progress::Silent);
+        }
+        if !self.plain && !self.json && Screen::possible() {
+            let (screen, view) = Screen::open(interrupter.clone());
+            return (Some(screen), Progress::Renderer(view));
         }
         let terminal = std::io::stderr().is_terminal();
-        if self.tui && terminal && std::io::stdout().is_terminal() {
-            return Progress::Renderer(Box::new(TuiMetricsRendererWrapper::new(interrupter.clone(), None)));
-        }
         let style = if terminal { Style::Bar } else { Style::Lines };
-        Progress::Text(style, Box::new(std::io::stderr()))
+        (None, Progress::Text(style, Box::new(std::io::stderr())))
     }
 
     fn interrupted(outcome: &Outcome, signal: Option<usize>) -> Failure {
@@ -150,7 +154,7 @@ fn note(text: &str) {
         return;
     }
     // A closed stderr leaves nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(logging::Stderr, "{text}");
 }
 
 fn page(outcome: &Outcome) -> String {

@@ -5,4 +5,6 @@ mod answers;
 mod export;
 mod front;
 mod runs;
+#[cfg(unix)]
+mod screen;
 mod support;

@@ -109,12 +109,16 @@ impl Bench {
 
     /// Starts a call that is not waited for.
     pub fn start(&self, args: &[&str]) -> Running {
-        let child = command(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Running(Some(child))
+        self.start_on(args, |command| {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        })
+    }
+
+    /// The same with its streams where `stdio` puts them.
+    pub fn start_on(&self, args: &[&str], stdio: impl FnOnce(&mut Command)) -> Running {
+        let mut command = command(args);
+        stdio(&mut command);
+        Running(Some(command.spawn().unwrap()))
     }
 
     /// Waits until the run has logged this many steps.
