@@ -20,6 +20,7 @@ mod prompts;
 mod prompts_laws;
 mod quant;
 mod quickstart;
+mod refusals;
 mod support;
 mod tokens;
 mod train_configs;
