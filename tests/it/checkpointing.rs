@@ -188,3 +188,20 @@ fn a_run_is_the_same_with_it() {
         assert!(a.0 == b.0 && !far(a.1, b.1) && !far(a.2, b.2), "{a:?} and {b:?}");
     }
 }
+
+#[test]
+fn waiting_in_host_memory_changes_no_bit_in_any_compute_type() {
+    let workshop = Workshop::new();
+    for compute in ["f32", "bf16", "f16"] {
+        let compute_set = format!("model.compute={compute}");
+        let sets = [
+            compute_set.as_str(),
+            "train.checkpointing=1",
+            "train.offload_activations=true",
+        ];
+        let [resident, offloaded] = ["resident", "offloaded"].map(|name| format!("{name}-{compute}"));
+        workshop.fit(&resident, &sets[..2]).unwrap();
+        workshop.fit(&offloaded, &sets).unwrap();
+        assert_eq!(workshop.curve(&resident), workshop.curve(&offloaded), "{compute}");
+    }
+}

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 const KIND: &str = "kind";
 
@@ -23,7 +24,7 @@ macro_rules! registry {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
         #[serde(tag = "kind")]
-        #[schemars(transform = $crate::registry::first_kind_is_default)]
+        #[schemars(transform = $crate::registry::Kinds(&[$(&[$tag $(, $alias)*]),+]))]
         pub enum $name {
             $( $(#[$doc])* #[serde(rename = $tag)] $variant($config), )+
         }
@@ -142,10 +143,21 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Keys<A> {
     }
 }
 
-/// In the JSON schema, only the first alternative does without `kind`.
-pub(crate) fn first_kind_is_default(schema: &mut schemars::Schema) {
-    let first = schema.get_mut("oneOf").and_then(|all| all.get_mut(0));
-    if let Some(required) = first.and_then(|s| s.get_mut("required")).and_then(|r| r.as_array_mut()) {
-        required.retain(|key| key != KIND);
+/// The JSON schema's side of `kind`, the names of each alternative: any of them picks it, and only the first alternative does without.
+pub(crate) struct Kinds(pub &'static [&'static [&'static str]]);
+
+impl schemars::transform::Transform for Kinds {
+    fn transform(&mut self, schema: &mut schemars::Schema) {
+        let Some(Value::Array(all)) = schema.get_mut("oneOf") else {
+            return;
+        };
+        for (alternative, names) in all.iter_mut().zip(self.0) {
+            if names.len() > 1 {
+                alternative["properties"][KIND] = serde_json::json!({ "type": "string", "enum": names });
+            }
+        }
+        if let Some(Value::Array(required)) = all.first_mut().and_then(|first| first.get_mut("required")) {
+            required.retain(|key| key != KIND);
+        }
     }
 }

@@ -242,7 +242,10 @@ impl Activation {
     fn back(self) -> Tensor<3> {
         match self {
             Self::Device(value) => value,
-            Self::Host(data, device) => Tensor::from_data(data, &device),
+            Self::Host(data, device) => {
+                let dtype = data.dtype();
+                Tensor::from_data(data, (&device, dtype))
+            }
         }
     }
 }

@@ -195,8 +195,9 @@ fn chosen<'s>(shapes: Vec<&'s Value>, tree: &Tree) -> Vec<&'s Value> {
         let tags = shape["properties"].as_object().into_iter().flatten();
         let mut judged = tags.filter_map(|(name, node)| {
             let typed = tree.get(name.as_str()).map(Spanned::get_ref);
-            match (node["const"].as_str(), typed) {
-                (Some(tag), Some(DeValue::String(word))) => Some(word == tag),
+            let tag = node["const"].is_string() || name == "kind";
+            match typed {
+                Some(DeValue::String(word)) if tag => Some(words(node).iter().any(|w| w == word)),
                 _ => None,
             }
         });

@@ -117,6 +117,22 @@ fn words_that_are_not_choices_are_listed_with_the_choices() {
 }
 
 #[test]
+fn a_schedule_goes_by_any_of_its_names() {
+    let parsed = parse(
+        MINIMAL,
+        &["schedule.kind=cosine_with_min_lr", "schedule.min_lr_rate=0.1"],
+    )
+    .unwrap();
+    assert_eq!(parsed.schedule.kind(), "cosine");
+    assert!(parse(MINIMAL, &["schedule.kind=constant_with_warmup", "schedule.warmup=2"]).is_ok());
+    let message = refused(
+        MINIMAL,
+        &["schedule.kind=constant_with_warmup", "schedule.min_lr_rate=0.1"],
+    );
+    assert!(message.contains("belongs to another choice"), "{message}");
+}
+
+#[test]
 fn an_option_of_another_method_is_unknown() {
     let message = refused(MINIMAL, &["peft.method=full", "peft.rank=4"]);
     assert!(
