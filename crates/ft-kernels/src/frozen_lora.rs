@@ -6,7 +6,7 @@ mod tests;
 use crate::cpu;
 use crate::dropout::Mask;
 use crate::frozen_matmul::{Form, FrozenOps, Packed, ScaleCodes, buffers};
-use crate::lora_linear::{LoraOps, dropped};
+use crate::lora_linear::{LoraOps, add, update_input, widened};
 use crate::output::Output;
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -20,7 +20,7 @@ use burn::tensor::{DType, Tensor};
 /// `dropout` is a probability and a seed, as in [`crate::dropout`]; the output may be [unread](Output::Unread).
 ///
 /// On the CPU both products are one pass, in which the codes are decoded a tile at a time. Kept for backward: `x`, `x·Aᵀ` and
-/// the packed buffers; no dense copy of `w`.
+/// the packed buffers; no dense copy of `w`. 16-bit `x` is treated as in [`lora_linear`](crate::lora_linear).
 ///
 /// # Panics
 /// If shapes do not fit.
@@ -68,7 +68,7 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         output: Output,
     ) -> FloatTensor<Self> {
         output.of::<Self>(x, form.rows, |x| {
-            let t = Self::project(dropped::<Self>(x.clone(), drop), a);
+            let t = Self::project(update_input::<Self>(x.clone(), a.dtype(), drop), a);
             Self::frozen_lora_combine(x, words, scales, codes, form, t, b, scale)
         })
     }
@@ -85,8 +85,8 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         b: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        let base = Val::<Self>(Self::frozen_project(x, words, scales, codes, form));
-        (base + Val(Self::project(t, b)).scale(scale)).0
+        let base = Self::frozen_project(x, words, scales, codes, form);
+        add::<Self>(base, Self::project(t, b), scale)
     }
 
     /// Gradient to x, `dy·W + scale·u·A`: dy `[.., out]`, u = dy·B `[.., r]` -> `[.., in]`.
@@ -101,8 +101,8 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         a: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        let base = Val::<Self>(Self::frozen_input_gradient(dy, words, scales, codes, form));
-        (base + Val(Self::project_input_gradient(u, a)).scale(scale)).0
+        let base = Self::frozen_input_gradient(dy, words, scales, codes, form);
+        add::<Self>(base, Self::project_input_gradient(u, a), scale)
     }
 }
 
@@ -175,7 +175,7 @@ impl<B: FrozenLoraOps, C: CheckpointStrategy> FrozenLoraOps for Autodiff<B, C> {
             .stateful()
         {
             OpsKind::Tracked(prep) => {
-                let t = B::project(dropped::<B>(x.clone(), drop), a.clone());
+                let t = B::project(update_input::<B>(x.clone(), a.dtype(), drop), a.clone());
                 let kept = Kept {
                     x: a_tracked.then(|| x.clone()),
                     t: b_tracked.then(|| t.clone()),
@@ -250,14 +250,16 @@ impl<B: FrozenLoraOps> Backward<B, 3> for FrozenLora {
         let [x_node, a_node, b_node] = ops.parents;
         let dy = grads.consume::<B>(&ops.node);
         let kept = ops.state;
+        let wide = widened::<B>(dy.clone(), kept.dtypes[0]);
         if let (Some(node), Some(t)) = (b_node, kept.t) {
-            let db = B::project_weight_gradient(dy.clone(), t, kept.scale);
+            let db = B::project_weight_gradient(wide.clone(), t, kept.scale);
             grads.register::<B>(node.id, Val::<B>(db).cast(kept.dtypes[1]).0);
         }
         let Some(b) = kept.b else { return };
-        let u = B::project_input_gradient(dy.clone(), b); // [.., r]
+        let u = B::project_input_gradient(wide, b); // [.., r]
         if let (Some(node), Some(x)) = (a_node, kept.x) {
-            let da = B::project_weight_gradient(u.clone(), dropped::<B>(x, kept.drop), kept.scale);
+            let x = update_input::<B>(x, kept.dtypes[0], kept.drop);
+            let da = B::project_weight_gradient(u.clone(), x, kept.scale);
             grads.register::<B>(node.id, Val::<B>(da).cast(kept.dtypes[0]).0);
         }
         let (Some(node), Some((words, scales, codes)), Some(a)) = (x_node, kept.base, kept.a) else {
@@ -266,9 +268,12 @@ impl<B: FrozenLoraOps> Backward<B, 3> for FrozenLora {
         let dx = match kept.drop {
             None => B::frozen_lora_input_gradient(dy, words, scales, codes, kept.form, u, a, kept.scale),
             Some(mask) => {
-                let low = Val::<B>(B::project_input_gradient(u, a)).scale(kept.scale);
-                let whole = Val::<B>(B::frozen_input_gradient(dy, words, scales, codes, kept.form));
-                (whole + Val(B::drop_hashed(low.0, mask))).0
+                let low = B::drop_hashed(B::project_input_gradient(u, a), mask);
+                add::<B>(
+                    B::frozen_input_gradient(dy, words, scales, codes, kept.form),
+                    low,
+                    kept.scale,
+                )
             }
         };
         grads.register::<B>(node.id, dx);

@@ -9,13 +9,14 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
 
 /// `x·Wᵀ + scale·(x·Aᵀ)·Bᵀ`: x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`.
 ///
 /// The update is accumulated into the output of the frozen product, and its gradient into that of `x`: no pass over
-/// `[.., out]` is added. Kept for backward: `x` and `x·Aᵀ`.
+/// `[.., out]` is added. Kept for backward: `x` and `x·Aᵀ`. Where `x` has 16 bits, the output has, too, and the update is
+/// computed in the type of `a` and `b`: `x` is kept as it is and widened when it is needed.
 pub fn lora_linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<D> {
     lora_linear_for(x, w, a, b, scale, None, Output::Read)
 }
@@ -70,7 +71,7 @@ pub trait LoraOps: LinearOps + DropoutOps {
     ) -> FloatTensor<Self> {
         let out = w.shape()[0];
         output.of::<Self>(x, out, |x| {
-            let t = Self::project(dropped::<Self>(x.clone(), drop), a);
+            let t = Self::project(update_input::<Self>(x.clone(), a.dtype(), drop), a);
             Self::lora_combine(x, w, t, b, scale)
         })
     }
@@ -84,7 +85,7 @@ pub trait LoraOps: LinearOps + DropoutOps {
         b: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        (Val::<Self>(Self::project(x, w)) + Val(Self::project(t, b)).scale(scale)).0
+        add::<Self>(Self::project(x, w), Self::project(t, b), scale)
     }
 
     /// Gradient to x, `dy·W + scale·u·A`: dy `[.., out]`, u = dy·B `[.., r]` -> `[.., in]`.
@@ -96,16 +97,35 @@ pub trait LoraOps: LinearOps + DropoutOps {
         a: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        (Val::<Self>(Self::project_input_gradient(dy, w)) + Val(Self::project_input_gradient(u, a)).scale(scale)).0
+        add::<Self>(
+            Self::project_input_gradient(dy, w),
+            Self::project_input_gradient(u, a),
+            scale,
+        )
     }
 }
 
-/// What the update reads.
-pub(crate) fn dropped<B: DropoutOps>(x: FloatTensor<B>, drop: Option<Mask>) -> FloatTensor<B> {
+/// What the update reads, in the type that it is computed in.
+pub(crate) fn update_input<B: DropoutOps>(x: FloatTensor<B>, factors: DType, drop: Option<Mask>) -> FloatTensor<B> {
+    let x = widened::<B>(x, factors);
     match drop {
         Some(mask) => B::drop_hashed(x, mask),
         None => x,
     }
+}
+
+/// 16-bit activations in the type of the factors.
+pub(crate) fn widened<B: Backend>(x: FloatTensor<B>, factors: DType) -> FloatTensor<B> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => Val::<B>(x).cast(factors).0,
+        _ => x,
+    }
+}
+
+/// `base + scale·update` in the type of `base`.
+pub(crate) fn add<B: Backend>(base: FloatTensor<B>, update: FloatTensor<B>, scale: f64) -> FloatTensor<B> {
+    let dtype = base.dtype();
+    (Val::<B>(base) + Val(update).scale(scale).cast(dtype)).0
 }
 
 #[cfg(feature = "gpu")]
@@ -123,7 +143,7 @@ impl LoraOps for burn::backend::Flex {
         if fused(&x, &w, &t, &b) {
             return cpu::linear::forward(x, &w, Some((&cpu::flex::contiguous(t), &b, scale as f32)));
         }
-        (Val::<Self>(Self::project(x, w)) + Val(Self::project(t, b)).scale(scale)).0
+        add::<Self>(Self::project(x, w), Self::project(t, b), scale)
     }
 
     fn lora_input_gradient(
@@ -137,7 +157,11 @@ impl LoraOps for burn::backend::Flex {
             let (dy, u) = (cpu::flex::contiguous(dy), cpu::flex::contiguous(u));
             return cpu::linear::input_gradient(&dy, &w, Some((&u, &a, scale as f32)));
         }
-        (Val::<Self>(Self::project_input_gradient(dy, w)) + Val(Self::project_input_gradient(u, a)).scale(scale)).0
+        add::<Self>(
+            Self::project_input_gradient(dy, w),
+            Self::project_input_gradient(u, a),
+            scale,
+        )
     }
 }
 
@@ -171,7 +195,7 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(prep) => {
                 let [x_tracked, w_tracked, a_tracked, b_tracked] = tracked;
-                let t = B::project(dropped::<B>(x.clone(), drop), a.clone());
+                let t = B::project(update_input::<B>(x.clone(), a.dtype(), drop), a.clone());
                 let kept = Kept {
                     x: (w_tracked || a_tracked).then(|| x.clone()),
                     t: b_tracked.then(|| t.clone()),
@@ -246,14 +270,16 @@ impl<B: LoraOps> Backward<B, 4> for LoraLinear {
             let dw = B::project_weight_gradient(dy.clone(), x.clone(), 1.0);
             grads.register::<B>(node.id, Val::<B>(dw).cast(dtypes[0]).0);
         }
+        let wide = widened::<B>(dy.clone(), dtypes[1]);
         if let (Some(node), Some(t)) = (b_node, t) {
-            let db = B::project_weight_gradient(dy.clone(), t, scale);
+            let db = B::project_weight_gradient(wide.clone(), t, scale);
             grads.register::<B>(node.id, Val::<B>(db).cast(dtypes[2]).0);
         }
         let Some(b) = b else { return };
-        let u = B::project_input_gradient(dy.clone(), b); // [.., r]
+        let u = B::project_input_gradient(wide, b); // [.., r]
         if let (Some(node), Some(x)) = (a_node, x) {
-            let da = B::project_weight_gradient(u.clone(), dropped::<B>(x, drop), scale);
+            let x = update_input::<B>(x, dtypes[1], drop);
+            let da = B::project_weight_gradient(u.clone(), x, scale);
             grads.register::<B>(node.id, Val::<B>(da).cast(dtypes[1]).0);
         }
         if let (Some(node), Some(w), Some(a)) = (x_node, w, a) {
@@ -274,8 +300,8 @@ fn input_gradient<B: LoraOps>(
     let Some(mask) = drop else {
         return B::lora_input_gradient(dy, w, u, a, scale);
     };
-    let low = Val::<B>(B::project_input_gradient(u, a)).scale(scale);
-    (Val::<B>(B::project_input_gradient(dy, w)) + Val(B::drop_hashed(low.0, mask))).0
+    let low = B::drop_hashed(B::project_input_gradient(u, a), mask);
+    add::<B>(B::project_input_gradient(dy, w), low, scale)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -73,6 +73,7 @@ pub(crate) fn tolerance(dtype: DType) -> f64 {
         DType::F64 => 1e-8,
         DType::F32 => 1e-5,
         DType::BF16 => 2e-2,
+        DType::F16 => 3e-3,
         other => panic!("no tolerance for {other:?}"),
     }
 }

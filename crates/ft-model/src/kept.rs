@@ -13,12 +13,14 @@ use ft_peft::Keeps;
 
 use crate::config::ModelConfig;
 
-/// Numbers (of 4 bytes) that one block keeps.
+/// What one block keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// For every token.
+    /// Numbers for every token.
     pub per_token: usize,
-    /// Whatever the tokens.
+    /// Bytes for every token where activations have 16 bits.
+    pub half_bytes: usize,
+    /// f32 numbers, whatever the tokens.
     pub fixed: usize,
     /// For every token, while its backward pass runs: the gradient on the residual path and those inside the MLP or an
     /// adapter, whichever are more.
@@ -103,9 +105,14 @@ impl Walk<'_> {
         self.projections(&["output_adapters"], hidden);
     }
 
+    fn keep(&mut self, numbers: usize) {
+        self.kept.per_token += numbers;
+        self.kept.half_bytes += 2 * numbers;
+    }
+
     fn when_tracked(&mut self, numbers: usize) {
         if self.kept.tracked {
-            self.kept.per_token += numbers;
+            self.keep(numbers);
         }
     }
 
@@ -132,6 +139,11 @@ impl Walk<'_> {
     /// Projections that share one input of this size; how much of it is kept.
     fn projections(&mut self, names: &[&str], input: usize) -> usize {
         let found: Vec<Keeps> = names.iter().filter_map(|name| self.look(name)).collect();
+        let copies = found.iter().filter(|keeps| keeps.copies).count();
+        self.kept.half_bytes += 4 * copies * input;
+        if found.iter().any(|keeps| keeps.input && !keeps.copies) {
+            self.kept.half_bytes += 2 * input;
+        }
         let input = if found.iter().any(|keeps| keeps.input) {
             input
         } else {
@@ -140,7 +152,8 @@ impl Walk<'_> {
         self.kept.per_token += input;
         self.kept.places += found.len();
         for keeps in found {
-            self.kept.per_token += keeps.per_token;
+            self.keep(keeps.per_token);
+            self.kept.half_bytes += 2 * keeps.wide;
             self.kept.fixed += keeps.fixed;
             self.kept.tracked = true;
             self.passing(keeps.passing);

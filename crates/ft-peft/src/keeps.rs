@@ -1,13 +1,16 @@
 //! What an adapter adds to what a forward pass leaves for the backward pass.
 
-/// What an adapted place keeps between forward and backward, beside what the plain layer does. Numbers, not bytes: they are
-/// f32.
+/// What an adapted place keeps between forward and backward, beside what the plain layer does. Numbers, not bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keeps {
     /// Whether the place's input must stay.
     pub input: bool,
+    /// Whether activations of 16 bits are widened to an f32 copy that stays instead of the input.
+    pub copies: bool,
     /// Further numbers per token.
     pub per_token: usize,
+    /// How many of those are f32 whatever the type of the activations.
+    pub wide: usize,
     /// Numbers that do not depend on the tokens, such as a factor that is built from others.
     pub fixed: usize,
     /// Numbers per token that its backward pass needs at once.

@@ -57,6 +57,8 @@ pub struct Feed {
     longest_first: bool,
     seed: u64,
     pad: Padding,
+    /// Steps of the run, as far as they are known.
+    reach: usize,
 }
 
 /// How rows of different lengths become a rectangle.
@@ -88,7 +90,13 @@ impl Feed {
             longest_first,
             seed,
             pad,
+            reach: usize::MAX,
         }
+    }
+
+    /// The same for a run of `steps`: samples that it does not come to are not among the [largest](Self::largest).
+    pub fn reaching(self, steps: usize) -> Self {
+        Self { reach: steps, ..self }
     }
 
     /// The same steps, cut into micro-batches of `size`.
@@ -158,19 +166,26 @@ impl Feed {
         rows.iter().map(|r| &self.samples[*r]).collect()
     }
 
-    /// Rows and columns of the micro-batch with the most cells over an epoch.
+    /// Rows and columns of the micro-batch with the most cells in the first epoch.
     pub fn largest_micro_batch(&self) -> (usize, usize) {
         self.largest(self.batch_size)
     }
 
     /// The same with the windows cut into micro-batches of `size`.
     pub fn largest(&self, size: usize) -> (usize, usize) {
-        self.largest_of(&self.epoch(0), size).1
+        self.largest_of(&self.ahead(), size).1
     }
 
     /// The step, from 1, that has the largest micro-batch of the first epoch.
     pub fn step_of_largest(&self) -> usize {
-        self.largest_of(&self.epoch(0), self.batch_size).0 + 1
+        self.largest_of(&self.ahead(), self.batch_size).0 + 1
+    }
+
+    /// The windows of the first epoch that the run comes to.
+    fn ahead(&self) -> Vec<Vec<usize>> {
+        let mut windows = self.epoch(0);
+        windows.truncate(self.reach);
+        windows
     }
 
     /// The first window with the largest micro-batch of `size`, and its rows and columns; zeros where there is no window.

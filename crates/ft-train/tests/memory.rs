@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model, ModelConfig, Rows};
 use ft_optim::Optim;
@@ -159,7 +159,7 @@ fn steps_need_what_the_plan_says() {
         };
         let mut model = Model::init(&shape, 1, &Device::flex().autodiff());
         attach(&mut model, &config, 0).unwrap();
-        let mut demand = Demand::new(&shape, &config, &attached, false);
+        let mut demand = Demand::new(&shape, &config, &attached);
         peak(&model, TOKENS, Checkpointing::Off);
         let (columns, held) = virtual_tokens(&config, &shape);
         let (said, found) = (demand.kept(columns + TOKENS) + held, kept(&model, TOKENS));
@@ -223,11 +223,43 @@ fn steps_over_codes_keep_what_the_plan_says() {
         let scheme = Some(Scheme::new(Kind::Nf4));
         let mut model = Model::init_quantized(&shape, 1, scheme, &Device::flex().autodiff());
         attach(&mut model, &config, 0).unwrap();
-        let demand = Demand::new(&shape, &config, &attached, true);
+        let demand = Demand::new(&shape, &config, &attached);
         peak(&model, TOKENS, Checkpointing::Off);
         let (said, found) = (demand.kept(TOKENS), kept(&model, TOKENS));
         if far(said, found, 0.06) {
             wrong.push(format!("{options} on {}: keeps {found}, said {said}", shape.model_type));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn sixteen_bit_activations_are_kept_as_the_plan_says() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    const TOKENS: usize = 256;
+    let mut wrong = Vec::new();
+    for (text, options) in SHAPES
+        .iter()
+        .flat_map(|text| METHODS.iter().map(move |options| (text, options)))
+    {
+        let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
+        let config: PeftConfig = serde_json::from_str(options).unwrap();
+        let Ok(attached) = preview(&shape.places(), &config) else {
+            continue;
+        };
+        let mut model = Model::init(&shape, 1, &Device::flex().autodiff()).computing_in(FloatDType::BF16);
+        attach(&mut model, &config, 0).unwrap();
+        let mut demand = Demand::new(&shape, &config, &attached);
+        demand.half = true;
+        peak(&model, TOKENS, Checkpointing::Off);
+        let (columns, held) = virtual_tokens(&config, &shape);
+        let (said, found) = (demand.kept(columns + TOKENS) + held, kept(&model, TOKENS));
+        if far(said, found, 0.1) {
+            let share = said as f64 / found as f64;
+            wrong.push(format!(
+                "{options} on {}: keeps {found}, said {said}, {share:.3}",
+                shape.model_type
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -16,11 +16,14 @@ fn values_and_gradients_are_those_of_the_dense_oracle() {
             (23, DType::F32, None),
             (23, DType::F32, Some((0.3, 11))),
             (3, DType::F64, Some((0.3, 11))),
+            (3, DType::BF16, None),
+            (23, DType::F16, Some((0.3, 11))),
         ] {
             let run = |fused: bool| {
                 let x = leaf(&values(n * cols, 3), [1, n, cols], dtype, true);
-                let a = leaf(&values(3 * cols, 5), [3, cols], dtype, true);
-                let b = leaf(&values(rows * 3, 6), [rows, 3], dtype, true);
+                let factors = if dtype == DType::F64 { dtype } else { DType::F32 };
+                let a = leaf(&values(3 * cols, 5), [3, cols], factors, true);
+                let b = leaf(&values(rows * 3, 6), [rows, 3], factors, true);
                 let w = || leaf(&dense, [rows, cols], dtype, false);
                 let (x1, a1, b1) = (x.clone(), a.clone(), b.clone());
                 let y = match fused {

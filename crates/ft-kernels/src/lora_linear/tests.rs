@@ -1,7 +1,7 @@
 use super::{lora_linear, lora_linear_for};
 use crate::testing::{backward, close, dot, gradient, leaf, numeric, times_transposed, to_vec, tolerance, values};
 use crate::{Output, dropout};
-use burn::tensor::DType;
+use burn::tensor::{DType, FloatDType};
 
 const SCALE: f64 = 0.5;
 
@@ -131,6 +131,42 @@ fn dropout_before_the_update_equals_the_composition() {
         close(&y, &want, tolerance(dtype), "y");
         for (i, (got, want)) in gradients.iter().zip(&wanted).enumerate() {
             close(got, want, tolerance(dtype), &format!("gradient {i}"));
+        }
+    }
+}
+
+/// Activations of 16 bits: the update is that of their f32 copy, and joins the base in 16 bits.
+#[test]
+fn the_update_of_sixteen_bit_activations_is_computed_in_f32() {
+    let (n, k, m, r, seed) = (6, 20, 7, 3, 11);
+    for (dtype, narrow) in [(DType::BF16, FloatDType::BF16), (DType::F16, FloatDType::F16)] {
+        for p in [0.0, 0.4] {
+            let run = |fused: bool| {
+                let x = leaf(&values(n * k, 1), [n, k], dtype, true);
+                let w = leaf(&values(m * k, 2), [m, k], DType::F32, false);
+                let a = leaf(&values(r * k, 3), [r, k], DType::F32, true);
+                let b = leaf(&values(m * r, 4), [m, r], DType::F32, true);
+                let y = if fused {
+                    let drop = (p > 0.0).then_some((p, seed));
+                    lora_linear_for(x.clone(), w, a.clone(), b.clone(), SCALE, drop, Output::Read)
+                } else {
+                    let wide = dropout(x.clone().cast(FloatDType::F32), p, seed);
+                    let low = crate::linear(crate::linear(wide, a.clone()), b.clone()).mul_scalar(SCALE);
+                    crate::linear(x.clone(), w) + low.cast(narrow)
+                };
+                assert_eq!(y.dtype(), dtype);
+                let grads = backward(y.clone(), &values(n * m, 5));
+                let [da, db] = [a.grad(&grads).unwrap(), b.grad(&grads).unwrap()];
+                assert!(da.dtype() == DType::F32 && db.dtype() == DType::F32);
+                (to_vec(y), gradient(&x, &grads).unwrap(), [to_vec(da), to_vec(db)])
+            };
+            let ((y, dx, factors), (want, wanted_dx, wanted)) = (run(true), run(false));
+            // The same roundings to 16 bits, in the same places.
+            close(&y, &want, 1e-6, "y");
+            close(&dx, &wanted_dx, tolerance(dtype), "dx");
+            for (got, want) in factors.iter().zip(&wanted) {
+                close(got, want, 1e-5, "factor");
+            }
         }
     }
 }

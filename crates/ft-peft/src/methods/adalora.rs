@@ -181,9 +181,11 @@ impl PeftMethod for AdaLoraConfig {
         Keeps {
             input: true,
             per_token: self.init_r,
+            wide: self.init_r,
             // A ∘ E.
             fixed: self.init_r * inner,
             passing: if self.dropout > 0.0 { inner } else { 0 },
+            ..Keeps::default()
         }
     }
 

@@ -262,11 +262,14 @@ impl<P> PeftMethod for BottleneckConfig<P> {
     }
 
     fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
+        let width = self.width(&place.path, place.dims[0]).unwrap_or(0);
         Keeps {
             // The norm before the sub-layer keeps the residual stream already.
             input: self.reads() != Reads::Residual,
+            copies: true,
             // The inside before its activation.
-            per_token: self.width(&place.path, place.dims[0]).unwrap_or(0),
+            per_token: width,
+            wide: width,
             ..Keeps::default()
         }
     }

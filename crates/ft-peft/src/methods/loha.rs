@@ -115,8 +115,11 @@ impl PeftMethod for LohaConfig {
         let ([out, inner], rank) = (place.dims, self.rank_at(&place.path));
         let squared = rank * rank;
         let thin = squared * (out + inner) <= out * inner;
+        let per_token = if thin { squared } else { 0 };
         Keeps {
-            per_token: if thin { squared } else { 0 },
+            copies: !thin,
+            per_token,
+            wide: per_token,
             fixed: if thin { squared * (out + inner) } else { 2 * out * inner },
             ..Keeps::input()
         }

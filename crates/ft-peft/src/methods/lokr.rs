@@ -166,9 +166,12 @@ impl PeftMethod for LokrConfig {
 
     fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         let Sizes { one, two, .. } = self.sizes(&place.path, place.dims);
+        let product = one[1] * two[0]; // [rows, i₁, o₂]
         Keeps {
+            copies: true,
+            wide: product,
             passing: place.dims[1],
-            ..Keeps::input_and(one[1] * two[0]) // [rows, i₁, o₂]
+            ..Keeps::input_and(product)
         }
     }
 

@@ -237,8 +237,10 @@ impl PeftMethod for LoraConfig {
             // A dropped copy takes the place of the input.
             input: !dropped,
             per_token: rank + product + if dropped { inner } else { 0 },
+            wide: rank,
             fixed: norms,
             passing: if self.dropout > 0.0 { inner } else { 0 },
+            ..Keeps::default()
         }
     }
 

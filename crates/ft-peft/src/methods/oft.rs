@@ -119,6 +119,7 @@ impl PeftMethod for OftConfig {
         Keeps {
             // The rotations and the powers that the Neumann series is made of.
             fixed: 7 * blocks * self.block_size * self.block_size,
+            copies: true,
             passing: 5 * place.dims[1] / 2,
             ..Keeps::input()
         }

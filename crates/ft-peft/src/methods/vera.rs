@@ -106,6 +106,7 @@ impl PeftMethod for VeraConfig {
     fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
         Keeps {
             per_token: self.rank + place.dims[0],
+            wide: self.rank + place.dims[0],
             ..Keeps::default()
         }
     }

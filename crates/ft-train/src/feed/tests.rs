@@ -59,6 +59,8 @@ fn an_order_that_is_not_shuffled_stays_and_tells_where_its_largest_is() {
     let feed = feed(&[3, 4, 9, 5, 9, 2], [2, 1], false, true);
     assert_eq!(feed.epoch(0), [[0, 1], [2, 3], [4, 5]]);
     assert_eq!((feed.step_of_largest(), feed.largest_micro_batch()), (2, (2, 9)));
+    let short = self::feed(&[3, 4, 9, 5, 9, 2], [2, 1], false, true).reaching(1);
+    assert_eq!((short.step_of_largest(), short.largest_micro_batch()), (1, (2, 4)));
     assert_eq!(
         (
             super::tests::feed(&[], [2, 1], true, true).epoch(0).len(),

@@ -14,7 +14,7 @@ use ft_peft::{Attached, Keeps, Kind, PeftConfig};
 
 use crate::config::Checkpointing;
 
-/// Activations and gradients are f32.
+/// Gradients are f32, and activations where they have not 16 bits.
 const FLOAT: u64 = 4;
 
 /// What a step's memory depends on, beside the size of the batch.
@@ -35,8 +35,8 @@ pub struct Demand<'a> {
     adapted_head: bool,
     /// Rows of a table that is the output head, too, train: the loss is computed with a copy that holds them.
     new_rows: bool,
-    /// The projections are held in codes.
-    packed: bool,
+    /// Activations have 16 bits.
+    pub half: bool,
     /// What the backward pass finds.
     pub checkpointing: Checkpointing,
     /// Gradients are used as soon as they are there.
@@ -64,7 +64,7 @@ impl Moment {
 
 impl<'a> Demand<'a> {
     /// Of a method on a model.
-    pub fn new(model: &'a ModelConfig, peft: &PeftConfig, attached: &Attached, packed: bool) -> Self {
+    pub fn new(model: &'a ModelConfig, peft: &PeftConfig, attached: &Attached) -> Self {
         let choice = &attached.choice;
         let places = model.places();
         let whole = |path: &String| choice.whole.contains(path);
@@ -92,7 +92,7 @@ impl<'a> Demand<'a> {
             tied: tied && table,
             adapted_head: head(&choice.adapted),
             new_rows: tied && has(Kind::Embedding, &choice.rows),
-            packed,
+            half: false,
             checkpointing: Checkpointing::Off,
             in_backward: false,
             accumulates: false,
@@ -101,7 +101,11 @@ impl<'a> Demand<'a> {
 
     /// Bytes that the blocks and the final norm keep for `tokens` tokens when everything is kept.
     pub fn kept(&self, tokens: usize) -> u64 {
-        self.blocks().iter().map(|kept| kept_bytes(kept, tokens)).sum::<u64>() + self.ends(tokens)
+        self.blocks()
+            .iter()
+            .map(|kept| self.kept_bytes(kept, tokens))
+            .sum::<u64>()
+            + self.ends(tokens)
     }
 
     /// The largest moment of a step whose micro-batches have `rows` samples of `width` tokens.
@@ -121,12 +125,12 @@ impl<'a> Demand<'a> {
 
     fn keeping_all(&self, tokens: usize) -> Vec<Moment> {
         let blocks = self.blocks();
-        let kept: u64 = blocks.iter().map(|kept| kept_bytes(kept, tokens)).sum();
+        let kept: u64 = blocks.iter().map(|kept| self.kept_bytes(kept, tokens)).sum();
         vec![
             self.loss(tokens, kept + self.ends(tokens)),
             Moment {
                 gradients: self.head_gradient(),
-                activations: kept + passing(blocks.last(), tokens),
+                activations: kept + self.passing(blocks.last(), tokens),
                 logits: 0,
             },
             self.end(tokens, 1, &blocks),
@@ -142,16 +146,16 @@ impl<'a> Demand<'a> {
             true => self.held() + self.own(last, &blocks) / 4,
             false => self.head_gradient(),
         };
-        let last: u64 = last.iter().map(|kept| kept_bytes(kept, tokens)).sum();
+        let last: u64 = last.iter().map(|kept| self.kept_bytes(kept, tokens)).sum();
         vec![
             Moment {
-                activations: inputs + FLOAT * (tokens * self.model.forward_numbers()) as u64,
+                activations: inputs + self.float() * (tokens * self.model.forward_numbers()) as u64,
                 ..Moment::default()
             },
             self.loss(tokens, inputs + hidden + self.ends(tokens)),
             Moment {
                 gradients: first_gradients,
-                activations: inputs + hidden + last + passing(blocks.last(), tokens),
+                activations: inputs + hidden + last + self.passing(blocks.last(), tokens),
                 logits: 0,
             },
             self.end(tokens, every, &blocks),
@@ -181,10 +185,10 @@ impl<'a> Demand<'a> {
             true => self.held() + own / 4 + 2 * table,
             false => FLOAT * self.numbers - 3 * own / 4 + table + self.held(),
         };
-        let kept: u64 = last.iter().map(|kept| kept_bytes(kept, tokens)).sum();
+        let kept: u64 = last.iter().map(|kept| self.kept_bytes(kept, tokens)).sum();
         Moment {
             gradients,
-            activations: self.hidden(tokens) + kept + passing(last.first(), tokens),
+            activations: self.hidden(tokens) + kept + self.passing(last.first(), tokens),
             logits: 0,
         }
     }
@@ -223,8 +227,25 @@ impl<'a> Demand<'a> {
         2 * self.hidden(tokens)
     }
 
+    /// Bytes of a number among the activations.
+    fn float(&self) -> u64 {
+        if self.half { FLOAT / 2 } else { FLOAT }
+    }
+
+    fn kept_bytes(&self, kept: &Kept, tokens: usize) -> u64 {
+        let per_token = match self.half {
+            true => kept.half_bytes as u64,
+            false => FLOAT * kept.per_token as u64,
+        };
+        tokens as u64 * per_token + FLOAT * kept.fixed as u64
+    }
+
+    fn passing(&self, block: Option<&Kept>, tokens: usize) -> u64 {
+        self.float() * (tokens * block.map_or(0, |kept| kept.passing)) as u64
+    }
+
     fn hidden(&self, tokens: usize) -> u64 {
-        FLOAT * (tokens * self.model.hidden_size) as u64
+        self.float() * (tokens * self.model.hidden_size) as u64
     }
 
     fn table_bytes(&self) -> u64 {
@@ -246,23 +267,15 @@ impl<'a> Demand<'a> {
         FLOAT * (rows * vocab.min(((1 << 20) / rows).clamp(512, 8192))) as u64
     }
 
-    /// Work memory of the CPU kernels: keys and values in packed order and the partial sums of their gradients; the slab
-    /// that codes are unpacked into.
+    /// Work memory of the CPU kernels: keys and values in packed order and the partial sums of their gradients; the left factor of
+    /// a product in packed order, of at most 1536 rows and 16 MiB.
     pub fn scratch(&self, rows: usize, width: usize) -> u64 {
         const TASKS: usize = 32;
-        const SLAB: u64 = 8 << 20;
         let pairs = (rows * self.model.num_key_value_heads).max(1);
         let head = width * self.model.head_dim;
         let sums = TASKS.div_ceil(pairs) * pairs * 2 * head;
-        let attention = FLOAT * (3 * pairs * head + sums) as u64;
-        attention + if self.packed { SLAB } else { 0 }
+        let widest = self.model.hidden_size.max(self.model.intermediate_size);
+        let factor = ((rows * width).min(1536) * widest).min(4 << 20);
+        FLOAT * (3 * pairs * head + sums + factor) as u64
     }
-}
-
-fn kept_bytes(kept: &Kept, tokens: usize) -> u64 {
-    FLOAT * (kept.per_token * tokens + kept.fixed) as u64
-}
-
-fn passing(block: Option<&Kept>, tokens: usize) -> u64 {
-    FLOAT * (tokens * block.map_or(0, |kept| kept.passing)) as u64
 }

@@ -109,6 +109,7 @@ impl Plan {
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
         let feed = Feed::new(train, shape, shuffle, longest_first, config.train.seed, padding);
         let steps = Steps::count(&config, feed.steps_per_epoch(), !valid.is_empty());
+        let feed = feed.reaching(steps.total);
         peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.total as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
@@ -124,6 +125,7 @@ impl Plan {
             attached: &attached,
             optim: &config.optim,
             dtype,
+            compute: compute(config.model.compute),
             quant: config.model.quant,
             accumulates: config.train.accumulation > 1,
             checkpointing: config.train.checkpointing,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use burn::tensor::FloatDType;
 use ft_data::Tokenizer;
 use ft_model::{Checkpoint, LoadDtype, ModelConfig};
 use ft_optim::OptimConfig;
@@ -86,6 +87,8 @@ pub(super) struct Job<'a> {
     pub attached: &'a Attached,
     pub optim: &'a OptimConfig,
     pub dtype: LoadDtype,
+    /// The type that is typed for the activations.
+    pub compute: Option<FloatDType>,
     pub quant: Option<Scheme>,
     pub accumulates: bool,
     pub checkpointing: Checkpointing,
@@ -103,11 +106,11 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let numbers = job.attached.parameters;
     let beside = job.peft.method().numbers_beside() * numbers;
     let (rows, width) = job.batch;
-    let packed = job.quant.is_some() || job.model.is_quantized();
-    let mut demand = Demand::new(job.model, job.peft, job.attached, packed);
+    let mut demand = Demand::new(job.model, job.peft, job.attached);
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
     demand.in_backward = job.in_backward;
+    demand.half = half(job)?;
     let [prompt, prefix] = virtual_tokens(job.peft);
     let peak = demand.peak(rows, prompt + width);
     let step = Bytes {
@@ -204,19 +207,7 @@ fn prefixes(model: &ModelConfig, rows: usize, tokens: usize) -> u64 {
 
 /// The base as it is held: what trains in f32, the rest in the chosen type.
 fn weights(job: &Job) -> Result<u64> {
-    let own = match job.dtype == LoadDtype::Auto || job.model.is_quantized() {
-        true => Some(Checkpoint::open(job.folder)?),
-        false => None,
-    };
-    let size = |name: &str| match (job.dtype, &own) {
-        (LoadDtype::F32, _) => 4,
-        (LoadDtype::Bf16 | LoadDtype::F16, _) => 2,
-        (_, Some(file)) => file
-            .entries()
-            .find(|(n, _)| *n == name)
-            .map_or(4, |(_, e)| e.dtype.bitsize() as u64 / 8),
-        (_, None) => 4,
-    };
+    let stored = Stored::new(job)?;
     let packed = packed(job);
     let bytes = |spec: &ft_model::TensorSpec| {
         let numbers = spec.shape.iter().product::<usize>() as u64;
@@ -226,13 +217,59 @@ fn weights(job: &Job) -> Result<u64> {
             .whole
             .iter()
             .any(|p| spec.name.strip_prefix(p.as_str()).is_some_and(is_leaf));
-        let stored = own.as_ref().and_then(|file| codes(file, &spec.name));
-        match stored.or_else(|| packed.get(&spec.name).copied()) {
+        let own = stored.file.as_ref().and_then(|file| codes(file, &spec.name));
+        match own.or_else(|| packed.get(&spec.name).copied()) {
             Some(codes) if !trains => codes,
-            _ => numbers * if trains { 4 } else { size(&spec.name) },
+            _ => numbers * if trains { 4 } else { stored.bytes(&spec.name) },
         }
     };
     Ok(job.model.tensors().iter().map(bytes).sum())
+}
+
+/// What frozen weights are loaded as.
+struct Stored {
+    dtype: LoadDtype,
+    /// Where the file's types count.
+    file: Option<Checkpoint>,
+}
+
+impl Stored {
+    fn new(job: &Job) -> Result<Self> {
+        let file = match job.dtype == LoadDtype::Auto || job.model.is_quantized() {
+            true => Some(Checkpoint::open(job.folder)?),
+            false => None,
+        };
+        Ok(Self { dtype: job.dtype, file })
+    }
+
+    /// Bytes of a number of the tensor `name`.
+    fn bytes(&self, name: &str) -> u64 {
+        match (self.dtype, &self.file) {
+            (LoadDtype::F32, _) => 4,
+            (LoadDtype::Bf16 | LoadDtype::F16, _) => 2,
+            (_, Some(file)) => file
+                .entries()
+                .find(|(n, _)| *n == name)
+                .map_or(4, |(_, e)| e.dtype.bitsize() as u64 / 8),
+            (_, None) => 4,
+        }
+    }
+}
+
+/// Whether activations have 16 bits: what [`Model::suited_compute`](ft_model::Model::suited_compute) will choose where nothing is
+/// typed, on a device that computes in 16 bits.
+fn half(job: &Job) -> Result<bool> {
+    match job.compute {
+        Some(dtype) => Ok(dtype != FloatDType::F32),
+        None if job.cpu => Ok(false),
+        None => {
+            let stored = Stored::new(job)?;
+            let mut tables = job.model.places().into_iter().filter(|p| p.kind == Kind::Embedding);
+            Ok(tables
+                .next()
+                .is_some_and(|table| stored.bytes(&format!("{}.weight", table.path)) == 2))
+        }
+    }
 }
 
 /// Bytes of the matrices that are quantized on load, by name: every projection but the output head.

@@ -1,6 +1,6 @@
 //! The low-rank product beside a frozen layer that LoRA and its relatives compute.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use crate::methods::Base;
 use crate::methods::common::f32;
@@ -29,8 +29,8 @@ impl LowRank {
             .dropout_seed
             .filter(|_| self.dropout > 0.0)
             .map(|seed| seed ^ self.salt);
-        // A bias of its own and activations in 16 bits, which the f32 adapter is not rounded to, take the long way.
-        if self.bias.is_none() && x.dtype() == DType::F32 {
+        // A bias of its own takes the long way.
+        if self.bias.is_none() {
             let dropout = seed.map(|seed| (self.dropout, seed));
             return base.add_bias(base.weight.lora(x, self.a, self.b, self.scale, dropout, pass.output));
         }
