@@ -32,6 +32,7 @@ mod train_optimizers;
 mod train_plan;
 mod train_prompts;
 mod train_quant;
+mod train_random;
 mod train_resume;
 mod train_scaling;
 mod train_support;

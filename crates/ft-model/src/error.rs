@@ -40,6 +40,17 @@ pub enum Error {
     /// The model still carries adapters, which a plain checkpoint cannot hold.
     #[error("{0} still carries an adapter: fold it before saving a plain checkpoint")]
     NotFolded(String),
+    /// An adapter brought a bias to a layer that has none in this architecture.
+    #[error(
+        "{path}: the adapter adds a bias, and checkpoints of {family} models have none here; keep base and adapter apart and name \
+         the adapter with --adapter, or train it without lora_bias"
+    )]
+    NoPlaceForBias {
+        /// The layer.
+        path: String,
+        /// Of the base.
+        family: String,
+    },
     /// An adapter that cannot be put on the model.
     #[error(transparent)]
     Adapter(#[from] ft_peft::Error),

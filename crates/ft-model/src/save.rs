@@ -74,6 +74,12 @@ impl Model {
     fn items(&self, dtype: LoadDtype) -> Result<Vec<Item>> {
         let mut model = self.clone();
         let mut items = Vec::new();
+        let bare = |path: &str| {
+            self.config()
+                .places()
+                .iter()
+                .any(|place| place.path == path && !place.bias)
+        };
         for mut site in model.sites() {
             let adapted = match &site.place {
                 Place::Projection(p) => p.delta.is_some(),
@@ -84,6 +90,13 @@ impl Model {
             };
             if adapted {
                 return Err(Error::NotFolded(site.path));
+            }
+            if matches!(site.place, Place::Projection(_)) && site.bias().is_some() && bare(&site.path) {
+                let family = self.config().model_type.clone();
+                return Err(Error::NoPlaceForBias {
+                    path: site.path,
+                    family,
+                });
             }
             match packed(&site).filter(|_| dtype == LoadDtype::Auto) {
                 None => items.extend(site.tensors().into_iter().map(|t| Item::floats(&site.path, t, dtype))),

@@ -110,10 +110,17 @@ impl Export {
     }
 
     fn vllm(&self) -> Result<(), Failure> {
-        let folder = match &self.adapter {
-            Some(adapter) => locate::adapter_folder(adapter)?,
-            None => locate::adapter_folder(Path::new(&self.model))?,
-        };
+        let named = self.adapter.as_deref().unwrap_or(Path::new(&self.model));
+        let folder = locate::adapter_folder(named).or_else(|failure| {
+            match locate::locate(&self.model, self.adapter.as_deref()) {
+                Ok(whole) if whole.adapter.is_none() => Err(Failure::wrong_use(format!(
+                    "`{}` is a whole model, which needs no export: vllm serve {}",
+                    self.model,
+                    whole.checkpoint.display()
+                ))),
+                _ => Err(failure),
+            }
+        })?;
         let adapter = PlainLora::read(&folder, &Device::flex()).map_err(|e| or_merge(e, &folder))?;
         let served = served_rank(adapter.rank()).and_then(|rank| places(&adapter).map(|()| rank));
         let rank = served.map_err(|why| or_merge(Failure::new(why), &folder))?;
@@ -140,7 +147,8 @@ impl Export {
         match &located.adapter {
             Some(adapter) if !self.merge => {
                 let dtype = self.dtype.unwrap_or(Dtype::F32);
-                let instead = |e: Failure| e.hint("write base and adapter as one model: add --merge");
+                let merge = "write base and adapter as one model: add --merge";
+                let instead = |e: Failure| e.hint(if merges(adapter) { merge } else { RUN_HERE });
                 let lora = PlainLora::read(adapter, &Device::flex()).map_err(|e| instead(e.into()))?;
                 self.whole(|draft| {
                     gguf::write_adapter(&located.checkpoint, &lora, dtype.gguf(), draft).map_err(|e| instead(e.into()))
@@ -228,13 +236,16 @@ fn places(adapter: &PlainLora) -> Result<(), String> {
     }
 }
 
+const RUN_HERE: &str = "it cannot be merged either: run it here, with ft generate or ft chat";
+
+fn merges(adapter: &Path) -> bool {
+    ft_peft::adapter::read_config(adapter).is_ok_and(|config| config.method().merges())
+}
+
 /// The failure with the way that is still open.
 fn or_merge(failure: impl Into<Failure>, adapter: &Path) -> Failure {
-    let merges = ft_peft::adapter::read_config(adapter).is_ok_and(|config| config.method().merges());
-    if !merges {
-        return failure
-            .into()
-            .hint("it cannot be merged either: run it here, with ft generate or ft chat");
+    if !merges(adapter) {
+        return failure.into().hint(RUN_HERE);
     }
     failure.into().hint(format!(
         "merge it and serve the result: ft merge BASE --adapter {} --out DIR",

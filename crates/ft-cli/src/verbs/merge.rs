@@ -106,9 +106,10 @@ impl Merge {
         }
         let located = locate::locate(&self.model, self.adapter.as_deref())?;
         if located.adapter.is_none() {
-            return Err(Failure::wrong_use(
-                "there is no adapter to merge: name one with --adapter",
-            ));
+            return Err(Failure::wrong_use(format!(
+                "there is no adapter to merge: `{}` is a whole model; name an adapter with --adapter",
+                self.model
+            )));
         }
         let dtype = self.dtype.map_or_else(|| Dtype::of(&located), Ok)?;
         let picked = device::pick(self.device.device)?;

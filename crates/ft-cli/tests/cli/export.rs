@@ -93,3 +93,37 @@ fn what_a_server_cannot_read_is_refused_with_the_way_out() {
     // Merged it is one model like any other.
     ft(&["export", &bench.out(), "--for", "llama.cpp", "--merge", "--out", &out]).ok();
 }
+
+#[test]
+fn what_cannot_be_one_model_or_is_one_already_is_told() {
+    let out_of = |bench: &Bench, name: &str| bench.path(name).display().to_string();
+    let refused = |args: &[&str], why: &str| {
+        let done = ft(args);
+        assert!(done.code != 0 && done.stderr.contains(why), "{args:?}: {}", done.stderr);
+    };
+    let bench = Bench::new();
+    json(&["train", &bench.config, "--json", "--set", "peft.method=pfeiffer"]);
+    let (run, out) = (bench.out(), out_of(&bench, "served"));
+    for server in ["vllm", "llama.cpp"] {
+        let export = ["export", &run, "--for", server, "--out", &out];
+        refused(&export, "it cannot be merged either: run it here");
+    }
+
+    let bench = Bench::new();
+    json(&["train", &bench.config, "--json", "--set", "peft.lora_bias=true"]);
+    let (run, out) = (bench.out(), out_of(&bench, "merged"));
+    refused(
+        &["merge", &run, "--out", &out],
+        "checkpoints of llama models have none here",
+    );
+    assert!(!bench.path("merged").exists());
+
+    let bench = Bench::new();
+    json(&["train", &bench.config, "--json", "--set", "peft.method=full"]);
+    let (run, out) = (bench.out(), out_of(&bench, "served"));
+    refused(
+        &["export", &run, "--for", "vllm", "--out", &out],
+        "needs no export: vllm serve",
+    );
+    refused(&["merge", &run, "--out", &out], "is a whole model");
+}
