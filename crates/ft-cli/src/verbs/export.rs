@@ -111,14 +111,14 @@ impl Export {
 
     fn vllm(&self) -> Result<(), Failure> {
         let named = self.adapter.as_deref().unwrap_or(Path::new(&self.model));
-        let folder = locate::adapter_folder(named).or_else(|failure| {
+        let folder = locate::adapter_folder(named).map_err(|failure| {
             match locate::locate(&self.model, self.adapter.as_deref()) {
-                Ok(whole) if whole.adapter.is_none() => Err(Failure::wrong_use(format!(
+                Ok(whole) if whole.adapter.is_none() => Failure::wrong_use(format!(
                     "`{}` is a whole model, which needs no export: vllm serve {}",
                     self.model,
                     whole.checkpoint.display()
-                ))),
-                _ => Err(failure),
+                )),
+                _ => failure,
             }
         })?;
         let adapter = PlainLora::read(&folder, &Device::flex()).map_err(|e| or_merge(e, &folder))?;
