@@ -47,7 +47,7 @@ pub use checkpoint::{Checkpoint, Entry};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
 pub use kept::Kept;
-pub use loader::LoadDtype;
+pub use loader::{LoadDtype, held_as};
 pub use model::Model;
 pub use outline::TensorSpec;
 pub use quantized::check_quantizable;

@@ -136,16 +136,7 @@ impl<'a> Loader<'a> {
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<TensorData, String> {
         let (bytes, own) = self.find(name, shape)?;
-        Ok(convert(bytes, own, self.held(self.dtype.of(own)), shape))
-    }
-
-    /// The type itself, or f32 where the device cannot store it, such as bf16 under WGSL.
-    fn held(&self, dtype: DType) -> DType {
-        let usage = Dispatch::dtype_usage(self.device.as_dispatch(), dtype);
-        match usage.contains(DTypeUsage::Storage) {
-            true => dtype,
-            false => DType::F32,
-        }
+        Ok(convert(bytes, own, held_as(self.dtype.of(own), self.device), shape))
     }
 
     /// Bytes and type of a tensor in floats.
@@ -206,6 +197,15 @@ impl<'a> Loader<'a> {
         self.skip(path);
         self.mismatches.push(why);
         Weight::new(Tensor::zeros([1, 1], self.device), layout)
+    }
+}
+
+/// The type itself, or f32 where the device cannot store it, such as bf16 under WGSL.
+pub fn held_as(dtype: DType, device: &Device) -> DType {
+    let usage = Dispatch::dtype_usage(device.as_dispatch(), dtype);
+    match usage.contains(DTypeUsage::Storage) {
+        true => dtype,
+        false => DType::F32,
     }
 }
 

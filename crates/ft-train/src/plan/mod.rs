@@ -119,6 +119,7 @@ impl Plan {
             false => dtype(config.model.dtype, cpu),
         };
         let job = places::Job {
+            device: &device,
             model: &model,
             folder,
             peft: &peft,

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, Device, FloatDType};
 use ft_data::Tokenizer;
-use ft_model::{Checkpoint, LoadDtype, ModelConfig};
+use ft_model::{Checkpoint, LoadDtype, ModelConfig, held_as};
 use ft_optim::OptimConfig;
 use ft_peft::{Attached, Kind, PeftConfig, PlaceSpec};
 use ft_quant::Scheme;
+use safetensors::Dtype;
 
 use super::Demand;
 use super::bytes::Bytes;
@@ -81,6 +82,7 @@ pub(super) fn quantizable(
 /// What the memory depends on.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
+    pub device: &'a Device,
     pub model: &'a ModelConfig,
     pub folder: &'a Path,
     pub peft: &'a PeftConfig,
@@ -227,32 +229,43 @@ fn weights(job: &Job) -> Result<u64> {
 }
 
 /// What frozen weights are loaded as.
-struct Stored {
+struct Stored<'a> {
+    device: &'a Device,
     dtype: LoadDtype,
     /// Where the file's types count.
     file: Option<Checkpoint>,
 }
 
-impl Stored {
-    fn new(job: &Job) -> Result<Self> {
+impl<'a> Stored<'a> {
+    fn new(job: &Job<'a>) -> Result<Self> {
         let file = match job.dtype == LoadDtype::Auto || job.model.is_quantized() {
             true => Some(Checkpoint::open(job.folder)?),
             false => None,
         };
-        Ok(Self { dtype: job.dtype, file })
+        Ok(Self {
+            device: job.device,
+            dtype: job.dtype,
+            file,
+        })
     }
 
     /// Bytes of a number of the tensor `name`.
     fn bytes(&self, name: &str) -> u64 {
-        match (self.dtype, &self.file) {
-            (LoadDtype::F32, _) => 4,
-            (LoadDtype::Bf16 | LoadDtype::F16, _) => 2,
-            (_, Some(file)) => file
-                .entries()
-                .find(|(n, _)| *n == name)
-                .map_or(4, |(_, e)| e.dtype.bitsize() as u64 / 8),
-            (_, None) => 4,
-        }
+        let own = |file: &Checkpoint| {
+            let (_, entry) = file.entries().find(|(n, _)| *n == name)?;
+            match entry.dtype {
+                Dtype::BF16 => Some(DType::BF16),
+                Dtype::F16 => Some(DType::F16),
+                _ => None,
+            }
+        };
+        let dtype = match self.dtype {
+            LoadDtype::F32 => DType::F32,
+            LoadDtype::Bf16 => DType::BF16,
+            LoadDtype::F16 => DType::F16,
+            LoadDtype::Auto => self.file.as_ref().and_then(own).unwrap_or(DType::F32),
+        };
+        held_as(dtype, self.device).size() as u64
     }
 }
 

@@ -87,6 +87,7 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
     let peft = places::method(&config.peft).unwrap();
     let attached = places::preview(&model, &peft).unwrap();
     let job = places::Job {
+        device: &Device::flex(),
         model: &model,
         folder: Path::new("."),
         peft: &peft,
