@@ -1,7 +1,7 @@
 //! `tracing` events of all crates, as lines on stderr.
 
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 
@@ -22,18 +22,20 @@ pub fn start(verbose: u8, quiet: bool) {
 /// What waits while something else has the terminal.
 static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
+fn held() -> MutexGuard<'static, Option<Vec<u8>>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Keeps what goes to [`Stderr`] until [`release`].
 pub fn hold() {
-    HELD.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get_or_insert_default();
+    held().get_or_insert_default();
 }
 
 /// Writes what was kept, and from here on everything at once.
 pub fn release() {
-    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let told = held().take();
     // A closed stderr leaves nobody to tell.
-    let _ = io::stderr().write_all(&held.unwrap_or_default());
+    let _ = io::stderr().write_all(&told.unwrap_or_default());
 }
 
 /// Stderr, which [`hold`] makes wait.
@@ -41,7 +43,7 @@ pub struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match HELD.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        match held().as_mut() {
             Some(held) => held.write(bytes),
             None => io::stderr().write(bytes),
         }

@@ -211,7 +211,7 @@ pub fn held_as(dtype: DType, device: &Device) -> DType {
 
 impl LoadDtype {
     /// The type in which numbers of type `own` are held.
-    fn of(self, own: DType) -> DType {
+    pub fn of(self, own: DType) -> DType {
         match self {
             LoadDtype::F32 => DType::F32,
             LoadDtype::Bf16 => DType::BF16,

@@ -74,12 +74,8 @@ impl Model {
     fn items(&self, dtype: LoadDtype) -> Result<Vec<Item>> {
         let mut model = self.clone();
         let mut items = Vec::new();
-        let bare = |path: &str| {
-            self.config()
-                .places()
-                .iter()
-                .any(|place| place.path == path && !place.bias)
-        };
+        let places = self.config().places();
+        let bare = |path: &str| places.iter().any(|place| place.path == path && !place.bias);
         for mut site in model.sites() {
             let adapted = match &site.place {
                 Place::Projection(p) => p.delta.is_some(),

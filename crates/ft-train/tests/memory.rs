@@ -12,7 +12,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model, ModelConfig, Rows};
 use ft_optim::Optim;
-use ft_peft::{Pass, PeftConfig, attach, preview};
+use ft_peft::{Attached, Pass, PeftConfig, attach, preview};
 use ft_quant::{Kind, Scheme};
 use ft_train::checkpoint::{read_tensors, write_saved};
 use ft_train::config::Checkpointing;
@@ -137,6 +137,23 @@ fn peak_inside(model: Model, tokens: usize, blocks: usize) -> (Model, usize) {
     (model, PEAK.load(Ordering::SeqCst) - before)
 }
 
+/// Every method on every shape; BitFit alone, and on a Llama alone, finds nothing to train.
+fn cases() -> Vec<(&'static str, ModelConfig, PeftConfig, Attached)> {
+    let pairs = SHAPES
+        .iter()
+        .flat_map(|text| METHODS.iter().map(move |options| (*text, *options)));
+    let case = |(text, options): (&str, &'static str)| {
+        let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
+        let config: PeftConfig = serde_json::from_str(options).unwrap();
+        let Ok(attached) = preview(&shape.places(), &config) else {
+            assert!(options.contains("bitfit") && shape.model_type == "llama", "{options}");
+            return None;
+        };
+        Some((options, shape, config, attached))
+    };
+    pairs.filter_map(case).collect()
+}
+
 /// Far apart by more than `share`.
 fn far(said: u64, found: usize, share: f64) -> bool {
     (said as f64 / found as f64 - 1.0).abs() > share
@@ -147,16 +164,7 @@ fn steps_need_what_the_plan_says() {
     let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
     const TOKENS: usize = 256;
     let mut wrong = Vec::new();
-    for (text, options) in SHAPES
-        .iter()
-        .flat_map(|text| METHODS.iter().map(move |options| (text, options)))
-    {
-        let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
-        let config: PeftConfig = serde_json::from_str(options).unwrap();
-        let Ok(attached) = preview(&shape.places(), &config) else {
-            assert!(options.contains("bitfit") && shape.model_type == "llama", "{options}");
-            continue;
-        };
+    for (options, shape, config, attached) in cases() {
         let mut model = Model::init(&shape, 1, &Device::flex().autodiff());
         attach(&mut model, &config, 0).unwrap();
         let mut demand = Demand::new(&shape, &config, &attached);
@@ -238,15 +246,7 @@ fn sixteen_bit_activations_are_kept_as_the_plan_says() {
     let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
     const TOKENS: usize = 256;
     let mut wrong = Vec::new();
-    for (text, options) in SHAPES
-        .iter()
-        .flat_map(|text| METHODS.iter().map(move |options| (text, options)))
-    {
-        let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
-        let config: PeftConfig = serde_json::from_str(options).unwrap();
-        let Ok(attached) = preview(&shape.places(), &config) else {
-            continue;
-        };
+    for (options, shape, config, attached) in cases() {
         let mut model = Model::init(&shape, 1, &Device::flex().autodiff()).computing_in(FloatDType::BF16);
         attach(&mut model, &config, 0).unwrap();
         let mut demand = Demand::new(&shape, &config, &attached);

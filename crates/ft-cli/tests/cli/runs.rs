@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+#[cfg(unix)]
+use crate::support::ENDLESS;
 use crate::support::{Bench, Done, ft, json};
 
 #[test]
@@ -94,14 +96,7 @@ fn a_run_from_training_to_merging() {
 #[cfg(unix)]
 fn a_signal_saves_and_the_run_goes_on_from_there() {
     let bench = Bench::new();
-    let mut run = bench.start(&[
-        "train",
-        &bench.config,
-        "--set",
-        "train.steps=100000",
-        "--set",
-        "train.log_every=1",
-    ]);
+    let mut run = bench.start(&[&["train", &bench.config], &ENDLESS[..]].concat());
     bench.wait_for_steps(3);
     run.signal("TERM");
     let stopped = run.end();
@@ -184,16 +179,8 @@ fn a_signal_does_not_wait_for_a_long_step_or_evaluation() {
 #[cfg(unix)]
 fn a_second_signal_ends_a_run_at_once() {
     let bench = Bench::new();
-    let mut run = bench.start(&[
-        "train",
-        &bench.config,
-        "--set",
-        "train.steps=100000",
-        "--set",
-        "train.log_every=1",
-        "--set",
-        "train.save_every=100000",
-    ]);
+    let endless = [&["train", &bench.config], &ENDLESS[..]].concat();
+    let mut run = bench.start(&[&endless[..], &["--set", "train.save_every=100000"]].concat());
     bench.wait_for_steps(3);
     // Both wait until the process runs again, so that no step can end in between.
     for signal in ["STOP", "TERM", "INT", "CONT"] {

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::support::{Bench, Running};
+use crate::support::{Bench, ENDLESS, Running};
 
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
@@ -60,7 +60,7 @@ impl Filled {
 #[test]
 fn the_screen_lets_a_signal_through_and_gives_the_terminal_back() {
     let bench = Bench::new();
-    let mut filled = Filled::start(&bench, &["--set", "train.steps=100000", "--set", "train.log_every=1"]);
+    let mut filled = Filled::start(&bench, &ENDLESS);
     bench.wait_for_steps(3);
     assert!(!filled.modes().contains(LocalModes::ICANON), "raw, for the view's keys");
     assert!(filled.modes().contains(LocalModes::ISIG), "Ctrl-C is a signal");
@@ -76,7 +76,7 @@ fn the_screen_lets_a_signal_through_and_gives_the_terminal_back() {
 #[test]
 fn a_second_signal_gives_the_terminal_back_too() {
     let bench = Bench::new();
-    let mut filled = Filled::start(&bench, &["--set", "train.steps=100000", "--set", "train.log_every=1"]);
+    let mut filled = Filled::start(&bench, &ENDLESS);
     bench.wait_for_steps(3);
     for signal in ["STOP", "TERM", "INT", "CONT"] {
         filled.run.signal(signal);

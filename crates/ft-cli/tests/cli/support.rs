@@ -151,6 +151,10 @@ impl Bench {
     }
 }
 
+/// Settings of a run that only a signal ends, and that tells of every step.
+#[cfg(unix)]
+pub const ENDLESS: [&str; 4] = ["--set", "train.steps=100000", "--set", "train.log_every=1"];
+
 /// A call that is going on; it does not outlive its test.
 pub struct Running(Option<Child>);
 

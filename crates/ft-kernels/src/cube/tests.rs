@@ -56,6 +56,20 @@ fn tensor<const D: usize>(device: &Device, values: &[f64], dims: [usize; D]) -> 
 }
 
 /// One product is exact. Compilers for cards regroup the factors of 8-bit codes, and round a nested scale once instead of twice.
+/// Named results over a matrix `[rows, cols]`, on the card and on the CPU.
+fn agree<const N: usize>(
+    got: [Vec<f64>; N],
+    want: [Vec<f64>; N],
+    names: [&str; N],
+    [rows, cols]: [usize; 2],
+    case: &str,
+) {
+    let bound = 1e-5 * (rows.max(cols) as f64).sqrt();
+    for ((got, want), what) in got.iter().zip(&want).zip(names) {
+        close(got, want, bound, &format!("{what} of {rows}x{cols} {case}"));
+    }
+}
+
 #[test]
 fn unpacked_values_are_those_of_the_definition() {
     let device = gpu();
@@ -102,15 +116,13 @@ fn products_and_gradients_are_those_of_the_cpu() {
                 let gradients = (y.clone() * weights).sum().backward();
                 [floats(y), floats(x.grad(&gradients).unwrap())]
             };
-            let bound = 1e-5 * (rows.max(cols) as f64).sqrt();
-            for ((got, want), what) in run(&card).iter().zip(run(&cpu)).zip(["y", "dx"]) {
-                close(
-                    got,
-                    &want,
-                    bound,
-                    &format!("{what} of {rows}x{cols} {codes:?}, {n} rows"),
-                );
-            }
+            agree(
+                run(&card),
+                run(&cpu),
+                ["y", "dx"],
+                [rows, cols],
+                &format!("{codes:?}, {n} rows"),
+            );
         }
     }
 }
@@ -153,15 +165,14 @@ fn adapters_over_codes_are_those_of_the_cpu() {
                 let [da, db] = [a.grad(&gradients), b.grad(&gradients)].map(Option::unwrap);
                 [floats(y), floats(x.grad(&gradients).unwrap()), floats(da), floats(db)]
             };
-            let bound = 1e-5 * (rows.max(cols) as f64).sqrt();
-            for ((got, want), what) in run(&card).iter().zip(run(&cpu)).zip(["y", "dx", "da", "db"]) {
-                close(
-                    got,
-                    &want,
-                    bound,
-                    &format!("{what} of {rows}x{cols} {codes:?}, {n} rows"),
-                );
-            }
+            let names = ["y", "dx", "da", "db"];
+            agree(
+                run(&card),
+                run(&cpu),
+                names,
+                [rows, cols],
+                &format!("{codes:?}, {n} rows"),
+            );
         }
     }
 }

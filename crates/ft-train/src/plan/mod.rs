@@ -118,6 +118,7 @@ impl Plan {
             true => LoadDtype::F32,
             false => dtype(config.model.dtype, cpu),
         };
+        let compute = compute(config.model.compute);
         let job = places::Job {
             device: &device,
             model: &model,
@@ -126,7 +127,7 @@ impl Plan {
             attached: &attached,
             optim: &config.optim,
             dtype,
-            compute: compute(config.model.compute),
+            compute,
             quant: config.model.quant,
             accumulates: config.train.accumulation > 1,
             checkpointing: config.train.checkpointing,
@@ -178,7 +179,6 @@ impl Plan {
         generation
             .eos_token_id
             .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
-        let compute = compute(config.model.compute);
         warnings.extend(compute_fits(compute, &device, cpu)?);
         let base_crc32 = base::fingerprint(folder, !config.model.init)?;
         Ok(Plan {

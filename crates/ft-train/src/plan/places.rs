@@ -112,11 +112,12 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
     demand.in_backward = job.in_backward;
-    demand.half = half(job)?;
+    let stored = Stored::new(job)?;
+    demand.half = half(job, &stored);
     let [prompt, prefix] = virtual_tokens(job.peft);
     let peak = demand.peak(rows, prompt + width);
     let step = Bytes {
-        weights: weights(job)?,
+        weights: weights(job, &stored),
         adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
         gradients: peak.gradients,
         optimizer: states(job) + FLOAT * beside as u64,
@@ -208,8 +209,7 @@ fn prefixes(model: &ModelConfig, rows: usize, tokens: usize) -> u64 {
 }
 
 /// The base as it is held: what trains in f32, the rest in the chosen type.
-fn weights(job: &Job) -> Result<u64> {
-    let stored = Stored::new(job)?;
+fn weights(job: &Job, stored: &Stored) -> u64 {
     let packed = packed(job);
     let bytes = |spec: &ft_model::TensorSpec| {
         let numbers = spec.shape.iter().product::<usize>() as u64;
@@ -225,7 +225,7 @@ fn weights(job: &Job) -> Result<u64> {
             _ => numbers * if trains { 4 } else { stored.bytes(&spec.name) },
         }
     };
-    Ok(job.model.tensors().iter().map(bytes).sum())
+    job.model.tensors().iter().map(bytes).sum()
 }
 
 /// What frozen weights are loaded as.
@@ -259,28 +259,22 @@ impl<'a> Stored<'a> {
                 _ => None,
             }
         };
-        let dtype = match self.dtype {
-            LoadDtype::F32 => DType::F32,
-            LoadDtype::Bf16 => DType::BF16,
-            LoadDtype::F16 => DType::F16,
-            LoadDtype::Auto => self.file.as_ref().and_then(own).unwrap_or(DType::F32),
-        };
-        held_as(dtype, self.device).size() as u64
+        let own = self.file.as_ref().and_then(own).unwrap_or(DType::F32);
+        held_as(self.dtype.of(own), self.device).size() as u64
     }
 }
 
 /// Whether activations have 16 bits: what [`Model::suited_compute`](ft_model::Model::suited_compute) will choose where nothing is
 /// typed, on a device that computes in 16 bits.
-fn half(job: &Job) -> Result<bool> {
+fn half(job: &Job, stored: &Stored) -> bool {
     match job.compute {
-        Some(dtype) => Ok(dtype != FloatDType::F32),
-        None if job.cpu => Ok(false),
+        Some(dtype) => dtype != FloatDType::F32,
+        None if job.cpu => false,
         None => {
-            let stored = Stored::new(job)?;
             let mut tables = job.model.places().into_iter().filter(|p| p.kind == Kind::Embedding);
-            Ok(tables
+            tables
                 .next()
-                .is_some_and(|table| stored.bytes(&format!("{}.weight", table.path)) == 2))
+                .is_some_and(|table| stored.bytes(&format!("{}.weight", table.path)) == 2)
         }
     }
 }
