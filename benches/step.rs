@@ -2,19 +2,20 @@
 //! matrix-product rate, as one JSON line. The counterpart of `torch_step.py`, with the same flags and the same work: random
 //! weights, labels are the input ids, so every position but the last is learned.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsAccumulator;
 use burn::tensor::{Device, Distribution, Int, Tensor, activation};
 use clap::{Parser, ValueEnum};
 use ft_data::{Batch, Sample};
 use ft_model::{Model, ModelConfig};
-use ft_optim::{Optim, OptimConfig, scale_grads};
-use ft_peft::{Pass, PeftConfig, attach};
+use ft_optim::{Optim, OptimConfig};
+use ft_peft::{PeftConfig, attach};
 use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
-use ft_train::{Keeping, loss_gradients, nll_sum};
+use ft_train::objectives::{HeldOut, LossFn, Objective, ObjectiveConfig, Unit};
+use ft_train::{MethodHook, MicroBatch, SavedActivations, StepBatch, Totals, TrainModel};
 use serde_json::{Map, Value, json};
 
 /// Times one training step of any method. The defaults are SmolLM2-135M's dimensions.
@@ -83,7 +84,8 @@ fn main() {
         unsafe { std::env::set_var("RAYON_NUM_THREADS", args.threads.to_string()) };
     }
     let device = ft_cli::open_device(&args.device);
-    let (mut model, weights, trainable) = build(&args, &device.clone().autodiff());
+    let (model, weights, trainable) = build(&args, &device.clone().autodiff());
+    let (mut train, mut hook) = (train_model(&args, model), MethodHook::of(&method(&args)));
     let at_start = ft_train::memory::now(&device);
     let mut optim = Optim::new(&OptimConfig::default()).expect("the defaults are sound");
     let mut seconds = Vec::new();
@@ -91,7 +93,7 @@ fn main() {
     for step in 0..args.warmup + args.steps {
         let batch = batch(&args, step);
         let start = Instant::now();
-        (model, loss) = train(model, &mut optim, &batch, &args);
+        (train, loss) = take_step(train, &mut hook, &mut optim, batch);
         device.sync().expect("the device finishes its work");
         seconds.push(start.elapsed().as_secs_f64());
         eprintln!("{:.3} s, loss {loss:.4}", seconds[step]);
@@ -167,39 +169,65 @@ fn batch(args: &Args, step: usize) -> Batch {
     Batch::new(&rows.iter().collect::<Vec<_>>(), 0, 1)
 }
 
-fn train(model: Model, optim: &mut Optim, batch: &Batch, args: &Args) -> (Model, f32) {
+/// The model as `ft train` trains it.
+fn train_model(args: &Args, model: Model) -> TrainModel {
     let checkpointing = match args.checkpointing.as_str() {
         "off" => Checkpointing::Off,
         blocks => Checkpointing::Every(blocks.parse().expect("a number of blocks")),
     };
-    let keeping = Keeping {
-        checkpointing,
-        offload: false,
+    let objective = match args.loss {
+        Loss::Chunked => ObjectiveConfig::default().kind().build().expect("no files are needed"),
+        Loss::Dense => Arc::new(Dense),
     };
-    let mut sum = GradientsAccumulator::new();
-    let loss = match args.loss {
-        Loss::Chunked => nll_sum,
-        Loss::Dense => dense,
+    TrainModel {
+        model,
+        activations: SavedActivations {
+            checkpointing,
+            offload: false,
+        },
+        objective,
+    }
+}
+
+/// One step as `ft train` takes it, and its mean loss.
+fn take_step(train: TrainModel, hook: &mut MethodHook, optim: &mut Optim, batch: Batch) -> (TrainModel, f64) {
+    let micro = MicroBatch { batch, dropout_seed: 0 };
+    let batch = StepBatch::new(0, vec![micro]);
+    let output = train.step_gradients(hook, &batch, None, &|| true);
+    let output = output.expect("the device computes").expect("nobody stops it");
+    let train = TrainModel {
+        model: optim.step(1e-4, train.model, output.grads),
+        ..train
     };
-    let nll = loss_gradients(&model, batch, &Pass::train(0), keeping, loss, |grads| {
-        sum.accumulate(&model, grads)
-    });
-    let learned = batch.learned() as f64;
-    let grads = scale_grads(&model, sum.grads(), 1.0 / learned);
-    (
-        optim.step(1e-4, model, grads),
-        nll.into_scalar::<f32>() / learned as f32,
-    )
+    (train, output.item.mean_loss().expect("the device computes"))
 }
 
 /// The loss from the logits of every position, `[batch, seq, vocab]`.
-fn dense(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
-    let device = hidden.device();
-    let list = |values: &[i32]| Tensor::<1, Int>::from_ints(values, &device);
-    let logits = model.logits(hidden).reshape([(batch.rows * batch.width) as i32, -1]);
-    let logits = logits.select(0, list(&batch.positions));
-    let picked = activation::log_softmax(logits, 1).gather(1, list(&batch.targets).unsqueeze_dim(1));
-    picked.sum().neg()
+#[derive(Debug)]
+struct Dense;
+
+impl Objective for Dense {
+    fn unit(&self) -> Unit {
+        Unit::Tokens
+    }
+
+    fn loss<'a>(&'a self, _: &Model, micro: &'a MicroBatch, _: Totals) -> LossFn<'a> {
+        Box::new(|model, hidden| {
+            let (batch, device) = (&micro.batch, hidden.device());
+            let list = |values: &[i32]| Tensor::<1, Int>::from_ints(values, &device);
+            let logits = model.logits(hidden).reshape([(batch.rows * batch.width) as i32, -1]);
+            let logits = logits.select(0, list(&batch.positions));
+            let picked = activation::log_softmax(logits, 1).gather(1, list(&batch.targets).unsqueeze_dim(1));
+            ft_train::objectives::Loss {
+                sum: picked.sum().neg(),
+                figures: Vec::new(),
+            }
+        })
+    }
+
+    fn held_out(&self, _: &Model, _: &Batch) -> HeldOut {
+        unreachable!("a benchmark holds nothing out")
+    }
 }
 
 /// Matrix products of the step: forward and input gradients (x 2), weight gradients too when everything trains (x 3).

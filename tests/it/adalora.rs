@@ -6,10 +6,12 @@ use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::methods::adalora::{AdaLora, AdaLoraConfig};
-use ft_peft::{Adaptable, Delta, Pass, PeftConfig, PeftMethod, Place, Regime, adapter, attach, fold};
+use ft_peft::{Adaptable, Delta, Pass, PeftConfig, PeftMethod, Place, adapter, attach, fold};
+use ft_train::MethodHook;
 use ft_train::checkpoint::read_tensors;
 
-use crate::support::{arrays, close, fixture, learned};
+use crate::production::{close_loss, peft_batch, step};
+use crate::support::{arrays, close, fixture};
 use crate::train_support::Workshop;
 
 fn base(device: &Device) -> Model {
@@ -22,6 +24,18 @@ fn adapted(folder: &str, device: &Device) -> (Model, AdaLoraConfig) {
         (PeftConfig::AdaLora(config), _) => (model, config),
         (other, _) => panic!("read as {other:?}"),
     }
+}
+
+fn hook(config: &AdaLoraConfig) -> MethodHook {
+    MethodHook::of(&PeftConfig::AdaLora(config.clone()))
+}
+
+/// Mean negative log-likelihood and penalty of the goldens' step, and the gradients of their sum.
+fn penalized(model: &Model, hook: &mut MethodHook) -> (f64, GradientsParams) {
+    let (nll, grads) = step(model, hook, &peft_batch());
+    let mut sites = model.clone();
+    let penalty = AdaLoraConfig::default().regime().unwrap().penalty(&mut sites.sites());
+    (nll + f64::from(penalty.unwrap().into_scalar::<f32>()), grads)
 }
 
 fn adapters(model: &mut Model) -> Vec<(String, &mut AdaLora)> {
@@ -53,26 +67,13 @@ fn logits(model: &Model) -> Tensor<3> {
     model.logits(hidden).without_autodiff()
 }
 
-/// The objective: mean negative log-likelihood and penalty.
-fn loss(model: &mut Model, regime: &mut dyn Regime) -> Tensor<1> {
-    let (forward, device) = (arrays(&fixture("peft/base_forward.safetensors")), model.device());
-    let hidden = model.forward(forward["input_ids"].ids(&device), &Rows::Right, None, &Pass::train(1));
-    let [batch, seq, width] = hidden.dims();
-    let (positions, targets) = learned(&forward["labels"], &device);
-    let count = targets.dims()[0] as f64;
-    let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-    let nll = model.nll_sum(hidden, targets).div_scalar(count);
-    nll + regime.penalty(&mut model.sites()).unwrap()
-}
-
 #[test]
 fn logits_loss_and_gradients_equal_peft() {
     let golden = arrays(&fixture("peft/adalora/golden.safetensors"));
     let (mut model, config) = adapted("", &Device::flex().autodiff());
     close("logits", logits(&model), &golden["logits"], 1e-5);
-    let loss = loss(&mut model, &mut *config.regime().unwrap());
-    close("loss", loss.clone().inner(), &golden["loss"], 1e-5);
-    let grads = loss.backward();
+    let (loss, grads) = penalized(&model, &mut hook(&config));
+    close_loss("penalized", loss, golden["loss"].values[0], 1e-5);
     for (name, param) in params(&mut model) {
         close(
             &name,
@@ -80,7 +81,7 @@ fn logits_loss_and_gradients_equal_peft() {
             &golden[&format!("param.{name}")],
             0.0,
         );
-        let grad = param.val().grad(&grads).unwrap();
+        let grad = grads.get::<2>(param.id).unwrap();
         close(&name, grad, &golden[&format!("grad.{name}")], 1e-4);
     }
 }
@@ -90,19 +91,14 @@ fn a_whole_schedule_decides_as_peft_does() {
     let golden = arrays(&fixture("peft/adalora/golden.safetensors"));
     let (mut model, config) = adapted("", &Device::flex().autodiff());
     assert_eq!(config.total_step, 20);
-    let mut regime = config.regime().unwrap();
+    let mut hook = hook(&config);
     let mut optim = Optim::new(&OptimConfig::default()).unwrap();
     for (i, expected) in golden["losses"].values.iter().enumerate() {
-        let loss = loss(&mut model, &mut *regime);
-        let found = f64::from(loss.clone().into_scalar::<f32>());
-        assert!(
-            (found - expected).abs() < 1e-4,
-            "step {i}: {found}, expected {expected}"
-        );
-        let grads = GradientsParams::from_grads(loss.backward(), &model);
-        regime.observe(&mut model.sites(), &grads);
+        let (loss, grads) = penalized(&model, &mut hook);
+        close_loss(&format!("step {i}"), loss, *expected, 1e-4);
+        hook.observe(&model, &grads);
         model = optim.step(1e-2, model, grads);
-        regime.moved(&mut model.sites(), i + 1);
+        hook.moved(&mut model, i + 1);
         for (name, param) in params(&mut model)
             .into_iter()
             .filter(|(name, _)| name.contains("lora_E"))
@@ -209,20 +205,22 @@ fn equal_ranks_take_nothing_away() {
     };
     let mut model = base(&Device::flex().autodiff());
     attach(&mut model, &PeftConfig::AdaLora(config.clone()), 1).unwrap();
-    let mut regime = config.regime().unwrap();
+    let mut hook = hook(&config);
     let mut optim = Optim::new(&OptimConfig::default()).unwrap();
     for step in 1..=4 {
-        let grads = GradientsParams::from_grads(loss(&mut model, &mut *regime).backward(), &model);
-        regime.observe(&mut model.sites(), &grads);
+        let (_, grads) = penalized(&model, &mut hook);
+        hook.observe(&model, &grads);
         model = optim.step(1e-2, model, grads);
-        regime.moved(&mut model.sites(), step);
+        hook.moved(&mut model, step);
     }
     assert!(
         adapters(&mut model)
             .iter()
             .all(|(_, delta)| delta.kept == Some(vec![true; 4]))
     );
-    assert_eq!(regime.report()["rank_histogram"], serde_json::json!({"4": 14}));
+    let mut line = serde_json::json!({});
+    hook.report(&mut line);
+    assert_eq!(line["rank_histogram"], serde_json::json!({"4": 14}));
 }
 
 const RUN: &[&str] = &[

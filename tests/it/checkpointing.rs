@@ -1,16 +1,17 @@
-//! Computing blocks again instead of keeping what they need changes nothing but memory.
+//! Computing blocks again instead of activations what they need changes nothing but memory.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model, ModelConfig};
-use ft_peft::{Pass, PeftConfig, attach};
+use ft_peft::{PeftConfig, attach};
 use ft_quant::{Kind, Scheme};
+use ft_train::SavedActivations;
 use ft_train::config::Checkpointing;
-use ft_train::{Keeping, nll_gradients};
 
 use crate::methods_laws::{BASES, METHODS, base, config, disturb};
+use crate::production::{step_batch, train_model};
 use crate::support::fixture;
 use crate::train_support::Workshop;
 
@@ -34,8 +35,8 @@ const DROPOUT: &[&str] = &[
     r#"{"method": "vera", "rank": 8, "dropout": 0.3}"#,
 ];
 
-fn every(blocks: usize, offload: bool) -> Keeping {
-    Keeping {
+fn every(blocks: usize, offload: bool) -> SavedActivations {
+    SavedActivations {
         checkpointing: Checkpointing::Every(blocks),
         offload,
     }
@@ -51,15 +52,11 @@ fn batches() -> [Batch; 2] {
     [Batch::new(&[&rows[0], &rows[1]], 0, 1), Batch::new(&[&rows[2]], 0, 1)]
 }
 
-/// Losses and summed gradients over the micro-batches.
-fn gradients(model: &Model, keeping: Keeping) -> (Vec<f32>, GradientsParams) {
-    let mut sum = GradientsAccumulator::new();
-    let loss = |(i, batch): (usize, &Batch)| {
-        let take = |grads| sum.accumulate(model, grads);
-        nll_gradients(model, batch, &Pass::train(i as u64), keeping, take).into_scalar::<f32>()
-    };
-    let losses = batches().iter().enumerate().map(loss).collect();
-    (losses, sum.grads())
+/// Mean loss and summed gradients over the micro-batches.
+fn gradients(model: &Model, activations: SavedActivations) -> (f64, GradientsParams) {
+    let train = train_model(model.clone(), activations);
+    let output = train.gradients(&step_batch(0, batches()), &|| true).unwrap().unwrap();
+    (output.item.mean_loss().unwrap(), output.grads)
 }
 
 struct Compare<'a> {
@@ -83,11 +80,11 @@ impl ModuleVisitor for Compare<'_> {
     }
 }
 
-fn same(what: &str, model: &Model, keepings: &[Keeping]) {
-    let (losses, plain) = gradients(model, Keeping::default());
-    for keeping in keepings {
-        let what = format!("{what}, {keeping:?}");
-        let (again_losses, again) = gradients(model, *keeping);
+fn same(what: &str, model: &Model, choices: &[SavedActivations]) {
+    let (losses, plain) = gradients(model, SavedActivations::default());
+    for activations in choices {
+        let what = format!("{what}, {activations:?}");
+        let (again_losses, again) = gradients(model, *activations);
         assert_eq!(losses, again_losses, "{what}");
         assert_eq!(plain.len(), again.len(), "{what}");
         let mut compare = Compare {
@@ -146,8 +143,8 @@ fn a_last_segment_may_be_shorter() {
                 continue;
             }
             let model = adapted(Model::init(&shape, 1, &device), options);
-            let keepings = [1, 2, 3, 5, 9].map(|blocks| every(blocks, false));
-            same(&format!("{options}, tied {tied}"), &model, &keepings);
+            let choices = [1, 2, 3, 5, 9].map(|blocks| every(blocks, false));
+            same(&format!("{options}, tied {tied}"), &model, &choices);
         }
     }
 }

@@ -3,64 +3,68 @@
 use std::fs;
 use std::ops::ControlFlow;
 
-use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use ft_data::{Batch, Sample};
 use ft_model::Model;
-use ft_optim::{Optim, OptimConfig, scale_and_clip, trainable_tensors};
-use ft_peft::{Pass, attach};
+use ft_optim::{Optim, OptimConfig, trainable_tensors};
+use ft_peft::{PeftConfig, attach};
 use ft_train::checkpoint::{read_tensors, write_tensors};
 use ft_train::config::Checkpointing;
-use ft_train::{Complete, Error, Keeping, backward_through, nll_gradients, nll_sum};
+use ft_train::{Complete, Error, MethodHook, Piece, SavedActivations, StepBatch};
 
 use crate::methods_laws::{BASES, METHODS, base, config, disturb};
+use crate::production::{step_batch, train_model};
 use crate::train_support::Workshop;
 
 const STEPS: u64 = 3;
 const LR: f64 = 1e-2;
 
-fn keeping(blocks: usize) -> Keeping {
-    Keeping {
+fn every(blocks: usize) -> SavedActivations {
+    SavedActivations {
         checkpointing: Checkpointing::Every(blocks),
         offload: false,
     }
 }
 
-fn batch(step: u64) -> Batch {
+fn batch(step: u64) -> StepBatch {
     let sample = |salt: usize, len: usize| {
         let ids = (0..len).map(|i| ((i * 7 + salt * 13) % 90 + 3) as u32).collect();
         Sample::new(ids, (0..len).map(|i| i > 2).collect())
     };
     let rows = [sample(step as usize, 9), sample(step as usize + 5, 6)];
-    Batch::new(&[&rows[0], &rows[1]], 0, 1)
+    step_batch(step as usize, [Batch::new(&[&rows[0], &rows[1]], 0, 1)])
 }
 
-fn after(mut model: Model, optim: &OptimConfig, keeping: Keeping) -> (Model, Vec<f64>) {
+fn after(mut model: Model, optim: &OptimConfig, activations: SavedActivations) -> (Model, Vec<f64>) {
     let mut optim = Optim::new(optim).unwrap();
     let step = |step| {
-        let (batch, mut sum) = (batch(step), GradientsAccumulator::new());
-        nll_gradients(&model, &batch, &Pass::train(step), keeping, |grads| {
-            sum.accumulate(&model, grads)
-        });
-        let factor = 1.0 / batch.learned() as f64;
-        let (grads, norm) = scale_and_clip(&model, sum.grads(), factor, None);
-        model = optim.step(LR, model.clone(), grads);
-        norm.value()
+        let (train, mut hook) = (
+            train_model(model.clone(), activations),
+            MethodHook::of(&PeftConfig::default()),
+        );
+        let output = train
+            .step_gradients(&mut hook, &batch(step), None, &|| true)
+            .unwrap()
+            .unwrap();
+        model = optim.step(LR, train.model, output.grads);
+        output.item.grad_norm.unwrap().value()
     };
     let norms = (0..STEPS).map(step).collect();
     (model, norms)
 }
 
-fn inside(model: Model, optim: &OptimConfig, keeping: Keeping) -> (Model, Vec<f64>) {
+fn inside(model: Model, optim: &OptimConfig, activations: SavedActivations) -> (Model, Vec<f64>) {
     let (mut optim, mut norms, mut model) = (Optim::new(optim).unwrap(), Vec::new(), model);
     for step in 0..STEPS {
         let batch = batch(step);
-        let mut complete = Complete::new(1.0 / batch.learned() as f64);
-        let each = |model, piece: ft_train::Piece<'_>| {
+        let mut complete = Complete::new(1.0 / batch.target_tokens as f64);
+        let train = train_model(model, activations);
+        let each = |model, piece: Piece<'_>, _: &_| {
             let (grads, _) = complete.with(&model, piece.grads, piece.before);
             ControlFlow::Continue(optim.step(LR, model, grads))
         };
-        (model, _) = backward_through(model, &batch, &Pass::train(step), keeping, nll_sum, each);
+        let (train, _) = train.in_pieces(&batch, each).unwrap();
+        model = train.model;
         norms.push(complete.norm().value());
     }
     (model, norms)
@@ -69,10 +73,10 @@ fn inside(model: Model, optim: &OptimConfig, keeping: Keeping) -> (Model, Vec<f6
 /// Weights to the bit, norms to the rounding of their sums.
 fn same(what: &str, model: &Model, optim: &str) {
     let optim: OptimConfig = serde_json::from_str(optim).unwrap();
-    for keeping in [keeping(1), keeping(2)] {
+    for activations in [every(1), every(2)] {
         let ((one, norms), (other, others)) = (
-            after(model.clone(), &optim, keeping),
-            inside(model.clone(), &optim, keeping),
+            after(model.clone(), &optim, activations),
+            inside(model.clone(), &optim, activations),
         );
         let (one, other, start) = (
             trainable_tensors(&one),
@@ -80,7 +84,7 @@ fn same(what: &str, model: &Model, optim: &str) {
             trainable_tensors(model),
         );
         for ((x, y), before) in one.iter().zip(&other).zip(&start) {
-            assert!(x == y, "{what}, {keeping:?}: {}", x.0);
+            assert!(x == y, "{what}, {activations:?}: {}", x.0);
             assert!(x.1.iter::<f32>().all(f32::is_finite), "{what}: {}", x.0);
             let still = x.1 == before.1;
             assert!(!still || before.0.contains("bias"), "{what}: {} did not move", x.0);

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::methods::lora::{Init, LoraConfig};
 use ft_peft::{Adaptable, AnyTensor, Delta, EmbeddingDelta, Pass, PeftConfig, Place, adapter, attach, fold};
 
-use crate::support::{Array, arrays, close, fixture, learned};
+use crate::production::{close_loss, in_gradients, peft_step};
+use crate::support::{Array, arrays, close, fixture};
 
 /// Case, its base, and whether the AdamW steps can be compared (see the fixtures' README).
 const CASES: [(&str, &str, bool); 15] = [
@@ -54,17 +54,6 @@ fn logits(model: &Model) -> Tensor<3> {
     model
         .logits(model.forward(ids, &Rows::Right, None, &Pass::eval()))
         .inner_or_self()
-}
-
-fn loss(model: &Model) -> Tensor<1> {
-    let (forward, device) = (forward(), model.device());
-    let hidden = model.forward(forward["input_ids"].ids(&device), &Rows::Right, None, &Pass::train(1));
-    let [batch, seq, width] = hidden.dims();
-    let (positions, targets) = learned(&forward["labels"], &device);
-    let count = targets.dims()[0] as f64;
-    model
-        .nll_sum(hidden.reshape([batch * seq, width]).select(0, positions), targets)
-        .div_scalar(count)
 }
 
 /// `x.inner()` on an autodiff device, `x` elsewhere.
@@ -167,18 +156,6 @@ fn without_noise(what: &str, found: Tensor<1>, expected: &Array) -> (Tensor<1>, 
     )
 }
 
-fn gradients(model: &mut Model, loss: Tensor<1>) -> BTreeMap<String, AnyTensor> {
-    let grads = loss.backward();
-    let grad = |tensor: AnyTensor| match tensor {
-        AnyTensor::Vector(t) => AnyTensor::Vector(t.grad(&grads).unwrap()),
-        AnyTensor::Matrix(t) => AnyTensor::Matrix(t.grad(&grads).unwrap()),
-    };
-    trainable(model)
-        .into_iter()
-        .map(|(name, tensor)| (name, grad(tensor)))
-        .collect()
-}
-
 #[test]
 fn logits_and_gradients_equal_peft() {
     let device = Device::flex().autodiff();
@@ -189,9 +166,10 @@ fn logits_and_gradients_equal_peft() {
         // PEFT found the moved base of PiSSA by a decomposition in f32.
         let tolerance = if case == "lora_pissa" { 1e-4 } else { 1e-5 };
         close(case, logits(&model), &golden["logits"], tolerance);
-        let loss = loss(&model);
-        close(case, loss.clone().inner(), &golden["loss"], tolerance);
-        compare(case, &gradients(&mut model, loss), &golden_group(&golden, "grad"), 1e-4);
+        let (loss, grads) = peft_step(&model);
+        close_loss(case, loss, golden["loss"].values[0], tolerance);
+        let gradients = trainable(&mut in_gradients(&model, grads));
+        compare(case, &gradients, &golden_group(&golden, "grad"), 1e-4);
     }
 }
 
@@ -204,13 +182,8 @@ fn three_adamw_steps_and_the_merge_equal_peft() {
         let (mut model, _) = adapted(case, base_name, &device);
         let mut optim = Optim::new(&OptimConfig::default()).unwrap();
         for expected in &golden["losses"].values {
-            let loss = loss(&model);
-            let found = f64::from(loss.clone().into_scalar::<f32>());
-            assert!(
-                (found - expected).abs() < 1e-4,
-                "{case}: loss {found}, expected {expected}"
-            );
-            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let (loss, grads) = peft_step(&model);
+            close_loss(case, loss, *expected, 1e-4);
             model = optim.step(1e-2, model, grads);
         }
         if comparable {

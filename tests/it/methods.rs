@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::{Adaptable, AnyTensor, Delta, ParamMut, Pass, PeftConfig, Place, WeightDelta, adapter, fold};
 
-use crate::support::{Array, arrays, close, fixture, learned};
+use crate::production::{close_loss, in_gradients, peft_step};
+use crate::support::{Array, arrays, close, fixture};
 
 const CASES: [&str; 9] = [
     "dora",
@@ -46,16 +46,6 @@ fn logits(model: &Model) -> Tensor<3> {
     let ids = arrays(&fixture("peft/base_forward.safetensors"))["input_ids"].ids(&model.device());
     let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
     model.logits(hidden).without_autodiff()
-}
-
-fn loss(model: &Model) -> Tensor<1> {
-    let (forward, device) = (arrays(&fixture("peft/base_forward.safetensors")), model.device());
-    let hidden = model.forward(forward["input_ids"].ids(&device), &Rows::Right, None, &Pass::train(1));
-    let [batch, seq, width] = hidden.dims();
-    let (positions, targets) = learned(&forward["labels"], &device);
-    let count = targets.dims()[0] as f64;
-    let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-    model.nll_sum(hidden, targets).div_scalar(count)
 }
 
 /// What trains, by the names of PEFT's file.
@@ -113,16 +103,6 @@ fn compare(case: &str, found: BTreeMap<String, AnyTensor>, expected: &BTreeMap<S
     }
 }
 
-fn gradients(model: &mut Model, loss: Tensor<1>) -> BTreeMap<String, AnyTensor> {
-    let grads = loss.backward();
-    let grad = |tensor: AnyTensor| match tensor {
-        AnyTensor::Vector(t) => AnyTensor::Vector(t.grad(&grads).unwrap()),
-        AnyTensor::Matrix(t) => AnyTensor::Matrix(t.grad(&grads).unwrap()),
-    };
-    let trainable = trainable(model).into_iter();
-    trainable.map(|(name, tensor)| (name, grad(tensor))).collect()
-}
-
 /// The goldens' AdamW decays norms too, ours does not: here all decay is done by hand.
 struct Decay;
 
@@ -141,9 +121,10 @@ fn logits_and_gradients_equal_peft() {
         let (mut model, _) = adapted(case, &device);
         compare(case, trainable(&mut model), &golden_group(&golden, "param"), 0.0);
         close(case, logits(&model), &golden["logits"], 1e-5);
-        let loss = loss(&model);
-        close(case, loss.clone().inner(), &golden["loss"], 1e-5);
-        compare(case, gradients(&mut model, loss), &golden_group(&golden, "grad"), 1e-4);
+        let (loss, grads) = peft_step(&model);
+        close_loss(case, loss, golden["loss"].values[0], 1e-5);
+        let gradients = trainable(&mut in_gradients(&model, grads));
+        compare(case, gradients, &golden_group(&golden, "grad"), 1e-4);
     }
 }
 
@@ -159,11 +140,8 @@ fn three_adamw_steps_and_the_merge_equal_peft() {
         });
         let mut optim = Optim::new(&config).unwrap();
         for expected in &golden["losses"].values {
-            let loss = loss(&model);
-            let found = f64::from(loss.clone().into_scalar::<f32>());
-            let error = (found - expected).abs();
-            assert!(error < 1e-4, "{case}: loss {found}, expected {expected}");
-            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let (loss, grads) = peft_step(&model);
+            close_loss(case, loss, *expected, 1e-4);
             model = optim.step(LR, model.map(&mut Decay), grads);
         }
         compare(case, trainable(&mut model), &golden_group(&golden, "after"), 1e-4);

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{AdamWConfig, Optim, OptimConfig};
 use ft_peft::{Adaptable, AnyTensor, Pass, PeftConfig, Site, adapter};
 
-use crate::support::{Array, arrays, close, fixture, learned};
+use crate::production::{close_loss, in_gradients, peft_step};
+use crate::support::{Array, arrays, close, fixture};
 
 const CASES: [&str; 7] = [
     "prefix",
@@ -105,16 +105,6 @@ fn at_text(logits: &Array) -> Array {
     }
 }
 
-fn loss(model: &Model) -> Tensor<1> {
-    let (forward, device) = (arrays(&fixture("peft/base_forward.safetensors")), model.device());
-    let hidden = model.forward(forward["input_ids"].ids(&device), &Rows::Right, None, &Pass::train(1));
-    let [batch, seq, width] = hidden.dims();
-    let (positions, targets) = learned(&forward["labels"], &device);
-    let count = targets.dims()[0] as f64;
-    let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-    model.nll_sum(hidden, targets).div_scalar(count)
-}
-
 /// What trains, by the names of PEFT's prompt encoder.
 pub fn state(model: &Model) -> BTreeMap<String, AnyTensor> {
     let mut model = model.clone();
@@ -140,16 +130,6 @@ fn compare(case: &str, found: BTreeMap<String, AnyTensor>, expected: &BTreeMap<S
     }
 }
 
-/// Puts its gradient in the place of every parameter.
-struct ToGradient(Gradients);
-
-impl ModuleMapper for ToGradient {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let gradient = param.val().grad(&self.0).expect("every parameter has a gradient");
-        Param::initialized(param.id, Tensor::from_data(gradient.into_data(), &param.val().device()))
-    }
-}
-
 /// The goldens' AdamW decays all parameters, ours leaves out vectors: here all decay is done by hand.
 struct Decay;
 
@@ -169,9 +149,9 @@ fn logits_and_gradients_equal_peft() {
         compare(case, state(&model), &group(&golden, "param"), 0.0);
         assert_eq!(model.virtual_tokens(), TOKENS);
         close(case, forward(&model), &at_text(&golden["logits"]), 1e-5);
-        let loss = loss(&model);
-        close(case, loss.clone().inner(), &golden["loss"], 1e-5);
-        let gradients = model.map(&mut ToGradient(loss.backward()));
+        let (loss, grads) = peft_step(&model);
+        close_loss(case, loss, golden["loss"].values[0], 1e-5);
+        let gradients = in_gradients(&model, grads);
         compare(case, state(&gradients), &group(&golden, "grad"), 1e-4);
     }
 }
@@ -188,13 +168,8 @@ fn three_adamw_steps_equal_peft() {
         });
         let mut optim = Optim::new(&config).unwrap();
         for expected in &golden["losses"].values {
-            let loss = loss(&model);
-            let found = f64::from(loss.clone().into_scalar::<f32>());
-            assert!(
-                (found - expected).abs() < 1e-4,
-                "{case}: loss {found}, expected {expected}"
-            );
-            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let (loss, grads) = peft_step(&model);
+            close_loss(case, loss, *expected, 1e-4);
             model = optim.step(LR, model.map(&mut Decay), grads);
         }
         compare(case, state(&model), &group(&golden, "after"), 1e-4);

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
-use ft_peft::{Adaptable, Delta, Pass, Place, adapter, fold};
+use ft_peft::{Adaptable, Delta, Pass, PeftConfig, Place, adapter, fold};
 use ft_quant::{Kind, Scheme};
+use ft_train::MethodHook;
 use safetensors::SafeTensors;
 
-use crate::support::{Array, arrays, close, fixture, learned};
+use crate::production::{close_loss, golden_batch, step};
+use crate::support::{Array, arrays, close, fixture};
 
 const CASES: [(&str, Scheme); 3] = [
     (
@@ -52,16 +53,6 @@ fn logits(model: &Model, golden: &BTreeMap<String, Array>) -> Tensor<3> {
     let ids = golden["input_ids"].ids(&model.device());
     let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
     model.logits(hidden).without_autodiff()
-}
-
-fn loss(model: &Model, golden: &BTreeMap<String, Array>) -> Tensor<1> {
-    let device = model.device();
-    let hidden = model.forward(golden["input_ids"].ids(&device), &Rows::Right, None, &Pass::train(1));
-    let [batch, seq, width] = hidden.dims();
-    let (positions, targets) = learned(&golden["labels"], &device);
-    let count = targets.dims()[0] as f64;
-    let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-    model.nll_sum(hidden, targets).div_scalar(count)
 }
 
 /// How many projections a model holds in codes.
@@ -151,16 +142,17 @@ fn qlora_equals_peft() {
         adapter::load(&dir(case).join("qlora"), &mut model).unwrap();
         assert_eq!(packed(&mut model), 14, "{case}");
         close(case, logits(&model, &golden), &golden["qlora_logits"], 1e-5);
-        let loss0 = loss(&model, &golden);
-        close(case, loss0.clone().inner(), &golden["qlora_loss"], 1e-5);
-        let grads = loss0.backward();
+        let batch = golden_batch(&golden["input_ids"], &golden["labels"]);
+        let mut hook = MethodHook::of(&PeftConfig::default());
+        let (loss, grads) = step(&model, &mut hook, &batch);
+        close_loss(case, loss, golden["qlora_loss"].values[0], 1e-5);
         let mut compared = 0;
         for site in model.sites() {
             let Place::Projection(slot) = &site.place else { continue };
             let Some(Delta::Lora(lora)) = &slot.delta else { continue };
             for (name, param) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
                 let key = format!("qlora_grad.base_model.model.{}.{name}.default.weight", site.path);
-                close(&key, param.val().grad(&grads).unwrap(), &golden[&key], 1e-4);
+                close(&key, grads.get::<2>(param.id).unwrap(), &golden[&key], 1e-4);
                 compared += 1;
             }
         }
@@ -168,10 +160,8 @@ fn qlora_equals_peft() {
 
         let mut optim = Optim::new(&OptimConfig::default()).unwrap();
         for expected in &golden["qlora_losses"].values {
-            let loss = loss(&model, &golden);
-            let found = f64::from(loss.clone().into_scalar::<f32>());
-            assert!((found - expected).abs() < 1e-4, "{case}: loss {found} for {expected}");
-            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let (loss, grads) = step(&model, &mut hook, &batch);
+            close_loss(case, loss, *expected, 1e-4);
             model = optim.step(1e-2, model, grads);
         }
 

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use burn::module::{Module, Param};
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::{Adaptable, ParamMut, Pass, PeftConfig, adapter, attach, fold};
 
+use ft_train::MethodHook;
+
+use crate::production::{close_loss, peft_batch, peft_step, train_model_for};
 use crate::support::{Array, arrays, close, fixture, learned};
 use crate::train_support::Workshop;
 
@@ -56,16 +58,6 @@ fn logits(model: &Model) -> Tensor<3> {
     model.logits(hidden).without_autodiff()
 }
 
-fn loss(model: &Model) -> Tensor<1> {
-    let (forward, device) = (arrays(&fixture("peft/base_forward.safetensors")), model.device());
-    let hidden = model.forward(forward["input_ids"].ids(&device), &Rows::Right, None, &Pass::train(1));
-    let [batch, seq, width] = hidden.dims();
-    let (positions, targets) = learned(&forward["labels"], &device);
-    let count = targets.dims()[0] as f64;
-    let hidden = hidden.reshape([batch * seq, width]).select(0, positions);
-    model.nll_sum(hidden, targets).div_scalar(count)
-}
-
 /// What trains, by PEFT's names in memory.
 fn params(model: &mut Model) -> Vec<(String, Param<Tensor<2>>)> {
     let mut all = Vec::new();
@@ -92,9 +84,8 @@ fn logits_and_gradients_equal_peft() {
         let (mut model, _) = adapted(case, &Device::flex().autodiff());
         assert_eq!(model.is_tied(), !case.ends_with("tokens"), "{case}");
         close(case, logits(&model), &golden["logits"], 1e-5);
-        let loss = loss(&model);
-        close(case, loss.clone().inner(), &golden["loss"], 1e-5);
-        let grads = loss.backward();
+        let (loss, grads) = peft_step(&model);
+        close_loss(case, loss, golden["loss"].values[0], 1e-5);
         let params = params(&mut model);
         assert_eq!(
             params.len(),
@@ -110,7 +101,7 @@ fn logits_and_gradients_equal_peft() {
             );
             close(
                 &name,
-                param.val().grad(&grads).unwrap(),
+                grads.get::<2>(param.id).unwrap(),
                 &golden[&format!("grad.{name}")],
                 1e-4,
             );
@@ -125,10 +116,8 @@ fn three_steps_and_the_merge_equal_peft() {
         let (mut model, _) = adapted(case, &Device::flex().autodiff());
         let mut optim = Optim::new(&OptimConfig::default()).unwrap();
         for expected in &golden["losses"].values {
-            let loss = loss(&model);
-            let found = f64::from(loss.clone().into_scalar::<f32>());
-            assert!((found - expected).abs() < 1e-4, "{case}: {found}, expected {expected}");
-            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let (loss, grads) = peft_step(&model);
+            close_loss(case, loss, *expected, 1e-4);
             model = optim.step(1e-2, model, grads);
         }
         for (name, param) in params(&mut model) {
@@ -144,6 +133,36 @@ fn three_steps_and_the_merge_equal_peft() {
         fold(&mut model).unwrap();
         assert_eq!((model.num_params(), model.is_tied()), (0, tied), "{case}");
         close(case, logits(&model), &golden["merged_logits"], 1e-4);
+    }
+}
+
+/// Training the table as a whole gives its rows the gradients of the rows that train alone.
+#[test]
+fn rows_of_a_tied_head_get_the_tables_gradient_smoothed_or_not() {
+    const IDS: [usize; 3] = [3, 7, 11];
+    for objective in ["{}", r#"{"label_smoothing": 0.2}"#] {
+        let gradient = |options: &str| {
+            let mut model = base("tied", &Device::flex().autodiff());
+            attach(&mut model, &serde_json::from_str(options).unwrap(), 0).unwrap();
+            let train = train_model_for(objective, model, Default::default());
+            let mut hook = MethodHook::of(&PeftConfig::default());
+            let step = train.step_gradients(&mut hook, &peft_batch(), None, &|| true);
+            let [id] = burn::module::list_param_ids(&train.model)[..] else {
+                panic!("one tensor trains")
+            };
+            step.unwrap().unwrap().grads.get::<2>(id).unwrap()
+        };
+        let rows = gradient(r#"{"method": "trainable_tokens", "token_indices": [3, 7, 11]}"#);
+        let whole = gradient(r#"{"method": "full", "targets": ["embed_tokens"]}"#);
+        for (k, id) in IDS.into_iter().enumerate() {
+            let (own, whole) = (rows.clone().slice(k..k + 1), whole.clone().slice(id..id + 1));
+            let scale = whole.clone().abs().max().into_scalar::<f32>();
+            let error = (own - whole).abs().max().into_scalar::<f32>();
+            assert!(
+                scale > 0.0 && error <= 1e-5 * scale,
+                "{objective}, token {id}: {error:e} of {scale:e}"
+            );
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cache::KvCache;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::families::{self, Decoder};
+use crate::families::Decoder;
 use crate::loader::{LoadDtype, Loader};
 use crate::quantized;
 use crate::random::Random;
@@ -208,26 +208,21 @@ impl Model {
         logits.cast(burn::tensor::FloatDType::F32)
     }
 
-    /// Sum over rows of the negative log-likelihood in nats, `[1]`; hidden `[n, hidden]`, targets `[n]`.
-    pub fn nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    /// Sum over rows of the negative log-likelihood in nats, `[1]`; hidden `[n, hidden]`, targets `[n]`. Targets spread
+    /// `smoothing` of their weight over the whole vocabulary, as torch's `label_smoothing` does; 0 is plain.
+    pub fn nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
         if let Some(tokens) = self.tied_tokens() {
-            return tokens.nll_sum(hidden, self.decoder.embeddings().weight.val(), targets);
+            return tokens.nll_sum(hidden, self.decoder.embeddings().weight.val(), targets, smoothing);
         }
-        match self.head_matrix() {
-            Some(head) => ft_kernels::cross_entropy(hidden, head, targets),
-            None => self.adapted_nll(hidden, targets).sum(),
-        }
-    }
-
-    /// [`nll_sum`](Self::nll_sum) against targets that spread `smoothing` of their weight over the whole vocabulary, as
-    /// torch's `label_smoothing` does.
-    pub fn smoothed_nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
         if let Some(head) = self.head_matrix() {
             return ft_kernels::smoothed_cross_entropy(hidden, head, targets, smoothing);
         }
         let logits = self.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
         let log_probs = activation::log_softmax(logits, 1); // [n, vocab]
         let picked = log_probs.clone().gather(1, targets.unsqueeze_dim(1)).sum();
+        if smoothing == 0.0 {
+            return picked.neg();
+        }
         let spread = log_probs.mean_dim(1).sum();
         (picked.mul_scalar(1.0 - smoothing) + spread.mul_scalar(smoothing)).neg()
     }
@@ -283,7 +278,7 @@ impl Adaptable for Model {
     }
 
     fn architecture(&self) -> (&str, &str) {
-        (&self.config.model_type, families::class(&self.config.model_type))
+        (&self.config.model_type, self.config.class())
     }
 
     fn untie_head(&mut self) {

@@ -117,7 +117,7 @@ pub enum Error {
     /// Memory that does not hold the smallest step there is, or a checkpoint beside what there is.
     #[error(
         "step {step}: out of memory at {rows} x {width} tokens in a forward pass, and no smaller step is possible; lower data.max_length{}; the newest \
-         checkpoint is {last}", relief.iter().map(|change| format!(", or set {change}")).collect::<String>()
+         checkpoint is {last}", memory_advice.iter().map(|change| format!(", or set {change}")).collect::<String>()
     )]
     OutOfMemory {
         /// Optimizer step, from 1.
@@ -127,7 +127,7 @@ pub enum Error {
         /// Tokens of the longest one.
         width: usize,
         /// Settings that take less.
-        relief: Vec<String>,
+        memory_advice: Vec<String>,
         /// The newest checkpoint, or `none`.
         last: String,
     },

@@ -18,48 +18,21 @@
 //! # Ok::<(), ft_train::Error>(())
 //! ```
 
-mod after_backward;
-mod answers;
-mod backward;
+mod batches;
 pub mod checkpoint;
-mod clock;
 pub mod config;
-mod disk;
+mod engine;
 mod error;
-mod feed;
-mod fit;
-mod gradients;
-mod guard;
-mod history;
-mod in_backward;
-mod lock;
 pub mod memory;
-mod metrics;
-mod model;
-mod outcome;
+pub mod objectives;
 pub mod plan;
-mod regime;
-mod renderer;
-mod report;
-mod resume;
-mod room;
-mod save;
-mod scaling;
-mod session;
-mod strategy;
-mod tensorboard;
+mod watch;
 
-pub use answers::{SampleAnswer, Shown};
-pub use backward::{Keeping, Piece, backward_through, loss_gradients, nll_gradients, nll_sum};
+pub use batches::{Batches, MicroBatch, Padding, StepBatch, Totals};
 pub use config::{Issue, Provenance, RunConfig};
-pub use disk::Disk;
+pub use engine::{Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, SavedActivations, TrainModel, fit};
 pub use error::{Error, Result};
-pub use fit::{Event, FitOptions, Progress, fit};
-pub use history::read_metrics;
-pub use in_backward::Complete;
-pub use model::TrainModel;
-pub use outcome::{BeforeAfter, BestStep, Outcome, Score};
-pub use plan::{Plan, PlanSummary};
-pub use renderer::{ProgressRenderer, Style};
-pub use resume::Resume;
-pub use session::Ending;
+pub use plan::{Disk, Plan, PlanSummary};
+pub use watch::{
+    BeforeAfter, BestStep, Ending, Outcome, ProgressRenderer, SampleCompletion, Score, Shown, Style, read_metrics,
+};

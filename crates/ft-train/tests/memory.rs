@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
-use burn::optim::GradientsAccumulator;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model, ModelConfig, Rows};
@@ -16,8 +15,9 @@ use ft_peft::{Attached, Pass, PeftConfig, attach, preview};
 use ft_quant::{Kind, Scheme};
 use ft_train::checkpoint::{read_tensors, write_saved};
 use ft_train::config::Checkpointing;
+use ft_train::objectives::ObjectiveConfig;
 use ft_train::plan::Demand;
-use ft_train::{Complete, Keeping, backward_through, nll_gradients, nll_sum};
+use ft_train::{Complete, MicroBatch, SavedActivations, StepBatch, TrainModel};
 
 struct Counting;
 
@@ -93,6 +93,25 @@ fn batch(tokens: usize) -> Batch {
     Batch::new(&[&Sample::new(ids, vec![true; tokens])], 0, 1)
 }
 
+fn step_batch(tokens: usize) -> StepBatch {
+    let micro = MicroBatch {
+        batch: batch(tokens),
+        dropout_seed: 1,
+    };
+    StepBatch::new(0, vec![micro])
+}
+
+fn train_model(model: Model, checkpointing: Checkpointing) -> TrainModel {
+    TrainModel {
+        model,
+        activations: SavedActivations {
+            checkpointing,
+            offload: false,
+        },
+        objective: ObjectiveConfig::default().kind().build().unwrap(),
+    }
+}
+
 /// Bytes that a forward pass over so many tokens leaves behind.
 fn kept(model: &Model, tokens: usize) -> usize {
     let ids = Tensor::<2, Int>::from_data(TensorData::new(batch(tokens).ids, [1, tokens]), &model.device());
@@ -105,36 +124,29 @@ fn kept(model: &Model, tokens: usize) -> usize {
 
 /// Bytes that a step's gradients need at most, warm: work memory is there already.
 fn peak(model: &Model, tokens: usize, checkpointing: Checkpointing) -> usize {
-    let batch = batch(tokens);
-    let keeping = Keeping {
-        checkpointing,
-        offload: false,
-    };
+    let (batch, train) = (step_batch(tokens), train_model(model.clone(), checkpointing));
     let before = LIVE.load(Ordering::SeqCst);
     PEAK.store(before, Ordering::SeqCst);
-    let mut sum = GradientsAccumulator::new();
-    nll_gradients(model, &batch, &Pass::train(1), keeping, |grads| {
-        sum.accumulate(model, grads)
-    });
-    PEAK.load(Ordering::SeqCst) - before
+    let output = train.gradients(&batch, &|| true).unwrap();
+    let peak = PEAK.load(Ordering::SeqCst) - before;
+    assert!(output.is_some());
+    peak
 }
 
 /// The same for a step that is taken inside the backward pass, with an optimizer that keeps nothing.
 fn peak_inside(model: Model, tokens: usize, blocks: usize) -> (Model, usize) {
-    let (batch, mut complete) = (batch(tokens), Complete::new(1.0 / tokens as f64));
-    let keeping = Keeping {
-        checkpointing: Checkpointing::Every(blocks),
-        offload: false,
-    };
+    let (batch, mut complete) = (step_batch(tokens), Complete::new(1.0 / tokens as f64));
+    let train = train_model(model, Checkpointing::Every(blocks));
     let rule = serde_json::from_str(r#"{"kind": "sgd"}"#).unwrap();
     let mut optim = Optim::new(&rule).unwrap();
     let before = LIVE.load(Ordering::SeqCst);
     PEAK.store(before, Ordering::SeqCst);
-    let (model, _) = backward_through(model, &batch, &Pass::train(1), keeping, nll_sum, |model, piece| {
+    let step = train.in_pieces(&batch, |model, piece, _| {
         let (grads, _) = complete.with(&model, piece.grads, piece.before);
         ControlFlow::Continue(optim.step(1e-3, model, grads))
     });
-    (model, PEAK.load(Ordering::SeqCst) - before)
+    let peak = PEAK.load(Ordering::SeqCst) - before;
+    (step.unwrap().0.model, peak)
 }
 
 /// Every method on every shape; BitFit alone, and on a Llama alone, finds nothing to train.
@@ -282,11 +294,9 @@ fn a_checkpoint_is_written_with_a_copy_of_one_tensor_at_a_time() {
     let mut model = Model::init(&shape, 1, &Device::flex().autodiff());
     attach(&mut model, &serde_json::from_str(r#"{"method": "full"}"#).unwrap(), 0).unwrap();
     let mut optim = Optim::new(&serde_json::from_str(r#"{"kind": "adamw"}"#).unwrap()).unwrap();
-    let mut grads = GradientsAccumulator::new();
-    nll_gradients(&model, &batch(16), &Pass::train(1), Keeping::default(), |g| {
-        grads.accumulate(&model, g)
-    });
-    model = optim.step(1e-3, model, grads.grads());
+    let train = train_model(model, Checkpointing::Off);
+    let output = train.gradients(&step_batch(16), &|| true).unwrap().unwrap();
+    model = optim.step(1e-3, train.model, output.grads);
 
     let largest = 4 * shape
         .tensors()

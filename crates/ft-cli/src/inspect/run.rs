@@ -89,7 +89,7 @@ impl Run {
             last_eval_loss: last("eval_loss"),
             best: state.and_then(|s| s.best).map(|b| Best {
                 step: b.step,
-                loss: b.loss.0,
+                loss: b.evaluation.loss.0,
             }),
             checkpoints,
             result,

@@ -192,7 +192,7 @@ fn scores(before: Option<&Score>, after: Option<&Score>) -> String {
     };
     let mut rows = vec![vec!["held out".to_string(), "before".into(), "after".into()]];
     rows.push(row("loss", &|s| Some(s.loss)));
-    rows.push(row("perplexity", &|s| Some(s.perplexity)));
+    rows.push(row("perplexity", &|s| s.perplexity));
     rows.extend(
         after
             .metrics
@@ -223,7 +223,7 @@ mod tests {
     fn scores_stand_side_by_side() {
         let score = |loss: f64, em: f64| Score {
             loss,
-            perplexity: loss.exp(),
+            perplexity: Some(loss.exp()),
             metrics: BTreeMap::from([("exact_match".to_string(), em)]),
         };
         let text = scores(Some(&score(2.0, 0.0)), Some(&score(0.5, 0.9)));

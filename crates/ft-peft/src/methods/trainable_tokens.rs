@@ -279,13 +279,14 @@ impl TrainableTokens {
         Tensor::cat(vec![logits, own], D - 1).select(D - 1, self.order.clone())
     }
 
-    /// Sum over rows of the negative log-likelihood in nats through a tied head, `[1]`; hidden `[m, hidden]`, targets `[m]`.
+    /// Sum over rows of the negative log-likelihood in nats through a tied head, `[1]`, against targets that spread `smoothing` of
+    /// their weight over the whole vocabulary; hidden `[m, hidden]`, targets `[m]`.
     ///
     /// E' is a constant for the product with the whole vocabulary. What R gains from it is added as a term that is zero and has
-    /// the gradient of the log-likelihood with respect to the logits of the chosen tokens, `softmax - [target]`.
-    pub fn nll_sum(&self, hidden: Tensor<2>, table: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    /// the gradient of the loss with respect to the logits of the chosen tokens, `softmax - (1 - ε)·[target] - ε/rows`.
+    pub fn nll_sum(&self, hidden: Tensor<2>, table: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
         let head = self.table(table);
-        let nll = ft_kernels::cross_entropy(hidden.clone(), head.clone(), targets.clone());
+        let nll = ft_kernels::smoothed_cross_entropy(hidden.clone(), head.clone(), targets.clone(), smoothing);
         if !self.trainable_tokens_delta.val().is_require_grad() {
             return nll;
         }
@@ -294,6 +295,7 @@ impl TrainableTokens {
         let own = ft_kernels::linear(wide.clone().autodiff(), self.trainable_tokens_delta.val()); // [m, n]
         let plain = targets.clone().without_autodiff();
         let target = (wide * f32(head.clone().select(0, plain.clone()))).sum_dim(1); // [m, 1]
+        let spread = smoothing / head.dims()[0] as f64;
         let total = f32(ft_kernels::token_nll(hidden, head, plain)).unsqueeze_dim(1) + target; // log-sum-exp
         let share = (own.clone().detach().without_autodiff() - total).exp();
         let numbers = Tensor::<1, Int>::arange(0..own.dims()[1] as i64, &own.device()).unsqueeze_dim::<2>(0);
@@ -302,7 +304,7 @@ impl TrainableTokens {
             .unsqueeze_dim::<2>(1)
             .expand(own.dims())
             .equal(numbers.expand(own.dims()));
-        let pull = share.autodiff() - f32(hit.float());
+        let pull = share.autodiff() - f32(hit.float()).mul_scalar(1.0 - smoothing) - spread;
         let term = (own * pull.detach()).sum();
         let value = term.clone().detach();
         nll + (term - value)

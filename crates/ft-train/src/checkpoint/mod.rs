@@ -11,6 +11,7 @@
 
 mod changes;
 mod folder;
+pub(crate) mod lock;
 mod state;
 mod tensors;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use changes::{Change, compare};
 pub use folder::{Draft, clean, damage, write_file};
-pub use state::{Best, Exact, Fingerprints, Patience, Pending, TrainerState};
+pub use state::{Best, Evaluation, Exact, Fingerprints, Patience, Pending, TrainerState};
 pub use tensors::{read_tensors, write_saved, write_tensors};
 
 use crate::{Error, Result};

@@ -1,5 +1,7 @@
 //! `trainer_state.json`: everything of a run that is neither a weight nor a moment.
 
+use std::collections::BTreeMap;
+
 use ft_optim::LossScale;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,7 +15,7 @@ pub struct TrainerState {
     pub step: usize,
     /// Passes over the training samples done.
     pub epoch: f64,
-    /// Next window of the current epoch: the data cursor.
+    /// Next batch of the current epoch: the data cursor.
     pub cursor: usize,
     /// Tokens fed, padding left out.
     pub tokens: u64,
@@ -39,10 +41,10 @@ pub struct TrainerState {
     pub best: Option<Best>,
     /// Early stopping's memory.
     pub patience: Patience,
-    /// Held-out loss before the first step.
-    pub first_eval: Option<Exact>,
-    /// Held-out loss of the last evaluation.
-    pub last_eval: Option<Exact>,
+    /// The evaluation before the first step.
+    pub first_eval: Option<Evaluation>,
+    /// The last evaluation.
+    pub last_eval: Option<Evaluation>,
     /// Seconds of training before this checkpoint, evaluations and pauses left out.
     pub seconds: f64,
     /// The last lines of `metrics.jsonl`.
@@ -71,12 +73,40 @@ pub struct Fingerprints {
 }
 
 /// Sums of a log interval that is not over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
-    /// Sum of the negative log-likelihood.
-    pub nll: Exact,
-    /// Learned tokens.
-    pub learned: u64,
+    /// Sum of the objective's loss.
+    pub loss: Exact,
+    /// Units that it is a sum over.
+    pub count: u64,
+    /// Sums and counts of the objective's other figures, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, (Exact, u64)>,
+}
+
+impl Pending {
+    /// Adds to a figure.
+    pub fn add(&mut self, name: &str, sum: f64, count: usize) {
+        let (total, units) = self.figures.entry(name.to_owned()).or_default();
+        total.0 += sum;
+        *units += count as u64;
+    }
+
+    /// The means of the figures by name.
+    pub fn means(&self) -> impl Iterator<Item = (&str, f64)> {
+        let figures = self.figures.iter();
+        figures.map(|(name, (sum, count))| (name.as_str(), sum.0 / (*count).max(1) as f64))
+    }
+}
+
+/// What an evaluation came to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Mean of the objective's loss.
+    pub loss: Exact,
+    /// Mean negative log-likelihood in nats per target token, where it was computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nll: Option<Exact>,
 }
 
 /// An evaluation that no other has beaten.
@@ -84,8 +114,9 @@ pub struct Pending {
 pub struct Best {
     /// Optimizer steps done then.
     pub step: usize,
-    /// Mean negative log-likelihood per learned token.
-    pub loss: Exact,
+    /// What it came to.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
 }
 
 /// What early stopping remembers.

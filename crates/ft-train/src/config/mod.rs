@@ -12,6 +12,7 @@
 mod batch_size;
 mod check;
 mod checkpointing;
+mod objective;
 mod paths;
 mod peft;
 mod sections;
@@ -31,10 +32,12 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
 pub use batch_size::BatchSize;
 pub(crate) use batch_size::bytes_of;
 pub use checkpointing::Checkpointing;
+pub use objective::ObjectiveSection;
 pub use peft::PeftSection;
 pub use sections::*;
 use source::{Sources, Tree};
@@ -109,6 +112,12 @@ const DISPLACES: &[(&str, &str)] = &[
     ("data.valid", "data.valid_split"),
     ("data.valid_split", "data.valid"),
     ("peft.from", "peft"),
+];
+
+/// Sections whose other keys depend on one of them, and what that one is where it is not given.
+const TAGGED: [(&str, &str, &str); 2] = [
+    ("peft", "peft.method", PeftConfig::NAMES[0]),
+    ("objective", "objective.kind", ObjectiveConfig::NAMES[0]),
 ];
 
 impl RunConfig {
@@ -213,13 +222,16 @@ fn merged<'s>(sources: &'s Sources, own: usize, base: Option<usize>, sets: &[usi
     Ok(tree)
 }
 
-/// Lays `over` on `tree`, whose keys give way to what excludes them. Another method displaces the whole section of the
-/// one before, and the learning rate that was chosen for it.
+/// Lays `over` on `tree`, whose keys give way to what excludes them. Another method, or another objective, displaces the whole
+/// section of the one before, and the learning rate that was chosen for it.
 fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
-    let switches = source::text(&over, "peft.method").is_some_and(|new| new != method_name(tree));
-    if switches && source::holds(tree, "peft") {
-        source::remove(tree, "peft");
-        source::remove(tree, "optim.lr");
+    for (section, tag, default) in TAGGED {
+        let before = source::text(tree, tag).unwrap_or(default);
+        let switches = source::text(&over, tag).is_some_and(|new| new != before);
+        if switches && source::holds(tree, section) {
+            source::remove(tree, section);
+            source::remove(tree, "optim.lr");
+        }
     }
     for (_, displaced) in DISPLACES.iter().filter(|(typed, _)| source::holds(&over, typed)) {
         source::remove(tree, displaced);
@@ -241,11 +253,6 @@ fn with_out<'t>(mut tree: Tree<'t>, path: &Path) -> Tree<'t> {
         train.insert(key("out"), Spanned::new(0..0, out));
     }
     tree
-}
-
-/// The method that a tree asks for.
-fn method_name<'t>(tree: &'t Tree<'_>) -> &'t str {
-    source::text(tree, "peft.method").unwrap_or(PeftConfig::NAMES[0])
 }
 
 /// `optim` with the method's learning rate, scaled as the optimizer's own default is to AdamW's.

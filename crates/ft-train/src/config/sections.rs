@@ -50,28 +50,6 @@ pub enum Dtype {
     F16,
 }
 
-/// Section `[objective]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObjectiveSection {
-    /// What is minimized.
-    pub kind: Objective,
-    /// Share of every target that is spread over the whole vocabulary, in training alone: evaluations stay plain. 0.1 is
-    /// common; 0 is off.
-    pub label_smoothing: f64,
-    /// NEFTune: noise uniform in ±alpha/√(length · width) on the token embeddings, in training alone. 5 is common; 0 is off.
-    pub neftune_alpha: f64,
-}
-
-/// What is minimized.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Objective {
-    /// Supervised: the mean negative log-likelihood, in nats, of the learned tokens.
-    #[default]
-    Sft,
-}
-
 /// Section `[train]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

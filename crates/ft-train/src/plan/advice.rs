@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::bytes::Bytes;
 use super::places::{self, Job};
+use crate::batches::Batches;
 use crate::config::Checkpointing;
-use crate::feed::Feed;
 use crate::{Error, Result};
 
 /// A change, on top of those before it, and the memory that the run would then take.
@@ -42,30 +42,30 @@ fn changes(job: &Job) -> Vec<(&'static str, Change)> {
 }
 
 /// The names of the settings that are left to change where even one sample does not fit.
-pub(super) fn relief(job: &Job) -> Vec<String> {
+pub(super) fn memory_advice(job: &Job) -> Vec<String> {
     let names = changes(job).into_iter().map(|(change, _)| change);
     let states = (job.optim.kind() != "adamw_8bit").then_some(EIGHT_BIT);
     names.chain(states).map(str::to_owned).collect()
 }
 
-/// Micro-batches that make up a step of `samples`, the largest first.
+/// MicroBatch-batches that make up a step of `samples`, the largest first.
 fn sizes(samples: usize) -> impl Iterator<Item = usize> {
     (1..=samples).rev().filter(move |size| samples.is_multiple_of(*size))
 }
 
 /// Memory with micro-batches of `size` out of steps of `samples`.
-fn with(job: &Job, feed: &Feed, size: usize, samples: usize) -> Result<Bytes> {
+fn with(job: &Job, batches: &Batches, size: usize, samples: usize) -> Result<Bytes> {
     places::bytes(&Job {
-        batch: feed.largest(size),
+        batch: batches.largest(size),
         accumulates: size < samples,
         ..*job
     })
 }
 
 /// The largest micro-batch of steps of `samples` that takes at most `budget` bytes; 1 where none does.
-pub(super) fn largest(job: &Job, feed: &Feed, samples: usize, budget: u64) -> Result<usize> {
+pub(super) fn largest(job: &Job, batches: &Batches, samples: usize, budget: u64) -> Result<usize> {
     for size in sizes(samples) {
-        if with(job, feed, size, samples)?.total() <= budget {
+        if with(job, batches, size, samples)?.total() <= budget {
             return Ok(size);
         }
     }
@@ -73,11 +73,11 @@ pub(super) fn largest(job: &Job, feed: &Feed, samples: usize, budget: u64) -> Re
 }
 
 /// Changes that would help, one on top of the other, until the run fits into `budget`.
-pub(super) fn advise(job: &Job, feed: &Feed, [batch, samples]: [usize; 2], budget: u64) -> Result<Vec<Advice>> {
+pub(super) fn advise(job: &Job, batches: &Batches, [batch, samples]: [usize; 2], budget: u64) -> Result<Vec<Advice>> {
     let mut advice = Vec::new();
     // A step inside the backward pass has one forward pass.
     let size = sizes(samples).filter(|size| *size < batch && !job.in_backward);
-    let mut size = size.map(|size| Ok((size, with(job, feed, size, samples)?.total())));
+    let mut size = size.map(|size| Ok((size, with(job, batches, size, samples)?.total())));
     let first = size.find(|found: &Result<_>| found.as_ref().is_ok_and(|(size, bytes)| *size == 1 || *bytes <= budget));
     let size = match first.transpose()? {
         None => batch,
@@ -94,12 +94,12 @@ pub(super) fn advise(job: &Job, feed: &Feed, [batch, samples]: [usize; 2], budge
             return Ok(advice);
         }
         apply(&mut job);
-        let bytes = with(&job, feed, size, samples)?.total();
+        let bytes = with(&job, batches, size, samples)?.total();
         let change = change.to_owned();
         advice.push(Advice { change, bytes });
     }
     if let Some(optim) = eight_bit.filter(|_| advice.last().is_none_or(|last| last.bytes > budget)) {
-        let bytes = with(&Job { optim: &optim, ..job }, feed, size, samples)?.total();
+        let bytes = with(&Job { optim: &optim, ..job }, batches, size, samples)?.total();
         let change = EIGHT_BIT.to_owned();
         advice.push(Advice { change, bytes });
     }

@@ -8,9 +8,10 @@ use ft_model::ModelConfig;
 use ft_peft::PeftConfig;
 use ft_peft::methods::trainable_tokens::Token;
 
+use super::Disk;
 use super::{DataSummary, Steps};
 use crate::config::{BatchSize, Checkpointing, Dtype, PeftSection, RunConfig};
-use crate::{Disk, Error, Result, memory};
+use crate::{Error, Result, memory};
 
 /// Numbers that no file is needed to judge.
 pub(super) fn numbers(config: &RunConfig) -> Result<()> {
@@ -67,12 +68,7 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
             );
         }
     }
-    if !(0.0..1.0).contains(&config.objective.label_smoothing) {
-        wrong.push("objective.label_smoothing: must be a number of at least 0 and below 1".into());
-    }
-    if !config.objective.neftune_alpha.is_finite() || config.objective.neftune_alpha < 0.0 {
-        wrong.push("objective.neftune_alpha: must be a number of at least 0".into());
-    }
+    wrong.extend(config.objective.kind().check());
     if train.optimizer_in_backward {
         wrong.extend(in_backward(config));
     }

@@ -6,6 +6,7 @@ mod bytes;
 mod checks;
 mod data;
 mod demand;
+pub(crate) mod disk;
 mod places;
 mod steps;
 mod summary;
@@ -26,14 +27,15 @@ pub use bytes::Bytes;
 pub use data::DataSummary;
 pub(crate) use data::spread;
 pub use demand::{Demand, Moment};
+pub use disk::Disk;
 pub use steps::Steps;
 pub use summary::PlanSummary;
 pub(crate) use summary::thousands;
 
+use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
 use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
-use crate::feed::{Feed, Padding};
-use crate::{Disk, Error, Result, memory};
+use crate::{Error, Result, memory};
 
 /// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
 #[derive(Debug)]
@@ -63,14 +65,14 @@ pub struct Plan {
     /// Where the run happens, and what made it.
     pub provenance: Provenance,
     /// Settings that take less memory, beside a smaller micro-batch.
-    pub(crate) relief: Vec<String>,
+    pub(crate) memory_advice: Vec<String>,
     pub(crate) device: Device,
     pub(crate) base_crc32: u32,
     pub(crate) dtype: LoadDtype,
     /// Type of the activations, where it was typed.
     pub(crate) compute: Option<FloatDType>,
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) feed: Arc<Feed>,
+    pub(crate) batches: Arc<Batches>,
     pub(crate) valid: Vec<Sample>,
     pub(crate) padding: Padding,
     pub(crate) generation: GenerationConfig,
@@ -107,13 +109,13 @@ impl Plan {
         }
         let shape = [config.train.batch_size.count(), config.train.accumulation];
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
-        let feed = Feed::new(train, shape, shuffle, longest_first, config.train.seed, padding);
-        let steps = Steps::count(&config, feed.steps_per_epoch(), !valid.is_empty());
-        let feed = feed.reaching(steps.total);
+        let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding);
+        let steps = Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty());
+        let batches = batches.reaching(steps.total);
         peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.total as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
-        data.stop_token = checks::stop_token(feed.samples(), &tokenizer, &model, &generation);
+        data.stop_token = checks::stop_token(batches.samples(), &tokenizer, &model, &generation);
         let dtype = match config.model.init {
             true => LoadDtype::F32,
             false => dtype(config.model.dtype, cpu),
@@ -134,16 +136,16 @@ impl Plan {
             in_backward: config.train.optimizer_in_backward,
             runtime: *RUNTIME.get_or_init(|| memory::resident().unwrap_or(0) + RUN_ITSELF),
             cpu,
-            batch: feed.largest_micro_batch(),
+            batch: batches.largest_micro_batch(),
         };
         let budget = budget(&config, cpu);
         let samples = shape[0] * shape[1];
-        let (mut bytes, mut feed) = (places::bytes(&job)?, feed);
+        let (mut bytes, mut batches) = (places::bytes(&job)?, batches);
         if config.train.batch_size == BatchSize::Auto {
-            let size = advice::largest(&job, &feed, samples, budget.ok_or_else(advice::unknown_budget)?)?;
-            feed = feed.cut(size);
+            let size = advice::largest(&job, &batches, samples, budget.ok_or_else(advice::unknown_budget)?)?;
+            batches = batches.cut(size);
             let accumulates = samples > size;
-            let batch = feed.largest_micro_batch();
+            let batch = batches.largest_micro_batch();
             bytes = places::bytes(&places::Job {
                 accumulates,
                 batch,
@@ -153,10 +155,10 @@ impl Plan {
         }
         let size = chosen.map_or(shape[0], |(size, _)| size);
         let advice = match budget {
-            Some(budget) if bytes.total() > budget => advice::advise(&job, &feed, [size, samples], budget)?,
+            Some(budget) if bytes.total() > budget => advice::advise(&job, &batches, [size, samples], budget)?,
             _ => Vec::new(),
         };
-        let relief = advice::relief(&job);
+        let memory_advice = advice::memory_advice(&job);
         if let Some((size, accumulation)) = chosen {
             (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(size), accumulation);
         }
@@ -168,7 +170,7 @@ impl Plan {
             virtual_tokens: peft.method().virtual_tokens(),
             peft: &peft,
             tokenizer: &tokenizer,
-            train: feed.samples(),
+            train: batches.samples(),
             valid: &valid,
             steps: &steps,
             data: &data,
@@ -191,7 +193,7 @@ impl Plan {
             disk,
             budget,
             advice,
-            relief,
+            memory_advice,
             data,
             warnings,
             provenance: Provenance::new(device_name),
@@ -200,7 +202,7 @@ impl Plan {
             dtype,
             compute,
             tokenizer,
-            feed: Arc::new(feed),
+            batches: Arc::new(batches),
             valid,
             padding,
             generation,
@@ -219,7 +221,7 @@ impl Plan {
 
     /// The training samples.
     pub fn train(&self) -> &[Sample] {
-        self.feed.samples()
+        self.batches.samples()
     }
 
     /// The held-out samples.

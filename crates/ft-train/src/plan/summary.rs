@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use ft_peft::Part;
 use serde::Serialize;
 
+use super::Disk;
 use super::{Advice, Bytes, DataSummary, Plan, Steps};
-use crate::{Disk, memory};
+use crate::memory;
 
 /// Everything decided before a run; serializes to the object of `ft plan --json`, and displays as its text.
 #[derive(Clone, Debug, Serialize)]
@@ -63,7 +64,7 @@ pub struct PlanSummary {
 impl Plan {
     /// The plan in numbers.
     pub fn summary(&self) -> PlanSummary {
-        let (rows, width) = self.feed.largest_micro_batch();
+        let (rows, width) = self.batches.largest_micro_batch();
         PlanSummary {
             model: self.model.model_type.clone(),
             parameters: self.model.num_parameters(),
@@ -78,7 +79,7 @@ impl Plan {
             data: self.data.clone(),
             batch_rows: rows,
             batch_width: width,
-            batch_step: self.feed.step_of_largest(),
+            batch_step: self.batches.step_of_largest(),
             bytes: self.bytes,
             bytes_total: self.bytes.total(),
             disk: self.disk,

@@ -11,8 +11,9 @@ use ft_peft::PeftConfig;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_saved};
-use crate::regime::MethodPart;
-use crate::{Error, Plan, Result, disk};
+use crate::engine::method_hook::MethodHook;
+use crate::plan::disk;
+use crate::{Error, Plan, Result};
 
 /// What writing needs to know of the run.
 pub struct Saver {
@@ -47,7 +48,7 @@ impl Saver {
         &self,
         model: &Model,
         optim: &Optim,
-        method: &MethodPart,
+        method: &MethodHook,
         state: &TrainerState,
     ) -> Result<PathBuf> {
         let draft = Draft::begin(&Checkpoints::of(&self.out).path(state.step))?;
@@ -63,7 +64,7 @@ impl Saver {
         folder: &Path,
         model: &Model,
         optim: &Optim,
-        method: &MethodPart,
+        method: &MethodHook,
         state: &TrainerState,
     ) -> Result<()> {
         write_saved(&folder.join(TRAINABLE), &saved_tensors(model))?;

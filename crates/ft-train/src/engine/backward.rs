@@ -26,39 +26,11 @@ use crate::config::Checkpointing;
 
 /// What is kept between forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keeping {
+pub struct SavedActivations {
     /// Which block inputs.
     pub checkpointing: Checkpointing,
     /// Whether they wait in host memory. On the CPU that is where they are.
     pub offload: bool,
-}
-
-/// [`loss_gradients`] of the sum of the negative log-likelihood in nats over the learned tokens.
-pub fn nll_gradients(
-    model: &Model,
-    batch: &Batch,
-    pass: &Pass,
-    keeping: Keeping,
-    take: impl FnMut(GradientsParams),
-) -> Tensor<1> {
-    loss_gradients(model, batch, pass, keeping, nll_sum, take)
-}
-
-/// The value of `loss` `[1]`, without autodiff; `take` is handed its gradients, in one piece or in several. `loss` is given
-/// the hidden states after the final norm, `[rows, width, hidden]`.
-pub fn loss_gradients(
-    model: &Model,
-    batch: &Batch,
-    pass: &Pass,
-    keeping: Keeping,
-    loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
-    mut take: impl FnMut(GradientsParams),
-) -> Tensor<1> {
-    let each = |model, piece: Piece| {
-        take(piece.grads);
-        ControlFlow::Continue(model)
-    };
-    backward_through(model.clone(), batch, pass, keeping, loss, each).1
 }
 
 /// A part of a backward pass.
@@ -71,20 +43,21 @@ pub struct Piece<'a> {
     pub before: Option<usize>,
 }
 
-/// [`loss_gradients`] for who changes the model between two pieces of the backward pass: parameters that
-/// [nothing to come uses](Model::params_before). `each` may also end the pass early. Gives back the model and the loss.
+/// A forward and a backward pass: the model and the value of `loss` `[1]`, without autodiff. `loss` is given the hidden states after
+/// the final norm, `[rows, width, hidden]`. `each` is handed the gradients, in one piece or in several, and may change parameters
+/// that [nothing to come uses](Model::params_before) between two of them, or end the pass early.
 pub fn backward_through(
     model: Model,
     batch: &Batch,
     pass: &Pass,
-    keeping: Keeping,
-    loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
+    activations: SavedActivations,
+    loss: impl Fn(&Model, Tensor<3>) -> Tensor<1>,
     mut each: impl FnMut(Model, Piece<'_>) -> ControlFlow<Model, Model>,
 ) -> (Model, Tensor<1>) {
-    match keeping.checkpointing {
+    match activations.checkpointing {
         Checkpointing::Off => {
             let hidden = model.forward(ids(&model, batch), &Rows::Right, None, pass);
-            let value = loss(&model, hidden, batch);
+            let value = loss(&model, hidden);
             let grads = GradientsParams::from_grads(value.backward(), &model);
             let value = value.inner();
             let piece = Piece {
@@ -95,8 +68,8 @@ pub fn backward_through(
             (either(each(model, piece)), value)
         }
         Checkpointing::Every(blocks) => {
-            let kept = Kept::new(&model, batch, pass, blocks, keeping.offload);
-            kept.backward(model, batch, pass, loss, each)
+            let kept = Kept::new(&model, batch, pass, blocks, activations.offload);
+            kept.backward(model, pass, loss, each)
         }
     }
 }
@@ -111,29 +84,6 @@ fn either<T>(flow: ControlFlow<T, T>) -> T {
 fn ids(model: &Model, batch: &Batch) -> Tensor<2, Int> {
     let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
     Tensor::from_data(ids, &model.device())
-}
-
-/// Sum of the negative log-likelihood in nats over the learned tokens, `[1]`, from the hidden states after the final norm,
-/// `[rows, width, hidden]`. The head runs on the positions that predict a learned token, and on no others.
-pub fn nll_sum(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
-    let (hidden, targets) = learned(hidden, batch);
-    model.nll_sum(hidden, targets)
-}
-
-/// [`nll_sum`] against smoothed targets; see [`Model::smoothed_nll_sum`].
-pub fn smoothed_nll_sum(model: &Model, hidden: Tensor<3>, batch: &Batch, smoothing: f64) -> Tensor<1> {
-    let (hidden, targets) = learned(hidden, batch);
-    model.smoothed_nll_sum(hidden, targets, smoothing)
-}
-
-/// Hidden states `[n, hidden]` of the positions that predict a learned token, and those tokens `[n]`.
-fn learned(hidden: Tensor<3>, batch: &Batch) -> (Tensor<2>, Tensor<1, Int>) {
-    let device = hidden.device();
-    let [rows, width, size] = hidden.dims();
-    let list = |values: &[i32]| TensorData::new(values.to_vec(), [values.len()]);
-    let positions = Tensor::<1, Int>::from_data(list(&batch.positions), &device);
-    let targets = Tensor::<1, Int>::from_data(list(&batch.targets), &device);
-    (hidden.reshape([rows * width, size]).select(0, positions), targets)
 }
 
 /// What the forward pass leaves for the backward pass.
@@ -170,15 +120,14 @@ impl Kept {
     fn backward(
         self,
         mut model: Model,
-        batch: &Batch,
         pass: &Pass,
-        loss: impl Fn(&Model, Tensor<3>, &Batch) -> Tensor<1>,
+        loss: impl Fn(&Model, Tensor<3>) -> Tensor<1>,
         mut each: impl FnMut(Model, Piece<'_>) -> ControlFlow<Model, Model>,
     ) -> (Model, Tensor<1>) {
         let again = pass.with_output(Output::Unread);
         let mut end = model.num_blocks();
         let leaf = leaf(self.last, model.trains_before(end));
-        let value = loss(&model, model.norm(leaf.clone()), batch);
+        let value = loss(&model, model.norm(leaf.clone()));
         let mut grads = value.backward();
         let mut upstream = leaf.grad_remove(&mut grads);
         let value = value.inner();

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Tensor;
 use ft_data::Tokenizer;
 use ft_optim::GradNorm;
 use serde_json::{Value, json};
 
+use crate::batches::StepBatch;
 use crate::checkpoint::write_file;
-use crate::feed::Window;
-use crate::metrics::{StepOutput, Sum};
+use crate::watch::metrics::StepOutput;
 use crate::{Error, Plan, Result};
 
 /// Looks at every step before the optimizer does.
@@ -46,22 +45,22 @@ impl Guard {
     /// # Errors
     /// What went wrong on the device in this step.
     pub fn judge(&self, output: &StepOutput) -> Result<Option<Bad>> {
-        let sum = match &output.nll {
-            Sum::Host(sum) => *sum,
-            Sum::Device(sum) => f64::from(Tensor::clone(sum).try_into_scalar::<f32>().map_err(Error::device)?),
-        };
         let norm = output.grad_norm.as_ref().map_or(Ok(0.0), GradNorm::try_value);
         let bad = Bad {
-            loss: sum / output.tokens.max(1) as f64,
+            loss: output.mean_loss()?,
             grad_norm: norm.map_err(Error::device)?,
         };
         Ok((!bad.loss.is_finite() || !bad.grad_norm.is_finite()).then_some(bad))
     }
 
     /// Writes the samples of a bad step: their ids, what of them is learned, and their text.
-    pub fn keep(&self, step: usize, bad: Bad, window: &Window) -> Result<PathBuf> {
+    pub fn keep(&self, step: usize, bad: Bad, batch: &StepBatch) -> Result<PathBuf> {
         let path = self.folder.join(format!("step-{step}.json"));
-        let samples: Vec<Value> = window.micro.iter().flat_map(|m| self.samples(&m.batch)).collect();
+        let samples: Vec<Value> = batch
+            .micro_batches
+            .iter()
+            .flat_map(|m| self.samples(&m.batch))
+            .collect();
         let value = json!({
             "step": step,
             "loss": format!("{}", bad.loss),

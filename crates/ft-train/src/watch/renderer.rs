@@ -12,7 +12,7 @@ use burn::train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
 };
 
-use crate::metrics::{Kind, Loss, Throughput};
+use crate::watch::metrics::{Kind, Loss, Throughput};
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,7 +292,7 @@ mod tests {
     use burn::train::metric::{MetricEntry, MetricId, SerializedEntry};
 
     use super::*;
-    use crate::metrics::Gauge;
+    use crate::watch::metrics::MeanMetric;
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -311,7 +311,7 @@ mod tests {
     fn a_line_shows_the_mean_over_the_tokens_since_the_last_one() {
         let out = Shared::default();
         let mut renderer = ProgressRenderer::new(Box::new(out.clone()), Style::Lines).with_steps(0, 4, 2);
-        let loss = Gauge::<Loss>::default();
+        let loss = MeanMetric::<Loss>::default();
         let id = MetricId::new(loss.name());
         renderer.register_metric(MetricDefinition::new(id.clone(), &loss));
         renderer.start_split("train", 4);

@@ -6,8 +6,8 @@ use ft_model::Model;
 use ft_optim::{Optim, load_trainable_tensors};
 
 use crate::checkpoint::{self, Checkpoints, Fingerprints, OPTIMIZER, TRAINABLE, TrainerState, read_tensors};
-use crate::fit::Event;
-use crate::regime::MethodPart;
+use crate::engine::fit::Event;
+use crate::engine::method_hook::MethodHook;
 use crate::{Error, Plan, Result};
 
 /// Which checkpoint to go on from.
@@ -96,7 +96,7 @@ pub(crate) fn fingerprints(plan: &Plan) -> Fingerprints {
 pub(crate) fn restore(
     model: Model,
     mut optim: Optim,
-    method: &mut MethodPart,
+    method: &mut MethodHook,
     path: &Path,
     state: &TrainerState,
 ) -> Result<(Model, Optim, TrainerState)> {

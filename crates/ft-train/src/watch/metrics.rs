@@ -12,14 +12,19 @@ use burn::train::metric::{
 };
 use ft_optim::GradNorm;
 
+use crate::Error;
+use crate::objectives::Figure;
+
 /// What one optimizer step, or one evaluated batch, came to. Sums and counts; the tensors are read only when a metric
 /// asks, on burn-train's own thread.
 #[derive(Clone, Debug)]
 pub struct StepOutput {
-    /// Sum of the negative log-likelihood in nats over the learned tokens.
-    pub nll: Sum,
-    /// Learned tokens.
-    pub tokens: usize,
+    /// The objective's loss, summed over its units.
+    pub loss: Sum,
+    /// Units: target tokens, or examples.
+    pub count: usize,
+    /// What else the objective gives for the log.
+    pub figures: Vec<Figure>,
     /// Global norm of the mean gradient before clipping; none for an evaluation.
     pub grad_norm: Option<GradNorm>,
     /// Tokens of all kinds per second; 0 where it was not measured.
@@ -27,14 +32,29 @@ pub struct StepOutput {
 }
 
 impl StepOutput {
-    /// Of an evaluated batch: `nll` in nats over `tokens` learned tokens.
-    pub fn evaluated(nll: f64, tokens: usize) -> Self {
+    /// Of an evaluated batch: `loss` summed over `count` units.
+    pub fn evaluated(loss: f64, count: usize) -> Self {
         Self {
-            nll: Sum::Host(nll),
-            tokens,
+            loss: Sum::Host(loss),
+            count,
+            figures: Vec::new(),
             grad_norm: None,
             tokens_per_s: 0.0,
         }
+    }
+}
+
+impl StepOutput {
+    /// Mean of the objective's loss. Waits for the device.
+    ///
+    /// # Errors
+    /// What went wrong on the device in this step.
+    pub fn mean_loss(&self) -> crate::Result<f64> {
+        let sum = match &self.loss {
+            Sum::Host(sum) => *sum,
+            Sum::Device(sum) => f64::from(Tensor::clone(sum).try_into_scalar::<f32>().map_err(Error::device)?),
+        };
+        Ok(sum / self.count.max(1) as f64)
     }
 }
 
@@ -49,8 +69,8 @@ pub enum Sum {
 
 impl ItemLazy for StepOutput {
     fn sync(self) -> Result<Self, ExecutionError> {
-        if let Sum::Device(nll) = &self.nll {
-            nll.device().flush()?;
+        if let Sum::Device(loss) = &self.loss {
+            loss.device().flush()?;
         }
         Ok(self)
     }
@@ -89,7 +109,7 @@ impl<K> Reading<K> {
     }
 }
 
-/// Name and direction of a [`Gauge`].
+/// Name and direction of a [`MeanMetric`].
 pub trait Kind: Clone + Send + Sync + 'static {
     /// Shown, and the key in the event store.
     const NAME: &'static str;
@@ -108,7 +128,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Mean negative log-likelihood in nats per learned token.
+    /// Mean of the objective's loss.
     Loss = "Loss", false;
     /// Global norm of the mean gradient before clipping.
     Norm = "Grad Norm", false;
@@ -118,7 +138,7 @@ kinds! {
 
 impl Adaptor<Reading<Loss>> for StepOutput {
     fn adapt(&self) -> Reading<Loss> {
-        Reading::new(Number::Sum(self.nll.clone()), self.tokens)
+        Reading::new(Number::Sum(self.loss.clone()), self.count)
     }
 }
 
@@ -137,13 +157,13 @@ impl Adaptor<Reading<Throughput>> for StepOutput {
 
 /// A metric that shows a [`Reading`] and its weighted mean over the virtual epoch.
 #[derive(Clone)]
-pub struct Gauge<K> {
+pub struct MeanMetric<K> {
     name: MetricName,
     state: NumericMetricState,
     kind: PhantomData<K>,
 }
 
-impl<K: Kind> Default for Gauge<K> {
+impl<K: Kind> Default for MeanMetric<K> {
     fn default() -> Self {
         Self {
             name: Arc::new(K::NAME.to_owned()),
@@ -153,13 +173,13 @@ impl<K: Kind> Default for Gauge<K> {
     }
 }
 
-impl<K: Kind> Gauge<K> {
+impl<K: Kind> MeanMetric<K> {
     fn format(&self) -> FormatOptions {
         FormatOptions::new(self.name.clone()).precision(4)
     }
 }
 
-impl<K: Kind> Metric for Gauge<K> {
+impl<K: Kind> Metric for MeanMetric<K> {
     type Input = Reading<K>;
 
     fn name(&self) -> MetricName {
@@ -188,7 +208,7 @@ impl<K: Kind> Metric for Gauge<K> {
     }
 }
 
-impl<K> Numeric for Gauge<K> {
+impl<K> Numeric for MeanMetric<K> {
     fn value(&self) -> Option<NumericEntry> {
         Some(self.state.current_value())
     }

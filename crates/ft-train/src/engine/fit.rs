@@ -20,27 +20,31 @@ use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ft_model::Model;
 use ft_optim::{LossScale, Optim, load_trainable_tensors};
 
-use crate::answers::{AnswersFile, Questions, Shown};
-use crate::backward::Keeping;
-use crate::checkpoint::{self, Checkpoints, Exact, TRAINABLE, TrainerState, read_tensors};
-use crate::clock::Clock;
-use crate::feed::{EvalLoader, StepLoader};
-use crate::gradients::GradientCheck;
-use crate::guard::Guard;
-use crate::history::{Done, EventHistory, MetricsFile};
-use crate::lock::RunLock;
-use crate::metrics::{Gauge, Loss, Norm, Throughput};
-use crate::model::TrainModel;
-use crate::outcome::{Outcome, Score};
-use crate::regime::MethodPart;
-use crate::renderer::{ProgressRenderer, Silent, Style};
-use crate::resume::{self, Resume};
-use crate::room::Limit;
-use crate::save::Saver;
-use crate::session::{Ending, Session};
-use crate::strategy::{PatientStopping, SharedPatience, StepStrategy};
-use crate::tensorboard::EventFile;
-use crate::{Error, Plan, Result, report};
+use crate::batches::{EvalLoader, StepLoader};
+use crate::checkpoint::lock::RunLock;
+use crate::checkpoint::{self, Checkpoints, Evaluation, TRAINABLE, TrainerState, read_tensors};
+use crate::engine::backward::SavedActivations;
+use crate::engine::clock::Clock;
+use crate::engine::early_stopping::{PatientStopping, SharedPatience};
+use crate::engine::gradient_check::GradientCheck;
+use crate::engine::memory_limit::MemoryLimit;
+use crate::engine::method_hook::MethodHook;
+use crate::engine::model::TrainModel;
+use crate::engine::non_finite::Guard;
+use crate::engine::resume::{self, Resume};
+use crate::engine::save::Saver;
+use crate::engine::session::Session;
+use crate::engine::strategy::StepStrategy;
+use crate::objectives::Objective;
+use crate::watch;
+use crate::watch::Ending;
+use crate::watch::completions::{CompletionsFile, Prompts, Shown};
+use crate::watch::history::{Done, EventHistory, MetricsFile};
+use crate::watch::metrics::{Loss, MeanMetric, Norm, Throughput};
+use crate::watch::outcome::{Outcome, Score};
+use crate::watch::renderer::{ProgressRenderer, Silent, Style};
+use crate::watch::tensorboard::EventFile;
+use crate::{Error, Plan, Result};
 
 /// How a run is watched and steered.
 pub struct FitOptions {
@@ -124,9 +128,10 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
     let _lock = RunLock::take(plan.out())?;
     let from = resume::prepare(&plan, resume, &mut on_event)?;
+    let objective = plan.config.objective.kind().build()?;
     let model = load(&plan)?;
     let optim = Optim::new(&plan.config.optim)?;
-    let mut method = MethodPart::of(&plan.peft);
+    let mut method = MethodHook::of(&plan.peft);
     let (mut model, mut optim, state) = match &from {
         Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
@@ -135,8 +140,8 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let state = with_loss_scale(&plan, state, &model)?;
     write_config(&plan)?;
 
-    let questions = Questions::new(&plan.valid, plan.feed.samples(), &plan.config.eval, &plan.generation);
-    let before = before(&plan, &model, &questions, from.is_some(), &stop)?;
+    let prompts = Prompts::new(&plan.valid, plan.batches.samples(), &plan.config.eval, &plan.generation);
+    let before = before(&plan, &model, &prompts, from.is_some(), &stop)?;
     on_event(&Event::Answered(before.clone()));
 
     let saver = Saver::new(&plan);
@@ -156,7 +161,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         check: (plan.config.train.check_gradients && from.is_none()).then(GradientCheck::default),
         dump: dump(&plan, done)?,
         board: board(&plan, done)?,
-        answers: answers(&plan, &questions, done)?,
+        answers: answers(&plan, &prompts, done)?,
         guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
         in_backward: plan.config.train.optimizer_in_backward,
@@ -168,17 +173,17 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         interrupter: interrupter.clone(),
         saved,
         save_soon: false,
-        feed: plan.feed.clone(),
-        limit: Limit::new(&plan),
-        relief: plan.relief.clone(),
+        batches: plan.batches.clone(),
+        limit: MemoryLimit::new(&plan),
+        memory_advice: plan.memory_advice.clone(),
         state,
         optim,
         method,
         saver,
         on_event,
     };
-    let (session, model, ending) = train(&plan, session, model, patience, interrupter, renderer)?;
-    conclude(&plan, session, model, ending, &questions, before)
+    let (session, model, ending) = train(&plan, session, model, objective, patience, interrupter, renderer)?;
+    conclude(&plan, session, model, ending, &prompts, before)
 }
 
 fn start(plan: &Plan) -> TrainerState {
@@ -238,13 +243,13 @@ fn write_config(plan: &Plan) -> Result<()> {
 }
 
 /// Answers of the model as it was before the first step; a resumed run reads them back.
-fn before(plan: &Plan, model: &Model, questions: &Questions, resumed: bool, stop: &AtomicBool) -> Result<Shown> {
+fn before(plan: &Plan, model: &Model, prompts: &Prompts, resumed: bool, stop: &AtomicBool) -> Result<Shown> {
     let path = plan.out().join("before.json");
     if resumed {
         let bytes = std::fs::read(&path).unwrap_or_default();
         return Ok(serde_json::from_slice(&bytes).unwrap_or_default());
     }
-    let shown = questions.ask(&model.valid(), &plan.tokenizer, stop)?;
+    let shown = prompts.ask(&model.valid(), &plan.tokenizer, stop)?;
     // Answers cut short by a stop are not worth keeping: the run starts over.
     if stop.load(Ordering::Relaxed) {
         return Ok(shown);
@@ -274,10 +279,10 @@ fn board(plan: &Plan, done: Option<Done>) -> Result<Option<EventFile>> {
 }
 
 /// What writes the answers of every evaluation, where they are wanted.
-fn answers(plan: &Plan, questions: &Questions, done: Option<Done>) -> Result<Option<AnswersFile>> {
+fn answers(plan: &Plan, prompts: &Prompts, done: Option<Done>) -> Result<Option<CompletionsFile>> {
     let wanted = plan.config.eval.samples_each && plan.config.eval.samples > 0 && plan.steps.evaluates;
     wanted
-        .then(|| AnswersFile::open(plan.out(), questions, plan.tokenizer(), done))
+        .then(|| CompletionsFile::open(plan.out(), prompts, plan.tokenizer(), done))
         .transpose()
 }
 
@@ -295,12 +300,13 @@ fn train(
     plan: &Plan,
     session: Session,
     model: Model,
+    objective: Arc<dyn Objective>,
     patience: SharedPatience,
     interrupter: Interrupter,
     renderer: Box<dyn MetricsRenderer>,
 ) -> Result<(Session, Model, Ending)> {
     let steps = &plan.steps;
-    let windows = StepLoader::new(plan.feed.clone(), session.step(), steps.total);
+    let batches = StepLoader::new(plan.batches.clone(), session.step(), steps.total);
     let eval_size = plan
         .config
         .eval
@@ -308,12 +314,12 @@ fn train(
         .unwrap_or(plan.config.train.batch_size.count());
     let held_out = EvalLoader::new(&plan.valid, eval_size, plan.padding);
     let strategy = Arc::new(StepStrategy::new(session));
-    let mut training = SupervisedTraining::<TrainModel>::new(plan.out(), Arc::new(windows), Arc::new(held_out))
-        .metric_train_numeric(Gauge::<Loss>::default())
-        .metric_valid_numeric(Gauge::<Loss>::default())
+    let mut training = SupervisedTraining::<TrainModel>::new(plan.out(), Arc::new(batches), Arc::new(held_out))
+        .metric_train_numeric(MeanMetric::<Loss>::default())
+        .metric_valid_numeric(MeanMetric::<Loss>::default())
         .metric_train_numeric(LearningRateMetric::new())
-        .metric_train_numeric(Gauge::<Norm>::default())
-        .metric_train_numeric(Gauge::<Throughput>::default())
+        .metric_train_numeric(MeanMetric::<Norm>::default())
+        .metric_train_numeric(MeanMetric::<Throughput>::default())
         .with_metric_logger(EventHistory::default())
         .with_application_logger(None)
         .with_interrupter(interrupter)
@@ -324,15 +330,15 @@ fn train(
         training = training.early_stopping(PatientStopping::new(rule, patience));
     }
     // The learner's own optimizer and schedule are never asked: the session has ours.
-    let keeping = Keeping {
+    let activations = SavedActivations {
         checkpointing: plan.config.train.checkpointing,
         offload: plan.config.train.offload_activations,
     };
     let learner = Learner::new(
         TrainModel {
             model,
-            keeping,
-            objective: plan.config.objective,
+            activations,
+            objective,
         },
         AdamWConfig::new().init(),
         ConstantLr::new(0.0),
@@ -348,7 +354,7 @@ fn conclude(
     session: Session,
     model: Model,
     ending: Ending,
-    questions: &Questions,
+    prompts: &Prompts,
     before: Shown,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::of(plan, &session.state, ending, session.saved);
@@ -357,18 +363,18 @@ fn conclude(
         return Ok(outcome);
     }
     let model = best(plan, &session.state, model)?;
-    let after = questions.ask(&model, &plan.tokenizer, &session.stop)?;
-    outcome.after = Score::new(result_loss(plan, &session.state), &after);
+    let after = prompts.ask(&model, &plan.tokenizer, &session.stop)?;
+    outcome.after = Score::new(result(plan, &session.state), &after);
     outcome.take_answers(before, after);
     outcome.final_dir = Some(session.saver.finish(&model)?);
-    outcome.report = Some(report::write(plan, &outcome)?);
+    outcome.report = Some(watch::report::write(plan, &outcome)?);
     Ok(outcome)
 }
 
-/// Held-out loss of the weights that [`best`] picks. The last step is always evaluated.
-fn result_loss(plan: &Plan, state: &TrainerState) -> Option<Exact> {
+/// The evaluation of the weights that [`best`] picks. The last step is always evaluated.
+fn result(plan: &Plan, state: &TrainerState) -> Option<Evaluation> {
     if plan.steps.load_best {
-        return state.best.map(|best| best.loss);
+        return state.best.map(|best| best.evaluation);
     }
     state.last_eval
 }
@@ -384,7 +390,7 @@ fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
             let path = Checkpoints::of(plan.out()).path(best.step);
             checkpoint::read_state(&path)?;
             let mut model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
-            MethodPart::of(&plan.peft).load(&path, &mut model)?;
+            MethodHook::of(&plan.peft).load(&path, &mut model)?;
             Ok(model)
         }
     }

@@ -5,10 +5,21 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::answers::Shown;
-use crate::checkpoint::{Checkpoints, Exact, TrainerState};
-use crate::session::Ending;
+use crate::checkpoint::{Checkpoints, Evaluation, TrainerState};
+use crate::watch::completions::Shown;
 use crate::{Plan, memory};
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Every planned step was taken.
+    Finished,
+    /// Evaluations no longer improved.
+    EarlyStopped,
+    /// It was asked to stop; a checkpoint holds everything.
+    Interrupted,
+}
 
 /// The result of [`crate::fit`]; serializes to `report.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -53,21 +64,22 @@ pub struct Outcome {
 /// How well a model does on the held-out samples.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Score {
-    /// Mean negative log-likelihood in nats per learned token.
+    /// Mean of the objective's loss: for supervised fine-tuning, the negative log-likelihood in nats per target token.
     pub loss: f64,
-    /// e to the loss.
-    pub perplexity: f64,
+    /// e to the mean negative log-likelihood, where it was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
     /// Metrics that needed answers.
     #[serde(flatten)]
     pub metrics: BTreeMap<String, f64>,
 }
 
 impl Score {
-    pub(crate) fn new(loss: Option<Exact>, shown: &Shown) -> Option<Self> {
-        let Exact(loss) = loss?;
+    pub(crate) fn new(evaluation: Option<Evaluation>, shown: &Shown) -> Option<Self> {
+        let Evaluation { loss, nll } = evaluation?;
         Some(Self {
-            loss,
-            perplexity: loss.exp(),
+            loss: loss.0,
+            perplexity: nll.map(|nll| nll.0.exp()),
             metrics: shown.metrics.clone(),
         })
     }
@@ -78,7 +90,7 @@ impl Score {
 pub struct BestStep {
     /// Steps done then.
     pub step: usize,
-    /// Mean negative log-likelihood per learned token.
+    /// Mean of the objective's loss.
     pub loss: f64,
 }
 
@@ -111,7 +123,7 @@ impl Outcome {
             after: None,
             best: state.best.map(|b| BestStep {
                 step: b.step,
-                loss: b.loss.0,
+                loss: b.evaluation.loss.0,
             }),
             samples: Vec::new(),
             out: plan.out().to_owned(),

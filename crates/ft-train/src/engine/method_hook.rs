@@ -8,27 +8,26 @@ use ft_peft::{Adaptable, PeftConfig, Regime};
 use serde_json::Value;
 
 use crate::checkpoint::{REGIME, read_tensors, write_tensors};
-use crate::model::TrainModel;
 use crate::{Error, Result};
 
 /// Does nothing for most methods.
-pub struct MethodPart(Option<Box<dyn Regime>>);
+pub struct MethodHook(Option<Box<dyn Regime>>);
 
-impl MethodPart {
+impl MethodHook {
     /// That of a method before the first step.
     pub fn of(method: &PeftConfig) -> Self {
         Self(method.method().regime())
     }
 
-    /// Adds the gradient of the method's penalty to that of a loss that is summed over `learned` tokens, so that the penalty
+    /// Adds the gradient of the method's penalty to that of a loss that is summed over `count` units, so that the penalty
     /// counts once in the mean.
-    pub fn penalize(&mut self, model: &TrainModel, grads: GradientsParams, learned: usize) -> GradientsParams {
+    pub fn penalize(&mut self, model: &Model, grads: GradientsParams, count: usize) -> GradientsParams {
         // The copy shares every tensor; a list of places needs a model of its own.
-        let penalty = |regime: &mut Box<dyn Regime>| regime.penalty(&mut model.model.clone().sites());
+        let penalty = |regime: &mut Box<dyn Regime>| regime.penalty(&mut model.clone().sites());
         let Some(penalty) = self.0.as_mut().and_then(penalty) else {
             return grads;
         };
-        let own = penalty.mul_scalar(learned.max(1) as f64).backward();
+        let own = penalty.mul_scalar(count.max(1) as f64).backward();
         let mut both = GradientsAccumulator::new();
         both.accumulate(model, grads);
         both.accumulate(model, GradientsParams::from_grads(own, model));
@@ -36,9 +35,9 @@ impl MethodPart {
     }
 
     /// Shows it what the optimizer is about to use.
-    pub fn observe(&mut self, model: &TrainModel, grads: &GradientsParams) {
+    pub fn observe(&mut self, model: &Model, grads: &GradientsParams) {
         if let Some(regime) = &mut self.0 {
-            regime.observe(&mut model.model.clone().sites(), grads);
+            regime.observe(&mut model.clone().sites(), grads);
         }
     }
 

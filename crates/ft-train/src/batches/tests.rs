@@ -1,9 +1,9 @@
 use super::*;
 
-fn feed(lengths: &[usize], cut: [usize; 2], shuffle: bool, longest_first: bool) -> Feed {
+fn batches(lengths: &[usize], cut: [usize; 2], shuffle: bool, longest_first: bool) -> Batches {
     let sample = |length: &usize| Sample::new(vec![1; *length], vec![true; *length]);
     let pad = Padding { id: 0, multiple: 1 };
-    Feed::new(
+    Batches::new(
         lengths.iter().map(sample).collect(),
         cut,
         shuffle,
@@ -21,34 +21,34 @@ fn lengths() -> Vec<usize> {
 fn the_first_window_of_a_run_is_the_largest_and_nothing_else_moves() {
     let lengths = lengths();
     let longest = *lengths.iter().max().unwrap();
-    let [with, without] = [true, false].map(|first| feed(&lengths, [4, 2], true, first));
+    let [with, without] = [true, false].map(|first| batches(&lengths, [4, 2], true, first));
     assert_eq!(with.largest_micro_batch(), (4, longest));
     assert_eq!((with.step_of_largest(), with.steps_per_epoch()), (1, 51));
     assert_ne!(without.step_of_largest(), 1);
     let (mut moved, kept) = (with.epoch(0), without.epoch(0));
     moved.swap(0, without.step_of_largest() - 1);
-    assert_eq!(moved, kept, "two windows have changed places");
+    assert_eq!(moved, kept, "two step batches have changed places");
     assert_eq!(with.epoch(1), without.epoch(1), "later epochs are as they were");
 
-    // However the windows are cut, they come in one order.
+    // However the step batches are cut, they come in one order.
     for cut in [[8, 1], [2, 4], [1, 8]] {
-        assert_eq!(feed(&lengths, cut, true, true).epoch(0), with.epoch(0));
+        assert_eq!(batches(&lengths, cut, true, true).epoch(0), with.epoch(0));
     }
 }
 
 #[test]
 fn the_largest_is_not_the_longest_where_that_one_is_nearly_alone() {
-    // Groups of 64 windows; the last group is one sample, the longest of all.
+    // Groups of 64 step batches; the last group is one sample, the longest of all.
     let lengths: Vec<usize> = vec![10; 64 * 4].into_iter().chain([30]).collect();
     let of_seed = |seed| {
         let sample = |length: &usize| Sample::new(vec![1; *length], vec![true; *length]);
         let pad = Padding { id: 0, multiple: 1 };
-        Feed::new(lengths.iter().map(sample).collect(), [4, 1], true, true, seed, pad)
+        Batches::new(lengths.iter().map(sample).collect(), [4, 1], true, true, seed, pad)
     };
-    let first = |feed: &Feed| feed.epoch(0)[0].iter().map(|row| lengths[*row]).collect::<Vec<_>>();
-    let alone = (0..2000).map(of_seed).find(|feed| {
-        let windows = feed.epoch(0);
-        windows.iter().any(|w| w.len() == 1 && lengths[w[0]] == 30)
+    let first = |batches: &Batches| batches.epoch(0)[0].iter().map(|row| lengths[*row]).collect::<Vec<_>>();
+    let alone = (0..2000).map(of_seed).find(|batches| {
+        let step_batches = batches.epoch(0);
+        step_batches.iter().any(|w| w.len() == 1 && lengths[w[0]] == 30)
     });
     let alone = alone.expect("a seed that draws it last");
     assert_eq!((alone.largest_micro_batch(), first(&alone)), ((4, 10), vec![10; 4]));
@@ -56,15 +56,15 @@ fn the_largest_is_not_the_longest_where_that_one_is_nearly_alone() {
 
 #[test]
 fn an_order_that_is_not_shuffled_stays_and_tells_where_its_largest_is() {
-    let feed = feed(&[3, 4, 9, 5, 9, 2], [2, 1], false, true);
-    assert_eq!(feed.epoch(0), [[0, 1], [2, 3], [4, 5]]);
-    assert_eq!((feed.step_of_largest(), feed.largest_micro_batch()), (2, (2, 9)));
-    let short = self::feed(&[3, 4, 9, 5, 9, 2], [2, 1], false, true).reaching(1);
+    let batches = batches(&[3, 4, 9, 5, 9, 2], [2, 1], false, true);
+    assert_eq!(batches.epoch(0), [[0, 1], [2, 3], [4, 5]]);
+    assert_eq!((batches.step_of_largest(), batches.largest_micro_batch()), (2, (2, 9)));
+    let short = self::batches(&[3, 4, 9, 5, 9, 2], [2, 1], false, true).reaching(1);
     assert_eq!((short.step_of_largest(), short.largest_micro_batch()), (1, (2, 4)));
     assert_eq!(
         (
-            super::tests::feed(&[], [2, 1], true, true).epoch(0).len(),
-            feed.largest(1)
+            super::tests::batches(&[], [2, 1], true, true).epoch(0).len(),
+            batches.largest(1)
         ),
         (0, (1, 9))
     );
@@ -73,17 +73,20 @@ fn an_order_that_is_not_shuffled_stays_and_tells_where_its_largest_is() {
 #[test]
 fn a_window_cut_again_is_the_window_of_a_run_with_that_size() {
     let (large, small) = (
-        feed(&lengths(), [8, 1], true, true),
-        feed(&lengths(), [2, 4], true, true),
+        batches(&lengths(), [8, 1], true, true),
+        batches(&lengths(), [2, 4], true, true),
     );
     let rows = &large.epoch(0)[3];
-    let (cut, own) = (large.recut(&large.window(rows, 3), 2), small.window(rows, 3));
-    let parts = |w: &Window| {
-        w.micro
+    let (cut, own) = (large.recut(&large.step_batch(rows, 3), 2), small.step_batch(rows, 3));
+    let parts = |w: &StepBatch| {
+        w.micro_batches
             .iter()
             .map(|m| (m.batch.clone(), m.dropout_seed))
             .collect::<Vec<_>>()
     };
     assert_eq!(parts(&cut), parts(&own));
-    assert_eq!((cut.learned, cut.tokens, cut.micro.len()), (own.learned, own.tokens, 4));
+    assert_eq!(
+        (cut.target_tokens, cut.tokens, cut.micro_batches.len()),
+        (own.target_tokens, own.tokens, 4)
+    );
 }

@@ -2,18 +2,18 @@
 
 use ft_optim::{GradNorm, LossScale};
 
-use crate::feed::Window;
-use crate::fit::Event;
-use crate::metrics::{StepOutput, Sum};
-use crate::session::Session;
+use crate::batches::StepBatch;
+use crate::engine::fit::Event;
+use crate::engine::session::Session;
+use crate::watch::metrics::{StepOutput, Sum};
 use crate::{Error, Result};
 
 impl Session {
-    /// The window with what its loss is multiplied by.
-    pub(crate) fn with_loss_factor(&self, window: Window) -> Window {
-        Window {
-            loss_factor: self.state.loss_scale.map(|scale| scale.factor(window.learned)),
-            ..window
+    /// The batch with what its loss is multiplied by.
+    pub(crate) fn with_loss_factor(&self, batch: StepBatch) -> StepBatch {
+        StepBatch {
+            loss_factor: self.state.loss_scale.map(|scale| scale.factor(batch.target_tokens)),
+            ..batch
         }
     }
 
@@ -46,8 +46,9 @@ impl Session {
     /// What a step shows that was left out: nothing was learned.
     pub(crate) fn left_out(&self, output: StepOutput) -> StepOutput {
         StepOutput {
-            nll: Sum::Host(0.0),
-            tokens: 0,
+            loss: Sum::Host(0.0),
+            count: 0,
+            figures: Vec::new(),
             grad_norm: self.grad_norm.clone(),
             ..output
         }

@@ -15,13 +15,12 @@ use burn::tensor::Tensor;
 use ft_model::Model;
 use ft_optim::{GradNorm, scale_and_clip};
 
-use crate::backward::{Piece, backward_through};
-use crate::feed::Window;
-use crate::guard::Bad;
-use crate::metrics::{StepOutput, Sum};
-use crate::model::TrainModel;
-use crate::room::Limit;
-use crate::session::{Session, Stepped};
+use crate::batches::StepBatch;
+use crate::engine::memory_limit::MemoryLimit;
+use crate::engine::model::TrainModel;
+use crate::engine::non_finite::Bad;
+use crate::engine::session::{Session, Stepped};
+use crate::watch::metrics::StepOutput;
 use crate::{Error, Result};
 
 /// Holds gradients back until no later piece of the backward pass can add to them, as the embeddings add to a tied head.
@@ -98,52 +97,43 @@ impl Session {
     pub(crate) fn step_in_backward(
         &mut self,
         slot: &mut Option<TrainModel>,
-        window: &Window,
+        batch: &StepBatch,
         lr: f64,
     ) -> Result<Stepped> {
-        let [micro] = window.micro.as_slice() else {
-            return Err(Error::Training(
-                "a step in the backward pass takes one micro-batch".into(),
-            ));
-        };
-        self.limit.iter_mut().for_each(Limit::begin);
-        self.dump(window, lr)?;
+        self.limit.iter_mut().for_each(MemoryLimit::begin);
+        self.dump(batch, lr)?;
         let train = slot.take().ok_or_else(|| Error::Training("no model to train".into()))?;
-        let TrainModel {
-            model,
-            keeping,
-            objective,
-        } = train;
-        let mut complete = Complete::new(1.0 / window.learned.max(1) as f64);
+        let mut complete = Complete::new(1.0 / train.objective.unit().of(batch.totals()).max(1) as f64);
         let (mut moved, mut ended) = (false, None);
-        let (pass, loss) = (objective.pass(micro), objective.loss(None));
-        let (model, nll) = backward_through(model, &micro.batch, &pass, keeping, loss, |model, piece| {
-            let Piece { grads, loss, before } = piece;
-            let (grads, norm) = complete.with(&model, grads, before);
-            match self.accept_piece(&model, loss, &grads, norm, window, &mut moved) {
+        let (train, output) = train.in_pieces(batch, |model, piece, output| {
+            let (grads, norm) = complete.with(&model, piece.grads, piece.before);
+            let output = StepOutput {
+                grad_norm: Some(norm),
+                ..output.clone()
+            };
+            match self.accept_piece(&model, &grads, &output, &mut moved) {
                 Ok(()) => ControlFlow::Continue(self.optim.step(lr, model, grads)),
                 Err(why) => {
                     ended = Some(why);
                     ControlFlow::Break(model)
                 }
             }
-        });
-        *slot = Some(TrainModel {
-            model,
-            keeping,
-            objective,
-        });
-        let output = output(nll, window, complete.norm());
+        })?;
+        *slot = Some(train);
+        let output = StepOutput {
+            grad_norm: Some(complete.norm()),
+            ..output
+        };
         let output = match ended {
             None => {
                 self.grad_norm = output.grad_norm.clone();
                 output
             }
-            Some(Ended::Bad(bad)) => self.skip(bad, window, output)?,
+            Some(Ended::Bad(bad)) => self.skip(bad, batch, output)?,
             Some(Ended::Failed(error)) => return Err(error),
         };
         Ok(Stepped {
-            window: window.clone(),
+            batch: batch.clone(),
             output,
             overflows: false,
         })
@@ -153,16 +143,14 @@ impl Session {
     fn accept_piece(
         &mut self,
         model: &Model,
-        loss: &Tensor<1>,
         grads: &GradientsParams,
-        norm: GradNorm,
-        window: &Window,
+        output: &StepOutput,
         moved: &mut bool,
     ) -> std::result::Result<(), Ended> {
         let judged = self
             .guard
             .as_ref()
-            .map(|guard| guard.judge(&output(loss.clone(), window, norm)))
+            .map(|guard| guard.judge(output))
             .transpose()
             .map_err(Ended::Failed)?;
         if let Some(bad) = judged.flatten() {
@@ -172,7 +160,7 @@ impl Session {
             });
         }
         if !*moved && !grads.is_empty() {
-            self.count_loss(loss, window).map_err(Ended::Failed)?;
+            self.count_loss(output).map_err(Ended::Failed)?;
             *moved = true;
         }
         if let Some(check) = &mut self.check {
@@ -187,14 +175,5 @@ impl Session {
             grad_norm: bad.grad_norm,
             last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
         }
-    }
-}
-
-fn output(nll: Tensor<1>, window: &Window, norm: GradNorm) -> StepOutput {
-    StepOutput {
-        nll: Sum::Device(Box::new(nll)),
-        tokens: window.learned,
-        grad_norm: Some(norm),
-        tokens_per_s: 0.0,
     }
 }

@@ -4,23 +4,22 @@
 //! burn-train's `Learner` keeps its optimizer to itself and steps on a clone of the model, so that old and new weights exist
 //! side by side. Here the [`Session`] owns the optimizer, and the model is moved through it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
 use burn::train::{
-    EarlyStoppingStrategy, EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy,
-    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
+    TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use burn::{data::dataloader::Progress, optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate};
 
-use crate::checkpoint::{Exact, Patience};
-use crate::config::EarlyStopping;
-use crate::feed::Window;
-use crate::metrics::{Kind, Loss, StepOutput};
-use crate::model::TrainModel;
-use crate::session::{Ending, Session};
+use crate::batches::StepBatch;
+use crate::engine::model::TrainModel;
+use crate::engine::session::Session;
+use crate::objectives::HeldOut;
+use crate::watch::Ending;
+use crate::watch::metrics::StepOutput;
 use crate::{Error, Result};
 
 type Processor = SupervisedTrainingEventProcessor<TrainModel>;
@@ -97,7 +96,7 @@ struct Run {
 
 impl Run {
     fn go(&mut self, train: TrainLoader<TrainModel>) -> Result<Ending> {
-        let mut windows = train.iter();
+        let mut batches = train.iter();
         let mut open = false;
         loop {
             let boundary = self.session.step().is_multiple_of(self.session.steps.eval_every);
@@ -125,12 +124,12 @@ impl Run {
                 });
                 open = true;
             }
-            let Some(window) = windows.next() else {
+            let Some(batch) = batches.next() else {
                 return Err(Error::Training(
                     "the training samples ran out before the last step".into(),
                 ));
             };
-            if !self.step(&window.map_err(|e| Error::Training(e.to_string()))?)? {
+            if !self.step(&batch.map_err(|e| Error::Training(e.to_string()))?)? {
                 return self.end(Ending::Interrupted);
             }
         }
@@ -169,10 +168,10 @@ impl Run {
     }
 
     /// One optimizer step; false where someone asked to stop in the middle of it.
-    fn step(&mut self, window: &Window) -> Result<bool> {
+    fn step(&mut self, batch: &StepBatch) -> Result<bool> {
         let every = self.session.steps.eval_every;
         let lr = ModuleLearningRate::from(self.session.steps.lr(self.session.step()));
-        let Some(output) = self.session.train(&mut self.model, window)? else {
+        let Some(output) = self.session.train(&mut self.model, batch)? else {
             return Ok(false);
         };
         let done = (self.session.step() - 1) % every + 1;
@@ -200,22 +199,22 @@ impl Run {
         });
         let model = self.model()?.valid();
         let valid = self.valid.clone();
-        let (mut sum, mut tokens) = (0.0, 0);
+        let mut held_out = HeldOut::default();
         let mut batches = valid.iter();
         while let Some(batch) = batches.next() {
             if self.session.stopped() {
                 return Ok(());
             }
             let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
-            let (nll, learned) = (self.session.evaluate(&model, &batch)?, batch.learned());
-            (sum, tokens) = (sum + nll, tokens + learned);
+            let part = self.session.evaluate(&model, &batch)?;
             let item = TrainingItem::new(
-                StepOutput::evaluated(nll, learned),
+                StepOutput::evaluated(part.loss, part.count),
                 batches.progress(),
                 Some(self.session.step()),
                 None,
             );
             self.tell_valid(LearnerEvent::ProcessedItem(item));
+            held_out.add(part);
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch));
         let flushed = self.components.event_processor.flush();
@@ -231,7 +230,7 @@ impl Run {
         if self.session.stopped() {
             return Ok(());
         }
-        self.session.evaluated(sum, tokens, seconds)?;
+        self.session.evaluated(&held_out, seconds)?;
         self.judge(epoch);
         Ok(())
     }
@@ -262,95 +261,5 @@ impl Run {
             Some(error) => Err(Error::Training(error.to_string())),
             None => Ok(()),
         }
-    }
-}
-
-/// Early stopping as burn-train asks for it, with a threshold, and with a memory that checkpoints can hold.
-#[derive(Clone)]
-pub struct PatientStopping {
-    rule: EarlyStopping,
-    memory: SharedPatience,
-}
-
-/// The memory of [`PatientStopping`], seen from both sides.
-#[derive(Clone, Debug, Default)]
-pub struct SharedPatience(Arc<Mutex<Patience>>);
-
-impl SharedPatience {
-    /// A memory that goes on from a checkpoint's.
-    pub fn new(patience: Patience) -> Self {
-        Self(Arc::new(Mutex::new(patience)))
-    }
-
-    /// The memory now.
-    pub fn get(&self) -> Patience {
-        *self.0.lock().unwrap_or_else(|e| e.into_inner())
-    }
-}
-
-impl PatientStopping {
-    /// Stops after `rule.patience` evaluations in a row that do not lower the loss by more than `rule.threshold`.
-    pub fn new(rule: EarlyStopping, memory: SharedPatience) -> Self {
-        Self { rule, memory }
-    }
-
-    fn judge(&self, loss: f64) -> bool {
-        let mut memory = self.memory.0.lock().unwrap_or_else(|e| e.into_inner());
-        let improved = memory.best.is_none_or(|best| loss < best.0 - self.rule.threshold);
-        if improved {
-            *memory = Patience {
-                best: Some(Exact(loss)),
-                failed: 0,
-            };
-        } else {
-            memory.failed += 1;
-        }
-        memory.failed >= self.rule.patience
-    }
-}
-
-impl EarlyStoppingStrategy for PatientStopping {
-    fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
-        let loss = store.find_metric(Loss::NAME, epoch, Aggregate::Mean, &Split::Valid);
-        loss.is_some_and(|loss| self.judge(loss))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patience_counts_evaluations_that_do_not_improve_enough() {
-        let memory = SharedPatience::default();
-        let rule = PatientStopping::new(
-            EarlyStopping {
-                patience: 2,
-                threshold: 0.1,
-            },
-            memory.clone(),
-        );
-        let stops: Vec<bool> = [3.0, 2.0, 1.95, 1.85, 1.80, 1.79].map(|loss| rule.judge(loss)).to_vec();
-        assert_eq!(stops, [false, false, false, false, false, true]);
-        assert_eq!(
-            memory.get(),
-            Patience {
-                best: Some(Exact(1.85)),
-                failed: 2
-            }
-        );
-    }
-
-    #[test]
-    fn a_loss_that_is_no_number_never_improves() {
-        let rule = PatientStopping::new(
-            EarlyStopping {
-                patience: 1,
-                threshold: 0.0,
-            },
-            SharedPatience::default(),
-        );
-        assert!(!rule.judge(1.0));
-        assert!(rule.judge(f64::NAN));
     }
 }

@@ -5,7 +5,7 @@
 //! | GPU | CubeCL keeps the failed allocation with the buffer, skips what needs it, and says so where a number is read back; some drivers panic | the gradients are dropped, a checkpoint is written, the same step is taken again |
 //! | CPU | the kernel ends the process: nothing can be caught, so `train.memory` is what counts | the step stands; a checkpoint is written and the next step is cut smaller |
 //!
-//! A step feeds the same samples however it is cut, and weighs every learned token alike. What changes are the seeds of the
+//! A step feeds the same samples however it is cut, and weighs every unit of the loss alike. What changes are the seeds of the
 //! dropout masks, which are named by forward pass: from there on a run takes the steps of one whose `batch_size` was the
 //! smaller number. Until a step's loss and gradient have been read back neither weights nor moments have seen it, so that the
 //! failure must surface there: with `train.max_bad_steps = 0` nothing is read, and a GPU that runs out ends the run.
@@ -14,18 +14,15 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use burn::optim::GradientsParams;
-use burn::train::TrainOutput;
 use ft_data::Batch;
-use ft_optim::scale_and_clip;
 
-use crate::feed::Window;
-use crate::fit::Event;
-use crate::guard::Bad;
+use crate::batches::StepBatch;
+use crate::engine::fit::Event;
+use crate::engine::model::TrainModel;
+use crate::engine::session::Session;
+use crate::engine::step::Tried;
 use crate::memory::{self, human};
-use crate::metrics::StepOutput;
-use crate::model::TrainModel;
-use crate::session::Session;
+use crate::objectives::HeldOut;
 use crate::{Error, Plan, Result};
 
 /// What CubeCL 0.11 (`IoError`, `LaunchError`) and wgpu call it, in lower case.
@@ -56,26 +53,15 @@ fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
     owned.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
-/// Gradients that the optimizer may take.
-pub(crate) struct Tried {
-    pub output: StepOutput,
-    /// Clipped, of the window's mean loss.
-    pub grads: GradientsParams,
-    /// They left f16.
-    pub overflows: bool,
-    /// Loss or gradient is no number.
-    pub bad: Option<Bad>,
-}
-
 /// `train.memory` where the process is what takes the memory.
-pub struct Limit {
+pub struct MemoryLimit {
     bytes: u64,
     /// What was taken before the step.
     start: Option<u64>,
     told: bool,
 }
 
-impl Limit {
+impl MemoryLimit {
     /// That of the plan, on the CPU.
     pub fn new(plan: &Plan) -> Option<Self> {
         let cpu = plan.provenance.device == "cpu";
@@ -104,33 +90,37 @@ impl Limit {
 }
 
 impl Session {
-    /// The window as it fits into memory, and its gradients; none when someone asked to stop in between.
-    pub(crate) fn fitting(&mut self, model: Option<&TrainModel>, window: &Window) -> Result<Option<(Window, Tried)>> {
+    /// The batch as it fits into memory, and its gradients; none when someone asked to stop in between.
+    pub(crate) fn fitting(
+        &mut self,
+        model: Option<&TrainModel>,
+        batch: &StepBatch,
+    ) -> Result<Option<(StepBatch, Tried)>> {
         let model = model.ok_or_else(|| Error::Training("no model to train".into()))?;
-        self.limit.iter_mut().for_each(Limit::begin);
-        let mut window = self.with_loss_factor(self.cut(window));
+        self.limit.iter_mut().for_each(MemoryLimit::begin);
+        let mut batch = self.with_loss_factor(self.cut(batch));
         loop {
-            if let Some(tried) = attempt(|| self.try_step(model, &window))? {
-                return Ok(tried.map(|tried| (window, tried)));
+            if let Some(tried) = attempt(|| self.try_step(model, &batch))? {
+                return Ok(tried.map(|tried| (batch, tried)));
             }
-            self.halve(&window, "out of memory")?;
+            self.halve(&batch, "out of memory")?;
             // The checkpoint holds the new size: a run that is ended for good here goes on with it.
             if self.step() > 0 && attempt(|| self.save(model))?.is_none() {
-                return Err(self.no_room_for(&window));
+                return Err(self.no_room_for(&batch));
             }
             self.clock.run();
-            window = self.with_loss_factor(self.cut(&window));
+            batch = self.with_loss_factor(self.cut(&batch));
         }
     }
 
     /// Takes note of what a step took on the CPU, once it is done.
-    pub(crate) fn mind_the_limit(&mut self, window: &Window) -> Result<()> {
+    pub(crate) fn mind_the_limit(&mut self, batch: &StepBatch) -> Result<()> {
         let Some(limit) = &mut self.limit else { return Ok(()) };
         let Some(peak) = limit.exceeded() else { return Ok(()) };
         let (peak, bytes) = (human(peak), human(limit.bytes));
-        let divides = largest(window) > 1 && !self.in_backward;
+        let divides = largest(batch) > 1 && !self.in_backward;
         if divides && limit.is_of_the_step() {
-            self.halve(window, &format!("{peak} taken, train.memory is {bytes}"))?;
+            self.halve(batch, &format!("{peak} taken, train.memory is {bytes}"))?;
             self.save_soon = true;
         } else if !std::mem::replace(&mut limit.told, true) {
             (self.on_event)(&Event::Warning(format!(
@@ -145,48 +135,19 @@ impl Session {
         Ok(())
     }
 
-    /// The window as this run now cuts it.
-    fn cut(&self, window: &Window) -> Window {
+    /// The batch as this run now cuts it.
+    fn cut(&self, batch: &StepBatch) -> StepBatch {
         match self.state.micro_batch {
-            Some(size) if size < largest(window) => self.feed.recut(window, size),
-            _ => window.clone(),
+            Some(size) if size < largest(batch) => self.batches.recut(batch, size),
+            _ => batch.clone(),
         }
     }
 
-    fn try_step(&mut self, model: &TrainModel, window: &Window) -> Result<Option<Tried>> {
-        let (stop, interrupter) = (&self.stop, &self.interrupter);
-        let go_on = || !stop.load(std::sync::atomic::Ordering::Relaxed) && !interrupter.should_stop();
-        let Some(TrainOutput { grads, item }) = model.gradients(window, &go_on) else {
-            return Ok(None);
-        };
-        let factor = 1.0 / window.learned.max(1) as f64;
-        let grads = self.method.penalize(model, grads, window.learned);
-        let (grads, norm) = scale_and_clip(model, grads, factor, self.steps.clip);
-        let output = StepOutput {
-            grad_norm: Some(norm),
-            ..item
-        };
-        // The judge first: an overflow moves the scale, which a step taken again must find as it was.
-        let bad = self
-            .guard
-            .as_ref()
-            .map(|guard| guard.judge(&output))
-            .transpose()?
-            .flatten();
-        let overflows = self.overflows(&output)?;
-        Ok(Some(Tried {
-            output,
-            grads,
-            overflows,
-            bad,
-        }))
-    }
-
-    /// From here on, half the samples of the window's largest forward pass in each.
-    fn halve(&mut self, window: &Window, why: &str) -> Result<()> {
-        let (rows, step) = (largest(window), window.step + 1);
+    /// From here on, half the samples of the batch's largest forward pass in each.
+    fn halve(&mut self, batch: &StepBatch, why: &str) -> Result<()> {
+        let (rows, step) = (largest(batch), batch.step + 1);
         if rows <= 1 {
-            return Err(self.no_room_for(window));
+            return Err(self.no_room_for(batch));
         }
         let size = rows.div_ceil(2);
         self.state.micro_batch = Some(size);
@@ -196,20 +157,24 @@ impl Session {
         Ok(())
     }
 
-    /// Sum of the negative log-likelihood in nats over the learned tokens of a batch, which is cut until it fits.
-    pub(crate) fn evaluate(&self, model: &TrainModel, batch: &Batch) -> Result<f64> {
-        if let Some(nll) = attempt(|| Ok(model.held_out(batch.clone())))? {
-            return Ok(nll);
+    /// The objective's judgement of a held-out batch, which is cut until it fits.
+    pub(crate) fn evaluate(&self, model: &TrainModel, batch: &Batch) -> Result<HeldOut> {
+        if let Some(held_out) = attempt(|| Ok(model.held_out(batch)))? {
+            return Ok(held_out);
         }
         match batch.halves() {
-            Some([first, rest]) => Ok(self.evaluate(model, &first)? + self.evaluate(model, &rest)?),
+            Some([first, rest]) => {
+                let mut both = self.evaluate(model, &first)?;
+                both.add(self.evaluate(model, &rest)?);
+                Ok(both)
+            }
             None => Err(self.no_room(self.step(), batch.rows, batch.width)),
         }
     }
 
-    fn no_room_for(&self, window: &Window) -> Error {
-        let width = window.micro.iter().map(|m| m.batch.width).max().unwrap_or(0);
-        self.no_room(window.step + 1, largest(window), width)
+    fn no_room_for(&self, batch: &StepBatch) -> Error {
+        let width = batch.micro_batches.iter().map(|m| m.batch.width).max().unwrap_or(0);
+        self.no_room(batch.step + 1, largest(batch), width)
     }
 
     fn no_room(&self, step: usize, rows: usize, width: usize) -> Error {
@@ -217,15 +182,20 @@ impl Session {
             step,
             rows,
             width,
-            relief: self.relief.clone(),
+            memory_advice: self.memory_advice.clone(),
             last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
         }
     }
 }
 
 /// Rows of the largest micro-batch.
-fn largest(window: &Window) -> usize {
-    window.micro.iter().map(|micro| micro.batch.rows).max().unwrap_or(0)
+fn largest(batch: &StepBatch) -> usize {
+    batch
+        .micro_batches
+        .iter()
+        .map(|micro| micro.batch.rows)
+        .max()
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -16,44 +16,50 @@ use burn::train::Interrupter;
 use ft_optim::{GradNorm, Optim};
 use serde_json::json;
 
-use crate::answers::AnswersFile;
+use crate::batches::{Batches, StepBatch};
 use crate::checkpoint::{Best, Checkpoints, Exact, TrainerState};
-use crate::clock::Clock;
-use crate::feed::{Feed, Window};
-use crate::fit::Event;
-use crate::gradients::GradientCheck;
-use crate::guard::{Bad, Guard, rows_of};
-use crate::history::MetricsFile;
+use crate::engine::clock::Clock;
+use crate::engine::early_stopping::SharedPatience;
+use crate::engine::fit::Event;
+use crate::engine::gradient_check::GradientCheck;
+use crate::engine::memory_limit::MemoryLimit;
+use crate::engine::method_hook::MethodHook;
+use crate::engine::model::TrainModel;
+use crate::engine::non_finite::{Bad, Guard, rows_of};
+use crate::engine::save::Saver;
 use crate::memory;
-use crate::metrics::{StepOutput, Sum};
-use crate::model::TrainModel;
+use crate::objectives::{Figure, HeldOut};
 use crate::plan::Steps;
-use crate::regime::MethodPart;
-use crate::room::Limit;
-use crate::save::Saver;
-use crate::strategy::SharedPatience;
-use crate::tensorboard::EventFile;
+use crate::watch::Ending;
+use crate::watch::completions::CompletionsFile;
+use crate::watch::history::MetricsFile;
+use crate::watch::metrics::{StepOutput, Sum};
+use crate::watch::tensorboard::EventFile;
 use crate::{Error, Result};
-
-/// Why the loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ending {
-    /// Every planned step was taken.
-    Finished,
-    /// Evaluations no longer improved.
-    EarlyStopped,
-    /// It was asked to stop; a checkpoint holds everything.
-    Interrupted,
-}
 
 /// A step that was taken or left out.
 pub(crate) struct Stepped {
     /// As it was cut.
-    pub window: Window,
+    pub batch: StepBatch,
     pub output: StepOutput,
     /// It was left out because gradients left f16.
     pub overflows: bool,
+}
+
+/// The loss of a step that has not been read back.
+pub(crate) struct Unread {
+    step: usize,
+    loss: Tensor<1>,
+    count: usize,
+    figures: Vec<Figure>,
+}
+
+impl Unread {
+    /// Loss and figures, `[1]` each.
+    fn sums(&self) -> impl Iterator<Item = Tensor<1>> {
+        let figures = self.figures.iter().map(|figure| figure.sum.clone());
+        std::iter::once(self.loss.clone()).chain(figures)
+    }
 }
 
 /// What the loop holds and changes.
@@ -65,7 +71,7 @@ pub struct Session {
     /// The optimizer with its moments.
     pub optim: Optim,
     /// The method's own part in a step.
-    pub method: MethodPart,
+    pub method: MethodHook,
     /// Writes checkpoints.
     pub saver: Saver,
     /// `metrics.jsonl`.
@@ -75,7 +81,7 @@ pub struct Session {
     /// TensorBoard's file.
     pub board: Option<EventFile>,
     /// Answers at every evaluation.
-    pub answers: Option<AnswersFile>,
+    pub answers: Option<CompletionsFile>,
     /// Looks at the loss and gradient of every step.
     pub guard: Option<Guard>,
     /// Where every step's input is written.
@@ -90,8 +96,8 @@ pub struct Session {
     pub in_backward: bool,
     /// Whether reading a number back from the device costs nothing.
     pub cheap_reads: bool,
-    /// Losses of steps not read back yet: (step, sum, learned tokens).
-    pub unread: Vec<(usize, Tensor<1>, usize)>,
+    /// Losses of steps that are still on the device.
+    pub unread: Vec<Unread>,
     /// Norm of the last gradient.
     pub grad_norm: Option<GradNorm>,
     /// Running time since the last logged step.
@@ -102,12 +108,12 @@ pub struct Session {
     pub saved: Option<usize>,
     /// A checkpoint is wanted before the next step, whatever the intervals say.
     pub save_soon: bool,
-    /// Cuts a window anew where memory runs out.
-    pub feed: Arc<Feed>,
+    /// Cuts a batch anew where memory runs out.
+    pub batches: Arc<Batches>,
     /// What the process may take, on the CPU.
-    pub limit: Option<Limit>,
+    pub limit: Option<MemoryLimit>,
     /// What else takes less memory.
-    pub relief: Vec<String>,
+    pub memory_advice: Vec<String>,
 }
 
 impl Session {
@@ -155,22 +161,22 @@ impl Session {
 
     /// One optimizer step; none where someone asked to stop in the middle of it, and nothing has changed then. The model is
     /// moved through the optimizer, so that its weights can be written in place.
-    pub fn train(&mut self, slot: &mut Option<TrainModel>, window: &Window) -> Result<Option<StepOutput>> {
+    pub fn train(&mut self, slot: &mut Option<TrainModel>, batch: &StepBatch) -> Result<Option<StepOutput>> {
         self.clock.run();
         let lr = self.steps.lr(self.state.step);
         let stepped = match self.in_backward {
-            true => Some(self.step_in_backward(slot, window, lr)?),
-            false => self.step_after_backward(slot, window, lr)?,
+            true => Some(self.step_in_backward(slot, batch, lr)?),
+            false => self.step_after_backward(slot, batch, lr)?,
         };
         let Some(Stepped {
-            window,
+            batch,
             output,
             overflows,
         }) = stepped
         else {
             return Ok(None);
         };
-        self.advance(&window);
+        self.advance(&batch);
         if let Some(TrainModel { model, .. }) = slot {
             self.method.moved(model, self.state.step);
         }
@@ -181,15 +187,21 @@ impl Session {
         if self.state.step.is_multiple_of(self.steps.log_every) || self.finished() {
             self.log(lr)?;
         }
-        self.mind_the_limit(&window)?;
+        self.mind_the_limit(&batch)?;
         Ok(Some(StepOutput { tokens_per_s, ..output }))
     }
 
     /// Takes note of the loss of a step whose gradients are about to be used: one that is no number must not reach the weights
     /// where it can be known in time.
-    pub(crate) fn count_loss(&mut self, nll: &Tensor<1>, window: &Window) -> Result<()> {
+    pub(crate) fn count_loss(&mut self, output: &StepOutput) -> Result<()> {
+        let Sum::Device(loss) = &output.loss else { return Ok(()) };
         self.state.skipped_in_a_row = 0;
-        self.unread.push((self.state.step + 1, nll.clone(), window.learned));
+        self.unread.push(Unread {
+            step: self.state.step + 1,
+            loss: Tensor::clone(loss),
+            count: output.count,
+            figures: output.figures.clone(),
+        });
         match self.cheap_reads {
             true => self.read_losses(),
             false => Ok(()),
@@ -197,12 +209,12 @@ impl Session {
     }
 
     /// Leaves a step out: weights and moments stay as they are. What the step shows is that nothing was learned.
-    pub(crate) fn skip(&mut self, bad: Bad, window: &Window, output: StepOutput) -> Result<StepOutput> {
+    pub(crate) fn skip(&mut self, bad: Bad, batch: &StepBatch, output: StepOutput) -> Result<StepOutput> {
         let Some(guard) = &self.guard else { return Ok(output) };
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
         let (step, count) = (self.state.step + 1, self.state.skipped_in_a_row);
-        let file = guard.keep(step, bad, window)?;
+        let file = guard.keep(step, bad, batch)?;
         if count >= guard.limit {
             return Err(Error::NotFinite {
                 step,
@@ -220,20 +232,21 @@ impl Session {
             file.display()
         )));
         Ok(StepOutput {
-            nll: Sum::Host(0.0),
-            tokens: 0,
+            loss: Sum::Host(0.0),
+            count: 0,
+            figures: Vec::new(),
             grad_norm: self.grad_norm.clone(),
             ..output
         })
     }
 
-    fn advance(&mut self, window: &Window) {
+    fn advance(&mut self, batch: &StepBatch) {
         let state = &mut self.state;
         state.step += 1;
         state.cursor = state.step % self.steps.per_epoch;
         state.epoch = state.step as f64 / self.steps.per_epoch as f64;
-        state.tokens += window.tokens as u64;
-        self.clock.tokens += window.tokens;
+        state.tokens += batch.tokens as u64;
+        self.clock.tokens += batch.tokens;
     }
 
     /// The check ends once a step has been taken with a gradient that had passed through moved weights.
@@ -251,20 +264,25 @@ impl Session {
             return Ok(());
         }
         let unread = std::mem::take(&mut self.unread);
-        let sums = Tensor::cat(unread.iter().map(|(_, nll, _)| nll.clone()).collect(), 0);
-        let sums: Vec<f32> = sums.try_into_vec_as::<f32>().map_err(Error::device)?;
-        for ((step, _, learned), sum) in unread.iter().zip(sums) {
+        let sums = unread.iter().flat_map(Unread::sums).collect();
+        let sums: Vec<f32> = Tensor::cat(sums, 0).try_into_vec_as::<f32>().map_err(Error::device)?;
+        let mut sums = sums.into_iter().map(f64::from);
+        for Unread {
+            step, count, figures, ..
+        } in unread
+        {
+            let sum = sums.next().unwrap_or(f64::NAN);
             if !sum.is_finite() {
                 let last = self.saved.map_or("none".to_owned(), |s| format!("step-{s}"));
-                let loss = f64::from(sum) / *learned as f64;
-                return Err(Error::Diverged {
-                    step: *step,
-                    loss,
-                    last,
-                });
+                let loss = sum / count as f64;
+                return Err(Error::Diverged { step, loss, last });
             }
-            self.state.pending.nll.0 += f64::from(sum);
-            self.state.pending.learned += *learned as u64;
+            let pending = &mut self.state.pending;
+            pending.loss.0 += sum;
+            pending.count += count as u64;
+            for (figure, sum) in figures.iter().zip(&mut sums) {
+                pending.add(figure.name, sum, figure.count);
+            }
         }
         Ok(())
     }
@@ -278,7 +296,7 @@ impl Session {
         let mut line = json!({
             "step": state.step,
             "epoch": state.epoch,
-            "loss": (pending.learned > 0).then(|| pending.nll.0 / pending.learned as f64),
+            "loss": (pending.count > 0).then(|| pending.loss.0 / pending.count as f64),
             "lr": lr,
             "grad_norm": self.grad_norm.as_ref().map(GradNorm::value),
             "skipped": state.skipped,
@@ -293,6 +311,7 @@ impl Session {
             line["loss_scale"] = scale.scale.into();
             line["overflows"] = scale.skipped.into();
         }
+        pending.means().for_each(|(name, mean)| line[name] = mean.into());
         self.method.report(&mut line);
         self.metrics.push(&line)?;
         if let Some(board) = &mut self.board {
@@ -303,31 +322,37 @@ impl Session {
     }
 
     /// Takes an evaluation of the present weights into the state.
-    pub fn evaluated(&mut self, nll: f64, tokens: usize, seconds: f64) -> Result<()> {
-        let loss = nll / tokens.max(1) as f64;
+    pub fn evaluated(&mut self, held_out: &HeldOut, seconds: f64) -> Result<()> {
         let state = &mut self.state;
-        let line = json!({
+        let evaluation = held_out.mean();
+        let mut line = json!({
             "step": state.step,
             "epoch": state.epoch,
-            "eval_loss": loss,
-            "eval_perplexity": loss.exp(),
-            "eval_tokens": tokens,
-            "eval_seconds": seconds,
+            "eval_loss": evaluation.loss.0,
         });
+        if let (Some(nll), Some((_, tokens))) = (evaluation.nll, held_out.nll) {
+            line["eval_perplexity"] = nll.0.exp().into();
+            line["eval_tokens"] = tokens.into();
+        }
+        for (name, sum, count) in &held_out.figures {
+            line[format!("eval_{name}")] = (sum / (*count).max(1) as f64).into();
+        }
+        line["eval_seconds"] = seconds.into();
         self.metrics.push(&line)?;
         if let Some(board) = &mut self.board {
             board.push(&line)?;
         }
         state.log(line);
-        state.last_eval = Some(Exact(loss));
+        state.last_eval = Some(evaluation);
         if state.step == 0 {
-            state.first_eval = Some(Exact(loss));
+            state.first_eval = Some(evaluation);
         }
         state.evaluated = Some(state.step);
-        if state.step > 0 && loss.is_finite() && state.best.is_none_or(|b| loss < b.loss.0) {
+        let Exact(loss) = evaluation.loss;
+        if state.step > 0 && loss.is_finite() && state.best.is_none_or(|b| loss < b.evaluation.loss.0) {
             state.best = Some(Best {
                 step: state.step,
-                loss: Exact(loss),
+                evaluation,
             });
         }
         (self.on_event)(&Event::Evaluated { step: state.step, loss });
@@ -354,9 +379,9 @@ impl Session {
         Ok(path)
     }
 
-    pub(crate) fn dump(&mut self, window: &Window, lr: f64) -> Result<()> {
+    pub(crate) fn dump(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
         let Some(file) = &mut self.dump else { return Ok(()) };
-        let batches: Vec<_> = window.micro.iter().map(|m| rows_of(&m.batch)).collect();
+        let batches: Vec<_> = batch.micro_batches.iter().map(|m| rows_of(&m.batch)).collect();
         file.push(&json!({ "step": self.state.step + 1, "lr": lr, "batches": batches }))
     }
 }

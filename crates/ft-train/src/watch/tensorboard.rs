@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::checkpoint::write_file;
-use crate::history::Done;
+use crate::watch::history::Done;
 use crate::{Error, Result};
 
 /// The event file of a run.

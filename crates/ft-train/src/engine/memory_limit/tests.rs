@@ -266,7 +266,7 @@ fn an_evaluation_is_cut_until_it_fits() {
 
 #[test]
 fn a_limit_counts_steps_that_began_within_it() {
-    let limit = |start| Limit {
+    let limit = |start| MemoryLimit {
         bytes: 100,
         start,
         told: false,

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::answers::AnswersFile;
-use crate::history::read_metrics;
-use crate::outcome::{BeforeAfter, Outcome, Score};
 use crate::plan::thousands;
-use crate::renderer::duration;
+use crate::watch::completions::CompletionsFile;
+use crate::watch::history::read_metrics;
+use crate::watch::outcome::{BeforeAfter, Outcome, Score};
+use crate::watch::renderer::duration;
 use crate::{Error, Plan, Result, checkpoint, memory};
 use chart::{Chart, Series, escape};
 
@@ -54,7 +54,7 @@ fn html(plan: &Plan, outcome: &Outcome, metrics: &[Value]) -> String {
         charts(metrics),
         ranks(metrics),
         samples(&outcome.samples),
-        progress(&read_metrics(&plan.out().join(AnswersFile::NAME))),
+        progress(&read_metrics(&plan.out().join(CompletionsFile::NAME))),
         format!(
             "<h2>Settings</h2><details><summary>config.toml</summary><pre>{}</pre></details>",
             escape(&plan.config.to_toml(Some(&plan.provenance)))
@@ -136,7 +136,7 @@ fn scores(outcome: &Outcome) -> String {
             cell(after, pick)
         )
     };
-    let mut rows = row("loss", &|s| Some(s.loss)) + &row("perplexity", &|s| Some(s.perplexity));
+    let mut rows = row("loss", &|s| Some(s.loss)) + &row("perplexity", &|s| s.perplexity);
     for name in any.metrics.keys() {
         rows += &row(name, &|s| s.metrics.get(name).copied());
     }

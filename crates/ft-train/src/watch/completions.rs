@@ -14,12 +14,12 @@ use serde_json::json;
 
 use crate::Result;
 use crate::config::EvalSection;
-use crate::history::{Done, MetricsFile};
 use crate::plan::spread;
+use crate::watch::history::{Done, MetricsFile};
 
 /// A prompt with what is expected and what the model says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SampleAnswer {
+pub struct SampleCompletion {
     /// The prompt as text, special tokens left out.
     pub prompt: String,
     /// The data's own answer.
@@ -32,21 +32,21 @@ pub struct SampleAnswer {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
     /// Answers to the first held-out prompts.
-    pub samples: Vec<SampleAnswer>,
+    pub samples: Vec<SampleCompletion>,
     /// The metrics of `eval.metrics`, by name.
     pub metrics: BTreeMap<String, f64>,
 }
 
 /// Which prompts are answered, and how.
 #[derive(Clone, Debug)]
-pub struct Questions {
+pub struct Prompts {
     shown: Vec<Sample>,
     measured: Vec<Sample>,
     metrics: Vec<&'static ft_eval::Metric>,
     generation: GenerationConfig,
 }
 
-impl Questions {
+impl Prompts {
     /// Takes the prompts from the held-out samples; from the training samples where nothing is held out.
     pub fn new(held_out: &[Sample], train: &[Sample], eval: &EvalSection, generation: &GenerationConfig) -> Self {
         let source = if held_out.is_empty() { train } else { held_out };
@@ -80,7 +80,7 @@ impl Questions {
     }
 
     /// The sample answers alone.
-    fn show(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleAnswer>> {
+    fn show(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleCompletion>> {
         let prompts: Vec<Vec<u32>> = self.shown.iter().map(|s| s.prompt().to_vec()).collect();
         let text = |ids: &[u32]| tokenizer.decode(ids, true);
         let generated = match prompts.is_empty() {
@@ -91,7 +91,7 @@ impl Questions {
             .shown
             .iter()
             .zip(&generated)
-            .map(|(sample, generation)| SampleAnswer {
+            .map(|(sample, generation)| SampleCompletion {
                 prompt: text(sample.prompt()),
                 expected: text(sample.answer()),
                 answer: text(generation.content()),
@@ -115,21 +115,21 @@ impl Questions {
 }
 
 /// `samples.jsonl`: what the model answered at every evaluation.
-pub struct AnswersFile {
+pub struct CompletionsFile {
     file: MetricsFile,
-    questions: Questions,
+    prompts: Prompts,
     tokenizer: Tokenizer,
 }
 
-impl AnswersFile {
+impl CompletionsFile {
     /// Its name in the run folder.
     pub const NAME: &str = "samples.jsonl";
 
     /// Opens the file for a run that goes on after step `done`.
-    pub fn open(out: &Path, questions: &Questions, tokenizer: &Tokenizer, done: Option<Done>) -> Result<Self> {
+    pub fn open(out: &Path, prompts: &Prompts, tokenizer: &Tokenizer, done: Option<Done>) -> Result<Self> {
         Ok(Self {
             file: MetricsFile::open(&out.join(Self::NAME), done)?,
-            questions: questions.clone(),
+            prompts: prompts.clone(),
             tokenizer: tokenizer.clone(),
         })
     }
@@ -141,7 +141,7 @@ impl AnswersFile {
             return Ok(());
         }
         // A model that cannot answer (its weights have overflowed) may still recover; the run itself judges its loss.
-        let line = match self.questions.show(model, &self.tokenizer, stop) {
+        let line = match self.prompts.show(model, &self.tokenizer, stop) {
             Ok(samples) => json!({ "step": step, "samples": samples }),
             Err(error) => json!({ "step": step, "error": error.to_string() }),
         };

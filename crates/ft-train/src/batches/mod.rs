@@ -1,0 +1,222 @@
+//! From samples to the batches of every step, in an order that is a pure function of (seed, step): nothing of it has to
+//! be saved to resume.
+//!
+//! ```text
+//! epoch ──Order──> step batches of batch_size · accumulation samples, of similar length
+//!                     └── one optimizer step each, cut into micro-batches of batch_size
+//! ```
+//!
+//! Step batches, not micro-batches, are what the order is made of: `batch_size` 2 with `accumulation` 4 sees the same samples
+//! at every step as 8 with 1. A step batch never crosses the end of an epoch; the last one may be smaller. The first batch of a
+//! run is the one that takes the most memory, so that memory runs out at once or not at all.
+
+mod loaders;
+#[cfg(test)]
+mod tests;
+
+use ft_data::{Batch, Order, Sample, sub_seed};
+pub use loaders::{EvalLoader, StepLoader};
+
+/// What one optimizer step is fed.
+#[derive(Clone, Debug)]
+pub struct StepBatch {
+    /// Steps before it.
+    pub step: usize,
+    /// Its samples, by number.
+    pub rows: Vec<usize>,
+    /// Forward passes of the step.
+    pub micro_batches: Vec<MicroBatch>,
+    /// Target tokens of all of them.
+    pub target_tokens: usize,
+    /// Tokens of all of them, padding left out.
+    pub tokens: usize,
+    /// What the loss is multiplied by before the backward pass, where activations are in f16; the gradients are divided by it.
+    pub loss_factor: Option<f64>,
+}
+
+/// How much a whole step holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Target tokens.
+    pub tokens: usize,
+    /// Examples: samples, or pairs of them.
+    pub examples: usize,
+}
+
+impl StepBatch {
+    /// A step of these forward passes, for who has no [`Batches`] to cut it from.
+    pub fn new(step: usize, micro_batches: Vec<MicroBatch>) -> Self {
+        Self {
+            step,
+            rows: Vec::new(),
+            target_tokens: micro_batches.iter().map(|m| m.batch.learned()).sum(),
+            tokens: micro_batches.iter().map(|m| m.batch.tokens()).sum(),
+            micro_batches,
+            loss_factor: None,
+        }
+    }
+
+    /// How much the step holds.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            tokens: self.target_tokens,
+            examples: self.micro_batches.iter().map(|m| m.batch.rows).sum(),
+        }
+    }
+}
+
+/// One forward pass.
+#[derive(Clone, Debug)]
+pub struct MicroBatch {
+    /// The padded samples.
+    pub batch: Batch,
+    /// Seed of this pass's dropout masks.
+    pub dropout_seed: u64,
+}
+
+/// The training samples and how steps are cut from them.
+#[derive(Debug)]
+pub struct Batches {
+    samples: Vec<Sample>,
+    lengths: Vec<usize>,
+    batch_size: usize,
+    accumulation: usize,
+    shuffle: bool,
+    longest_first: bool,
+    seed: u64,
+    pad: Padding,
+    /// Steps of the run, as far as they are known.
+    reach: usize,
+}
+
+/// How rows of different lengths become a rectangle.
+#[derive(Clone, Copy, Debug)]
+pub struct Padding {
+    /// The token that fills.
+    pub id: u32,
+    /// Widths are rounded up to a multiple of this: 1 on the CPU, more where every new shape costs a compilation.
+    pub multiple: usize,
+}
+
+impl Batches {
+    /// Steps over `samples`, of `accumulation` times `batch_size` samples each.
+    pub fn new(
+        samples: Vec<Sample>,
+        [batch_size, accumulation]: [usize; 2],
+        shuffle: bool,
+        longest_first: bool,
+        seed: u64,
+        pad: Padding,
+    ) -> Self {
+        let lengths = samples.iter().map(Sample::len).collect();
+        Self {
+            samples,
+            lengths,
+            batch_size,
+            accumulation,
+            shuffle,
+            longest_first,
+            seed,
+            pad,
+            reach: usize::MAX,
+        }
+    }
+
+    /// The same for a run of `steps`: samples that it does not come to are not among the [largest](Self::largest).
+    pub fn reaching(self, steps: usize) -> Self {
+        Self { reach: steps, ..self }
+    }
+
+    /// The same steps, cut into micro-batches of `size`.
+    pub fn cut(self, size: usize) -> Self {
+        let samples = self.batch_size * self.accumulation;
+        Self {
+            batch_size: size,
+            accumulation: samples.div_ceil(size),
+            ..self
+        }
+    }
+
+    /// The samples.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// Optimizer steps of one pass over the samples.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.samples.len().div_ceil(self.batch_size * self.accumulation)
+    }
+
+    /// Sample indices of every step of an epoch. An order that is not shuffled is the user's, and stays as it is.
+    pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
+        let samples = self.batch_size * self.accumulation;
+        let mut step_batches = Order::epoch(&self.lengths, samples, self.seed, epoch as u64, self.shuffle);
+        if epoch == 0 && self.shuffle && self.longest_first && !step_batches.is_empty() {
+            let (step, _) = self.largest_of(&step_batches, self.batch_size);
+            step_batches.swap(0, step);
+        }
+        step_batches
+    }
+
+    /// The batch of samples `rows`, fed at `step` (0 is the first).
+    pub fn step_batch(&self, rows: &[usize], step: usize) -> StepBatch {
+        self.step_batch_of(rows, step, self.batch_size)
+    }
+
+    /// The same samples in micro-batches of `size`: what a run with that `batch_size` is fed at this step.
+    pub fn recut(&self, batch: &StepBatch, size: usize) -> StepBatch {
+        self.step_batch_of(&batch.rows, batch.step, size)
+    }
+
+    fn step_batch_of(&self, rows: &[usize], step: usize, size: usize) -> StepBatch {
+        let name = |micro: usize| format!("dropout/{step}/{micro}");
+        let micro: Vec<MicroBatch> = rows
+            .chunks(size)
+            .enumerate()
+            .map(|(i, rows)| MicroBatch {
+                batch: Batch::new(&self.pick(rows), self.pad.id, self.pad.multiple),
+                dropout_seed: sub_seed(self.seed, &name(i)),
+            })
+            .collect();
+        StepBatch {
+            rows: rows.to_vec(),
+            ..StepBatch::new(step, micro)
+        }
+    }
+
+    fn pick(&self, rows: &[usize]) -> Vec<&Sample> {
+        rows.iter().map(|r| &self.samples[*r]).collect()
+    }
+
+    /// Rows and columns of the micro-batch with the most cells in the first epoch.
+    pub fn largest_micro_batch(&self) -> (usize, usize) {
+        self.largest(self.batch_size)
+    }
+
+    /// The same with the step batches cut into micro-batches of `size`.
+    pub fn largest(&self, size: usize) -> (usize, usize) {
+        self.largest_of(&self.ahead(), size).1
+    }
+
+    /// The step, from 1, that has the largest micro-batch of the first epoch.
+    pub fn step_of_largest(&self) -> usize {
+        self.largest_of(&self.ahead(), self.batch_size).0 + 1
+    }
+
+    /// The step batches of the first epoch that the run comes to.
+    fn ahead(&self) -> Vec<Vec<usize>> {
+        let mut step_batches = self.epoch(0);
+        step_batches.truncate(self.reach);
+        step_batches
+    }
+
+    /// The first batch with the largest micro-batch of `size`, and its rows and columns; zeros where there is no batch.
+    fn largest_of(&self, step_batches: &[Vec<usize>], size: usize) -> (usize, (usize, usize)) {
+        let shape = |rows: &[usize]| (rows.len(), rows.iter().map(|r| self.lengths[*r]).max().unwrap_or(0));
+        let cut = |(step, batch)| <[usize]>::chunks(batch, size).map(move |rows| (step, shape(rows)));
+        let micro = step_batches.iter().map(Vec::as_slice).enumerate().flat_map(cut);
+        // `max_by_key` takes the last of equals.
+        let largest = micro.rev().max_by_key(|(_, (rows, width))| rows * width);
+        largest.unwrap_or_default()
+    }
+}

@@ -1,0 +1,30 @@
+//! The run itself: from a plan to the last step, and everything that happens in a step.
+//!
+//! ```text
+//! fit ── Session inside burn-train's loop (strategy) ── step: gradients (backward), penalty, clipping, checks, optimizer
+//!                                                   └── save, resume
+//! ```
+
+mod backward;
+mod clock;
+mod early_stopping;
+mod fit;
+mod gradient_check;
+mod in_backward;
+mod loss_scaling;
+mod memory_limit;
+mod method_hook;
+mod model;
+mod non_finite;
+mod resume;
+mod save;
+mod session;
+mod step;
+mod strategy;
+
+pub use backward::{Piece, SavedActivations};
+pub use fit::{Event, FitOptions, Progress, fit};
+pub use in_backward::Complete;
+pub use method_hook::MethodHook;
+pub use model::TrainModel;
+pub use resume::Resume;

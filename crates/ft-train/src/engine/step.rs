@@ -1,0 +1,127 @@
+//! One optimizer step, top to bottom:
+//!
+//! ```text
+//! gradients of every micro-batch, summed ─> penalty of the method ─> mean over the target tokens, clipping
+//!     ─> f16 overflow? not a number? ─> checks and hooks see them ─> optimizer
+//! ```
+//!
+//! The other way to take a step, parameter by parameter inside the backward pass, is in `in_backward`.
+
+use burn::optim::GradientsParams;
+use burn::train::TrainOutput;
+use ft_optim::scale_and_clip;
+
+use crate::Result;
+use crate::batches::StepBatch;
+use crate::engine::method_hook::MethodHook;
+use crate::engine::model::TrainModel;
+use crate::engine::non_finite::Bad;
+use crate::engine::session::{Session, Stepped};
+use crate::watch::metrics::StepOutput;
+
+/// Gradients that the optimizer may take.
+pub(crate) struct Tried {
+    pub output: StepOutput,
+    /// Clipped, of the step's mean loss.
+    pub grads: GradientsParams,
+    /// They left f16.
+    pub overflows: bool,
+    /// Loss or gradient is no number.
+    pub bad: Option<Bad>,
+}
+
+impl TrainModel {
+    /// The gradients that a step hands to the optimizer: of the mean loss of `batch` and of the method's penalty, together
+    /// clipped to a global norm of `clip`. None when `go_on` is false between two forward passes.
+    ///
+    /// # Errors
+    /// What the objective's own forward passes run into.
+    pub fn step_gradients(
+        &self,
+        hook: &mut MethodHook,
+        batch: &StepBatch,
+        clip: Option<f64>,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<TrainOutput<StepOutput>>> {
+        let Some(TrainOutput { grads, item }) = self.gradients(batch, go_on)? else {
+            return Ok(None);
+        };
+        let grads = hook.penalize(&self.model, grads, item.count);
+        let (grads, norm) = scale_and_clip(self, grads, 1.0 / item.count.max(1) as f64, clip);
+        let item = StepOutput {
+            grad_norm: Some(norm),
+            ..item
+        };
+        Ok(Some(TrainOutput { grads, item }))
+    }
+}
+
+impl Session {
+    /// One optimizer step with all gradients at hand; none where someone asked to stop in the middle of it.
+    pub(crate) fn step_after_backward(
+        &mut self,
+        slot: &mut Option<TrainModel>,
+        batch: &StepBatch,
+        lr: f64,
+    ) -> Result<Option<Stepped>> {
+        let Some((batch, tried)) = self.fitting(slot.as_ref(), batch)? else {
+            return Ok(None);
+        };
+        let Tried {
+            output,
+            grads,
+            overflows,
+            bad,
+        } = tried;
+        self.dump(&batch, lr)?;
+        let output = match bad {
+            _ if overflows => self.left_out(output),
+            Some(bad) => self.skip(bad, &batch, output)?,
+            None => {
+                self.accept(slot.as_ref(), &output, &grads)?;
+                *slot = slot.take().map(|train| TrainModel {
+                    model: self.optim.step(lr, train.model, grads),
+                    ..train
+                });
+                output
+            }
+        };
+        Ok(Some(Stepped {
+            batch,
+            output,
+            overflows,
+        }))
+    }
+
+    /// The gradients of a step and whether they may be used; nothing has changed where it fails.
+    pub(crate) fn try_step(&mut self, model: &TrainModel, batch: &StepBatch) -> Result<Option<Tried>> {
+        let (stop, interrupter) = (&self.stop, &self.interrupter);
+        let go_on = || !stop.load(std::sync::atomic::Ordering::Relaxed) && !interrupter.should_stop();
+        let clip = self.steps.clip;
+        let Some(TrainOutput { grads, item }) = model.step_gradients(&mut self.method, batch, clip, &go_on)? else {
+            return Ok(None);
+        };
+        // The judge first: an overflow moves the scale, which a step taken again must find as it was.
+        let judged = self.guard.as_ref().map(|guard| guard.judge(&item));
+        let bad = judged.transpose()?.flatten();
+        let overflows = self.overflows(&item)?;
+        Ok(Some(Tried {
+            output: item,
+            grads,
+            overflows,
+            bad,
+        }))
+    }
+
+    /// Takes note of a step that is about to be taken.
+    fn accept(&mut self, model: Option<&TrainModel>, output: &StepOutput, grads: &GradientsParams) -> Result<()> {
+        if let Some(model) = model {
+            if let Some(check) = &mut self.check {
+                check.look(&model.model, grads);
+            }
+            self.method.observe(&model.model, grads);
+        }
+        self.grad_norm = output.grad_norm.clone();
+        self.count_loss(output)
+    }
+}

@@ -1,0 +1,187 @@
+//! What a run minimizes: one file per objective, one line per objective in the list here.
+//!
+//! ```text
+//! hidden states after the final norm ──loss──> sum over units (target tokens, or examples) + figures for the log
+//!          ^ of the model that trains    ^ scores of a reference or a teacher, computed before without a tape
+//! ```
+//!
+//! A loss sees the model through its last hidden states alone. That is why every objective works with block checkpointing,
+//! accumulation, smaller micro-batches where memory runs out, and steps inside the backward pass without knowing of them.
+
+mod sft;
+mod targets;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use ft_data::Batch;
+use ft_model::Model;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::batches::{MicroBatch, StepBatch, Totals};
+use crate::checkpoint::{Evaluation, Exact};
+
+pub use sft::SftConfig;
+pub use targets::{at_targets, nll_sum};
+
+/// What the mean of a loss is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Every target token of the step counts alike.
+    Tokens,
+    /// Every example of the step counts alike, whatever its length.
+    Examples,
+}
+
+impl Unit {
+    /// How many of these a step holds.
+    pub fn of(self, totals: Totals) -> usize {
+        match self {
+            Unit::Tokens => totals.tokens,
+            Unit::Examples => totals.examples,
+        }
+    }
+}
+
+/// What a forward pass comes to.
+pub struct Loss {
+    /// Sum over the units, `[1]`, with its tape.
+    pub sum: Tensor<1>,
+    /// What else is worth logging.
+    pub figures: Vec<Figure>,
+}
+
+/// A named figure of the log: a sum and what it is a mean over.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Its key in `metrics.jsonl`.
+    pub name: &'static str,
+    /// The sum, `[1]`, without autodiff.
+    pub sum: Tensor<1>,
+    /// The count.
+    pub count: usize,
+}
+
+/// The loss of a micro-batch as a function of the hidden states after the final norm, `[rows, width, hidden]`.
+pub type LossFn<'a> = Box<dyn Fn(&Model, Tensor<3>) -> Loss + 'a>;
+
+/// A held-out batch, judged: sums and counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeldOut {
+    /// Sum of the objective's loss.
+    pub loss: f64,
+    /// Units that it is a sum over.
+    pub count: usize,
+    /// Sum of the negative log-likelihood of the target tokens in nats, and how many there are, where it was computed.
+    pub nll: Option<(f64, usize)>,
+    /// Named sums and counts.
+    pub figures: Vec<(&'static str, f64, usize)>,
+}
+
+impl HeldOut {
+    /// The two parts together.
+    pub fn add(&mut self, other: HeldOut) {
+        self.loss += other.loss;
+        self.count += other.count;
+        self.nll = match (self.nll, other.nll) {
+            (Some((a, n)), Some((b, m))) => Some((a + b, n + m)),
+            (one, other) => one.or(other),
+        };
+        for (name, sum, count) in other.figures {
+            match self.figures.iter_mut().find(|(own, ..)| *own == name) {
+                Some((_, total, units)) => (*total, *units) = (*total + sum, *units + count),
+                None => self.figures.push((name, sum, count)),
+            }
+        }
+    }
+
+    /// The means.
+    pub(crate) fn mean(&self) -> Evaluation {
+        let mean = |sum: f64, count: usize| Exact(sum / count.max(1) as f64);
+        Evaluation {
+            loss: mean(self.loss, self.count),
+            nll: self.nll.map(|(sum, count)| mean(sum, count)),
+        }
+    }
+}
+
+/// What a run minimizes, with the models that it needs beside the one that trains.
+pub trait Objective: Debug + Send + Sync {
+    /// What the mean is taken over.
+    fn unit(&self) -> Unit;
+
+    /// α of NEFTune's noise on the token embeddings; 0 is none.
+    fn noise_alpha(&self) -> f64 {
+        0.0
+    }
+
+    /// What is done for a whole step before its first forward pass, without a tape. An objective that writes its own batch (from the
+    /// model's own completions) gives it back.
+    ///
+    /// # Errors
+    /// What goes wrong in the forward passes that this takes.
+    fn begin(&self, _model: &Model, _batch: &StepBatch) -> Result<Option<StepBatch>> {
+        Ok(None)
+    }
+
+    /// The loss of a micro-batch of a step that holds `totals`. What other models say of it is computed here, before the forward
+    /// pass of the model that trains, so that the two never keep activations at the same time.
+    fn loss<'a>(&'a self, model: &Model, micro: &'a MicroBatch, totals: Totals) -> LossFn<'a>;
+
+    /// Judges a held-out batch; `model` is on a plain device.
+    fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut;
+}
+
+/// What an objective's options mean.
+pub trait ObjectiveKind {
+    /// What is wrong with the options, as `key: message`.
+    fn check(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The objective, ready to run.
+    ///
+    /// # Errors
+    /// Models and files that it needs and that cannot be had.
+    fn build(&self) -> Result<Arc<dyn Objective>>;
+}
+
+macro_rules! objectives {
+    ($( $(#[$doc:meta])* $name:literal => $variant:ident($config:ty), )+) => {
+        /// Section `[objective]`: what is minimized, with its options.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(tag = "kind")]
+        pub enum ObjectiveConfig {
+            $( $(#[$doc])* #[serde(rename = $name)] $variant($config), )+
+        }
+
+        impl ObjectiveConfig {
+            /// The values of `objective.kind`; the first is the default.
+            pub const NAMES: &'static [&'static str] = &[$($name),+];
+
+            /// The value of `objective.kind`.
+            pub fn name(&self) -> &'static str {
+                match self { $( Self::$variant(_) => $name, )+ }
+            }
+
+            /// What the options mean.
+            pub fn kind(&self) -> &dyn ObjectiveKind {
+                match self { $( Self::$variant(config) => config, )+ }
+            }
+        }
+    };
+}
+
+objectives! {
+    /// Supervised: the mean negative log-likelihood, in nats, of the target tokens.
+    "sft" => Sft(SftConfig),
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> Self {
+        Self::Sft(SftConfig::default())
+    }
+}

@@ -1,0 +1,72 @@
+//! Supervised fine-tuning: the mean negative log-likelihood of the target tokens, in nats.
+//!
+//! ```text
+//! L = - Σ log p(token | tokens before it) / number of target tokens
+//! ```
+
+use std::sync::Arc;
+
+use ft_data::Batch;
+use ft_model::Model;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{HeldOut, Loss, LossFn, Objective, ObjectiveKind, Unit, nll_sum};
+use crate::Result;
+use crate::batches::{MicroBatch, Totals};
+
+/// Options of supervised fine-tuning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftConfig {
+    /// Share of every target that is spread over the whole vocabulary, in training alone: evaluations stay plain. 0.1 is
+    /// common; 0 is off.
+    pub label_smoothing: f64,
+    /// NEFTune: noise uniform in ±alpha/√(length · width) on the token embeddings, in training alone. 5 is common; 0 is off.
+    pub neftune_alpha: f64,
+}
+
+impl ObjectiveKind for SftConfig {
+    fn check(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            wrong.push("objective.label_smoothing: must be a number of at least 0 and below 1".into());
+        }
+        if !self.neftune_alpha.is_finite() || self.neftune_alpha < 0.0 {
+            wrong.push("objective.neftune_alpha: must be a number of at least 0".into());
+        }
+        wrong
+    }
+
+    fn build(&self) -> Result<Arc<dyn Objective>> {
+        Ok(Arc::new(*self))
+    }
+}
+
+impl Objective for SftConfig {
+    fn unit(&self) -> Unit {
+        Unit::Tokens
+    }
+
+    fn noise_alpha(&self) -> f64 {
+        self.neftune_alpha
+    }
+
+    fn loss<'a>(&'a self, _: &Model, micro: &'a MicroBatch, _: Totals) -> LossFn<'a> {
+        Box::new(|model, hidden| Loss {
+            sum: nll_sum(model, hidden, &micro.batch, self.label_smoothing),
+            figures: Vec::new(),
+        })
+    }
+
+    fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut {
+        // A batch that the model answers with NaN comes out as NaN: the run's own check names it.
+        let nll = ft_eval::evaluate(model, [batch.clone()]).map_or(f64::NAN, |e| e.nll_sum);
+        HeldOut {
+            loss: nll,
+            count: batch.learned(),
+            nll: Some((nll, batch.learned())),
+            figures: Vec::new(),
+        }
+    }
+}
