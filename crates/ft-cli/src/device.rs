@@ -86,7 +86,7 @@ pub struct Picked {
 impl Picked {
     /// Whether it is the CPU backend.
     pub fn is_cpu(&self) -> bool {
-        self.name == "cpu"
+        ft_kernels::is_cpu(&self.device)
     }
 }
 

@@ -18,6 +18,7 @@
 
 mod allocator;
 mod args;
+mod cli;
 mod configs;
 mod device;
 mod embedded;
@@ -35,8 +36,8 @@ use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
-use args::Cli;
 use clap::Parser;
+use cli::Cli;
 use failure::Failure;
 
 /// Runs the program with these arguments (the first one is the program's name) and says how the process should end.

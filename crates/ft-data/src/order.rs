@@ -1,6 +1,6 @@
 //! Which samples share a batch, and in what order batches come.
 
-use crate::rng::{shuffle, stream, sub_seed};
+use ft_seed::{shuffle, stream, sub_seed};
 
 /// The batches of an epoch, a pure function of its arguments: a resumed run finds its place again from `(seed, epoch, batch index)`,
 /// and neither threads nor devices change it.

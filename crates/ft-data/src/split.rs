@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::load::Dataset;
-use crate::rng::{fnv1a, mix, sub_seed};
 use crate::sample::Sample;
 use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
+use ft_seed::{fnv1a, mix, sub_seed};
 
 impl Dataset {
     /// Moves about `share` of the samples into a second data set. Samples with the same prompt stay together, so that the held-out part

@@ -5,9 +5,10 @@ mod tests;
 #[cfg(feature = "flex")]
 use crate::cpu;
 use crate::dropout::Mask;
-use crate::frozen_matmul::{Form, FrozenOps, Packed, ScaleCodes, buffers};
+use crate::frozen_matmul::{FrozenOps, buffers};
 use crate::lora_linear::{LoraOps, add, update_input, widened};
 use crate::output::Output;
+use crate::packed::{Form, Packed, ScaleCodes};
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;

@@ -1,5 +1,4 @@
 //! `x · Wᵀ` where W is a constant stored in 4-bit or 8-bit codes.
-mod packed;
 mod portable;
 #[cfg(all(test, feature = "flex"))]
 pub(crate) mod tests;
@@ -10,6 +9,7 @@ use crate::cpu;
 use crate::cube;
 use crate::linear::LinearOps;
 use crate::output::Output;
+use crate::packed::{Form, Packed, ScaleCodes};
 use crate::portable::Val;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -17,9 +17,6 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
-
-pub(crate) use packed::INVERSE_127;
-pub use packed::{Codes, Form, Nested, Packed, ScaleCodes};
 
 /// `x · Wᵀ`: x `[.., in]`, w `[out, in]` -> `[.., out]` in the type of `x`.
 ///

@@ -12,6 +12,7 @@
 use ft_peft::Keeps;
 
 use crate::config::ModelConfig;
+use crate::families::Blocks;
 
 /// What one block keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,9 +44,9 @@ impl ModelConfig {
                 ..Kept::default()
             },
         };
-        match self.model_type.as_str() {
-            "gpt2" => block.gpt2(self, index),
-            _ => block.llama(self, index),
+        match self.blocks() {
+            Blocks::Gpt2 => block.gpt2(self, index),
+            Blocks::Llama => block.llama(self, index),
         }
         block.kept.passing += self.hidden_size;
         block.kept

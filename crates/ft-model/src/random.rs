@@ -2,7 +2,6 @@
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use ft_quant::{Encoded, Layout, Packed, Scheme, Weight};
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
@@ -22,7 +21,7 @@ pub(crate) struct Random<'a> {
 impl<'a> Random<'a> {
     pub fn new(seed: u64, deviation: f32, device: &'a Device) -> Self {
         Self {
-            rng: ChaCha8Rng::seed_from_u64(seed),
+            rng: ft_seed::stream(seed, "weights"),
             deviation,
             device,
             quant: None,

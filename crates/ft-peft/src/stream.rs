@@ -1,24 +1,9 @@
 //! Named random streams: what a place draws depends on the seed and its path alone, not on the order of places.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use ft_seed::stream;
+use rand::RngExt;
 use rand_distr::{Distribution, Normal};
-
-/// FNV-1a of a name.
-pub(crate) fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| {
-        (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-/// The stream that `name` draws from under `seed`.
-pub(crate) fn stream(seed: u64, name: &str) -> ChaCha8Rng {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..16].copy_from_slice(&hash(name).to_le_bytes());
-    ChaCha8Rng::from_seed(key)
-}
 
 /// A matrix `[rows, cols]` uniform in ±1/√cols, as PyTorch starts linear layers.
 pub(crate) fn kaiming(shape: [usize; 2], seed: u64, name: &str, device: &Device) -> Tensor<2> {

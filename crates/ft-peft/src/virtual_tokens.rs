@@ -12,10 +12,10 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::methods::p_tuning::{Lstm, Mlp};
 use crate::methods::prefix_tuning::PrefixMlp;
+use crate::pass::Pass;
 use crate::site::AnyTensor;
-use crate::slots::Pass;
-use crate::stream::stream;
 use ft_quant::Leaf;
+use ft_seed::stream;
 
 /// What the tables and encoders of virtual tokens have in common.
 pub trait VirtualTokens {

@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 ///
 /// ```
 /// use rand_chacha::rand_core::Rng;
-/// let (mut a, mut b) = (ft_data::stream(7, "init"), ft_data::stream(7, "dropout"));
+/// let (mut a, mut b) = (ft_seed::stream(7, "init"), ft_seed::stream(7, "dropout"));
 /// assert_ne!(a.next_u64(), b.next_u64());
 /// ```
 pub fn stream(seed: u64, name: &str) -> ChaCha8Rng {
@@ -26,11 +26,21 @@ pub fn stream(seed: u64, name: &str) -> ChaCha8Rng {
 /// A seed for `name` derived from `seed`: for code that takes a number rather than a generator, and for nesting
 /// (`stream(sub_seed(seed, "data"), "epoch 3")`).
 pub fn sub_seed(seed: u64, name: &str) -> u64 {
-    mix(mix(seed.wrapping_add(GOLDEN)) ^ fnv1a(name.as_bytes()))
+    salted(seed, salt(name))
+}
+
+/// What [`salted`] takes for `name`, for who derives many seeds of one name.
+pub fn salt(name: &str) -> u64 {
+    fnv1a(name.as_bytes())
+}
+
+/// [`sub_seed`] of a name whose [`salt`] is at hand.
+pub fn salted(seed: u64, salt: u64) -> u64 {
+    mix(mix(seed.wrapping_add(GOLDEN)) ^ salt)
 }
 
 /// A uniform number below `bound`, without modulo bias (Lemire, <https://arxiv.org/abs/1805.10941>).
-pub(crate) fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
+pub fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
     let bound = bound as u64;
     loop {
         let wide = u128::from(rng.next_u64()) * u128::from(bound);
@@ -41,7 +51,7 @@ pub(crate) fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
 }
 
 /// Fisher-Yates. Our own, because the permutation must not change with a dependency's version.
-pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
+pub fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
     for i in (1..items.len()).rev() {
         items.swap(i, below(rng, i + 1));
     }
@@ -50,14 +60,14 @@ pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every input bit reaches every output bit.
-pub(crate) fn mix(mut z: u64) -> u64 {
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
 /// FNV-1a, 64 bits.
-pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| {
         (hash ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
     })

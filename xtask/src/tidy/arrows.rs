@@ -4,12 +4,16 @@ use serde_json::Value;
 
 /// Every crate of the workspace and the crates it may use. `None`: any of them.
 const MAY_USE: &[(&str, Option<&[&str]>)] = &[
+    ("ft-seed", Some(&[])),
     ("ft-kernels", Some(&[])),
     ("ft-quant", Some(&["ft-kernels"])),
-    ("ft-peft", Some(&["ft-kernels", "ft-quant"])),
+    ("ft-peft", Some(&["ft-seed", "ft-kernels", "ft-quant"])),
     ("ft-gguf", Some(&[])),
-    ("ft-model", Some(&["ft-kernels", "ft-quant", "ft-peft", "ft-gguf"])),
-    ("ft-data", Some(&["ft-gguf"])),
+    (
+        "ft-model",
+        Some(&["ft-seed", "ft-kernels", "ft-quant", "ft-peft", "ft-gguf"]),
+    ),
+    ("ft-data", Some(&["ft-seed", "ft-gguf"])),
     ("ft-optim", Some(&["ft-kernels", "ft-quant"])),
     (
         "ft-infer",

@@ -312,7 +312,7 @@ fn damaged_files_are_errors_or_data_but_never_panics() {
     let array = format!("[{}]", jsonl.trim().replace('\n', ","));
     let csv = "prompt,completion\n\"a, b\",\"c\"\"d\"\nx,y\n";
     let mut rng = crate::stream(3, "damage");
-    let mut below = |n| crate::rng::below(&mut rng, n);
+    let mut below = |n| ft_seed::below(&mut rng, n);
     let t = tokenizer();
     for (name, good) in [
         ("x.jsonl", jsonl.as_str()),

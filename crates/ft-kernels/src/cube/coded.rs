@@ -1,5 +1,5 @@
 //! A packed matrix inside kernels.
-use crate::frozen_matmul::{Codes, Form, INVERSE_127, ScaleCodes};
+use crate::packed::{Codes, Form, INVERSE_127, ScaleCodes};
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::tensor::{IntDType, TensorData};
 use burn_cubecl::CubeBackend;

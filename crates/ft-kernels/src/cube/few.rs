@@ -6,7 +6,7 @@
 //! ```
 use super::address_type;
 use super::coded::{Coded, Layout, Packed};
-use crate::frozen_matmul::{Form, ScaleCodes};
+use crate::packed::{Form, ScaleCodes};
 use crate::portable::with_last;
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_elem_type;

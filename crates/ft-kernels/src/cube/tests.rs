@@ -1,6 +1,7 @@
 //! On the first Vulkan device of the machine, a software one included, against the CPU path.
 use crate::frozen_matmul::tests::{CASES, TABLE, packed};
-use crate::frozen_matmul::{Codes, FrozenOps, Packed, buffers, frozen_matmul, unpack};
+use crate::frozen_matmul::{FrozenOps, buffers, frozen_matmul, unpack};
+use crate::packed::{Codes, Packed};
 use crate::testing::{close, values};
 use crate::{Output, dropout, frozen_lora, linear};
 use burn::backend::Dispatch;

@@ -1,7 +1,7 @@
 //! The dense matrix from its codes: one unit per value.
 use super::coded::{Coded, Packed};
 use super::{address_type, supported};
-use crate::frozen_matmul::{Form, ScaleCodes};
+use crate::packed::{Form, ScaleCodes};
 use burn::backend::cubecl::dtype_to_elem_type;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape};

@@ -1,5 +1,5 @@
 //! Unpacking as a composition of Burn's operations, for every backend that has u32.
-use super::{Codes, Form, INVERSE_127, Nested, ScaleCodes};
+use crate::packed::{Codes, Form, INVERSE_127, Nested, ScaleCodes};
 use crate::portable::Val;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Scalar, TensorMetadata};

@@ -1,6 +1,7 @@
 use super::portable;
-use super::{Codes, Form, Nested, Packed, ScaleCodes, frozen_matmul, unpack};
+use super::{frozen_matmul, unpack};
 use crate::linear;
+use crate::packed::{Codes, Form, Nested, Packed, ScaleCodes};
 use crate::testing::{backward, close, device, gradient, leaf, to_vec, tolerance, values};
 use burn::backend::Flex;
 use burn::tensor::{DType, Tensor, TensorData};
@@ -58,7 +59,7 @@ pub(crate) fn packed(rows: usize, cols: usize, codes: Codes, nested: bool) -> (P
             let code = (data[i / 2] >> if i.is_multiple_of(2) { 4 } else { 0 }) & 15;
             TABLE[usize::from(code)] * scale(i / block)
         }
-        Codes::Eight => f32::from(data[i] as i8) * scale(i / cols) * super::INVERSE_127,
+        Codes::Eight => f32::from(data[i] as i8) * scale(i / cols) * crate::packed::INVERSE_127,
     };
     let dense = (0..n).map(value).collect();
     let packed = Packed {

@@ -18,32 +18,83 @@ pub mod mistral;
 pub mod qwen2;
 pub mod qwen3;
 
-type Parse = fn(&Keys) -> Result<ModelConfig>;
+/// A family of checkpoints.
+struct Family {
+    /// `model_type` in `config.json`.
+    name: &'static str,
+    /// Its class in transformers.
+    class: &'static str,
+    /// Its architecture in llama.cpp.
+    gguf: &'static str,
+    blocks: Blocks,
+    /// What reads its configuration.
+    parse: fn(&Keys) -> Result<ModelConfig>,
+}
 
-/// `model_type` of each supported family, with its class in transformers and what reads its configuration.
-const FAMILIES: [(&str, &str, Parse); 5] = [
-    ("llama", "LlamaForCausalLM", llama::parse),
-    ("mistral", "MistralForCausalLM", mistral::parse),
-    ("qwen2", "Qwen2ForCausalLM", qwen2::parse),
-    ("qwen3", "Qwen3ForCausalLM", qwen3::parse),
-    ("gpt2", "GPT2LMHeadModel", gpt2::parse),
+/// The block shapes that the families share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocks {
+    /// Llama and its relatives: RMSNorm, rotary embedding, gated MLP.
+    Llama,
+    /// GPT-2: LayerNorm, learned positions, plain MLP.
+    Gpt2,
+}
+
+const FAMILIES: [Family; 5] = [
+    family("llama", "LlamaForCausalLM", "llama", Blocks::Llama, llama::parse),
+    family("mistral", "MistralForCausalLM", "llama", Blocks::Llama, mistral::parse),
+    family("qwen2", "Qwen2ForCausalLM", "qwen2", Blocks::Llama, qwen2::parse),
+    family("qwen3", "Qwen3ForCausalLM", "qwen3", Blocks::Llama, qwen3::parse),
+    family("gpt2", "GPT2LMHeadModel", "gpt2", Blocks::Gpt2, gpt2::parse),
 ];
+
+const fn family(
+    name: &'static str,
+    class: &'static str,
+    gguf: &'static str,
+    blocks: Blocks,
+    parse: fn(&Keys) -> Result<ModelConfig>,
+) -> Family {
+    Family {
+        name,
+        class,
+        gguf,
+        blocks,
+        parse,
+    }
+}
 
 /// Names of the supported families.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(name, ..)| *name)
+    FAMILIES.iter().map(|family| family.name)
 }
 
-/// The class in transformers of a supported family.
-pub(crate) fn class(model_type: &str) -> &'static str {
-    let family = FAMILIES.iter().find(|(name, ..)| *name == model_type);
-    family.map_or("", |(_, class, _)| class)
+impl ModelConfig {
+    fn family(&self) -> &'static Family {
+        let family = FAMILIES.iter().find(|family| family.name == self.model_type);
+        family.expect("a configuration is read by a family")
+    }
+
+    /// The class in transformers.
+    pub(crate) fn class(&self) -> &'static str {
+        self.family().class
+    }
+
+    /// The architecture in llama.cpp.
+    pub(crate) fn gguf_architecture(&self) -> &'static str {
+        self.family().gguf
+    }
+
+    /// The shape of its blocks.
+    pub(crate) fn blocks(&self) -> Blocks {
+        self.family().blocks
+    }
 }
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     let wanted = keys.text("model_type").unwrap_or("");
-    match FAMILIES.iter().find(|(name, ..)| *name == wanted) {
-        Some((.., parse)) => parse(keys),
+    match FAMILIES.iter().find(|family| family.name == wanted) {
+        Some(family) => (family.parse)(keys),
         None => {
             let known = names().collect::<Vec<_>>().join(", ");
             Err(keys.error(
@@ -58,17 +109,17 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // one per model
 pub(crate) enum Decoder {
-    /// Llama and its relatives: RMSNorm, rotary embedding, gated MLP.
+    /// [`Blocks::Llama`].
     Llama(llama::Llama),
-    /// GPT-2: LayerNorm, learned positions, plain MLP.
+    /// [`Blocks::Gpt2`].
     Gpt2(gpt2::Gpt2),
 }
 
 impl Decoder {
     pub fn build(config: &ModelConfig, source: &mut impl Source) -> Self {
-        match config.model_type.as_str() {
-            "gpt2" => Decoder::Gpt2(gpt2::Gpt2::build(config, source)),
-            _ => Decoder::Llama(llama::Llama::build(config, source)),
+        match config.blocks() {
+            Blocks::Gpt2 => Decoder::Gpt2(gpt2::Gpt2::build(config, source)),
+            Blocks::Llama => Decoder::Llama(llama::Llama::build(config, source)),
         }
     }
 

@@ -20,18 +20,7 @@ pub(super) fn architecture(config: &ModelConfig, dir: &Path) -> Result<&'static 
             why: format!("{why} in llama.cpp"),
         })
     };
-    let name = match config.model_type.as_str() {
-        "llama" | "mistral" => "llama",
-        "qwen2" => "qwen2",
-        "qwen3" => "qwen3",
-        "gpt2" => "gpt2",
-        other => {
-            return error(
-                "model_type",
-                format!("\"{other}\" is not written: its architecture is unknown"),
-            );
-        }
-    };
+    let name = config.gguf_architecture();
     let scaling = config.rope.as_ref().map(|rope| &rope.scaling);
     if name != "llama" && matches!(scaling, Some(RopeScaling::Llama3 { .. })) {
         return error(

@@ -12,6 +12,7 @@ use super::{dtype_for, hparams, names};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::families::Blocks;
 use crate::loader::{LoadDtype, Loader};
 use crate::model::{HEAD, Model};
 use crate::source::{Fill, Source};
@@ -329,9 +330,9 @@ impl Reader<'_> {
 
 /// Name of the embedding table.
 fn table(config: &ModelConfig) -> &'static str {
-    match config.model_type.as_str() {
-        "gpt2" => "transformer.wte.weight",
-        _ => "model.embed_tokens.weight",
+    match config.blocks() {
+        Blocks::Gpt2 => "transformer.wte.weight",
+        Blocks::Llama => "model.embed_tokens.weight",
     }
 }
 

@@ -9,8 +9,8 @@ use super::{TensorFile, WEIGHTS, read_config, write_tensors};
 use crate::error::{Error, Result};
 use crate::methods::PeftConfig;
 use crate::methods::p_tuning::PTuningConfig;
+use crate::pass::Pass;
 use crate::site::{Adaptable, AnyTensor, Place, Site};
-use crate::slots::Pass;
 use crate::virtual_tokens::{Prefix, PrefixTable, Prompt, PromptTable, VirtualTokens};
 use ft_quant::Leaf;
 

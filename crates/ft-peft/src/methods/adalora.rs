@@ -22,11 +22,11 @@ use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
+use crate::pass::Pass;
 use crate::peft_config::Target;
 use crate::regime::Regime;
 use crate::site::{Place, Site};
-use crate::slots::Pass;
-use crate::stream::{hash, normal};
+use crate::stream::normal;
 use crate::targets::{Layers, Selector, Targets};
 
 pub mod budget;
@@ -207,7 +207,7 @@ impl PeftMethod for AdaLoraConfig {
             kept: kept.cloned(),
             scale: self.scale(),
             dropout: self.dropout,
-            salt: hash(&site.path),
+            salt: ft_seed::salt(&site.path),
         }));
     }
 

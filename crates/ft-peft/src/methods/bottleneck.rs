@@ -280,7 +280,7 @@ impl<P> PeftMethod for BottleneckConfig<P> {
         };
         let width = self.width(&site.path, *hidden).expect("checked by `choose`");
         let start = self.init_weights.start([width, *hidden], seed, &site.path, device);
-        let salt = crate::stream::hash(&site.path);
+        let salt = ft_seed::salt(&site.path);
         slot.adapter =
             Some(Bottleneck::new(start, self.reads(), self.non_linearity, self.scaling).dropping(self.dropout, salt));
     }

@@ -15,7 +15,8 @@ use ft_kernels::Output;
 use super::common::{Cached, f32, scaled};
 use super::lora::Lora;
 use super::{Base, ParamMut, WeightDelta};
-use crate::slots::{Pass, Projection};
+use crate::pass::Pass;
+use crate::slots::Projection;
 
 /// Adapter of a projection.
 #[derive(Module, Debug)]
@@ -82,7 +83,7 @@ impl WeightDelta for Dora {
         };
         match pass.dropout_seed {
             Some(seed) if self.lora.dropout > 0.0 => {
-                let dropped = ft_kernels::dropout(x.clone(), self.lora.dropout, seed ^ self.lora.salt);
+                let dropped = ft_kernels::dropout(x.clone(), self.lora.dropout, ft_seed::salted(seed, self.lora.salt));
                 let whole = base.forward(x);
                 let direction = self.lora.forward(dropped.clone(), &bare, &Pass::eval());
                 whole + scaled(direction, gain) - bare.forward(dropped)

@@ -17,9 +17,9 @@ use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
+use crate::pass::Pass;
 use crate::peft_config::{File, Target};
 use crate::site::{Place, Site};
-use crate::slots::Pass;
 use crate::targets::{Layers, Selector, Targets, has_suffix};
 
 /// Options of IA3; the names in parentheses are PEFT's.

@@ -20,10 +20,10 @@ use crate::error::Result;
 use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::methods::lora::file::pattern_map;
+use crate::pass::Pass;
 use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
 use crate::site::{Place, Site};
-use crate::slots::Pass;
 use crate::stream::kaiming;
 use crate::targets::{Layers, Selector, Targets};
 

@@ -19,11 +19,11 @@ use crate::attach::{Choice, PlaceSpec};
 use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
 use crate::keeps::Keeps;
+use crate::pass::Pass;
 use crate::patterns::Patterns;
 use crate::peft_config::Target;
 use crate::rates::Part;
 use crate::site::{Place, Site};
-use crate::slots::Pass;
 use crate::targets::{Kind, Layers, Selector, Targets};
 
 mod embedding;

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::keeps::Keeps;
+use crate::pass::Pass;
 use crate::peft_config::{Parse, Target};
 use crate::rates::Part;
 use crate::regime::Regime;
 use crate::site::Site;
-use crate::slots::Pass;
 use trainable_tokens::Token;
 
 pub mod adalora;

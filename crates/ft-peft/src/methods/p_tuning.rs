@@ -19,9 +19,9 @@ use super::{PeftConfig, PeftMethod};
 use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::methods::prompt_tuning::input_table;
+use crate::pass::Pass;
 use crate::peft_config::{File, Target, number};
 use crate::site::{AnyTensor, Place, Site};
-use crate::slots::Pass;
 use crate::virtual_tokens::{Dense, EMBEDDING, Prompt, VirtualTokens, normal, replace};
 
 mod lstm;

@@ -19,9 +19,9 @@ use crate::error::Result;
 use crate::peft_config::{File, Target};
 use crate::site::{Place, Site};
 use crate::slots::Embedding;
-use crate::stream::stream;
 use crate::targets::Kind;
 use crate::virtual_tokens::{EMBEDDING, Prompt, PromptTable, normal};
+use ft_seed::stream;
 
 /// Options of prompt tuning, with PEFT's names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -19,10 +19,9 @@ use crate::attach::{Choice, PlaceSpec};
 use crate::error::Result;
 use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
+use crate::pass::Pass;
 use crate::peft_config::{File, Target, number};
 use crate::site::{Place, Site};
-use crate::slots::Pass;
-use crate::stream::hash;
 use crate::targets::{Layers, Selector, Targets};
 
 mod twister;
@@ -136,7 +135,7 @@ impl PeftMethod for VeraConfig {
                 shared_b: b,
                 saved: self.save_projection,
                 dropout: self.dropout,
-                salt: hash(&site.path),
+                salt: ft_seed::salt(&site.path),
             }));
         }
     }
@@ -210,7 +209,9 @@ impl WeightDelta for Vera {
         let [a, b] = self.projections(base.weight.dims());
         let y = base.forward_for(x.clone(), pass.output);
         let x = match pass.dropout_seed {
-            Some(seed) if self.dropout > 0.0 => ft_kernels::dropout(f32(x), self.dropout, seed ^ self.salt),
+            Some(seed) if self.dropout > 0.0 => {
+                ft_kernels::dropout(f32(x), self.dropout, ft_seed::salted(seed, self.salt))
+            }
             _ => f32(x),
         };
         let down = scaled(ft_kernels::linear(x, a), self.d.val());

@@ -10,7 +10,7 @@ use rand::RngExt;
 
 use super::{Pair, PlainLora};
 use crate::error::{Error, Result};
-use crate::stream::stream;
+use ft_seed::stream;
 
 /// Jacobi sweeps of the singular value decomposition; convergence takes well under half of them.
 const SWEEPS: usize = 30;

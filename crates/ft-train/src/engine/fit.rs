@@ -158,14 +158,15 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let session = Session {
         steps: plan.steps.clone(),
         metrics: MetricsFile::open(&plan.out().join("metrics.jsonl"), done)?,
-        check: (plan.config.train.check_gradients && from.is_none()).then(GradientCheck::default),
+        check: (plan.config.train.check_gradients && from.is_none())
+            .then(|| GradientCheck::new(plan.peft.method().tokens(), model.is_tied())),
         dump: dump(&plan, done)?,
         board: board(&plan, done)?,
         answers: answers(&plan, &prompts, done)?,
         guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
         in_backward: plan.config.train.optimizer_in_backward,
-        cheap_reads: plan.provenance.device == "cpu",
+        cheap_reads: plan.cpu,
         unread: Vec::new(),
         grad_norm: None,
         patience: patience.clone(),
@@ -202,8 +203,7 @@ fn load(plan: &Plan) -> Result<Model> {
         true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
         false => Model::load_quantized(&plan.config.model.path, plan.dtype, plan.config.model.quant, &device)?,
     };
-    let cpu = plan.provenance.device == "cpu";
-    let compute = plan.compute.unwrap_or_else(|| model.suited_compute(cpu));
+    let compute = plan.compute.unwrap_or_else(|| model.suited_compute(plan.cpu));
     let mut model = model.computing_in(compute);
     match plan.config.peft.from() {
         Some(folder) => {

@@ -3,14 +3,20 @@
 //! LoRA starts with B = 0, so A's first gradient is zero by design, and stays so until a step with a learning rate above
 //! zero has moved B (with warmup, the first rate is 0). The check therefore goes on until one gradient has been seen
 //! after such a step, and a tensor passes if any of its gradients was good.
+//!
+//! Rows of an embedding table that train alone learn from the input side only where their tokens stand. Over a head of its own
+//! their gradient may therefore be zero while no batch holds one of them; over a tied head it never is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{FloatDType, Tensor};
+use ft_data::Batch;
 use ft_optim::named_parameters;
+use ft_peft::methods::trainable_tokens::Token;
 
+use crate::batches::StepBatch;
 use crate::{Error, Result};
 
 /// What a tensor has received so far.
@@ -25,6 +31,8 @@ enum Received {
 /// The state of the check.
 #[derive(Debug, Default)]
 pub struct GradientCheck {
+    /// Tokens whose rows train alone, where the head has a matrix of its own.
+    rows: HashSet<i32>,
     received: BTreeMap<String, Received>,
     /// A step above learning rate zero has been taken.
     moved: bool,
@@ -33,8 +41,42 @@ pub struct GradientCheck {
 }
 
 impl GradientCheck {
+    /// For a model in which the rows of these tokens train alone. They are looked at in any case where the head is tied to the
+    /// table.
+    pub fn new(tokens: &[Token], tied: bool) -> Self {
+        let id = |token: &Token| match token {
+            Token::Id(id) if !tied => Some(*id as i32),
+            _ => None,
+        };
+        Self {
+            rows: tokens.iter().filter_map(id).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether rows that train alone may have learned nothing from `batch`: none of them was looked up where it matters.
+    fn rows_rest(&self, batch: &StepBatch) -> bool {
+        let matters = |batch: &Batch| {
+            // Nothing that stands behind the last position that predicts a target has a gradient.
+            let last = |row: usize| {
+                batch
+                    .positions
+                    .iter()
+                    .filter(|at| **at as usize / batch.width == row)
+                    .max()
+                    .copied()
+            };
+            (0..batch.rows).any(|row| {
+                let cells = last(row).map_or(0..0, |last| row * batch.width..last as usize + 1);
+                batch.ids[cells].iter().any(|id| self.rows.contains(id))
+            })
+        };
+        !self.rows.is_empty() && !batch.micro_batches.iter().any(|micro| matters(&micro.batch))
+    }
+
     /// Takes in the gradients of one step.
-    pub fn look<M: Module>(&mut self, module: &M, grads: &GradientsParams) {
+    pub fn look<M: Module>(&mut self, module: &M, grads: &GradientsParams, batch: &StepBatch) {
+        let rows_rest = self.rows_rest(batch);
         let mut sums = Sums {
             grads,
             ids: Vec::new(),
@@ -47,8 +89,7 @@ impl GradientCheck {
             let now = match values.get(&param.id) {
                 None => Received::Nothing,
                 Some(sum) if !sum.is_finite() => Received::NotFinite,
-                // A row learns only where its token stands.
-                Some(0.0) if param.path.ends_with("trainable_tokens_delta") => Received::Good,
+                Some(0.0) if rows_rest && param.path.ends_with("trainable_tokens_delta") => Received::Good,
                 Some(0.0) => Received::Zero,
                 Some(_) => Received::Good,
             };
@@ -120,6 +161,8 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
 
+    use crate::batches::MicroBatch;
+
     #[derive(Module, Debug)]
     struct Pair {
         a: Param<Tensor<1>>,
@@ -141,16 +184,57 @@ mod tests {
         GradientsParams::from_grads((m.a.val() * m.b.val() * scale).backward(), m)
     }
 
+    /// A step over the ids 5 6 7, whose last token is the only target.
+    fn step() -> StepBatch {
+        let sample = ft_data::Sample::new(vec![5, 6, 7], vec![false, false, true]);
+        let micro = MicroBatch {
+            batch: Batch::new(&[&sample], 0, 1),
+            dropout_seed: 0,
+        };
+        StepBatch::new(0, vec![micro])
+    }
+
+    #[derive(Module, Debug)]
+    struct Rows {
+        trainable_tokens_delta: Param<Tensor<1>>,
+    }
+
+    /// Of rows whose gradient is zero for two steps.
+    fn verdict(tokens: &[u32], tied: bool) -> Result<()> {
+        let tokens: Vec<Token> = tokens.iter().map(|id| Token::Id(*id)).collect();
+        let mut check = GradientCheck::new(&tokens, tied);
+        let device = Device::flex().autodiff();
+        let rows = Rows {
+            trainable_tokens_delta: Param::from_tensor(Tensor::<1>::from_floats([1.0], &device)),
+        };
+        for _ in 0..2 {
+            let loss = rows.trainable_tokens_delta.val() * 0.0;
+            check.look(&rows, &GradientsParams::from_grads(loss.backward(), &rows), &step());
+            check.step_taken(0.1);
+        }
+        check.verdict(2)
+    }
+
+    #[test]
+    fn rows_may_rest_only_where_no_batch_looks_them_up_and_the_head_is_not_tied() {
+        assert!(verdict(&[9], false).is_ok());
+        assert!(verdict(&[7], false).is_ok(), "the last token predicts nothing");
+        for (tokens, tied) in [(&[6, 9], false), (&[9, 7], true)] {
+            let error = verdict(tokens, tied).unwrap_err().to_string();
+            assert!(error.contains("trainable_tokens_delta: zeros"), "{error}");
+        }
+    }
+
     #[test]
     fn zero_at_first_is_fine_for_lora_and_nothing_at_all_is_named() {
         let mut check = GradientCheck::default();
         let first = pair(0.0);
-        check.look(&first, &grads(&first, 1.0));
+        check.look(&first, &grads(&first, 1.0), &step());
         assert!(!check.step_taken(0.0), "warmup starts at rate 0: nothing has moved yet");
-        check.look(&first, &grads(&first, 1.0));
+        check.look(&first, &grads(&first, 1.0), &step());
         assert!(!check.step_taken(0.1));
         let second = pair(0.5);
-        check.look(&second, &grads(&second, 1.0));
+        check.look(&second, &grads(&second, 1.0), &step());
         assert!(check.step_taken(0.1));
         let error = check.verdict(3).unwrap_err().to_string();
         assert!(error.contains("idle: nothing") && !error.contains("a: "), "{error}");
@@ -160,9 +244,9 @@ mod tests {
     fn a_gradient_that_is_no_number_is_named() {
         let mut check = GradientCheck::default();
         let m = pair(0.5);
-        check.look(&m, &grads(&m, f32::INFINITY));
+        check.look(&m, &grads(&m, f32::INFINITY), &step());
         check.step_taken(0.1);
-        check.look(&m, &grads(&m, 1.0));
+        check.look(&m, &grads(&m, 1.0), &step());
         let error = check.verdict(2).unwrap_err().to_string();
         assert!(error.contains("a: NaN or infinity"), "{error}");
     }

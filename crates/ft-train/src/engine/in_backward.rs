@@ -111,7 +111,7 @@ impl Session {
                 grad_norm: Some(norm),
                 ..output.clone()
             };
-            match self.accept_piece(&model, &grads, &output, &mut moved) {
+            match self.accept_piece(&model, &grads, &output, batch, &mut moved) {
                 Ok(()) => ControlFlow::Continue(self.optim.step(lr, model, grads)),
                 Err(why) => {
                     ended = Some(why);
@@ -145,6 +145,7 @@ impl Session {
         model: &Model,
         grads: &GradientsParams,
         output: &StepOutput,
+        batch: &StepBatch,
         moved: &mut bool,
     ) -> std::result::Result<(), Ended> {
         let judged = self
@@ -164,7 +165,7 @@ impl Session {
             *moved = true;
         }
         if let Some(check) = &mut self.check {
-            check.look(model, grads);
+            check.look(model, grads, batch);
         }
         Ok(())
     }

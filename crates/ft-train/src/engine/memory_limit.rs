@@ -64,8 +64,7 @@ pub struct MemoryLimit {
 impl MemoryLimit {
     /// That of the plan, on the CPU.
     pub fn new(plan: &Plan) -> Option<Self> {
-        let cpu = plan.provenance.device == "cpu";
-        let typed = plan.config.train.memory.as_ref().filter(|_| cpu);
+        let typed = plan.config.train.memory.as_ref().filter(|_| plan.cpu);
         typed.and(plan.budget).map(|bytes| Self {
             bytes,
             start: None,

@@ -78,7 +78,7 @@ impl Session {
             _ if overflows => self.left_out(output),
             Some(bad) => self.skip(bad, &batch, output)?,
             None => {
-                self.accept(slot.as_ref(), &output, &grads)?;
+                self.accept(slot.as_ref(), &output, &grads, &batch)?;
                 *slot = slot.take().map(|train| TrainModel {
                     model: self.optim.step(lr, train.model, grads),
                     ..train
@@ -114,10 +114,16 @@ impl Session {
     }
 
     /// Takes note of a step that is about to be taken.
-    fn accept(&mut self, model: Option<&TrainModel>, output: &StepOutput, grads: &GradientsParams) -> Result<()> {
+    fn accept(
+        &mut self,
+        model: Option<&TrainModel>,
+        output: &StepOutput,
+        grads: &GradientsParams,
+        batch: &StepBatch,
+    ) -> Result<()> {
         if let Some(model) = model {
             if let Some(check) = &mut self.check {
-                check.look(&model.model, grads);
+                check.look(&model.model, grads, batch);
             }
             self.method.observe(&model.model, grads);
         }

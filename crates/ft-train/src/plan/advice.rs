@@ -48,7 +48,7 @@ pub(super) fn memory_advice(job: &Job) -> Vec<String> {
     names.chain(states).map(str::to_owned).collect()
 }
 
-/// MicroBatch-batches that make up a step of `samples`, the largest first.
+/// Micro-batches that make up a step of `samples`, the largest first.
 fn sizes(samples: usize) -> impl Iterator<Item = usize> {
     (1..=samples).rev().filter(move |size| samples.is_multiple_of(*size))
 }

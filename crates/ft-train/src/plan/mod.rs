@@ -67,6 +67,8 @@ pub struct Plan {
     /// Settings that take less memory, beside a smaller micro-batch.
     pub(crate) memory_advice: Vec<String>,
     pub(crate) device: Device,
+    /// Whether that is the CPU.
+    pub(crate) cpu: bool,
     pub(crate) base_crc32: u32,
     pub(crate) dtype: LoadDtype,
     /// Type of the activations, where it was typed.
@@ -88,7 +90,7 @@ impl Plan {
     pub fn resolve(mut config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
         checks::numbers(&config)?;
         let device = device.clone().inner();
-        let cpu = device_name == "cpu";
+        let cpu = ft_kernels::is_cpu(&device);
         let folder = existing(&config.model.path, "model.path")?;
         let model = ModelConfig::from_dir(folder)?;
         let peft = places::method(&config.peft)?;
@@ -199,6 +201,7 @@ impl Plan {
             provenance: Provenance::new(device_name),
             base_crc32,
             device,
+            cpu,
             dtype,
             compute,
             tokenizer,

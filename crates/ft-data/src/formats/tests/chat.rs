@@ -110,11 +110,7 @@ fn whatever_is_said_the_answer_and_its_stop_are_learned() {
         "\u{0}",
     ];
     let mut rng = crate::stream(11, "contents");
-    let mut say = || -> String {
-        (0..4)
-            .map(|_| PIECES[crate::rng::below(&mut rng, PIECES.len())])
-            .collect()
-    };
+    let mut say = || -> String { (0..4).map(|_| PIECES[ft_seed::below(&mut rng, PIECES.len())]).collect() };
     for template in [
         "smollm2.jinja",
         "qwen2_5.jinja",

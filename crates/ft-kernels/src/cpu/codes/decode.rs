@@ -1,7 +1,7 @@
 //! Rectangles of a packed matrix as f32, exactly the values that the codes stand for.
 use super::Coded;
 use crate::cpu::isa::Isa;
-use crate::frozen_matmul::INVERSE_127;
+use crate::packed::INVERSE_127;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::ops::Range;

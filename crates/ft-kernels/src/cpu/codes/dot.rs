@@ -8,7 +8,7 @@ use super::Coded;
 use crate::cpu::gemm::Mat;
 use crate::cpu::isa::Isa;
 use crate::cpu::scratch::{self, Scratch};
-use crate::frozen_matmul::INVERSE_127;
+use crate::packed::INVERSE_127;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::ops::Range;

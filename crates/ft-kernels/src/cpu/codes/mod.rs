@@ -6,7 +6,7 @@ mod tests;
 
 use super::flex::{contiguous, values};
 use super::scratch;
-use crate::frozen_matmul::{Codes, Form, Nested, ScaleCodes};
+use crate::packed::{Codes, Form, Nested, ScaleCodes};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use std::ops::Range;

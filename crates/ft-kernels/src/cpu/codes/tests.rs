@@ -30,7 +30,7 @@ fn value(form: &Form, bytes: &[u8], scales: &[f32], i: usize) -> f32 {
             let code = (bytes[i / 2] >> if i.is_multiple_of(2) { 4 } else { 0 }) & 15;
             table[usize::from(code)] * scales[i / block]
         }
-        Codes::Eight => f32::from(bytes[i] as i8) * scales[i / form.cols] * crate::frozen_matmul::INVERSE_127,
+        Codes::Eight => f32::from(bytes[i] as i8) * scales[i / form.cols] * crate::packed::INVERSE_127,
     }
 }
 

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use super::NonLinearity;
 use crate::methods::ParamMut;
 use crate::methods::common::f32;
-use crate::slots::Pass;
+use crate::pass::Pass;
 
 /// What an adapter reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Bottleneck {
             [self.down_bias.val(), self.up_bias.val()],
             self.non_linearity.kernel(),
             self.scale,
-            seed.map(|seed| (self.dropout, seed ^ self.salt)),
+            seed.map(|seed| (self.dropout, ft_seed::salted(seed, self.salt))),
         );
         joined.cast(dtype)
     }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::methods::common::{invalid, positive};
-use crate::stream::{kaiming, stream};
+use crate::stream::kaiming;
+use ft_seed::stream;
 
 /// Width of the model over that of the bottleneck.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

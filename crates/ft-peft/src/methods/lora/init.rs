@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor, s};
 
 use super::{Init, Lora, LoraConfig, LoraEmbedding, Start};
 use crate::slots::{Embedding, Projection};
-use crate::stream::{hash, kaiming, normal};
+use crate::stream::{kaiming, normal};
 
 /// The matrix in the most exact type its device has.
 fn exact(weight: Tensor<2>) -> Tensor<2> {
@@ -57,7 +57,7 @@ pub(crate) fn projection(config: &LoraConfig, path: &str, seed: u64, slot: &Proj
         start,
         scale,
         dropout: config.dropout,
-        salt: hash(path),
+        salt: ft_seed::salt(path),
     };
     (lora, residual)
 }

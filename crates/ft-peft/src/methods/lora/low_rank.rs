@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::methods::Base;
 use crate::methods::common::f32;
-use crate::slots::Pass;
+use crate::pass::Pass;
 
 /// `s · drop(x) Aᵀ Bᵀ`.
 pub(in crate::methods) struct LowRank {
@@ -28,7 +28,7 @@ impl LowRank {
         let seed = pass
             .dropout_seed
             .filter(|_| self.dropout > 0.0)
-            .map(|seed| seed ^ self.salt);
+            .map(|seed| ft_seed::salted(seed, self.salt));
         // A bias of its own takes the long way.
         if self.bias.is_none() {
             let dropout = seed.map(|seed| (self.dropout, seed));

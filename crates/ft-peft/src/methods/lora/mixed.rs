@@ -8,7 +8,7 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use super::Lora;
 use crate::methods::common::f32;
 use crate::methods::{Base, ParamMut, WeightDelta};
-use crate::slots::Pass;
+use crate::pass::Pass;
 
 /// Which adapter each row of the running batch takes; `None` is the base. Shared by all places of a model: whoever forms the
 /// batches sets it before each forward pass.

@@ -9,9 +9,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, activation, s};
 
 use super::{Dense, Start, head, run};
+use crate::pass::Pass;
 use crate::site::AnyTensor;
-use crate::slots::Pass;
-use crate::stream::hash;
 use crate::virtual_tokens::{EMBEDDING, VirtualTokens, replace, uniform};
 
 /// A table, a bidirectional LSTM over its rows and an MLP over what that gives.
@@ -84,7 +83,7 @@ impl Lstm {
             let directions = [pair[0].run(x.clone(), false), pair[1].run(x, true)];
             x = Tensor::cat(directions.to_vec(), 1);
             if let Some(seed) = pass.dropout_seed.filter(|_| self.dropout > 0.0 && i < last) {
-                x = ft_kernels::dropout(x, self.dropout, seed ^ hash(&name("dropout", 2 * i)));
+                x = ft_kernels::dropout(x, self.dropout, ft_seed::sub_seed(seed, &name("dropout", 2 * i)));
             }
         }
         x
