@@ -45,11 +45,11 @@ fn the_quickstart_is_planned_without_a_warning() {
     assert!(longest.unwrap() <= plan.model.max_position_embeddings);
 }
 
-/// A fifth of the real run: enough for the format, and for most of the answers.
+/// A quarter of the real run: enough for the format, and for most of the answers.
 #[test]
 fn a_short_quickstart_learns_to_answer() {
     let dir = unpacked();
-    let plan = plan(dir.path(), &["train.steps=80", "eval.max_samples=40"]);
+    let plan = plan(dir.path(), &["train.steps=100", "eval.max_samples=40"]);
     let outcome = fit(plan, FitOptions::default()).unwrap();
     let (before, after) = (outcome.before.unwrap(), outcome.after.unwrap());
     assert!(after.loss < 0.2 * before.loss, "loss {} -> {}", before.loss, after.loss);

@@ -56,6 +56,7 @@ fn the_best_evaluation_is_loaded_and_trained_on() {
             "train.eval_every=1",
             "train.load_best=true",
             "train.check_gradients=false",
+            "train.seed=7",
         ];
         let first = workshop.fit("first", &[sets, &long].concat()).unwrap();
         let (best, after) = (first.best.unwrap(), first.after.unwrap());
