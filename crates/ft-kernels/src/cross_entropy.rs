@@ -1,6 +1,6 @@
 //! Language-model head and cross-entropy in one operation that never holds the logits of all rows.
 mod backward;
-mod portable;
+pub(crate) mod portable;
 mod smoothing;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
@@ -14,30 +14,39 @@ pub use smoothing::smoothed_cross_entropy;
 
 /// Sum over the rows of the negative log likelihood in nats: hidden `[n, d]`, head `[vocab, d]`, targets `[n]` -> `[1]`.
 ///
-/// With a frozen head the gradient to `hidden` is computed along with the loss, block by block of the vocabulary, and
-/// is all that is kept. A tracked head gets its gradient in backward from recomputed logits. The loss is f32 (f64 for f64).
+/// The sum of [`cross_entropy_rows`], which says what is kept.
 ///
 /// # Panics
-/// If the shapes do not fit, or (on the CPU) a target lies outside the vocabulary.
+/// As [`cross_entropy_rows`].
 pub fn cross_entropy(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    check(&hidden, &head, &targets);
-    let [hidden, head, targets] = [hidden.into_dispatch(), head.into_dispatch(), targets.into_dispatch()];
-    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll_sum(hidden, head, targets))
+    cross_entropy_rows(hidden, head, targets).sum()
 }
 
 /// Negative log likelihood of every row in nats: hidden `[n, d]`, head `[vocab, d]`, targets `[n]` -> `[n]`.
 ///
-/// For evaluation: the result is a constant, also on an autodiff device.
+/// With a frozen head the gradient of every row to `hidden` is computed along with its loss, block by block of the
+/// vocabulary, and is all that is kept: backward weighs its rows. A tracked head gets its gradient in backward from
+/// recomputed logits. The losses are f32 (f64 for f64).
 ///
 /// # Panics
-/// As [`cross_entropy`].
+/// If the shapes do not fit, or (on the CPU) a target lies outside the vocabulary.
+pub fn cross_entropy_rows(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    check(&hidden, &head, &targets);
+    let [hidden, head, targets] = [hidden.into_dispatch(), head.into_dispatch(), targets.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll(hidden, head, targets))
+}
+
+/// [`cross_entropy_rows`] for evaluation: the result is a constant, also on an autodiff device.
+///
+/// # Panics
+/// As [`cross_entropy_rows`].
 pub fn token_nll(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     check(&hidden, &head, &targets);
     let [hidden, head, targets] = [hidden.into_dispatch(), head.into_dispatch(), targets.into_dispatch()];
     Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll_rows(hidden, head, targets).0)
 }
 
-fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &Tensor<1, Int>) {
+pub(crate) fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &Tensor<1, Int>) {
     let ([n, d], [vocab, head_d], [rows]) = (hidden.dims(), head.dims(), targets.dims());
     assert!(
         n == rows && d == head_d && vocab > 0,
@@ -45,13 +54,13 @@ fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &Tensor<1, Int>) {
     );
 }
 
-/// The backend operations of [`cross_entropy`] and [`token_nll`].
+/// The backend operations of [`cross_entropy_rows`] and [`token_nll`].
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait CrossEntropyOps: Backend {
-    /// Sum of the negative log likelihoods `[1]`.
+    /// The negative log likelihoods `[n]`.
     #[fusion(default)]
-    fn nll_sum(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
-        portable::sum::<Self>(Self::nll_rows(hidden, head, targets).0)
+    fn nll(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::nll_rows(hidden, head, targets).0
     }
 
     /// Per row: negative log likelihood and logarithm of the sum of exponentials, both `[n]`.
@@ -64,17 +73,18 @@ pub trait CrossEntropyOps: Backend {
         portable::rows::<Self>(hidden, head, targets)
     }
 
-    /// The sum `[1]` and its gradient to `hidden` `[n, d]`.
+    /// The negative log likelihoods `[n]` and the gradient of each to its row of `hidden`, `[n, d]`.
     #[fusion(default)]
-    fn nll_sum_with_gradient(
+    fn nll_rows_with_gradient(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::sum_with_gradient::<Self>(hidden, head, targets)
+        portable::rows_with_gradient::<Self>(hidden, head, targets)
     }
 
-    /// Gradients of `scale · sum` to `hidden` (if asked for) and `head`, from the logarithms that `nll_rows` gave.
+    /// Gradients of `Σ scale · nll`, scale `[n]`, to `hidden` (if asked for) and `head`, from the logarithms that
+    /// `nll_rows` gave.
     #[fusion(default)]
     fn nll_gradients(
         hidden: FloatTensor<Self>,
@@ -106,15 +116,15 @@ impl CrossEntropyOps for burn::backend::Flex {
         (cpu::flex::tensor(losses.nll, [n]), cpu::flex::tensor(losses.lse, [n]))
     }
 
-    fn nll_sum_with_gradient(
+    fn nll_rows_with_gradient(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !crate::linear::fused(&hidden, &head) {
-            return portable::sum_with_gradient::<Self>(hidden, head, targets);
+            return portable::rows_with_gradient::<Self>(hidden, head, targets);
         }
-        flex::sum_with_gradient(&hidden, &head, targets)
+        flex::rows_with_gradient(&hidden, &head, targets)
     }
 
     fn nll_gradients(
@@ -128,20 +138,21 @@ impl CrossEntropyOps for burn::backend::Flex {
         if !crate::linear::fused(&hidden, &head) {
             return portable::gradients::<Self>(hidden, head, targets, lse, scale, hidden_too);
         }
+        let scale = cpu::flex::contiguous(scale);
         flex::gradients(&hidden, &head, targets, &lse, &scale, hidden_too)
     }
 }
 
 /// The fused code between tensors.
 #[cfg(feature = "flex")]
-mod flex {
+pub(crate) mod flex {
     use crate::cpu::cross_entropy::Head;
     use crate::cpu::flex::{contiguous, fresh, integers, matrix, tensor, values};
     use burn::backend::TensorMetadata;
     use burn::backend::flex::FlexTensor;
 
     /// Runs `f` with the views of the three inputs.
-    pub(super) fn with_head<R>(
+    pub(crate) fn with_head<R>(
         hidden: &FlexTensor,
         head: &FlexTensor,
         targets: FlexTensor,
@@ -162,15 +173,15 @@ mod flex {
         f(&view)
     }
 
-    pub(super) fn sum_with_gradient(
+    pub(super) fn rows_with_gradient(
         hidden: &FlexTensor,
         head: &FlexTensor,
         targets: FlexTensor,
     ) -> (FlexTensor, FlexTensor) {
         let mut gradient = fresh(hidden.shape().num_elements());
         let losses = with_head(hidden, head, targets, |head| head.losses(Some(&mut gradient)));
-        let sum: f64 = losses.nll.iter().map(|&x| f64::from(x)).sum();
-        (tensor(vec![sum as f32], [1]), tensor(gradient, hidden.shape()))
+        let n = losses.nll.len();
+        (tensor(losses.nll, [n]), tensor(gradient, hidden.shape()))
     }
 
     pub(super) fn gradients(
@@ -190,7 +201,7 @@ mod flex {
             fresh(size)
         };
         with_head(hidden, head, targets, |head| {
-            head.gradients(values(lse), values(scale)[0], to_hidden.as_deref_mut(), &mut to_head)
+            head.gradients(values(lse), values(scale), to_hidden.as_deref_mut(), &mut to_head)
         });
         (
             to_hidden.map(|g| tensor(g, hidden.shape())),

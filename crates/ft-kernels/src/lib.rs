@@ -38,6 +38,7 @@ mod cross_entropy;
 #[cfg(feature = "gpu")]
 mod cube;
 mod device;
+mod distillation;
 mod dropout;
 mod frozen_lora;
 mod frozen_matmul;
@@ -60,6 +61,8 @@ pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
 pub use cross_entropy::{cross_entropy, smoothed_cross_entropy, token_nll};
 pub use device::is_cpu;
+pub use cross_entropy::{cross_entropy, cross_entropy_rows, smoothed_cross_entropy, token_nll};
+pub use distillation::{Distillation, DistillationOptions, Teacher, distillation, teacher_topk};
 pub use dropout::dropout;
 pub use frozen_lora::frozen_lora;
 pub use frozen_matmul::{frozen_matmul, frozen_matmul_for, unpack};

@@ -18,6 +18,7 @@ const ROWS: usize = 1024;
 const LOGITS: usize = 1 << 20;
 
 /// One head and the rows it is applied to.
+#[derive(Clone, Copy)]
 pub(crate) struct Head<'a> {
     /// `[n, d]`.
     pub(crate) hidden: Mat<'a>,
@@ -58,18 +59,19 @@ impl<'a> Head<'a> {
         losses
     }
 
-    /// Gradients of `scale · Σ nll`: added to `hidden` `[n, d]` and `head` `[vocab, d]`, both zero at first.
-    pub(crate) fn gradients(&self, lse: &[f32], scale: f32, mut hidden: Option<&mut [f32]>, head: &mut [f32]) {
+    /// Gradients of `Σ scale · nll`, scale `[n]`: added to `hidden` `[n, d]` and `head` `[vocab, d]`, both zero at first.
+    pub(crate) fn gradients(&self, lse: &[f32], scale: &[f32], mut hidden: Option<&mut [f32]>, head: &mut [f32]) {
         let (n, d) = (self.hidden.rows(), self.hidden.cols());
         for start in (0..n).step_by(ROWS) {
             let rows = ROWS.min(n - start);
             let part = self.narrow(start, rows);
             let hidden = hidden.as_deref_mut().map(|g| &mut g[start * d..][..rows * d]);
-            part.block_gradients(&lse[start..start + rows], scale, hidden, head, start > 0);
+            let range = start..start + rows;
+            part.block_gradients(&lse[range.clone()], &scale[range], hidden, head, start > 0);
         }
     }
 
-    fn narrow(&self, start: usize, rows: usize) -> Head<'a> {
+    pub(crate) fn narrow(&self, start: usize, rows: usize) -> Head<'a> {
         Head {
             hidden: self.hidden.narrow_rows(start, rows),
             targets: &self.targets[start..start + rows],
@@ -141,7 +143,7 @@ impl<'a> Head<'a> {
         });
     }
 
-    fn block_gradients(&self, lse: &[f32], scale: f32, mut hidden: Option<&mut [f32]>, head: &mut [f32], add: bool) {
+    fn block_gradients(&self, lse: &[f32], scale: &[f32], mut hidden: Option<&mut [f32]>, head: &mut [f32], add: bool) {
         let (rows, d) = (self.hidden.rows(), self.hidden.cols());
         let mut buffer = scratch::take(rows * self.step().min(self.weight.rows()));
         for block in self.blocks() {
@@ -158,10 +160,11 @@ impl<'a> Head<'a> {
     }
 
     /// Turns logits into `scale · (p - onehot)`.
-    fn slopes(&self, block: &Block, lse: &[f32], scale: f32, logits: &mut [f32]) {
+    fn slopes(&self, block: &Block, lse: &[f32], scale: &[f32], logits: &mut [f32]) {
         let shared = par::Shared::new(logits);
         par::row_blocks(lse.len(), block.width, |start, len| {
-            for (row, &lse) in lse.iter().enumerate().skip(start).take(len) {
+            for row in start..start + len {
+                let (lse, scale) = (lse[row], scale[row]);
                 // SAFETY: every row belongs to one block.
                 let logits = unsafe { shared.slice(row * block.width, block.width) };
                 probabilities(logits, lse, scale);

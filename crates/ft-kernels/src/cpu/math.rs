@@ -27,6 +27,32 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { y * power }
 }
 
+/// The natural logarithm of a positive normal number, to about 1e-7 relative; exactly 0 at 1 (Cephes `logf`).
+#[inline(always)]
+pub(crate) fn ln(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // x = m · 2ᵉ with m in [1/2, 1), then moved to [√½, √2).
+    let bits = x.to_bits();
+    let m = f32::from_bits((bits & 0x007f_ffff) | 0x3f00_0000);
+    let e = ((bits >> 23) as i32 - 126) as f32;
+    let low = m < std::f32::consts::FRAC_1_SQRT_2;
+    let e = if low { e - 1.0 } else { e };
+    let m = if low { m + m - 1.0 } else { m - 1.0 };
+    let p = 7.037_683_6e-2;
+    let p = p * m - 0.115_146_1;
+    let p = p * m + 0.116_769_99;
+    let p = p * m - 0.124_201_41;
+    let p = p * m + 0.142_493_23;
+    let p = p * m - 0.166_680_58;
+    let p = p * m + 0.200_007_14;
+    let p = p * m - 0.249_999_94;
+    let p = p * m + 0.333_333_3;
+    let z = m * m;
+    let y = p * m * z + e * LN2_LOW - 0.5 * z;
+    m + y + e * LN2_HIGH
+}
+
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
@@ -70,12 +96,18 @@ pub(crate) fn total(lanes: &[f32; LANES]) -> f32 {
 /// `Σ x`.
 #[inline(always)]
 pub(crate) fn sum_of(x: &[f32]) -> f32 {
+    sum_by(x, |x| x)
+}
+
+/// `Σ f(x)`.
+#[inline(always)]
+pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
     for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(l, v)| *l += v);
+        lanes.iter_mut().zip(chunk).for_each(|(l, v)| *l += f(*v));
     }
-    total(&lanes) + rest.iter().sum::<f32>()
+    total(&lanes) + rest.iter().map(|v| f(*v)).sum::<f32>()
 }
 
 /// `Σ x·y`.
@@ -89,6 +121,26 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
         }
     }
     total(&lanes) + x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum::<f32>()
+}
+
+/// `Σ f(x, y)` of both results.
+#[inline(always)]
+pub(crate) fn pair_sums(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> (f32, f32)) -> (f32, f32) {
+    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for (x, y) in xs.iter().zip(ys) {
+        for l in 0..LANES {
+            let (a, b) = f(x[l], y[l]);
+            first[l] += a;
+            second[l] += b;
+        }
+    }
+    let mut tail = (0.0, 0.0);
+    for (x, y) in x_rest.iter().zip(y_rest) {
+        let (a, b) = f(*x, *y);
+        tail = (tail.0 + a, tail.1 + b);
+    }
+    (total(&first) + tail.0, total(&second) + tail.1)
 }
 
 /// The largest value; `-inf` of nothing. NaN is passed over: the sums that follow carry it.
@@ -127,6 +179,13 @@ pub(crate) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
     total(&lanes) + tail
 }
 
+/// `log Σ exp(x·scale)` for a positive scale.
+#[inline(always)]
+pub(crate) fn log_sum_exp(x: &[f32], scale: f32) -> f32 {
+    let max = max(x) * scale;
+    max + sum_by(x, |x| exp(x * scale - max)).ln()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +199,22 @@ mod tests {
             worst = worst.max(((f64::from(exp(x)) - want) / want).abs());
         }
         assert!(worst < 1.5e-7, "{worst}");
+    }
+
+    #[test]
+    fn ln_is_accurate_to_2e_7() {
+        for i in -8700..8800 {
+            let x = (f64::from(i) * 1e-2).exp() as f32;
+            let want = f64::from(x).ln();
+            let error = (f64::from(ln(x)) - want).abs() / want.abs().max(1.0);
+            assert!(error < 2e-7, "ln {x}: {error}");
+        }
+        for i in 0..20_000 {
+            let x = 0.5 + i as f32 * 1e-4;
+            let error = (f64::from(ln(x)) - f64::from(x).ln()).abs();
+            assert!(error < 1.2e-7, "ln {x}: {error}");
+        }
+        assert_eq!(ln(1.0), 0.0);
     }
 
     #[test]
@@ -157,6 +232,7 @@ mod tests {
         assert_eq!(sum_of(&x), 2926.0);
         assert_eq!(sum(77, |i| x[i]), 2926.0);
         assert_eq!(dot(&x, &x), (0..77).map(|i| (i * i) as f32).sum::<f32>());
+        assert_eq!(pair_sums(&x, &x, |a, b| (a, 2.0 * b)), (2926.0, 5852.0));
         assert_eq!(max(&x), 76.0);
         assert_eq!(max(&[]), f32::NEG_INFINITY);
         let mut y = vec![0.0; 77];

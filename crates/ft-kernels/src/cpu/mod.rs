@@ -3,6 +3,7 @@ pub(crate) mod attention;
 pub(crate) mod bottleneck;
 pub(crate) mod codes;
 pub(crate) mod cross_entropy;
+pub(crate) mod distillation;
 pub(crate) mod flex;
 pub(crate) mod frozen;
 pub(crate) mod gemm;

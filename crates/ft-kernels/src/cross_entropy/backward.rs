@@ -1,4 +1,4 @@
-//! What is kept and what backward does: see [`super::cross_entropy`].
+//! What is kept and what backward does: see [`super::cross_entropy_rows`].
 use super::CrossEntropyOps;
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -9,7 +9,7 @@ use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
 use burn::tensor::DType;
 
 impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, C> {
-    fn nll_sum(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+    fn nll(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
         if head.is_tracked() {
             both::<B, C>(hidden, head, targets)
         } else {
@@ -29,7 +29,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         )
     }
 
-    fn nll_sum_with_gradient(
+    fn nll_rows_with_gradient(
         _hidden: FloatTensor<Self>,
         _head: FloatTensor<Self>,
         _targets: IntTensor<Self>,
@@ -60,10 +60,10 @@ fn frozen<B: CrossEntropyOps, C: CheckpointStrategy>(
     let ((hidden, node), head) = (hidden.into_parts(), head.into_primitive());
     match Frozen.prepare::<C>([node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let (loss, gradient) = B::nll_sum_with_gradient(hidden, head, targets);
-            prep.finish(gradient, loss)
+            let (nll, gradient) = B::nll_rows_with_gradient(hidden, head, targets);
+            prep.finish(gradient, nll)
         }
-        OpsKind::UnTracked(prep) => prep.finish(B::nll_sum(hidden, head, targets)),
+        OpsKind::UnTracked(prep) => prep.finish(B::nll(hidden, head, targets)),
     }
 }
 
@@ -78,7 +78,8 @@ impl<B: CrossEntropyOps> Backward<B, 1> for Frozen {
         let scale = Val::<B>(grads.consume::<B>(&ops.node));
         if let Some(node) = node {
             let gradient = Val::<B>(ops.state);
-            let scale = scale.cast(gradient.dtype()).reshape(&[1, 1]);
+            let rows = gradient.dims()[0];
+            let scale = scale.cast(gradient.dtype()).reshape(&[rows, 1]);
             grads.register::<B>(node.id, (gradient * scale).0);
         }
     }
@@ -94,7 +95,6 @@ fn both<B: CrossEntropyOps, C: CheckpointStrategy>(
     let ((hidden, hidden_node), (head, head_node)) = (hidden.into_parts(), head.into_parts());
     let dtypes = [hidden.dtype(), head.dtype()];
     let (nll, lse) = B::nll_rows(hidden.clone(), head.clone(), targets.clone());
-    let loss = super::portable::sum::<B>(nll);
     match Both.prepare::<C>([hidden_node, head_node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(
             Kept {
@@ -105,9 +105,9 @@ fn both<B: CrossEntropyOps, C: CheckpointStrategy>(
                 hidden_too,
                 dtypes,
             },
-            loss,
+            nll,
         ),
-        OpsKind::UnTracked(prep) => prep.finish(loss),
+        OpsKind::UnTracked(prep) => prep.finish(nll),
     }
 }
 

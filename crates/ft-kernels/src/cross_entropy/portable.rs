@@ -7,11 +7,6 @@ use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 /// Logits per chunk: 128 MiB in f32.
 const LOGITS: usize = 1 << 25;
 
-/// Sum of a vector as `[1]`.
-pub(super) fn sum<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
-    Val::<B>(B::float_sum(x)).reshape(&[1]).0
-}
-
 /// Per row: negative log likelihood and logarithm of the sum of exponentials.
 pub(super) fn rows<B: Backend>(
     hidden: FloatTensor<B>,
@@ -20,7 +15,7 @@ pub(super) fn rows<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let head = Val::<B>(head).cast(hidden.dtype());
     let (mut nll, mut lse) = (vec![], vec![]);
-    for chunk in chunks::<B>(Val(hidden), &head, targets) {
+    for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
         let softmax = Softmax::new(&chunk, &head);
         let rows = chunk.rows();
         nll.push(softmax.nll.reshape(&[rows]));
@@ -29,8 +24,8 @@ pub(super) fn rows<B: Backend>(
     (Val::cat(nll, 0).0, Val::cat(lse, 0).0)
 }
 
-/// The sum and its gradient to `hidden`.
-pub(super) fn sum_with_gradient<B: Backend>(
+/// Per row: negative log likelihood and its gradient to `hidden`.
+pub(super) fn rows_with_gradient<B: Backend>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     targets: IntTensor<B>,
@@ -38,15 +33,15 @@ pub(super) fn sum_with_gradient<B: Backend>(
     let dtype = hidden.dtype();
     let head = Val::<B>(head).cast(dtype);
     let (mut nll, mut gradient) = (vec![], vec![]);
-    for chunk in chunks::<B>(Val(hidden), &head, targets) {
+    for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
         let softmax = Softmax::new(&chunk, &head);
         gradient.push(chunk.to_hidden(softmax.p, &head).cast(dtype));
-        nll.push(Val::<B>(sum::<B>(softmax.nll.0)));
+        nll.push(softmax.nll.reshape(&[chunk.rows()]));
     }
-    (sum::<B>(Val::<B>::cat(nll, 0).0), Val::<B>::cat(gradient, 0).0)
+    (Val::<B>::cat(nll, 0).0, Val::<B>::cat(gradient, 0).0)
 }
 
-/// Gradients of `scale · sum` to `hidden` (if asked for) and `head`.
+/// Gradients of `Σ scale · nll` to `hidden` (if asked for) and `head`.
 pub(super) fn gradients<B: Backend>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
@@ -56,18 +51,15 @@ pub(super) fn gradients<B: Backend>(
     hidden_too: bool,
 ) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
     let (head, lse) = (Val::<B>(head).cast(hidden.dtype()), Val::<B>(lse));
-    let scale = Val::<B>(scale).cast(lse.dtype()).reshape(&[1, 1]);
+    let scale = Val::<B>(scale).cast(lse.dtype());
     let (mut to_hidden, mut to_head): (Vec<Val<B>>, Option<Val<B>>) = (vec![], None);
-    for chunk in chunks::<B>(Val(hidden), &head, targets) {
-        let lse = lse
-            .clone()
-            .narrow(0, chunk.start, chunk.rows())
-            .reshape(&[chunk.rows(), 1]);
-        let p = (chunk.logits(&head) - lse).exp();
+    for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
+        let column = |x: &Val<B>| x.clone().narrow(0, chunk.start, chunk.rows()).reshape(&[chunk.rows(), 1]);
+        let p = (chunk.logits(&head) - column(&lse)).exp();
         if hidden_too {
-            to_hidden.push(chunk.to_hidden(p.clone(), &head) * scale.clone());
+            to_hidden.push(chunk.to_hidden(p.clone(), &head) * column(&scale));
         }
-        let part = chunk.to_head(p) * scale.clone();
+        let part = chunk.to_head(p, column(&scale));
         to_head = Some(match to_head {
             Some(sum) => sum + part,
             None => part,
@@ -80,16 +72,21 @@ pub(super) fn gradients<B: Backend>(
 }
 
 /// Some of the rows.
-struct Chunk<B: Backend> {
-    start: usize,
-    hidden: Val<B>,
-    targets: IntTensor<B>,
+pub(crate) struct Chunk<B: Backend> {
+    pub(crate) start: usize,
+    pub(crate) hidden: Val<B>,
+    pub(crate) targets: IntTensor<B>,
 }
 
-/// At least one chunk, possibly without rows. The head has the type of the hidden states.
-fn chunks<B: Backend>(hidden: Val<B>, head: &Val<B>, targets: IntTensor<B>) -> Vec<Chunk<B>> {
+/// At least one chunk of about `logits` logits, possibly without rows. The head has the type of the hidden states.
+pub(crate) fn chunks<B: Backend>(
+    hidden: Val<B>,
+    head: &Val<B>,
+    targets: IntTensor<B>,
+    logits: usize,
+) -> Vec<Chunk<B>> {
     let (n, vocab) = (hidden.dims()[0], head.dims()[0]);
-    let step = (LOGITS / vocab).clamp(1, n.max(1));
+    let step = (logits / vocab).clamp(1, n.max(1));
     let starts = (0..n.max(1)).step_by(step);
     let chunk = |start: usize| {
         let rows = step.min(n - start);
@@ -111,12 +108,12 @@ fn chunks<B: Backend>(hidden: Val<B>, head: &Val<B>, targets: IntTensor<B>) -> V
 }
 
 impl<B: Backend> Chunk<B> {
-    fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.hidden.dims()[0]
     }
 
     /// `[rows, vocab]`, at least f32.
-    fn logits(&self, head: &Val<B>) -> Val<B> {
+    pub(crate) fn logits(&self, head: &Val<B>) -> Val<B> {
         self.hidden
             .clone()
             .matmul(head.clone().cast(self.hidden.dtype()).t())
@@ -131,9 +128,9 @@ impl<B: Backend> Chunk<B> {
         expected - target.cast(dtype)
     }
 
-    /// `(p - onehot)ᵀ · h`.
-    fn to_head(&self, p: Val<B>) -> Val<B> {
-        let hidden = self.hidden.clone().cast(p.dtype());
+    /// `(p - onehot)ᵀ · scale h`, scale `[rows, 1]`.
+    fn to_head(&self, p: Val<B>, scale: Val<B>) -> Val<B> {
+        let hidden = self.hidden.clone().cast(p.dtype()) * scale;
         let expected = p.t().matmul(hidden.clone());
         let update = IndexingUpdateOp::Add;
         Val(B::float_select_assign(

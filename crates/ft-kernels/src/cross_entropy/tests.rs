@@ -1,4 +1,4 @@
-use super::{cross_entropy, portable, smoothed_cross_entropy, token_nll};
+use super::{cross_entropy, cross_entropy_rows, portable, smoothed_cross_entropy, token_nll};
 use crate::testing::{close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
 use burn::tensor::{DType, Tensor};
 
@@ -241,4 +241,32 @@ fn smoothing_is_torchs() {
         1e-6,
         "gradient of the first row",
     );
+}
+
+/// Every row has its own weight, as in losses of preference (DPO), and a row of weight 0 teaches nothing.
+#[test]
+fn weighted_rows_equal_the_oracle() {
+    let case = Case::new(7, 5, 33);
+    let weights = [0.5, -2.0, 0.0, 1.0, 3.0, -0.25, 1.5];
+    let weighted = |nll: Vec<f64>| -> f64 { nll.iter().zip(&weights).map(|(x, w)| x * w).sum() };
+    for dtype in [DType::F32, DType::F64] {
+        for (hidden_tracked, head_tracked) in [(true, false), (true, true), (false, true)] {
+            let (hidden, head) = case.tensors(dtype, hidden_tracked, head_tracked);
+            let nll = cross_entropy_rows(hidden.clone(), head.clone(), ints(&case.targets, [7]));
+            let bound = tolerance(dtype) * 3.0;
+            close(&to_vec(nll.clone()), &case.nll(&case.hidden, &case.head), bound, "nll");
+            let grads = crate::testing::backward(nll, &weights);
+            let to_hidden = numeric(&case.hidden, |h| weighted(case.nll(h, &case.head)));
+            let to_head = numeric(&case.head, |w| weighted(case.nll(&case.hidden, w)));
+            for (got, want, tracked, name) in [
+                (gradient(&hidden, &grads), to_hidden, hidden_tracked, "to hidden"),
+                (gradient(&head, &grads), to_head, head_tracked, "to head"),
+            ] {
+                assert_eq!(got.is_some(), tracked, "gradient {name}");
+                if let Some(got) = got {
+                    close(&got, &want, bound.max(1e-7), name);
+                }
+            }
+        }
+    }
 }
