@@ -14,8 +14,8 @@ use ft_optim::{Optim, OptimConfig};
 use ft_peft::{PeftConfig, attach};
 use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
-use ft_train::objectives::{HeldOut, LossFn, Objective, ObjectiveConfig, Unit};
-use ft_train::{MethodHook, MicroBatch, SavedActivations, StepBatch, Totals, TrainModel};
+use ft_train::objectives::{HeldOut, LossFn, Objective, SftConfig, Unit};
+use ft_train::{MethodHook, MicroBatch, SavedActivations, StepBatch, TrainModel};
 use serde_json::{Map, Value, json};
 
 /// Times one training step of any method. The defaults are SmolLM2-135M's dimensions.
@@ -175,8 +175,8 @@ fn train_model(args: &Args, model: Model) -> TrainModel {
         "off" => Checkpointing::Off,
         blocks => Checkpointing::Every(blocks.parse().expect("a number of blocks")),
     };
-    let objective = match args.loss {
-        Loss::Chunked => ObjectiveConfig::default().kind().build().expect("no files are needed"),
+    let objective: Arc<dyn Objective> = match args.loss {
+        Loss::Chunked => Arc::new(SftConfig::default()),
         Loss::Dense => Arc::new(Dense),
     };
     TrainModel {
@@ -211,7 +211,7 @@ impl Objective for Dense {
         Unit::Tokens
     }
 
-    fn loss<'a>(&'a self, _: &Model, micro: &'a MicroBatch, _: Totals) -> LossFn<'a> {
+    fn loss<'a>(&'a self, micro: &'a MicroBatch, _: &'a StepBatch) -> LossFn<'a> {
         Box::new(|model, hidden| {
             let (batch, device) = (&micro.batch, hidden.device());
             let list = |values: &[i32]| Tensor::<1, Int>::from_ints(values, &device);

@@ -16,6 +16,7 @@ mod lora;
 mod loraplus;
 mod methods;
 mod methods_laws;
+mod objectives;
 mod production;
 mod prompts;
 mod prompts_laws;

@@ -1,29 +1,41 @@
 //! What `ft train` computes in a step, for goldens: the same code, from the model to the gradients that the optimizer takes.
 
+use std::sync::Arc;
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use ft_data::{Batch, Sample};
-use ft_model::Model;
+use ft_infer::GenerationConfig;
+use ft_model::{LoadDtype, Model};
 use ft_peft::PeftConfig;
 use ft_train::config::ObjectiveSection;
+use ft_train::objectives::{Given, Objective, SftConfig};
 use ft_train::{MethodHook, MicroBatch, SavedActivations, StepBatch, TrainModel};
 
 use crate::support::{Array, arrays, fixture};
 
 /// A model that is fine-tuned as `ft train` does where nothing else is asked for.
 pub fn train_model(model: Model, activations: SavedActivations) -> TrainModel {
-    train_model_for("{}", model, activations)
-}
-
-/// The same for the options of an objective, `{"kind": ..}`.
-pub fn train_model_for(objective: &str, model: Model, activations: SavedActivations) -> TrainModel {
-    let options: ObjectiveSection = serde_json::from_str(objective).unwrap();
     TrainModel {
         model,
         activations,
-        objective: options.kind().build().unwrap(),
+        objective: Arc::new(SftConfig::default()),
     }
+}
+
+/// An objective by its options, `{"kind": ..}`, for a base without an adapter.
+pub fn objective(options: &str, base: &Model) -> Arc<dyn Objective> {
+    let options: ObjectiveSection = serde_json::from_str(options).unwrap();
+    assert_eq!(options.kind().check(), Vec::<String>::new());
+    let generation = GenerationConfig {
+        eos_token_id: vec![2],
+        ..GenerationConfig::default()
+    };
+    options
+        .kind()
+        .build(&Given::new(base, LoadDtype::F32, 7, &generation))
+        .unwrap()
 }
 
 /// A step of these micro-batches, whose dropout masks have the seeds `step`, `step + 1`, ...

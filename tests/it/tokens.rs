@@ -8,9 +8,9 @@ use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::{Adaptable, ParamMut, Pass, PeftConfig, adapter, attach, fold};
 
-use ft_train::MethodHook;
+use ft_train::{MethodHook, TrainModel};
 
-use crate::production::{close_loss, peft_batch, peft_step, train_model_for};
+use crate::production::{close_loss, objective, peft_batch, peft_step, train_model};
 use crate::support::{Array, arrays, close, fixture, learned};
 use crate::train_support::Workshop;
 
@@ -140,11 +140,14 @@ fn three_steps_and_the_merge_equal_peft() {
 #[test]
 fn rows_of_a_tied_head_get_the_tables_gradient_smoothed_or_not() {
     const IDS: [usize; 3] = [3, 7, 11];
-    for objective in ["{}", r#"{"label_smoothing": 0.2}"#] {
-        let gradient = |options: &str| {
+    for options in ["{}", r#"{"label_smoothing": 0.2}"#] {
+        let gradient = |method: &str| {
             let mut model = base("tied", &Device::flex().autodiff());
-            attach(&mut model, &serde_json::from_str(options).unwrap(), 0).unwrap();
-            let train = train_model_for(objective, model, Default::default());
+            attach(&mut model, &serde_json::from_str(method).unwrap(), 0).unwrap();
+            let train = TrainModel {
+                objective: objective(options, &model),
+                ..train_model(model, Default::default())
+            };
             let mut hook = MethodHook::of(&PeftConfig::default());
             let step = train.step_gradients(&mut hook, &peft_batch(), None, &|| true);
             let [id] = burn::module::list_param_ids(&train.model)[..] else {
@@ -160,7 +163,7 @@ fn rows_of_a_tied_head_get_the_tables_gradient_smoothed_or_not() {
             let error = (own - whole).abs().max().into_scalar::<f32>();
             assert!(
                 scale > 0.0 && error <= 1e-5 * scale,
-                "{objective}, token {id}: {error:e} of {scale:e}"
+                "{options}, token {id}: {error:e} of {scale:e}"
             );
         }
     }

@@ -127,6 +127,21 @@ pub enum Flaw {
     /// The loss would cover no token of this record.
     #[error("nothing to learn: {0}")]
     NothingToLearn(&'static str),
+    /// A preference that says nothing, or not enough.
+    #[error("{0}")]
+    Preference(String),
+    /// A rating beside what would be learned whatever it says.
+    #[error(
+        "`{column}` is {value}, and format \"{format}\" would learn the answer all the same; leave data.format out (or set it to \"unpaired-preference\", with objective.kind = \"kto\"), or take the record out"
+    )]
+    Rated {
+        /// The column.
+        column: &'static str,
+        /// Its value.
+        value: String,
+        /// The format that was named.
+        format: &'static str,
+    },
     /// Longer than `data.max_length`, under `overlong = "error"`.
     #[error("{tokens} tokens, and data.max_length is {max_length}; raise it, or set data.overlong to truncate or drop")]
     TooLong {

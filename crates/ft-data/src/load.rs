@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::config::{DataConfig, Overlong};
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
-use crate::formats::{Format, FormatName, Record};
-use crate::map::Mapping;
+use crate::formats::{Examples, Format, FormatName, Record};
+use crate::map::{Fields, Mapping};
 use crate::sample::Sample;
 use crate::sources::{self, Body, Raw, Source};
 use crate::statistics::{Counts, Statistics};
@@ -140,6 +140,14 @@ impl<'a> Loader<'a> {
             }
         };
         let names = self.mapping.names(&fields);
+        if self.mapping.is_empty()
+            && let Some(what) = near_miss(&fields)
+        {
+            return Err(Error::Config {
+                key: "format".into(),
+                what,
+            });
+        }
         let Some(format) = FormatName::detect(&names) else {
             let shapes = FormatName::all().map(|f| format!("\n  {}: {}", f.as_str(), f.fields().join(", ")));
             let what = format!(
@@ -242,10 +250,14 @@ struct Outcome {
 
 impl Worker<'_> {
     fn work(&self, body: Body) -> Result<Outcome, Flaw> {
-        let record = Record(self.mapping.apply(body.fields()?)?);
         let Some(format) = self.format.map(|f| f.format()) else {
             return Ok(Outcome::default());
         };
+        let fields = body.fields()?;
+        if self.mapping.is_empty() {
+            disliked(format, &fields)?;
+        }
+        let record = Record(self.mapping.apply(fields)?);
         let mut outcome = Outcome::default();
         for sample in self.samples(format, &record)? {
             self.fit(sample, &mut outcome)?;
@@ -255,7 +267,7 @@ impl Worker<'_> {
 
     fn samples(&self, format: &dyn Format, record: &Record) -> Result<Vec<Sample>, Flaw> {
         let samples = format.samples(record, self.tokenizer)?;
-        match samples.iter().all(|s| s.learned() > 0) {
+        match samples.iter().all(Sample::teaches) {
             true => Ok(samples),
             false => Err(Flaw::NothingToLearn("the loss would cover no token")),
         }
@@ -264,7 +276,7 @@ impl Worker<'_> {
     /// Applies the over-length policy.
     fn fit(&self, mut sample: Sample, outcome: &mut Outcome) -> Result<(), Flaw> {
         let max_length = self.config.max_length;
-        let tokens = sample.len();
+        let tokens = sample.width();
         if tokens <= max_length {
             outcome.samples.push(sample);
             return Ok(());
@@ -277,9 +289,9 @@ impl Worker<'_> {
                 .extend(sample.windows(max_length).into_iter().filter(|w| w.learned() > 0)),
             Overlong::Truncate => {
                 outcome.counts.truncated_tokens += sample.truncate(max_length);
-                match sample.learned() {
-                    0 => outcome.counts.emptied += 1,
-                    _ => {
+                match sample.teaches() {
+                    false => outcome.counts.emptied += 1,
+                    true => {
                         outcome.counts.truncated += 1;
                         outcome.samples.push(sample);
                     }
@@ -287,6 +299,55 @@ impl Worker<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Why records like this one are not taken for anything unless the format is named: something beside the answers says that not
+/// all of them are to be learned.
+fn near_miss(fields: &Fields) -> Option<String> {
+    let has = |name: &str| fields.contains_key(name);
+    let answers = ["messages", "conversations", "completion", "output"]
+        .into_iter()
+        .find(|name| has(name))?;
+    let rated = || has("label") || has("kto_tag");
+    match () {
+        () if has("chosen") != has("rejected") => {
+            let (there, missing) = if has("chosen") {
+                ("chosen", "rejected")
+            } else {
+                ("rejected", "chosen")
+            };
+            Some(format!(
+                "`{there}` stands beside `{answers}`, and there is no `{missing}`: name data.format if `{answers}` alone is to be \
+                 learned, or give both for format \"preference\""
+            ))
+        }
+        () if has("chosen") || rated() => None,
+        () => {
+            let score = ["score", "rating"].into_iter().find(|name| has(name))?;
+            Some(format!(
+                "`{score}` stands beside `{answers}`: name data.format to learn every answer whatever its {score}, or leave the \
+                 bad ones out of the file, or make it a `label` (true or false) for objective.kind = \"kto\""
+            ))
+        }
+    }
+}
+
+/// Refuses an answer that people called bad where a named format would learn it.
+fn disliked(format: &dyn Format, fields: &Fields) -> Result<(), Flaw> {
+    if format.examples() != Examples::Samples {
+        return Ok(());
+    }
+    let bad = ["label", "kto_tag"]
+        .into_iter()
+        .find(|name| fields.get(*name) == Some(&serde_json::Value::Bool(false)));
+    match bad {
+        None => Ok(()),
+        Some(column) => Err(Flaw::Rated {
+            column,
+            value: "false".into(),
+            format: format.name(),
+        }),
     }
 }
 

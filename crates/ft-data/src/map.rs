@@ -44,6 +44,11 @@ impl Mapping {
         Ok(Mapping(entries))
     }
 
+    /// Whether columns already have the names of the fields.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The names a record has after mapping.
     pub fn names<'a>(&'a self, columns: &'a Fields) -> Vec<&'a str> {
         match self.0.as_slice() {

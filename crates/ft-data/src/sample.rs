@@ -10,6 +10,20 @@ pub struct Sample {
     pub ids: Vec<u32>,
     /// As long as `ids`.
     pub learn: Vec<bool>,
+    /// What people thought of the answer.
+    pub preference: Preference,
+}
+
+/// What people thought of a sample's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Preference {
+    /// Nothing is known.
+    #[default]
+    None,
+    /// They preferred it to the answer of this sample, which has the same prompt.
+    Over(Box<Sample>),
+    /// They called it good (true) or bad.
+    Rated(bool),
 }
 
 impl Sample {
@@ -22,7 +36,55 @@ impl Sample {
         if let Some(first) = learn.first_mut() {
             *first = false;
         }
-        Sample { ids, learn }
+        Sample {
+            ids,
+            learn,
+            preference: Preference::None,
+        }
+    }
+
+    /// The same, preferred to `rejected`.
+    pub fn over(self, rejected: Sample) -> Sample {
+        Sample {
+            preference: Preference::Over(Box::new(rejected)),
+            ..self
+        }
+    }
+
+    /// The same, called good or bad.
+    pub fn rated(self, good: bool) -> Sample {
+        Sample {
+            preference: Preference::Rated(good),
+            ..self
+        }
+    }
+
+    /// The sample that this one is preferred to.
+    pub fn rejected(&self) -> Option<&Sample> {
+        match &self.preference {
+            Preference::Over(rejected) => Some(rejected),
+            _ => None,
+        }
+    }
+
+    /// The sequences of the sample: itself, and the rejected one behind it.
+    pub fn sequences(&self) -> impl Iterator<Item = &Sample> {
+        std::iter::once(self).chain(self.rejected())
+    }
+
+    /// Whether every sequence of it has something to learn.
+    pub(crate) fn teaches(&self) -> bool {
+        self.sequences().all(|sample| sample.learned() > 0)
+    }
+
+    /// Rows that it takes in a batch.
+    pub fn rows(&self) -> usize {
+        self.sequences().count()
+    }
+
+    /// Tokens of its longest sequence.
+    pub fn width(&self) -> usize {
+        self.sequences().map(Sample::len).max().unwrap_or(0)
     }
 
     /// Tokens in the sample.
@@ -61,12 +123,15 @@ impl Sample {
         })
     }
 
-    /// Keeps the first `max_length` tokens; returns how many were cut off.
+    /// Keeps the first `max_length` tokens, of a rejected answer too; returns how many were cut off.
     pub(crate) fn truncate(&mut self, max_length: usize) -> usize {
         let cut = self.len().saturating_sub(max_length);
         self.ids.truncate(max_length);
         self.learn.truncate(max_length);
-        cut
+        match &mut self.preference {
+            Preference::Over(rejected) => cut + rejected.truncate(max_length),
+            _ => cut,
+        }
     }
 
     /// Consecutive windows of at most `max_length` tokens. The first token of each window is context only.

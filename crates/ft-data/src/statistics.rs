@@ -84,12 +84,13 @@ impl Statistics {
         let unheeded = stops.keys().filter(|id| !tokenizer.eos_ids().contains(id));
         let spelling = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_else(|| id.to_string());
         let twice = |s: &&Sample| tokenizer.bos_id().is_some_and(|bos| s.ids.starts_with(&[bos, bos]));
+        let all = || samples.iter().flat_map(Sample::sequences);
         Statistics {
             counts,
             samples: samples.len(),
-            tokens: samples.iter().map(Sample::len).sum(),
-            learned: samples.iter().map(Sample::learned).sum(),
-            longest: samples.iter().map(Sample::len).max().unwrap_or(0),
+            tokens: all().map(Sample::len).sum(),
+            learned: all().map(Sample::learned).sum(),
+            longest: samples.iter().map(Sample::width).max().unwrap_or(0),
             histogram: histogram(samples),
             unheeded_stops: unheeded.map(spelling).collect(),
             stops: stops.iter().map(|(id, n)| (spelling(id), *n)).collect(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::{Module, ParamId};
 use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
 use ft_peft::methods::trainable_tokens::TrainableTokens;
-use ft_peft::{Adaptable, EmbeddingDelta, Pass, Place, Projection, Site};
+use ft_peft::{Adaptable, EmbeddingDelta, Pass, Place, Projection, Site, WeightDelta};
 use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
@@ -227,11 +227,41 @@ impl Model {
         (picked.mul_scalar(1.0 - smoothing) + spread.mul_scalar(smoothing)).neg()
     }
 
-    /// Negative log-likelihood of each row in nats, `[n]`; for evaluation.
+    /// Negative log-likelihood of each row in nats, `[n]`; with its gradients where the model trains.
     pub fn token_nll(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        if let Some(tokens) = self.tied_tokens() {
+            return tokens.token_nll(hidden, self.decoder.embeddings().weight.val(), targets);
+        }
         match self.head_matrix() {
-            Some(head) => ft_kernels::token_nll(hidden, head, targets),
+            Some(head) => ft_kernels::cross_entropy_rows(hidden, head, targets),
             None => self.adapted_nll(hidden, targets),
+        }
+    }
+
+    /// Hidden states `[n, d]` and a matrix `[vocab, d]` whose product is the logits, both with what trains in them. Where the head is
+    /// more than a matrix (an adapter, a bias, rows that train in a tied table), this is W + dW, the bias as a column.
+    pub fn head_product(&self, hidden: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        if let Some(tokens) = self.tied_tokens() {
+            let head = tokens.trained_table(self.decoder.embeddings().weight.val());
+            return (hidden, head);
+        }
+        if let Some(head) = self.head_matrix() {
+            return (hidden, head);
+        }
+        let head = self.lm_head.as_ref().expect("a tied head is a matrix");
+        let bias = head.bias.as_ref().map(|bias| bias.val());
+        let weight = head.weight.dense();
+        let (weight, bias) = match &head.delta {
+            Some(delta) => delta.fold(weight, bias),
+            None => (weight, bias),
+        };
+        match bias {
+            None => (hidden, weight),
+            Some(bias) => {
+                let ones = Tensor::ones([hidden.dims()[0], 1], (&hidden.device(), hidden.dtype()));
+                let column = bias.cast(FloatDType::from(weight.dtype())).unsqueeze_dim(1);
+                (Tensor::cat(vec![hidden, ones], 1), Tensor::cat(vec![weight, column], 1))
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +16,7 @@ use ft_peft::{Attached, Pass, PeftConfig, attach, preview};
 use ft_quant::{Kind, Scheme};
 use ft_train::checkpoint::{read_tensors, write_saved};
 use ft_train::config::Checkpointing;
-use ft_train::objectives::ObjectiveConfig;
+use ft_train::objectives::SftConfig;
 use ft_train::plan::Demand;
 use ft_train::{Complete, MicroBatch, SavedActivations, StepBatch, TrainModel};
 
@@ -108,7 +109,7 @@ fn train_model(model: Model, checkpointing: Checkpointing) -> TrainModel {
             checkpointing,
             offload: false,
         },
-        objective: ObjectiveConfig::default().kind().build().unwrap(),
+        objective: Arc::new(SftConfig::default()),
     }
 }
 

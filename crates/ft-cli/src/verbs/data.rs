@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ft_data::{Bin, Dataset, Place, Preview, PreviewToken, Tokenizer, load_samples};
+use ft_data::{Bin, Dataset, Place, Preference, Preview, PreviewToken, Tokenizer, load_samples};
 use serde_json::{Value, json};
 
 use crate::args::SetArg;
@@ -70,7 +70,13 @@ fn colour() -> bool {
 fn object(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer) -> Value {
     let sample = |(sample, place): (&ft_data::Sample, &Place)| {
         let preview = Preview::new(sample, tokenizer);
-        json!({ "place": place, "learned": preview.learned, "tokens": preview.tokens })
+        let mut object = json!({ "place": place, "learned": preview.learned, "tokens": preview.tokens });
+        match &sample.preference {
+            Preference::None => {}
+            Preference::Over(rejected) => object["rejected"] = json!(Preview::new(rejected, tokenizer)),
+            Preference::Rated(good) => object["label"] = json!(good),
+        }
+        object
     };
     let samples: Vec<Value> = data.samples.iter().zip(&data.places).take(shown).map(sample).collect();
     json!({
@@ -91,8 +97,23 @@ fn page(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer, colour
     let mut page = String::new();
     for (sample, place) in data.samples.iter().zip(&data.places).take(shown) {
         let preview = Preview::new(sample, tokenizer);
-        page += &format!("{place}: {} tokens, {} learned\n", sample.len(), preview.learned);
+        let told = match &sample.preference {
+            Preference::None => "",
+            Preference::Over(_) => ", chosen",
+            Preference::Rated(true) => ", rated good",
+            Preference::Rated(false) => ", rated bad",
+        };
+        page += &format!("{place}: {} tokens, {} learned{told}\n", sample.len(), preview.learned);
         page += &format!("{}\n\n", marked(&preview.tokens, colour));
+        if let Some(rejected) = sample.rejected() {
+            let preview = Preview::new(rejected, tokenizer);
+            page += &format!(
+                "{place}: {} tokens, {} learned, rejected\n",
+                rejected.len(),
+                preview.learned
+            );
+            page += &format!("{}\n\n", marked(&preview.tokens, colour));
+        }
     }
     let s = &data.statistics;
     page += &format!("{} as {}\n", file.display(), data.format.as_str());

@@ -73,25 +73,64 @@ pub(super) fn learn(
     first: usize,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<Sample>, Flaw> {
-    let messages = messages
+    let flawed = |i: usize| move |what| Flaw::Message { index: i + 1, what };
+    let standard = |(i, m)| standard(m).map_err(flawed(i));
+    let context = messages
         .iter()
         .enumerate()
-        .map(|(i, m)| standard(m).map_err(|what| Flaw::Message { index: i + 1, what }));
+        .map(|(i, m)| is_context(m).map_err(flawed(i)));
+    let context = context.collect::<Result<Vec<bool>, _>>()?;
     let conversation = Conversation {
-        messages: messages.collect::<Result<_, _>>()?,
+        messages: messages.iter().enumerate().map(standard).collect::<Result<_, _>>()?,
         tools,
     };
-    if !conversation.messages[first.min(conversation.messages.len())..]
-        .iter()
-        .any(|m| m["role"] == "assistant")
-    {
+    let answers = conversation.messages.iter().enumerate().skip(first);
+    let answers: Vec<usize> = answers
+        .filter(|(_, m)| m["role"] == "assistant")
+        .map(|(i, _)| i)
+        .collect();
+    let learned: Vec<usize> = answers.iter().copied().filter(|i| !context[*i]).collect();
+    if answers.is_empty() {
         return Err(Flaw::NothingToLearn("no message of the assistant"));
+    }
+    if learned.is_empty() {
+        return Err(Flaw::NothingToLearn(
+            "every message of the assistant is marked as context",
+        ));
     }
     let template = tokenizer
         .chat_template()
         .ok_or_else(|| Flaw::Template(no_template().to_string()))?;
-    let texts = render_turns(template, tokenizer, &conversation, first)?;
+    let texts = render_turns(template, tokenizer, &conversation, first, &learned)?;
     texts.iter().map(|rendered| tokenize(rendered, tokenizer)).collect()
+}
+
+/// The one sample of a conversation whose messages from index `first` on are the answer `name`.
+pub(super) fn one_sample(
+    name: &str,
+    messages: &[Value],
+    tools: Option<Value>,
+    first: usize,
+    tokenizer: &Tokenizer,
+) -> Result<Sample, Flaw> {
+    let mut samples = learn(messages, tools, first, tokenizer)?;
+    match (samples.pop(), samples.is_empty()) {
+        (Some(sample), true) => Ok(sample),
+        _ => Err(Flaw::Preference(format!(
+            "`{name}` holds several answers that the chat template renders differently once others follow; give one answer"
+        ))),
+    }
+}
+
+/// Whether a message of the assistant is there as context alone: `weight: 0` (OpenAI), `train: false` (axolotl), `loss: false`.
+fn is_context(message: &Value) -> Result<bool, String> {
+    let off = |name: &str| message[name] == Value::Bool(false);
+    match &message["weight"] {
+        Value::Null => Ok(off("train") || off("loss")),
+        Value::Number(weight) if weight.as_f64() == Some(0.0) => Ok(true),
+        Value::Number(weight) if weight.as_f64() == Some(1.0) => Ok(off("train") || off("loss")),
+        other => Err(format!("`weight` is {other}; it can be 0 (context) or 1 (learned)")),
+    }
 }
 
 /// A message as templates expect it, from the OpenAI or the ShareGPT shape.
@@ -114,8 +153,9 @@ fn standard(message: &Value) -> Result<Value, String> {
         return Ok(tool_call(&content));
     }
     let mut standard = fields.clone();
-    standard.shift_remove("from");
-    standard.shift_remove("value");
+    for name in ["from", "value", "weight", "train", "loss"] {
+        standard.shift_remove(name);
+    }
     standard.insert("role".into(), standard_role(role)?.into());
     standard.insert("content".into(), content.into());
     Ok(Value::Object(standard))

@@ -1,13 +1,14 @@
 //! What records mean: each format is one file here and one line in [`FORMATS`].
 //!
-//! A format turns the fields of a record into samples: tokens and which of them are learned, by construction. Formats whose records
-//! give something else than one sequence (preferences) will return their own kind of example; packing works on finished samples
-//! and needs no format to know of it.
+//! A format turns the fields of a record into samples: tokens and which of them are learned, by construction. The preferred answer of
+//! a pair is a sample that knows the other one. Packing works on finished samples and needs no format to know of it.
 
 mod chat;
 mod instruct;
+mod preference;
 mod prompt_completion;
 mod text;
+mod unpaired_preference;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,11 +25,24 @@ use crate::tokenizer::Tokenizer;
 
 /// Every format, in the order in which they are tried when none is named.
 static FORMATS: &[&dyn Format] = &[
+    &preference::Preference,
+    &unpaired_preference::UnpairedPreference,
     &chat::Chat,
     &instruct::Instruct,
     &prompt_completion::PromptCompletion,
     &text::Text,
 ];
+
+/// What the samples of a format are examples of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Examples {
+    /// Texts, or answers to prompts.
+    Samples,
+    /// Pairs of a chosen and a rejected answer.
+    Pairs,
+    /// Answers that are rated good or bad.
+    Rated,
+}
 
 /// A way to read records.
 pub(crate) trait Format: Sync {
@@ -43,6 +57,11 @@ pub(crate) trait Format: Sync {
         &[]
     }
 
+    /// What its samples are examples of.
+    fn examples(&self) -> Examples {
+        Examples::Samples
+    }
+
     /// What must hold before any record is read.
     fn check(&self, _tokenizer: &Tokenizer) -> Result<()> {
         Ok(())
@@ -52,7 +71,8 @@ pub(crate) trait Format: Sync {
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw>;
 }
 
-/// The name of a data format, as written in a configuration: `text`, `prompt-completion`, `instruct`, `chat`.
+/// The name of a data format, as written in a configuration: `text`, `prompt-completion`, `instruct`, `chat`, `preference`,
+/// `unpaired-preference`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct FormatName(&'static dyn Format);
@@ -77,6 +97,11 @@ impl FormatName {
             }
         }
         fields
+    }
+
+    /// What its samples are examples of.
+    pub fn examples(&self) -> Examples {
+        self.0.examples()
     }
 
     pub(crate) fn format(&self) -> &'static dyn Format {

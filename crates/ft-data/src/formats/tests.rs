@@ -1,4 +1,5 @@
 mod chat;
+mod preference;
 
 use std::path::{Path, PathBuf};
 
@@ -201,10 +202,12 @@ fn formats_are_recognised_by_their_fields() {
     assert_eq!(detect(&["instruction", "input", "output"]), Some("instruct"));
     assert_eq!(detect(&["prompt", "completion"]), Some("prompt-completion"));
     assert_eq!(detect(&["text"]), Some("text"));
+    assert_eq!(detect(&["prompt", "chosen", "rejected"]), Some("preference"));
+    assert_eq!(detect(&["messages", "label"]), Some("unpaired-preference"));
     assert_eq!(detect(&["mr", "ref"]), None);
     let names: Vec<_> = FormatName::all().map(|f| f.as_str()).collect();
     for name in &names {
         assert_eq!(name.parse::<FormatName>().unwrap().as_str(), *name);
     }
-    assert_eq!(names.len(), 4);
+    assert_eq!(names.len(), 6);
 }

@@ -70,11 +70,26 @@ fn learned(file: &str, turns: &[(&str, &str)]) -> Vec<String> {
     try_learned(&template(file), turns).unwrap()
 }
 
+/// The numbers of the assistant's messages.
+fn answers(conversation: &Conversation) -> Vec<usize> {
+    let messages = conversation.messages.iter().enumerate();
+    messages
+        .filter(|(_, m)| m["role"] == "assistant")
+        .map(|(i, _)| i)
+        .collect()
+}
+
 fn try_learned(template: &ChatTemplate, turns: &[(&str, &str)]) -> Result<Vec<String>, crate::Flaw> {
     let conversation = turns
         .iter()
         .fold(Conversation::new(), |c, (role, content)| c.with(role, content));
-    Ok(bracketed(&render_turns(template, &tokenizer(), &conversation, 0)?))
+    Ok(bracketed(&render_turns(
+        template,
+        &tokenizer(),
+        &conversation,
+        0,
+        &answers(&conversation),
+    )?))
 }
 
 fn bracketed(texts: &[Rendered]) -> Vec<String> {
@@ -250,7 +265,14 @@ fn generation_tags_say_it_themselves() {
     let later = TWO
         .iter()
         .fold(Conversation::new(), |c, (role, content)| c.with(role, content));
-    let rendered = render_turns(&template("tagged.jinja"), &tokenizer(), &later, 2).unwrap();
+    let rendered = render_turns(
+        &template("tagged.jinja"),
+        &tokenizer(),
+        &later,
+        2,
+        &answers(&later)[1..],
+    )
+    .unwrap();
     assert_eq!(
         bracketed(&rendered).concat().matches('«').count(),
         1,
@@ -272,11 +294,24 @@ fn a_template_that_leaves_out_tool_calls_is_refused() {
         messages: vec![json!({"role": "user", "content": "?"}), call],
         tools: None,
     };
-    let error = render_turns(&template("smollm2.jinja"), &tokenizer(), &conversation, 0)
-        .unwrap_err()
-        .to_string();
+    let error = render_turns(
+        &template("smollm2.jinja"),
+        &tokenizer(),
+        &conversation,
+        0,
+        &answers(&conversation),
+    )
+    .unwrap_err()
+    .to_string();
     assert_eq!(error, "message 2: the chat template leaves out its tool calls");
-    let rendered = render_turns(&template("minimind2.jinja"), &tokenizer(), &conversation, 0).unwrap();
+    let rendered = render_turns(
+        &template("minimind2.jinja"),
+        &tokenizer(),
+        &conversation,
+        0,
+        &answers(&conversation),
+    )
+    .unwrap();
     assert!(
         bracketed(&rendered)[0]
             .ends_with("«<tool_call>\n{\"name\": \"weather\", \"arguments\": {}}\n</tool_call><|im_end|>\n»")

@@ -30,22 +30,24 @@ pub(crate) struct Rendered {
     pub exact: bool,
 }
 
-/// Renders a conversation into one or more texts, so that each of the assistant's messages from `first` on is learned once.
+/// Renders a conversation into one or more texts, so that each of the assistant's messages at `learned`, all of them from `first` on,
+/// is learned once.
 pub(crate) fn render_turns(
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
     conversation: &Conversation,
     first: usize,
+    learned: &[usize],
 ) -> Result<Vec<Rendered>, Flaw> {
     if template.marks_generation {
-        return render_marked(template, conversation, first).map(|rendered| vec![rendered]);
+        return render_marked(template, conversation, first, learned).map(|rendered| vec![rendered]);
     }
     let mut texts: Vec<Rendered> = vec![];
     let answers = conversation
         .messages
         .iter()
         .enumerate()
-        .filter(|(i, message)| *i >= first && message["role"] == "assistant");
+        .filter(|(i, _)| learned.contains(i));
     for (index, message) in answers {
         let turn = Turn {
             template,
@@ -70,7 +72,12 @@ pub(crate) fn render_turns(
     Ok(texts)
 }
 
-fn render_marked(template: &ChatTemplate, conversation: &Conversation, first: usize) -> Result<Rendered, Flaw> {
+fn render_marked(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    first: usize,
+    learned: &[usize],
+) -> Result<Rendered, Flaw> {
     let (text, mut spans) = template.render_marked(conversation, false).map_err(Flaw::Template)?;
     if first > 0 {
         let history = Conversation {
@@ -80,13 +87,23 @@ fn render_marked(template: &ChatTemplate, conversation: &Conversation, first: us
         let start = template.render(&history, true).map_err(Flaw::Template)?.len();
         spans.retain(|span| span.start >= start);
     }
-    for (index, message) in conversation
-        .messages
-        .iter()
-        .enumerate()
-        .skip(first)
-        .filter(|(_, m)| m["role"] == "assistant")
-    {
+    let answers = conversation.messages.iter().enumerate().skip(first);
+    let answers: Vec<(usize, &Value)> = answers.filter(|(_, m)| m["role"] == "assistant").collect();
+    if learned.len() < answers.len() {
+        let context = answers
+            .iter()
+            .find(|(i, _)| !learned.contains(i))
+            .map_or(0, |(i, _)| *i);
+        if spans.len() != answers.len() {
+            return Err(Flaw::NotRendered {
+                index: context + 1,
+                what: "it is marked as context, and the chat template does not mark every answer by itself",
+            });
+        }
+        let mut kept = answers.iter().map(|(i, _)| learned.contains(i));
+        spans.retain(|_| kept.next().unwrap_or(true));
+    }
+    for (index, message) in answers {
         check_rendered(message, index, &text)?;
     }
     Ok(Rendered {

@@ -54,7 +54,11 @@ pub(super) fn gradients<B: Backend>(
     let scale = Val::<B>(scale).cast(lse.dtype());
     let (mut to_hidden, mut to_head): (Vec<Val<B>>, Option<Val<B>>) = (vec![], None);
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
-        let column = |x: &Val<B>| x.clone().narrow(0, chunk.start, chunk.rows()).reshape(&[chunk.rows(), 1]);
+        let column = |x: &Val<B>| {
+            x.clone()
+                .narrow(0, chunk.start, chunk.rows())
+                .reshape(&[chunk.rows(), 1])
+        };
         let p = (chunk.logits(&head) - column(&lse)).exp();
         if hidden_too {
             to_hidden.push(chunk.to_hidden(p.clone(), &head) * column(&scale));
@@ -79,12 +83,7 @@ pub(crate) struct Chunk<B: Backend> {
 }
 
 /// At least one chunk of about `logits` logits, possibly without rows. The head has the type of the hidden states.
-pub(crate) fn chunks<B: Backend>(
-    hidden: Val<B>,
-    head: &Val<B>,
-    targets: IntTensor<B>,
-    logits: usize,
-) -> Vec<Chunk<B>> {
+pub(crate) fn chunks<B: Backend>(hidden: Val<B>, head: &Val<B>, targets: IntTensor<B>, logits: usize) -> Vec<Chunk<B>> {
     let (n, vocab) = (hidden.dims()[0], head.dims()[0]);
     let step = (logits / vocab).clamp(1, n.max(1));
     let starts = (0..n.max(1)).step_by(step);

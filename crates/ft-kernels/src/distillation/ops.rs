@@ -95,7 +95,11 @@ pub trait DistillationOps: Backend {
 }
 
 /// The objective from its two parts.
-pub(super) fn mean<B: Backend>(nll: FloatTensor<B>, divergence: FloatTensor<B>, objective: Objective) -> FloatTensor<B> {
+pub(super) fn mean<B: Backend>(
+    nll: FloatTensor<B>,
+    divergence: FloatTensor<B>,
+    objective: Objective,
+) -> FloatTensor<B> {
     let alpha = objective.options.alpha;
     (Val::<B>(nll).scale(1.0 - alpha) + Val(divergence).scale(alpha)).0
 }
@@ -220,7 +224,9 @@ mod flex {
                 let index = |id: i64| usize::try_from(id).ok().filter(|&id| id < common);
                 let ids: Vec<usize> = integers(ids.clone())
                     .into_iter()
-                    .map(|id| index(id).unwrap_or_else(|| panic!("distillation: teacher's id {id} outside {common} rows")))
+                    .map(|id| {
+                        index(id).unwrap_or_else(|| panic!("distillation: teacher's id {id} outside {common} rows"))
+                    })
                     .collect();
                 f(&Teacher::TopK {
                     ids: &ids,

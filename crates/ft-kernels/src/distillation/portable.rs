@@ -40,7 +40,11 @@ pub(super) fn distill<B: Backend>(
             to_hidden.push(losses.slopes.clone().cast(dtype).matmul(head.clone()));
         }
         if head_too {
-            let part = losses.slopes.clone().t().matmul(chunk.hidden.clone().cast(losses.slopes.dtype()));
+            let part = losses
+                .slopes
+                .clone()
+                .t()
+                .matmul(chunk.hidden.clone().cast(losses.slopes.dtype()));
             to_head = Some(match to_head {
                 Some(sum) => sum + part,
                 None => part,
@@ -73,7 +77,11 @@ impl<B: Backend> Compared<B> {
                 Self::All(rows(hidden).matmul(head.t()).wide())
             }
             Scores::TopK { ids, log_probs } => {
-                let range = [Slice::new(chunk.start as isize, Some((chunk.start + chunk.rows()) as isize), 1)];
+                let range = [Slice::new(
+                    chunk.start as isize,
+                    Some((chunk.start + chunk.rows()) as isize),
+                    1,
+                )];
                 Self::Top(B::int_slice(ids.clone(), &range), rows(log_probs).wide())
             }
         }
@@ -221,7 +229,12 @@ fn scatter<B: Backend>(x: Val<B>, ids: IntTensor<B>, values: Val<B>) -> Val<B> {
 /// A matrix of one value with the size and type of `like`.
 fn filled<B: Backend>(like: &Val<B>, value: f64) -> Val<B> {
     let dtype = FloatDType::from(like.dtype());
-    Val(B::float_full(like.0.shape(), Scalar::from(value), &like.0.device(), dtype))
+    Val(B::float_full(
+        like.0.shape(),
+        Scalar::from(value),
+        &like.0.device(),
+        dtype,
+    ))
 }
 
 /// With columns of zeros to the right, up to `width`.

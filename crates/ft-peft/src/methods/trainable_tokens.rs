@@ -272,6 +272,12 @@ impl TrainableTokens {
         Tensor::cat(vec![table.detach(), own], 0).select(0, self.order.clone())
     }
 
+    /// E' in the type of E, with the tape of R.
+    pub fn trained_table(&self, table: Tensor<2>) -> Tensor<2> {
+        let own = self.rows(table.dtype());
+        Tensor::cat(vec![table.detach(), own], 0).select(0, self.order.clone())
+    }
+
     /// The logits of a tied head, from those with E: hidden `[.., hidden]`, logits `[.., rows]`.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>, logits: Tensor<D>) -> Tensor<D> {
         let own = ft_kernels::linear(hidden.clone(), self.rows(hidden.dtype()));
@@ -287,8 +293,32 @@ impl TrainableTokens {
     pub fn nll_sum(&self, hidden: Tensor<2>, table: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
         let head = self.table(table);
         let nll = ft_kernels::smoothed_cross_entropy(hidden.clone(), head.clone(), targets.clone(), smoothing);
+        match self.head_gradient(hidden, head, targets, smoothing) {
+            Some(term) => nll + term.sum(),
+            None => nll,
+        }
+    }
+
+    /// Negative log-likelihood of each row in nats through a tied head, `[m]`, as [`nll_sum`](Self::nll_sum) has it.
+    pub fn token_nll(&self, hidden: Tensor<2>, table: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        let head = self.table(table);
+        let nll = ft_kernels::cross_entropy_rows(hidden.clone(), head.clone(), targets.clone());
+        match self.head_gradient(hidden, head, targets, 0.0) {
+            Some(term) => nll + term,
+            None => nll,
+        }
+    }
+
+    /// A term that is zero, `[m]`, with the gradient of each row's loss with respect to R, where R trains. `head` is E' as a constant.
+    fn head_gradient(
+        &self,
+        hidden: Tensor<2>,
+        head: Tensor<2>,
+        targets: Tensor<1, Int>,
+        smoothing: f64,
+    ) -> Option<Tensor<1>> {
         if !self.trainable_tokens_delta.val().is_require_grad() {
-            return nll;
+            return None;
         }
         let (hidden, head) = (hidden.detach().without_autodiff(), head.without_autodiff());
         let wide = f32(hidden.clone());
@@ -305,9 +335,9 @@ impl TrainableTokens {
             .expand(own.dims())
             .equal(numbers.expand(own.dims()));
         let pull = share.autodiff() - f32(hit.float()).mul_scalar(1.0 - smoothing) - spread;
-        let term = (own * pull.detach()).sum();
+        let term = (own * pull.detach()).sum_dim(1).squeeze_dim::<1>(1);
         let value = term.clone().detach();
-        nll + (term - value)
+        Some(term - value)
     }
 
     /// The trainable tensor, by its name in PEFT's file after the table's path.

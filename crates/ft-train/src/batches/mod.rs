@@ -14,6 +14,7 @@ mod loaders;
 #[cfg(test)]
 mod tests;
 
+use burn::tensor::Tensor;
 use ft_data::{Batch, Order, Sample, sub_seed};
 pub use loaders::{EvalLoader, StepLoader};
 
@@ -30,6 +31,10 @@ pub struct StepBatch {
     pub target_tokens: usize,
     /// Tokens of all of them, padding left out.
     pub tokens: usize,
+    /// What the objective found out before the first forward pass, `[1]`, where it needs that.
+    pub baseline: Option<Tensor<1>>,
+    /// The model that trains wrote the answers itself.
+    pub own_answers: bool,
     /// What the loss is multiplied by before the backward pass, where activations are in f16; the gradients are divided by it.
     pub loss_factor: Option<f64>,
 }
@@ -41,6 +46,26 @@ pub struct Totals {
     pub tokens: usize,
     /// Examples: samples, or pairs of them.
     pub examples: usize,
+    /// Target tokens of the answers that are to become likelier: in pairs, of the chosen ones.
+    pub chosen_tokens: usize,
+}
+
+impl Totals {
+    /// Of several batches.
+    pub fn of<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> Self {
+        let mut totals = Self {
+            tokens: 0,
+            examples: 0,
+            chosen_tokens: 0,
+        };
+        for batch in batches {
+            totals.tokens += batch.learned();
+            totals.examples += batch.examples();
+            let chosen = batch.row_of.iter().filter(|row| **row as usize % batch.group == 0);
+            totals.chosen_tokens += chosen.count();
+        }
+        totals
+    }
 }
 
 impl StepBatch {
@@ -52,16 +77,15 @@ impl StepBatch {
             target_tokens: micro_batches.iter().map(|m| m.batch.learned()).sum(),
             tokens: micro_batches.iter().map(|m| m.batch.tokens()).sum(),
             micro_batches,
+            baseline: None,
+            own_answers: false,
             loss_factor: None,
         }
     }
 
     /// How much the step holds.
     pub fn totals(&self) -> Totals {
-        Totals {
-            tokens: self.target_tokens,
-            examples: self.micro_batches.iter().map(|m| m.batch.rows).sum(),
-        }
+        Totals::of(self.micro_batches.iter().map(|micro| &micro.batch))
     }
 }
 
@@ -108,7 +132,7 @@ impl Batches {
         seed: u64,
         pad: Padding,
     ) -> Self {
-        let lengths = samples.iter().map(Sample::len).collect();
+        let lengths = samples.iter().map(Sample::width).collect();
         Self {
             samples,
             lengths,
@@ -125,6 +149,16 @@ impl Batches {
     /// The same for a run of `steps`: samples that it does not come to are not among the [largest](Self::largest).
     pub fn reaching(self, steps: usize) -> Self {
         Self { reach: steps, ..self }
+    }
+
+    /// The same where the model itself may write so many tokens after a prompt: they count in the [largest](Self::largest).
+    pub fn answering(self, tokens: usize) -> Self {
+        let longest = |sample: &Sample| sample.width().max(sample.prompt().len() + tokens);
+        let lengths = match tokens {
+            0 => self.lengths,
+            _ => self.samples.iter().map(longest).collect(),
+        };
+        Self { lengths, ..self }
     }
 
     /// The same steps, cut into micro-batches of `size`.
@@ -174,7 +208,7 @@ impl Batches {
             .chunks(size)
             .enumerate()
             .map(|(i, rows)| MicroBatch {
-                batch: Batch::new(&self.pick(rows), self.pad.id, self.pad.multiple),
+                batch: Batch::new(&self.pick(rows), self.pad.id, self.pad.multiple).numbered(rows),
                 dropout_seed: sub_seed(self.seed, &name(i)),
             })
             .collect();
@@ -212,7 +246,10 @@ impl Batches {
 
     /// The first batch with the largest micro-batch of `size`, and its rows and columns; zeros where there is no batch.
     fn largest_of(&self, step_batches: &[Vec<usize>], size: usize) -> (usize, (usize, usize)) {
-        let shape = |rows: &[usize]| (rows.len(), rows.iter().map(|r| self.lengths[*r]).max().unwrap_or(0));
+        let shape = |rows: &[usize]| {
+            let sequences = rows.iter().map(|r| self.samples[*r].rows()).sum::<usize>();
+            (sequences, rows.iter().map(|r| self.lengths[*r]).max().unwrap_or(0))
+        };
         let cut = |(step, batch)| <[usize]>::chunks(batch, size).map(move |rows| (step, shape(rows)));
         let micro = step_batches.iter().map(Vec::as_slice).enumerate().flat_map(cut);
         // `max_by_key` takes the last of equals.

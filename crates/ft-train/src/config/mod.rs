@@ -148,7 +148,8 @@ impl RunConfig {
         let rate_is_typed = source::holds(&tree, "optim.lr");
         let mut config = from_tree(tree, &sources)?;
         let chosen = rate_is_typed || config.optim.makes_its_rate();
-        if !chosen && let Some(optim) = with_lr_of(&config.peft, &config.optim) {
+        let factor = config.objective.kind().rate_factor();
+        if !chosen && let Some(optim) = with_lr_of(&config.peft, &config.optim, factor) {
             config.optim = optim;
         }
         Ok(config)
@@ -255,13 +256,13 @@ fn with_out<'t>(mut tree: Tree<'t>, path: &Path) -> Tree<'t> {
     tree
 }
 
-/// `optim` with the method's learning rate, scaled as the optimizer's own default is to AdamW's.
-fn with_lr_of(peft: &PeftSection, optim: &OptimConfig) -> Option<OptimConfig> {
+/// `optim` with the method's learning rate, scaled as the optimizer's own default is to AdamW's, and by the objective's factor.
+fn with_lr_of(peft: &PeftSection, optim: &OptimConfig, factor: f64) -> Option<OptimConfig> {
     let method = match peft {
         PeftSection::Method(config) => config.clone(),
         PeftSection::From(from) => ft_peft::adapter::read_config(&from.from).ok()?,
     };
-    let lr = method.method().learning_rate() * (optim.lr() / OptimConfig::default().lr());
+    let lr = method.method().learning_rate() * (optim.lr() / OptimConfig::default().lr()) * factor;
     let mut table = toml::Table::try_from(optim).ok()?;
     table.insert("lr".into(), lr.into());
     OptimConfig::deserialize(table).ok()

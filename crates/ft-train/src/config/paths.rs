@@ -6,6 +6,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::source::{Sources, Tree};
+use crate::objectives::Reference;
 
 /// The keys that name files or folders to read.
 const INPUTS: &[&str] = &[
@@ -15,6 +16,9 @@ const INPUTS: &[&str] = &[
     "data.train",
     "data.valid",
     "data.chat_template",
+    "objective.reference",
+    "objective.teacher",
+    "objective.teacher_adapter",
 ];
 
 /// Rewrites every relative input path that exists: from the folder of the file it is typed in, else from the current
@@ -27,8 +31,11 @@ pub(super) fn make_absolute(tree: &mut Tree, sources: &Sources) {
         let Some(DeValue::Table(table)) = tree.get_mut(section).map(Spanned::get_mut) else {
             continue;
         };
-        if let Some(value) = table.get_mut(name) {
-            rewrite(value, sources);
+        match table.get_mut(name) {
+            // A word, even where a folder has this name.
+            Some(value) if value.get_ref().as_str() == Some(Reference::BASE) && section == "objective" => {}
+            Some(value) => rewrite(value, sources),
+            None => {}
         }
     }
 }

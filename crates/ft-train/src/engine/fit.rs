@@ -35,7 +35,7 @@ use crate::engine::resume::{self, Resume};
 use crate::engine::save::Saver;
 use crate::engine::session::Session;
 use crate::engine::strategy::StepStrategy;
-use crate::objectives::Objective;
+use crate::objectives::{Given, Objective};
 use crate::watch;
 use crate::watch::Ending;
 use crate::watch::completions::{CompletionsFile, Prompts, Shown};
@@ -128,8 +128,10 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
     let _lock = RunLock::take(plan.out())?;
     let from = resume::prepare(&plan, resume, &mut on_event)?;
-    let objective = plan.config.objective.kind().build()?;
-    let model = load(&plan)?;
+    let base = load(&plan)?;
+    let given = Given::new(&base, plan.dtype, plan.config.train.seed, &plan.generation);
+    let objective = plan.config.objective.kind().build(&given)?;
+    let model = adapt(&plan, base)?;
     let optim = Optim::new(&plan.config.optim)?;
     let mut method = MethodHook::of(&plan.peft);
     let (mut model, mut optim, state) = match &from {
@@ -196,7 +198,7 @@ fn start(plan: &Plan) -> TrainerState {
     )
 }
 
-/// The base model with the adapter's starting values, on the training device.
+/// The base model on the training device.
 fn load(plan: &Plan) -> Result<Model> {
     let device = plan.device.clone().autodiff();
     let model = match plan.config.model.init {
@@ -204,7 +206,11 @@ fn load(plan: &Plan) -> Result<Model> {
         false => Model::load_quantized(&plan.config.model.path, plan.dtype, plan.config.model.quant, &device)?,
     };
     let compute = plan.compute.unwrap_or_else(|| model.suited_compute(plan.cpu));
-    let mut model = model.computing_in(compute);
+    Ok(model.computing_in(compute))
+}
+
+/// The model with the adapter's starting values.
+fn adapt(plan: &Plan, mut model: Model) -> Result<Model> {
     match plan.config.peft.from() {
         Some(folder) => {
             ft_peft::adapter::load(folder, &mut model)?;

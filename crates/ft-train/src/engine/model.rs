@@ -13,7 +13,7 @@ use ft_model::Model;
 use ft_optim::scale_grads;
 use ft_peft::Pass;
 
-use crate::batches::{MicroBatch, StepBatch, Totals};
+use crate::batches::{MicroBatch, StepBatch};
 use crate::engine::backward::{Piece, SavedActivations, backward_through};
 use crate::objectives::{Figure, HeldOut, Objective};
 use crate::watch::metrics::{StepOutput, Sum};
@@ -63,8 +63,7 @@ impl TrainModel {
                 gradients.accumulate(&model, piece.grads);
                 ControlFlow::Continue(model)
             };
-            let (totals, factor) = (batch.totals(), batch.loss_factor);
-            let (_, sum, figures) = self.parts().pieces(self.model.clone(), micro, totals, factor, take);
+            let (_, sum, figures) = self.parts().pieces(self.model.clone(), micro, batch, take);
             passes.add(sum, figures);
         }
         let grads = match batch.loss_factor {
@@ -113,7 +112,7 @@ impl TrainModel {
             activations,
             objective: &*objective,
         };
-        let (model, loss, figures) = parts.pieces(model, micro, batch.totals(), None, with_output);
+        let (model, loss, figures) = parts.pieces(model, micro, batch, with_output);
         let output = output(loss, figures);
         let train = Self {
             model,
@@ -145,17 +144,17 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// The forward and backward pass of one micro-batch; the model, the value of the loss, `factor` taken out again, and its figures.
+    /// The forward and backward pass of one micro-batch; the model, the value of the loss, its factor taken out again, and its
+    /// figures.
     fn pieces(
         &self,
         model: Model,
         micro: &MicroBatch,
-        totals: Totals,
-        factor: Option<f64>,
+        batch: &StepBatch,
         mut each: impl FnMut(Model, Piece<'_>, &[Figure]) -> ControlFlow<Model, Model>,
     ) -> (Model, Tensor<1>, Vec<Figure>) {
-        let figures = RefCell::new(Vec::new());
-        let objective = self.objective.loss(&model, micro, totals);
+        let (figures, factor) = (RefCell::new(Vec::new()), batch.loss_factor);
+        let objective = self.objective.loss(micro, batch);
         let loss = |model: &Model, hidden| {
             let loss = objective(model, hidden);
             figures.borrow_mut().extend(loss.figures);

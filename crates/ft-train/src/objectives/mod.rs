@@ -8,15 +8,28 @@
 //! A loss sees the model through its last hidden states alone. That is why every objective works with block checkpointing,
 //! accumulation, smaller micro-batches where memory runs out, and steps inside the backward pass without knowing of them.
 
+mod check;
+mod distill;
+mod dpo;
+mod given;
+mod ipo;
+mod kto;
+mod log_probs;
+mod orpo;
+mod pairs;
+mod reference;
 mod sft;
+mod simpo;
 mod targets;
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use ft_data::Batch;
+use ft_data::{Batch, Examples};
 use ft_model::Model;
+use ft_quant::Scheme;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +37,20 @@ use crate::Result;
 use crate::batches::{MicroBatch, StepBatch, Totals};
 use crate::checkpoint::{Evaluation, Exact};
 
+pub use distill::{DistillConfig, TeacherStorage};
+pub use dpo::{DpoConfig, DpoLoss};
+pub use given::Given;
+pub use ipo::IpoConfig;
+pub use kto::KtoConfig;
+pub use orpo::OrpoConfig;
+pub use reference::Reference;
 pub use sft::SftConfig;
+pub use simpo::SimpoConfig;
 pub use targets::{at_targets, nll_sum};
+
+/// Learning rate of preference objectives over that of the method: TRL's defaults are 1e-6 for DPO and 2e-5 for supervised
+/// fine-tuning.
+const PREFERENCE_RATE: f64 = 0.05;
 
 /// What the mean of a loss is taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,8 +143,8 @@ pub trait Objective: Debug + Send + Sync {
         0.0
     }
 
-    /// What is done for a whole step before its first forward pass, without a tape. An objective that writes its own batch (from the
-    /// model's own completions) gives it back.
+    /// What is done for a whole step before its first forward pass, without a tape: an objective that completes the batch, or writes
+    /// its own from the model's completions, gives it back.
     ///
     /// # Errors
     /// What goes wrong in the forward passes that this takes.
@@ -127,12 +152,30 @@ pub trait Objective: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The loss of a micro-batch of a step that holds `totals`. What other models say of it is computed here, before the forward
-    /// pass of the model that trains, so that the two never keep activations at the same time.
-    fn loss<'a>(&'a self, model: &Model, micro: &'a MicroBatch, totals: Totals) -> LossFn<'a>;
+    /// The loss of a micro-batch of a step. What other models say of it is computed here, before the forward pass of the model that
+    /// trains, so that the two never keep activations at the same time.
+    fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a>;
 
     /// Judges a held-out batch; `model` is on a plain device.
     fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut;
+}
+
+/// The model that an objective needs beside the one that trains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Other<'a> {
+    /// The run's own base with the adapter off.
+    Base,
+    /// Another one.
+    Model {
+        /// The key that names it.
+        key: &'static str,
+        /// Its folder.
+        folder: &'a Path,
+        /// The folder of an adapter on it.
+        adapter: Option<&'a Path>,
+        /// How its projections are held.
+        quant: Option<Scheme>,
+    },
 }
 
 /// What an objective's options mean.
@@ -142,11 +185,31 @@ pub trait ObjectiveKind {
         Vec::new()
     }
 
+    /// What it learns from.
+    fn examples(&self) -> Examples {
+        Examples::Samples
+    }
+
+    /// Default learning rate over that of the method.
+    fn rate_factor(&self) -> f64 {
+        1.0
+    }
+
+    /// The model that it needs beside the one that trains.
+    fn other(&self) -> Option<Other<'_>> {
+        None
+    }
+
+    /// Most tokens that the model writes after a prompt in a training step; 0 where it writes none.
+    fn answer_tokens(&self) -> usize {
+        0
+    }
+
     /// The objective, ready to run.
     ///
     /// # Errors
     /// Models and files that it needs and that cannot be had.
-    fn build(&self) -> Result<Arc<dyn Objective>>;
+    fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>>;
 }
 
 macro_rules! objectives {
@@ -167,6 +230,12 @@ macro_rules! objectives {
                 match self { $( Self::$variant(_) => $name, )+ }
             }
 
+            /// The kinds that learn from such examples.
+            pub fn learning_from(examples: Examples) -> Vec<&'static str> {
+                let kinds = [$( ($name, <$config>::default().examples()) ),+];
+                kinds.into_iter().filter(|(_, own)| *own == examples).map(|(name, _)| name).collect()
+            }
+
             /// What the options mean.
             pub fn kind(&self) -> &dyn ObjectiveKind {
                 match self { $( Self::$variant(config) => config, )+ }
@@ -178,6 +247,18 @@ macro_rules! objectives {
 objectives! {
     /// Supervised: the mean negative log-likelihood, in nats, of the target tokens.
     "sft" => Sft(SftConfig),
+    /// Distillation: the student learns a teacher's probabilities, and the targets.
+    "distill" => Distill(DistillConfig),
+    /// Direct preference optimization: chosen answers become likelier than rejected ones, measured against a reference.
+    "dpo" => Dpo(DpoConfig),
+    /// Identity preference optimization: as DPO, with a margin that is not exceeded.
+    "ipo" => Ipo(IpoConfig),
+    /// Odds ratio preference optimization: supervised fine-tuning and preferences in one, without a reference.
+    "orpo" => Orpo(OrpoConfig),
+    /// Simple preference optimization: mean log-probabilities and a margin, without a reference.
+    "simpo" => Simpo(SimpoConfig),
+    /// Kahneman-Tversky optimization: answers that are rated good or bad, one by one.
+    "kto" => Kto(KtoConfig),
 }
 
 impl Default for ObjectiveConfig {

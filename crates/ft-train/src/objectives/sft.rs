@@ -11,9 +11,9 @@ use ft_model::Model;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HeldOut, Loss, LossFn, Objective, ObjectiveKind, Unit, nll_sum};
+use super::{Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Unit, nll_sum};
 use crate::Result;
-use crate::batches::{MicroBatch, Totals};
+use crate::batches::{MicroBatch, StepBatch};
 
 /// Options of supervised fine-tuning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +38,7 @@ impl ObjectiveKind for SftConfig {
         wrong
     }
 
-    fn build(&self) -> Result<Arc<dyn Objective>> {
+    fn build(&self, _: &Given<'_>) -> Result<Arc<dyn Objective>> {
         Ok(Arc::new(*self))
     }
 }
@@ -52,7 +52,7 @@ impl Objective for SftConfig {
         self.neftune_alpha
     }
 
-    fn loss<'a>(&'a self, _: &Model, micro: &'a MicroBatch, _: Totals) -> LossFn<'a> {
+    fn loss<'a>(&'a self, micro: &'a MicroBatch, _: &'a StepBatch) -> LossFn<'a> {
         Box::new(|model, hidden| Loss {
             sum: nll_sum(model, hidden, &micro.batch, self.label_smoothing),
             figures: Vec::new(),

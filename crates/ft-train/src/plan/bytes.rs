@@ -19,6 +19,8 @@ pub struct Bytes {
     pub logits: u64,
     /// Work memory of the kernels.
     pub scratch: u64,
+    /// A reference or a teacher, as it is held; nothing for what it shares with the base.
+    pub other_model: u64,
     /// Copies while a checkpoint is written, where that takes more than a step: gradients and activations are gone then, and
     /// tensors are read back one by one.
     pub saving: u64,
@@ -45,7 +47,7 @@ impl Bytes {
     }
 
     /// Name and bytes of every part.
-    pub fn parts(&self) -> [(&'static str, u64); 9] {
+    pub fn parts(&self) -> [(&'static str, u64); 10] {
         [
             ("weights", self.weights),
             ("adapters", self.adapters),
@@ -54,6 +56,7 @@ impl Bytes {
             ("activations", self.activations),
             ("logits", self.logits),
             ("scratch", self.scratch),
+            ("other model", self.other_model),
             ("saving", self.saving),
             ("runtime", self.runtime),
         ]

@@ -1,9 +1,11 @@
 //! The samples of a run, and what there is to say about them.
 
-use ft_data::{Dataset, Sample, Statistics, Tokenizer, load_samples};
+use ft_data::{Dataset, Examples, Preference, Sample, Statistics, Tokenizer, load_samples};
 use serde::Serialize;
+use std::path::Path;
 
 use crate::config::RunConfig;
+use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
 
 /// Samples and tokens of a run.
@@ -52,9 +54,9 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<(Vec<Sam
     if !missing.is_empty() {
         return Err(Error::Plan(missing));
     }
-    let train = load_samples(&data.train, data, tokenizer)?;
+    let train = read(&data.train, config, tokenizer)?;
     let (train, mut valid) = match &data.valid {
-        Some(path) => (train, Some(load_samples(path, data, tokenizer)?)),
+        Some(path) => (train, Some(read(path, config, tokenizer)?)),
         None if data.valid_split > 0.0 => {
             let (train, valid) = train.split(data.valid_split, config.train.seed, tokenizer);
             (train, Some(valid))
@@ -78,6 +80,55 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<(Vec<Sam
     Ok((train.samples, valid.map_or(Vec::new(), |v: Dataset| v.samples), summary))
 }
 
+/// The samples of a file, if they are examples of what the objective learns from.
+fn read(path: &Path, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+    let data = load_samples(path, &config.data, tokenizer)?;
+    let (objective, format) = (&config.objective, data.format.as_str());
+    match (objective.kind().examples(), data.format.examples()) {
+        (wanted, found) if wanted == found => Ok(data),
+        (Examples::Rated, Examples::Pairs) => Ok(unpaired(data, tokenizer)),
+        (wanted, found) => {
+            let fitting = ObjectiveConfig::learning_from(found).join("\", \"");
+            Err(Error::Plan(vec![format!(
+                "objective.kind = \"{}\" learns from {}, and {} holds {} (format \"{format}\"): set objective.kind to \"{fitting}\", or \
+                 data.format and data.map to what is to be learned",
+                objective.name(),
+                described(wanted),
+                path.display(),
+                described(found),
+            )]))
+        }
+    }
+}
+
+fn described(examples: Examples) -> &'static str {
+    match examples {
+        Examples::Samples => "answers or texts",
+        Examples::Pairs => "pairs of a chosen and a rejected answer",
+        Examples::Rated => "answers that are rated good or bad",
+    }
+}
+
+/// Both answers of every pair, rated.
+fn unpaired(data: Dataset, tokenizer: &Tokenizer) -> Dataset {
+    let split = |sample: Sample| match sample.preference {
+        Preference::Over(rejected) => {
+            let chosen = Sample::new(sample.ids, sample.learn);
+            vec![chosen.rated(true), rejected.rated(false)]
+        }
+        _ => vec![sample],
+    };
+    let places = data.places.iter().zip(&data.samples);
+    let places = places.flat_map(|(place, sample)| vec![*place; sample.rows()]).collect();
+    let samples: Vec<Sample> = data.samples.into_iter().flat_map(split).collect();
+    Dataset {
+        statistics: Statistics::measure(&samples, data.statistics.counts, tokenizer),
+        places,
+        samples,
+        format: data.format,
+    }
+}
+
 /// At most `limit` of the items, at even distances: neighbours in a file are often alike.
 pub(crate) fn spread<T>(items: Vec<T>, limit: usize) -> Vec<T> {
     let count = items.len();
@@ -94,11 +145,14 @@ pub(crate) fn spread<T>(items: Vec<T>, limit: usize) -> Vec<T> {
 
 fn checksum(samples: &[Sample]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    for sample in samples {
+    for sample in samples.iter().flat_map(Sample::sequences) {
         crc.update(&(sample.len() as u64).to_le_bytes());
         for (id, learn) in sample.ids.iter().zip(&sample.learn) {
             crc.update(&id.to_le_bytes());
             crc.update(&[u8::from(*learn)]);
+        }
+        if let Preference::Rated(good) = sample.preference {
+            crc.update(&[u8::from(good)]);
         }
     }
     crc.finalize()

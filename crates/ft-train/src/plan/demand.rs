@@ -43,6 +43,8 @@ pub struct Demand<'a> {
     pub in_backward: bool,
     /// Gradients of several micro-batches are summed.
     pub accumulates: bool,
+    /// A teacher's logits stand beside the model's own.
+    pub distills: bool,
 }
 
 /// Bytes at one moment.
@@ -96,6 +98,7 @@ impl<'a> Demand<'a> {
             checkpointing: Checkpointing::Off,
             in_backward: false,
             accumulates: false,
+            distills: false,
         }
     }
 
@@ -260,6 +263,11 @@ impl<'a> Demand<'a> {
     /// gradient.
     fn logits(&self, tokens: usize) -> u64 {
         let vocab = self.model.vocab_size;
+        if self.distills {
+            // Two models, over so many rows that about four million numbers come together.
+            let rows = tokens.min(((1 << 22) / vocab).max(64));
+            return 2 * FLOAT * (rows * vocab) as u64;
+        }
         if self.adapted_head {
             return 3 * FLOAT * (tokens * vocab) as u64;
         }

@@ -7,6 +7,7 @@ mod checks;
 mod data;
 mod demand;
 pub(crate) mod disk;
+mod other_model;
 mod places;
 mod steps;
 mod summary;
@@ -96,6 +97,7 @@ impl Plan {
         let peft = places::method(&config.peft)?;
         let tokenizer = data::tokenizer(&config)?;
         let mut peft = places::with_text(peft, &tokenizer)?;
+        other_model::check(&config.objective, &tokenizer, &model)?;
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
         let attached = places::preview(&model, &peft)?;
         places::quantizable(&model, &config.model, &peft, &attached)?;
@@ -113,7 +115,9 @@ impl Plan {
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
         let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding);
         let steps = Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty());
-        let batches = batches.reaching(steps.total);
+        let batches = batches
+            .reaching(steps.total)
+            .answering(config.objective.kind().answer_tokens());
         peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.total as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
@@ -130,6 +134,7 @@ impl Plan {
             peft: &peft,
             attached: &attached,
             optim: &config.optim,
+            objective: &config.objective,
             dtype,
             compute,
             quant: config.model.quant,

@@ -13,7 +13,9 @@ use safetensors::Dtype;
 
 use super::Demand;
 use super::bytes::Bytes;
+use super::other_model::OtherBytes;
 use crate::config::{Checkpointing, ModelSection, PeftSection};
+use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
 
 /// The method of the section, read from the adapter folder where it names one.
@@ -88,6 +90,7 @@ pub(super) struct Job<'a> {
     pub peft: &'a PeftConfig,
     pub attached: &'a Attached,
     pub optim: &'a OptimConfig,
+    pub objective: &'a ObjectiveConfig,
     pub dtype: LoadDtype,
     /// The type that is typed for the activations.
     pub compute: Option<FloatDType>,
@@ -112,6 +115,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
     demand.in_backward = job.in_backward;
+    demand.distills = matches!(job.objective, ObjectiveConfig::Distill(_));
     let stored = Stored::new(job)?;
     demand.half = half(job, &stored);
     let [prompt, prefix] = virtual_tokens(job.peft);
@@ -124,10 +128,17 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
+        other_model: 0,
         saving: 0,
         runtime: job.runtime,
     };
+    let step = OtherBytes::of(job)?.beside(step);
     Ok(step.or_saving(copies(job)))
+}
+
+/// Bytes of a model that does not train, as it is held.
+pub(super) fn held(job: &Job) -> Result<u64> {
+    Ok(weights(job, &Stored::new(job)?))
 }
 
 /// Bytes of a checkpoint and of the result.
@@ -179,7 +190,7 @@ fn copies(job: &Job) -> u64 {
 const FLOAT: u64 = 4;
 
 /// Trainable numbers that the checkpoint itself holds.
-fn checkpoint_numbers(job: &Job) -> usize {
+pub(super) fn checkpoint_numbers(job: &Job) -> usize {
     let numbers = |place: &PlaceSpec| {
         let ([rows, cols], bias) = (place.dims, if place.bias { place.dims[0] } else { 0 });
         match () {

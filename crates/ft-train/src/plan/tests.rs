@@ -3,6 +3,7 @@ use std::path::Path;
 use ft_model::ModelConfig;
 
 use super::*;
+use crate::objectives::ObjectiveConfig;
 
 fn config(sets: &[&str]) -> RunConfig {
     let text = "[model]\npath = 'base'\n[data]\ntrain = 'x.jsonl'\n".to_owned();
@@ -92,6 +93,7 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
         folder: Path::new("."),
         peft: &peft,
         attached: &attached,
+        objective: &ObjectiveConfig::default(),
         optim: &config.optim,
         dtype: LoadDtype::F32,
         compute: None,

@@ -56,6 +56,18 @@ impl StepOutput {
         };
         Ok(sum / self.count.max(1) as f64)
     }
+
+    /// Means of the objective's other figures by name. Waits for the device.
+    ///
+    /// # Errors
+    /// What went wrong on the device in this step.
+    pub fn figures(&self) -> crate::Result<Vec<(&'static str, f64)>> {
+        let mean = |figure: &Figure| {
+            let sum = figure.sum.clone().try_into_scalar::<f32>().map_err(Error::device)?;
+            Ok((figure.name, f64::from(sum) / figure.count.max(1) as f64))
+        };
+        self.figures.iter().map(mean).collect()
+    }
 }
 
 /// A sum that is either known or still on the device.

@@ -161,7 +161,12 @@ impl Block<'_> {
     }
 
     /// Runs `f(row, target, logits)` on all rows.
-    fn each(&self, logits: &mut [f32], losses: &mut [[f32; 2]], f: impl Fn(usize, usize, &mut [f32]) -> [f32; 2] + Sync) {
+    fn each(
+        &self,
+        logits: &mut [f32],
+        losses: &mut [[f32; 2]],
+        f: impl Fn(usize, usize, &mut [f32]) -> [f32; 2] + Sync,
+    ) {
         let (rows, vocab) = (losses.len(), self.student.weight.rows());
         let (logits, losses) = (par::Shared::new(logits), par::Shared::new(losses));
         par::row_blocks(rows, vocab, |start, len| {

@@ -60,7 +60,11 @@ impl Case {
                     divergence(&cut(&q), &cut(&p), options.beta)
                 }
             };
-            let scale = if options.t_squared { temperature * temperature } else { 1.0 };
+            let scale = if options.t_squared {
+                temperature * temperature
+            } else {
+                1.0
+            };
             sums[0] -= log_softmax(z, 1.0)[target as usize];
             sums[1] += scale * value;
         }
@@ -99,7 +103,11 @@ fn a_live_teacher_equals_the_oracle() {
             for dtype in [DType::F32, DType::F64] {
                 for head_too in [false, true] {
                     let got = case.run(dtype, case.live(dtype), options, head_too);
-                    got.check(&want, (tolerance(dtype) * 3.0).max(1e-7), &format!("{dtype:?} {options:?}"));
+                    got.check(
+                        &want,
+                        (tolerance(dtype) * 3.0).max(1e-7),
+                        &format!("{dtype:?} {options:?}"),
+                    );
                 }
             }
         }
@@ -122,7 +130,11 @@ fn the_teachers_best_tokens_equal_the_oracle() {
                 for head_too in [false, true] {
                     let teacher = case.cache(dtype, 4, options.temperature);
                     let got = case.run(dtype, teacher, options, head_too);
-                    got.check(&want, (tolerance(dtype) * 3.0).max(1e-7), &format!("{dtype:?} {options:?}"));
+                    got.check(
+                        &want,
+                        (tolerance(dtype) * 3.0).max(1e-7),
+                        &format!("{dtype:?} {options:?}"),
+                    );
                 }
             }
         }

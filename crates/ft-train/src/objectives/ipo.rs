@@ -1,0 +1,75 @@
+//! Identity preference optimization (Azar et al. 2023, arXiv:2310.12036, eq. 17).
+//!
+//! ```text
+//! h = log π(y⁺|x)/π_ref(y⁺|x) - log π(y⁻|x)/π_ref(y⁻|x)      each term divided by the tokens of its answer
+//! L = (h - 1/(2β))²
+//! ```
+//!
+//! The division is TRL's (confirmed there with the paper's authors): sums would make the square grow with the length of the answers.
+
+use std::sync::Arc;
+
+use ft_data::Examples;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::pairs::{Judged, PairLoss, PairObjective, Pairs};
+use super::{Given, Objective, ObjectiveKind, Other, Reference, check};
+use crate::Result;
+
+/// Options of IPO.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IpoConfig {
+    /// Strength of the regularization, the paper's τ: the log-ratio of a pair is drawn to 1/(2β) nats per token.
+    pub beta: f64,
+    /// The model to measure against: `"base"` (the adapter off), or a folder.
+    pub reference: Reference,
+}
+
+impl Default for IpoConfig {
+    fn default() -> Self {
+        Self {
+            beta: 0.1,
+            reference: Reference::Base,
+        }
+    }
+}
+
+impl ObjectiveKind for IpoConfig {
+    fn check(&self) -> Vec<String> {
+        check::positive("beta", self.beta)
+    }
+
+    fn examples(&self) -> Examples {
+        Examples::Pairs
+    }
+
+    fn rate_factor(&self) -> f64 {
+        super::PREFERENCE_RATE
+    }
+
+    fn other(&self) -> Option<Other<'_>> {
+        Some(self.reference.other())
+    }
+
+    fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
+        Ok(Arc::new(PairObjective {
+            reference: Some(self.reference.model(given)?),
+            loss: self.clone(),
+        }))
+    }
+}
+
+impl PairLoss for IpoConfig {
+    fn judge(&self, pairs: &Pairs) -> Judged {
+        let [chosen, rejected] = pairs.ratios();
+        let [chosen_tokens, rejected_tokens] = pairs.tokens.clone();
+        let apart = chosen / chosen_tokens - rejected / rejected_tokens - 1.0 / (2.0 * self.beta);
+        Judged {
+            losses: apart.powi_scalar(2),
+            rewards: pairs.rewards(self.beta),
+            figures: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Log-probabilities of whole answers, row by row.
+
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
+use ft_data::Batch;
+use ft_model::{Model, Rows};
+use ft_peft::Pass;
+
+use super::at_targets;
+
+/// Sum of the log-probabilities of each row's target tokens in nats, `[rows]`, from the hidden states after the final norm; with a
+/// tape where the model has one.
+pub fn row_log_probs(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
+    let (hidden, targets) = at_targets(hidden, batch);
+    let nll = model.token_nll(hidden, targets); // [targets]
+    let device = nll.device();
+    let rows = TensorData::new(batch.row_of.clone(), [batch.row_of.len()]);
+    let rows = Tensor::<1, Int>::from_data(rows, &device);
+    let zeros = Tensor::zeros([batch.rows], (&device, DType::F32));
+    zeros.select_assign(0, rows, nll.neg(), IndexingUpdateOp::Add)
+}
+
+/// [`row_log_probs`] of a model on a plain device that neither trains nor drops anything.
+pub fn plain_log_probs(model: &Model, batch: &Batch) -> Tensor<1> {
+    let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
+    let ids = Tensor::<2, Int>::from_data(ids, &model.device());
+    let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
+    row_log_probs(model, hidden, batch)
+}
+
+/// Target tokens of each row, `[rows]`.
+pub fn row_targets(batch: &Batch, like: &Tensor<1>) -> Tensor<1> {
+    let mut counts = vec![0.0f32; batch.rows];
+    batch.row_of.iter().for_each(|row| counts[*row as usize] += 1.0);
+    Tensor::from_data(TensorData::new(counts, [batch.rows]), &like.device())
+}
+
+/// log σ(x), stable on both sides.
+pub fn log_sigmoid(x: Tensor<1>) -> Tensor<1> {
+    // min(x, 0) - log(1 + e^-|x|)
+    x.clone().clamp_max(0.0) - x.abs().neg().exp().log1p()
+}

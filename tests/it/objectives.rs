@@ -1,0 +1,194 @@
+//! Every objective against float64 formulas: losses, figures, gradients, AdamW steps, and two ways to cut a step.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Tensor};
+use ft_data::{Batch, Sample};
+use ft_model::{LoadDtype, Model};
+use ft_optim::{Optim, OptimConfig};
+use ft_peft::{Adaptable, AnyTensor, Delta, PeftConfig, Place, adapter};
+use ft_train::{MethodHook, SavedActivations, StepBatch, TrainModel};
+use serde_json::Value;
+
+use crate::production::{close_loss, in_gradients, objective, step_batch, train_model};
+use crate::support::{Array, arrays, close, fixture};
+
+const LR: f64 = 1e-2;
+
+fn golden() -> Value {
+    let text = std::fs::read_to_string(fixture("objectives/cases.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn tokens(value: &Value) -> Vec<u32> {
+    let ids = value.as_array().unwrap().iter();
+    ids.map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn sample(prompt: &Value, answer: &Value) -> Sample {
+    let (prompt, answer) = (tokens(prompt), tokens(answer));
+    let learn = (0..prompt.len() + answer.len()).map(|i| i >= prompt.len()).collect();
+    Sample::new([prompt, answer].concat(), learn)
+}
+
+/// What an objective of this kind learns from.
+fn samples(golden: &Value, kind: &str) -> Vec<Sample> {
+    let list = |name: &str| golden[name].as_array().unwrap().clone();
+    match kind {
+        "distill" => list("samples")
+            .iter()
+            .map(|s| sample(&s["prompt"], &s["answer"]))
+            .collect(),
+        "kto" => {
+            let rated = |s: &Value| sample(&s["prompt"], &s["answer"]).rated(s["label"].as_bool().unwrap());
+            list("rated").iter().map(rated).collect()
+        }
+        _ => {
+            let pair = |p: &Value| sample(&p["prompt"], &p["chosen"]).over(sample(&p["prompt"], &p["rejected"]));
+            list("pairs").iter().map(pair).collect()
+        }
+    }
+}
+
+/// A step over all samples in micro-batches of `size`.
+fn cut(samples: &[Sample], size: usize) -> StepBatch {
+    let batch = |samples: &[Sample]| Batch::new(&samples.iter().collect::<Vec<_>>(), 0, 1);
+    step_batch(0, samples.chunks(size).map(batch))
+}
+
+fn base(device: &Device) -> Model {
+    Model::load(&fixture("peft/base"), LoadDtype::F32, device).unwrap()
+}
+
+fn trained(options: &Value) -> TrainModel {
+    let mut options = options.clone();
+    if let Some(teacher) = options["teacher"].as_str() {
+        options["teacher"] = fixture("objectives")
+            .join(teacher)
+            .to_string_lossy()
+            .into_owned()
+            .into();
+    }
+    let mut model = base(&Device::flex().autodiff());
+    let objective = objective(&options.to_string(), &model);
+    adapter::load(&fixture("peft/lora_all_rslora"), &mut model).unwrap();
+    TrainModel {
+        objective,
+        ..train_model(model, SavedActivations::default())
+    }
+}
+
+fn adapters(model: &Model) -> BTreeMap<String, AnyTensor> {
+    let mut model = model.clone();
+    let mut out = BTreeMap::new();
+    for site in model.sites() {
+        if let Place::Projection(slot) = &site.place
+            && let Some(Delta::Lora(lora)) = &slot.delta
+        {
+            for (name, param) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
+                let name = format!("base_model.model.{}.{name}.default.weight", site.path);
+                out.insert(name, AnyTensor::Matrix(param.val().without_autodiff()));
+            }
+        }
+    }
+    out
+}
+
+#[track_caller]
+fn compare(case: &str, group: &str, model: &Model, golden: &BTreeMap<String, Array>) {
+    let found = adapters(model);
+    assert_eq!(found.len(), 28);
+    for (name, tensor) in found {
+        let AnyTensor::Matrix(tensor) = tensor else {
+            panic!("{name}")
+        };
+        close(
+            &format!("{case}: {name}"),
+            tensor,
+            &golden[&format!("{group}.{name}")],
+            1e-4,
+        );
+    }
+}
+
+#[test]
+fn losses_figures_gradients_and_steps_equal_the_formulas() {
+    let golden = golden();
+    for (case, options) in golden["cases"].as_object().unwrap() {
+        let expected = arrays(&fixture(&format!("objectives/{case}.safetensors")));
+        let samples = samples(&golden, options["kind"].as_str().unwrap());
+        let mut hook = MethodHook::of(&PeftConfig::default());
+        for size in [samples.len(), 2] {
+            let train = trained(options);
+            let step = train.step_gradients(&mut hook, &cut(&samples, size), None, &|| true);
+            let step = step.unwrap().unwrap();
+            close_loss(case, step.item.mean_loss().unwrap(), expected["losses"].values[0], 1e-5);
+            for (name, mean) in step.item.figures().unwrap() {
+                let Some(figure) = expected.get(&format!("figure.{name}")) else {
+                    assert!(name.starts_with("log_odds"), "{case}: {name}");
+                    continue;
+                };
+                close_loss(&format!("{case}: {name}"), mean, figure.values[0], 1e-4);
+            }
+            compare(case, "grad", &in_gradients(&train.model, step.grads), &expected);
+        }
+        let (mut train, batch) = (trained(options), cut(&samples, samples.len()));
+        let mut optim = Optim::new(&OptimConfig::default()).unwrap();
+        for loss in &expected["losses"].values {
+            let step = train
+                .step_gradients(&mut hook, &batch, None, &|| true)
+                .unwrap()
+                .unwrap();
+            close_loss(case, step.item.mean_loss().unwrap(), *loss, 1e-4);
+            train.model = optim.step(LR, train.model, step.grads);
+        }
+        compare(case, "after", &train.model, &expected);
+    }
+}
+
+/// A fresh adapter is the reference.
+#[test]
+fn a_fresh_adapter_has_the_loss_of_a_coin() {
+    let golden = golden();
+    let pairs = samples(&golden, "dpo");
+    let mut model = base(&Device::flex().autodiff());
+    let objective = objective(r#"{"kind": "dpo"}"#, &model);
+    ft_peft::attach(&mut model, &PeftConfig::default(), 1).unwrap();
+    let train = TrainModel {
+        objective,
+        ..train_model(model, SavedActivations::default())
+    };
+    let step = train.gradients(&cut(&pairs, 2), &|| true).unwrap().unwrap();
+    close_loss("dpo", step.item.mean_loss().unwrap(), std::f64::consts::LN_2, 1e-6);
+}
+
+/// The student is the teacher: nothing to learn.
+#[test]
+fn distilling_from_oneself_has_neither_loss_nor_gradient() {
+    let golden = golden();
+    let samples = samples(&golden, "distill");
+    for beta in [0.0, 0.5, 1.0] {
+        let mut model = base(&Device::flex().autodiff());
+        let options = format!(r#"{{"kind": "distill", "teacher": "base", "alpha": 1.0, "beta": {beta}}}"#);
+        let objective = objective(&options, &model);
+        ft_peft::attach(&mut model, &PeftConfig::default(), 1).unwrap();
+        let train = TrainModel {
+            objective,
+            ..train_model(model, SavedActivations::default())
+        };
+        let mut hook = MethodHook::of(&PeftConfig::default());
+        let step = train
+            .step_gradients(&mut hook, &cut(&samples, 2), None, &|| true)
+            .unwrap()
+            .unwrap();
+        close_loss("self", step.item.mean_loss().unwrap(), 0.0, 1e-6);
+        let gradients = adapters(&in_gradients(&train.model, step.grads));
+        for (name, gradient) in gradients {
+            let AnyTensor::Matrix(gradient) = gradient else {
+                panic!("{name}")
+            };
+            let largest = Tensor::abs(gradient).max().into_scalar::<f32>();
+            assert!(largest < 1e-5, "{name}: {largest:e}");
+        }
+    }
+}
