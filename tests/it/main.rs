@@ -30,6 +30,7 @@ mod train_guard;
 mod train_kill;
 mod train_loop;
 mod train_matrix;
+mod train_objectives;
 mod train_optimizers;
 mod train_plan;
 mod train_prompts;

@@ -1,7 +1,7 @@
 //! What goes to stdout: text for people, or one JSON object for programs.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -89,6 +89,12 @@ pub fn fields(rows: &[(&str, String)]) -> String {
             .collect::<Vec<_>>(),
         &[],
     )
+}
+
+/// A name beside `out` for what is not whole yet.
+pub fn draft(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!(".writing-{name}"))
 }
 
 #[cfg(test)]

@@ -63,10 +63,13 @@ pub fn evaluate(model: &Model, batches: impl IntoIterator<Item = Batch>) -> Resu
 /// The samples in batches of `batch_size`, longest first: little padding, and a batch that does not fit into memory fails at once.
 /// Samples without a target are left out. Widths are multiples of `multiple` (1 on a CPU; 64 on a GPU, which then sees few shapes).
 pub fn batches(samples: &[Sample], batch_size: usize, multiple: usize) -> impl ExactSizeIterator<Item = Batch> {
-    let mut order: Vec<&Sample> = samples.iter().filter(|sample| sample.learned() > 0).collect();
-    order.sort_by_key(|sample| std::cmp::Reverse(sample.len()));
-    let chunks: Vec<Vec<&Sample>> = order.chunks(batch_size.max(1)).map(<[_]>::to_vec).collect();
-    chunks.into_iter().map(move |chunk| Batch::new(&chunk, 0, multiple))
+    let mut order: Vec<usize> = (0..samples.len()).filter(|i| samples[*i].learned() > 0).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(samples[*i].width()));
+    let chunks: Vec<Vec<usize>> = order.chunks(batch_size.max(1)).map(<[_]>::to_vec).collect();
+    chunks.into_iter().map(move |numbers| {
+        let chunk: Vec<&Sample> = numbers.iter().map(|i| &samples[*i]).collect();
+        Batch::new(&chunk, 0, multiple).numbered(&numbers)
+    })
 }
 
 /// Checks that the model can take every sample.

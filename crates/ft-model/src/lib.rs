@@ -31,6 +31,7 @@ mod error;
 pub mod families;
 pub mod gguf;
 mod kept;
+mod layers;
 mod loader;
 mod model;
 mod outline;

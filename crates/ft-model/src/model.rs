@@ -113,6 +113,11 @@ impl Model {
         }
     }
 
+    /// The same under another configuration, which the layers must fit.
+    pub(crate) fn configured(self, config: ModelConfig) -> Self {
+        Self { config, ..self }
+    }
+
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -30,7 +30,10 @@ mod watch;
 
 pub use batches::{Batches, MicroBatch, Padding, StepBatch, Totals};
 pub use config::{Issue, Provenance, RunConfig};
-pub use engine::{Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, SavedActivations, TrainModel, fit};
+pub use engine::{
+    Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, SavedActivations, TrainModel, fit,
+    write_teacher_cache,
+};
 pub use error::{Error, Result};
 pub use plan::{Disk, Plan, PlanSummary};
 pub use watch::{

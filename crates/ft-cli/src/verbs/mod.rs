@@ -5,6 +5,7 @@ mod adapters;
 mod chat;
 mod config;
 mod data;
+mod distill;
 mod eval;
 mod export;
 mod generate;
@@ -45,6 +46,7 @@ verbs! {
     Chat => chat::Chat,
     Merge => merge::Merge,
     Quantize => quantize::Quantize,
+    Distill => distill::Distill,
     Export => export::Export,
     Adapters => adapters::Adapters,
     Inspect => inspect::Inspect,

@@ -75,7 +75,7 @@ impl Quantize {
         // Quantizing is work for the CPU, whatever else there is.
         let device = burn::tensor::Device::flex();
         let model = Model::load_quantized(&folder, LoadDtype::Auto, Some(scheme), &device)?;
-        let draft = draft(&self.out);
+        let draft = output::draft(&self.out);
         if let Err(failure) = write(&model, &tokenizer, &folder, &draft) {
             // What failed is not left lying about; the first failure is the one to report.
             let _ = std::fs::remove_dir_all(&draft);
@@ -106,13 +106,8 @@ impl Quantize {
     }
 }
 
-/// A name beside `out` for what is not whole yet.
-fn draft(out: &Path) -> PathBuf {
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    out.with_file_name(format!(".writing-{name}"))
-}
-
-fn write(model: &Model, tokenizer: &Tokenizer, source: &Path, folder: &Path) -> Result<(), Failure> {
+/// Writes a model made from the one at `source`, with tokenizer and settings.
+pub(super) fn write(model: &Model, tokenizer: &Tokenizer, source: &Path, folder: &Path) -> Result<(), Failure> {
     if folder.exists() {
         std::fs::remove_dir_all(folder).context(folder.display())?;
     }

@@ -131,9 +131,10 @@ fn common_prompt(a: &str, b: &str) -> usize {
     let whole = same < a.len().min(b.len())
         && a[same..].starts_with(char::is_whitespace)
         && b[same..].starts_with(char::is_whitespace);
-    match whole {
-        true => same,
-        false => a[..same].trim_end().rfind(char::is_whitespace).unwrap_or(0),
+    let same = &a[..same];
+    match whole || same.ends_with(char::is_whitespace) {
+        true => same.trim_end().len(),
+        false => same.rfind(char::is_whitespace).unwrap_or(0),
     }
 }
 

@@ -19,6 +19,7 @@ const INPUTS: &[&str] = &[
     "objective.reference",
     "objective.teacher",
     "objective.teacher_adapter",
+    "objective.cache",
 ];
 
 /// Rewrites every relative input path that exists: from the folder of the file it is typed in, else from the current

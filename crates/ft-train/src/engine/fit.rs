@@ -35,7 +35,7 @@ use crate::engine::resume::{self, Resume};
 use crate::engine::save::Saver;
 use crate::engine::session::Session;
 use crate::engine::strategy::StepStrategy;
-use crate::objectives::{Given, Objective};
+use crate::objectives::{Given, Objective, ObjectiveConfig};
 use crate::watch;
 use crate::watch::Ending;
 use crate::watch::completions::{CompletionsFile, Prompts, Shown};
@@ -129,7 +129,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let _lock = RunLock::take(plan.out())?;
     let from = resume::prepare(&plan, resume, &mut on_event)?;
     let base = load(&plan)?;
-    let given = Given::new(&base, plan.dtype, plan.config.train.seed, &plan.generation);
+    let given = given(&plan, &base);
     let objective = plan.config.objective.kind().build(&given)?;
     let model = adapt(&plan, base)?;
     let optim = Optim::new(&plan.config.optim)?;
@@ -198,8 +198,14 @@ fn start(plan: &Plan) -> TrainerState {
     )
 }
 
+/// What objectives are made from.
+pub(super) fn given<'a>(plan: &'a Plan, base: &'a Model) -> Given<'a> {
+    let given = Given::new(base, plan.dtype, plan.config.train.seed, &plan.generation);
+    given.over(plan.batches.samples(), &plan.valid)
+}
+
 /// The base model on the training device.
-fn load(plan: &Plan) -> Result<Model> {
+pub(super) fn load(plan: &Plan) -> Result<Model> {
     let device = plan.device.clone().autodiff();
     let model = match plan.config.model.init {
         true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
@@ -297,7 +303,9 @@ fn renderer(progress: Progress, plan: &Plan, done: usize) -> Box<dyn MetricsRend
         Progress::Silent => Box::new(Silent),
         Progress::Renderer(renderer) => renderer,
         Progress::Text(style, out) => {
-            Box::new(ProgressRenderer::new(out, style).with_steps(done, plan.steps.total, plan.steps.log_every))
+            let renderer = ProgressRenderer::new(out, style).with_steps(done, plan.steps.total, plan.steps.log_every);
+            let likelihood = matches!(*plan.config.objective, ObjectiveConfig::Sft(_));
+            Box::new(renderer.without_perplexity(!likelihood))
         }
     }
 }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_data::{Batch, Sample, sub_seed};
 use ft_infer::GenerationConfig;
 use ft_kernels::{DistillationOptions, Teacher};
@@ -26,6 +26,7 @@ use ft_quant::{Kind, Scheme};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::teacher_cache::{About, TeacherCache, starts};
 use super::{
     Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, Reference, Unit, at_targets, check,
 };
@@ -45,6 +46,9 @@ pub struct DistillConfig {
     /// Hold the teacher's projections in 4 or 8 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_quant: Option<TeacherStorage>,
+    /// File of `ft distill cache`, in the place of a teacher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
     /// Weight of the divergence; the negative log-likelihood of the targets has the rest.
     pub alpha: f64,
     /// Which divergence: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher), between lies the generalized Jensen-Shannon
@@ -88,6 +92,7 @@ impl Default for DistillConfig {
             teacher: None,
             teacher_adapter: None,
             teacher_quant: None,
+            cache: None,
             alpha: 0.5,
             beta: 0.0,
             temperature: 1.0,
@@ -104,9 +109,15 @@ impl ObjectiveKind for DistillConfig {
         wrong.extend(check::share("beta", self.beta));
         wrong.extend(check::share("lambda", self.lambda));
         wrong.extend(check::positive("temperature", self.temperature));
-        if self.teacher.is_none() {
+        if self.teacher.is_none() && self.cache.is_none() {
             wrong.push(
                 "objective.teacher: missing; give the folder of a model, or \"base\" for the student's own base".into(),
+            );
+        }
+        if self.cache.is_some() && self.lambda > 0.0 {
+            wrong.push(
+                "objective.lambda: a cache has no scores of the student's own answers; leave objective.cache out"
+                    .into(),
             );
         }
         if self.max_new_tokens == 0 {
@@ -123,6 +134,9 @@ impl ObjectiveKind for DistillConfig {
     }
 
     fn other(&self) -> Option<Other<'_>> {
+        if self.cache.is_some() {
+            return None;
+        }
         Some(match self.teacher.as_ref()? {
             Reference::Base => Other::Base,
             Reference::Folder(folder) => Other::Model {
@@ -139,7 +153,33 @@ impl ObjectiveKind for DistillConfig {
     }
 
     fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
-        let teacher = match self.other() {
+        let scores = match &self.cache {
+            Some(path) => {
+                let [train, valid] = given.samples;
+                let cache = TeacherCache::open(path, &self.about(given.samples, given.base().config().vocab_size)?)?;
+                cache.verify()?;
+                let first = train.iter().map(Sample::learned).sum();
+                Scores::Cached {
+                    cache,
+                    starts: [starts(train, 0), starts(valid, first)],
+                }
+            }
+            None => Scores::Live(self.teacher(given)?),
+        };
+        Ok(Arc::new(Distill {
+            options: self.clone(),
+            scores,
+            device: given.base().device(),
+            seed: given.seed,
+            generation: given.generation.clone(),
+        }))
+    }
+}
+
+impl DistillConfig {
+    /// The teacher, frozen, on a plain device.
+    pub(crate) fn teacher(&self, given: &Given<'_>) -> Result<Model> {
+        match self.other() {
             Some(Other::Model {
                 key,
                 folder,
@@ -147,37 +187,73 @@ impl ObjectiveKind for DistillConfig {
                 quant,
             }) => {
                 let adapter = adapter.map(|path| ("objective.teacher_adapter", path));
-                given.load(key, folder, adapter, quant)?
+                given.load(key, folder, adapter, quant)
             }
-            Some(Other::Base) | None => given.base(),
-        };
-        Ok(Arc::new(Distill {
-            options: self.clone(),
-            teacher,
-            seed: given.seed,
-            generation: given.generation.clone(),
-        }))
+            Some(Other::Base) | None => Ok(given.base()),
+        }
     }
+
+    /// What a cache must be of, for a student of this vocabulary. The teacher counts where one is named.
+    pub(crate) fn about(&self, samples: [&[Sample]; 2], vocabulary: usize) -> Result<About> {
+        let teacher = match &self.teacher {
+            Some(Reference::Folder(folder)) => {
+                let adapter = self
+                    .teacher_adapter
+                    .as_ref()
+                    .map(|path| path.join("adapter_model.safetensors"));
+                crate::plan::fingerprint(folder, adapter.as_deref())?
+            }
+            _ => 0,
+        };
+        Ok(About {
+            samples: samples.map(crate::plan::checksum),
+            tokens: samples.map(|samples| samples.iter().map(Sample::learned).sum()),
+            top_k: 0,
+            vocabulary,
+            temperature: self.temperature,
+            teacher,
+        })
+    }
+}
+
+/// Where a teacher's scores come from.
+#[derive(Debug)]
+enum Scores {
+    /// A model, frozen, on a plain device.
+    Live(Model),
+    /// A file; and the first target token of every training and held-out sample in it.
+    Cached {
+        cache: TeacherCache,
+        starts: [Vec<usize>; 2],
+    },
+}
+
+/// Which samples a batch is made of.
+#[derive(Clone, Copy)]
+enum Part {
+    Train = 0,
+    Valid = 1,
 }
 
 #[derive(Debug)]
 struct Distill {
     options: DistillConfig,
-    /// Frozen, on a plain device.
-    teacher: Model,
+    scores: Scores,
+    device: Device,
     seed: u64,
     generation: GenerationConfig,
 }
 
 impl Distill {
     /// What the teacher says at the positions that predict a target token.
-    fn teacher_at(&self, batch: &Batch) -> Teacher {
-        let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
-        let ids = Tensor::<2, Int>::from_data(ids, &self.teacher.device());
-        let hidden = self.teacher.forward(ids, &Rows::Right, None, &Pass::eval());
-        let (hidden, _) = at_targets(hidden, batch);
-        let (hidden, head) = self.teacher.head_product(hidden);
-        Teacher::Live { hidden, head }
+    fn teacher_at(&self, batch: &Batch, part: Part, device: &Device) -> Teacher {
+        match &self.scores {
+            Scores::Live(teacher) => {
+                let (hidden, head) = teacher_states(teacher, batch);
+                Teacher::Live { hidden, head }
+            }
+            Scores::Cached { cache, starts } => cache.teacher(batch, &starts[part as usize], device),
+        }
     }
 
     fn compare(&self, model: &Model, hidden: Tensor<3>, batch: &Batch, teacher: Teacher, alpha: f64) -> Loss {
@@ -254,6 +330,15 @@ impl Distill {
     }
 }
 
+/// A teacher's hidden states at the positions that predict a target token, and its head: `[n, d]`, `[vocab, d]`.
+pub(crate) fn teacher_states(teacher: &Model, batch: &Batch) -> (Tensor<2>, Tensor<2>) {
+    let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
+    let ids = Tensor::<2, Int>::from_data(ids, &teacher.device());
+    let hidden = teacher.forward(ids, &Rows::Right, None, &Pass::eval());
+    let (hidden, _) = at_targets(hidden, batch);
+    teacher.head_product(hidden)
+}
+
 /// The tokens of each row before its first target; plain text, which has no prompt, is answered from its first token.
 fn prompts(batch: &Batch) -> Vec<Vec<u32>> {
     let row = |row: usize| {
@@ -278,7 +363,7 @@ impl Objective for Distill {
     }
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a> {
-        let teacher = self.teacher_at(&micro.batch);
+        let teacher = self.teacher_at(&micro.batch, Part::Train, &self.device);
         let alpha = if step.own_answers { 1.0 } else { self.options.alpha };
         Box::new(move |model, hidden| self.compare(model, hidden, &micro.batch, teacher.clone(), alpha))
     }
@@ -287,7 +372,8 @@ impl Objective for Distill {
         let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
         let ids = Tensor::<2, Int>::from_data(ids, &model.device());
         let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
-        let Loss { sum, figures } = self.compare(model, hidden, batch, self.teacher_at(batch), self.options.alpha);
+        let teacher = self.teacher_at(batch, Part::Valid, &self.device);
+        let Loss { sum, figures } = self.compare(model, hidden, batch, teacher, self.options.alpha);
         let read = |x: Tensor<1>| f64::from(x.into_scalar::<f32>());
         let [nll, divergence] = [0, 1].map(|i| read(figures[i].sum.clone()));
         HeldOut {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::FloatDType;
+use ft_data::Sample;
 use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model};
 use ft_quant::Scheme;
@@ -19,6 +20,8 @@ pub struct Given<'a> {
     pub(super) seed: u64,
     /// How the model stops, for objectives that let it answer.
     pub(super) generation: GenerationConfig,
+    /// The training samples and the held-out ones.
+    pub(super) samples: [&'a [Sample]; 2],
 }
 
 impl<'a> Given<'a> {
@@ -30,6 +33,15 @@ impl<'a> Given<'a> {
             compute: base.compute(),
             seed,
             generation: generation.clone(),
+            samples: [&[], &[]],
+        }
+    }
+
+    /// The same for these training samples and held-out ones.
+    pub fn over(self, train: &'a [Sample], valid: &'a [Sample]) -> Self {
+        Self {
+            samples: [train, valid],
+            ..self
         }
     }
 

@@ -9,7 +9,7 @@
 //! accumulation, smaller micro-batches where memory runs out, and steps inside the backward pass without knowing of them.
 
 mod check;
-mod distill;
+pub(crate) mod distill;
 mod dpo;
 mod given;
 mod ipo;
@@ -21,6 +21,7 @@ mod reference;
 mod sft;
 mod simpo;
 mod targets;
+pub(crate) mod teacher_cache;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -47,6 +48,7 @@ pub use reference::Reference;
 pub use sft::SftConfig;
 pub use simpo::SimpoConfig;
 pub use targets::{at_targets, nll_sum};
+pub use teacher_cache::WrittenCache;
 
 /// Learning rate of preference objectives over that of the method: TRL's defaults are 1e-6 for DPO and 2e-5 for supervised
 /// fine-tuning.

@@ -24,6 +24,16 @@ pub(super) fn fingerprint(folder: &Path, weights: bool) -> Result<u32> {
     Ok(crc.finalize())
 }
 
+/// [`fingerprint`] of a model folder with weights, and of a file beside it.
+pub(crate) fn fingerprint_with(folder: &Path, beside: Option<&Path>) -> Result<u32> {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&fingerprint(folder, true)?.to_le_bytes());
+    if let Some(path) = beside {
+        ends(path, &mut crc).map_err(|e| Error::io(path, e))?;
+    }
+    Ok(crc.finalize())
+}
+
 fn ends(path: &Path, crc: &mut crc32fast::Hasher) -> io::Result<()> {
     const PIECE: u64 = 1 << 20;
     let mut file = File::open(path)?;

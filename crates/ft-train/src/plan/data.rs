@@ -143,7 +143,8 @@ pub(crate) fn spread<T>(items: Vec<T>, limit: usize) -> Vec<T> {
     kept.map(|(_, item)| item).collect()
 }
 
-fn checksum(samples: &[Sample]) -> u32 {
+/// CRC-32 of samples: tokens and target marks.
+pub(crate) fn checksum(samples: &[Sample]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     for sample in samples.iter().flat_map(Sample::sequences) {
         crc.update(&(sample.len() as u64).to_le_bytes());

@@ -24,9 +24,10 @@ use ft_model::{LoadDtype, ModelConfig};
 use ft_peft::{Attached, PeftConfig};
 
 pub use advice::Advice;
+pub(crate) use base::fingerprint_with as fingerprint;
 pub use bytes::Bytes;
 pub use data::DataSummary;
-pub(crate) use data::spread;
+pub(crate) use data::{checksum, spread};
 pub use demand::{Demand, Moment};
 pub use disk::Disk;
 pub use steps::Steps;

@@ -64,6 +64,8 @@ pub struct ProgressRenderer {
     out: Box<dyn Write + Send + Sync>,
     style: Style,
     log_every: usize,
+    /// The loss is a mean negative log-likelihood.
+    likelihood: bool,
     step: usize,
     total: usize,
     first: usize,
@@ -72,7 +74,7 @@ pub struct ProgressRenderer {
     training: bool,
     names: Vec<(burn::train::metric::MetricId, String)>,
     train: BTreeMap<String, f64>,
-    /// Loss summed over learned tokens, and those tokens, since the last line.
+    /// Loss summed over its units, and how many those are, since the last line.
     interval: (f64, f64),
     valid: BTreeMap<String, (f64, f64)>,
 }
@@ -84,6 +86,7 @@ impl ProgressRenderer {
             out,
             style,
             log_every: 1,
+            likelihood: true,
             step: 0,
             total: 0,
             first: 0,
@@ -101,6 +104,14 @@ impl ProgressRenderer {
     pub fn with_steps(mut self, done: usize, total: usize, log_every: usize) -> Self {
         (self.first, self.step, self.total, self.log_every) = (done, done, total, log_every.max(1));
         self
+    }
+
+    /// Tells it that e to the loss is no perplexity.
+    pub fn without_perplexity(self, is_none: bool) -> Self {
+        Self {
+            likelihood: !is_none,
+            ..self
+        }
     }
 
     fn name(&self, state: &MetricState) -> Option<(String, f64, f64)> {
@@ -244,12 +255,11 @@ impl TrainingProgressLogger for ProgressRenderer {
         }
         if let Some((sum, weight)) = self.valid.get(Loss::NAME).copied().filter(|(_, w)| *w > 0.0) {
             let loss = sum / weight;
-            self.note(&format!(
-                "step {}/{}  eval loss {loss:.4}  perplexity {:.3}",
-                self.step,
-                self.total,
-                loss.exp()
-            ));
+            let mut line = format!("step {}/{}  eval loss {loss:.4}", self.step, self.total);
+            if self.likelihood {
+                line += &format!("  perplexity {:.3}", loss.exp());
+            }
+            self.note(&line);
         }
     }
 

@@ -1,0 +1,253 @@
+//! Whole runs with every objective: they learn, resume to the byte, and do not depend on how a step is cut.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::train_support::Workshop;
+
+/// Options over the workshop's configuration, and what the loss is measured on.
+const KINDS: &[&[&str]] = &[
+    &["objective.kind=dpo"],
+    &[
+        "objective.kind=dpo",
+        "objective.loss=robust",
+        "objective.label_smoothing=0.1",
+        "objective.sft_weight=0.5",
+    ],
+    &["objective.kind=ipo"],
+    &["objective.kind=orpo"],
+    &["objective.kind=simpo"],
+    &["objective.kind=kto"],
+    &["objective.kind=distill", "objective.teacher=teacher"],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=teacher",
+        "objective.beta=0.5",
+        "objective.temperature=2",
+    ],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=base",
+        "objective.alpha=0.9",
+    ],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=teacher",
+        "objective.lambda=0.5",
+        "objective.max_new_tokens=5",
+    ],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=teacher",
+        "objective.teacher_quant=nf4",
+    ],
+];
+
+/// The workshop with preferences, and with a teacher that was fine-tuned on the task.
+fn workshop() -> Workshop {
+    let workshop = Workshop::new();
+    for file in ["train", "valid"] {
+        let text = fs::read_to_string(workshop.path(&format!("{file}.jsonl"))).unwrap();
+        let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let pair = |record: &Value| {
+            let wrong = format!("{} h", record["completion"].as_str().unwrap());
+            json!({"prompt": record["prompt"], "chosen": record["completion"], "rejected": wrong}).to_string() + "\n"
+        };
+        let pairs: String = records.iter().map(pair).collect();
+        fs::write(workshop.path(&format!("{file}_pairs.jsonl")), pairs).unwrap();
+    }
+    let sets = ["peft.method=full", "train.steps=24", "optim.lr=5e-3", "eval.samples=0"];
+    workshop.fit("sft", &sets).unwrap();
+    fs::create_dir_all(workshop.path("teacher")).unwrap();
+    for entry in fs::read_dir(workshop.path("sft/final")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, workshop.path("teacher").join(path.file_name().unwrap())).unwrap();
+    }
+    workshop
+}
+
+/// The options with paths into the workshop and the data that they need.
+fn sets(workshop: &Workshop, kind: &[&str], more: &[&str]) -> Vec<String> {
+    let place = |set: &str| match set.strip_prefix("objective.teacher=") {
+        Some("teacher") => format!("objective.teacher={}", workshop.path("teacher").display()),
+        _ => set.to_owned(),
+    };
+    let mut sets: Vec<String> = kind.iter().copied().chain(more.iter().copied()).map(place).collect();
+    if !kind[0].ends_with("distill") {
+        for name in ["train", "valid"] {
+            sets.push(format!(
+                "data.{name}={}",
+                workshop.path(&format!("{name}_pairs.jsonl")).display()
+            ));
+        }
+        sets.push("data.format=preference".into());
+    }
+    sets.push("optim.lr=2e-2".into());
+    sets
+}
+
+fn strs(sets: &[String]) -> Vec<&str> {
+    sets.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn every_objective_learns_and_resumes_to_the_byte() {
+    let workshop = workshop();
+    for (i, kind) in KINDS.iter().enumerate() {
+        let [alone, cut] = [format!("alone{i}"), format!("cut{i}")];
+        let sets = sets(&workshop, kind, &[]);
+        let outcome = workshop
+            .fit(&alone, &strs(&sets))
+            .unwrap_or_else(|e| panic!("{kind:?}: {e}"));
+        let (before, after) = (outcome.before.unwrap(), outcome.after.unwrap());
+        assert!(after.loss < before.loss, "{kind:?}: {} -> {}", before.loss, after.loss);
+        workshop.fit_until(&cut, &strs(&sets), 6);
+        workshop.resume(&cut, &strs(&sets)).unwrap();
+        assert_eq!(workshop.curve(&cut), workshop.curve(&alone), "{kind:?}");
+        assert_eq!(workshop.result(&cut, 12), workshop.result(&alone, 12), "{kind:?}");
+        let figures = |out: &str| {
+            workshop
+                .metrics(out)
+                .iter()
+                .map(|line| line["rewards/margins"].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(figures(&cut), figures(&alone), "{kind:?}");
+    }
+}
+
+/// Dropout is off: its masks are named by forward pass.
+#[test]
+fn no_objective_depends_on_how_a_step_is_cut_or_on_what_is_kept() {
+    let workshop = workshop();
+    for (i, kind) in KINDS.iter().enumerate() {
+        let run = |name: &str, more: &[&str]| {
+            let more = [&["peft.dropout=0", "train.steps=4", "eval.samples=0"], more].concat();
+            let (sets, out) = (sets(&workshop, kind, &more), format!("{name}{i}"));
+            workshop
+                .fit(&out, &strs(&sets))
+                .unwrap_or_else(|e| panic!("{kind:?}: {e}"));
+            let curve = workshop.curve(&out);
+            curve
+                .iter()
+                .map(|(_, loss, held_out)| loss.or(*held_out).unwrap())
+                .collect::<Vec<f64>>()
+        };
+        let plain = run("plain", &[]);
+        let near = |other: Vec<f64>, what: &str| {
+            let pairs = plain.iter().zip(&other);
+            let far = pairs.map(|(a, b)| (a - b).abs() / a.abs().max(1.0)).fold(0.0, f64::max);
+            assert!(
+                plain.len() == other.len() && far < 2e-5,
+                "{kind:?}, {what}: {far:e}, {plain:?} {other:?}"
+            );
+        };
+        // KTO judges a held-out batch by itself, so those must be the same.
+        let eval = "eval.batch_size=2";
+        near(
+            run("whole", &["train.batch_size=4", "train.accumulation=1", eval]),
+            "one micro-batch",
+        );
+        near(
+            run("single", &["train.batch_size=1", "train.accumulation=4", eval]),
+            "four micro-batches",
+        );
+        near(run("again", &["train.checkpointing=1"]), "checkpointed");
+        near(
+            run(
+                "inside",
+                &[
+                    "train.checkpointing=1",
+                    "train.optimizer_in_backward=true",
+                    "optim.clip=0",
+                    "train.batch_size=4",
+                    "train.accumulation=1",
+                    eval,
+                ],
+            ),
+            "steps inside the backward pass",
+        );
+    }
+}
+
+#[test]
+fn what_an_objective_cannot_take_is_named() {
+    let workshop = workshop();
+    let error = |sets: &[&str]| {
+        workshop
+            .plan("out", sets)
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_default()
+    };
+    let pairs = format!("data.train={}", workshop.path("train_pairs.jsonl").display());
+    for (sets, expected) in [
+        (
+            vec!["objective.kind=dpo"],
+            "learns from pairs of a chosen and a rejected answer",
+        ),
+        (
+            vec![pairs.as_str(), "data.format=preference"],
+            "set objective.kind to \"dpo\", \"ipo\", \"orpo\", \"simpo\"",
+        ),
+        (vec!["objective.kind=distill"], "objective.teacher: missing"),
+        (
+            vec!["objective.kind=distill", "objective.teacher=nowhere"],
+            "objective.teacher: ",
+        ),
+        (
+            vec!["objective.kind=distill", "objective.teacher=base", "objective.alpha=2"],
+            "objective.alpha: must be a number from 0 to 1",
+        ),
+        (
+            vec![
+                "objective.kind=distill",
+                "objective.teacher=base",
+                "objective.teacher_quant=nf4",
+            ],
+            "\"base\" is the student's own base",
+        ),
+        (
+            vec!["objective.kind=dpo", "objective.beta=0"],
+            "objective.beta: must be a number above 0",
+        ),
+        (
+            vec![
+                "objective.kind=dpo",
+                "objective.loss=hinge",
+                "objective.label_smoothing=0.1",
+            ],
+            "objective.label_smoothing: goes with",
+        ),
+    ] {
+        let text = error(&sets);
+        assert!(text.contains(expected), "{sets:?}: {text}");
+    }
+    let other = workshop.path("other");
+    fs::create_dir_all(&other).unwrap();
+    for entry in fs::read_dir(workshop.path("teacher")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, other.join(path.file_name().unwrap())).unwrap();
+    }
+    let text = fs::read_to_string(other.join("tokenizer.json")).unwrap();
+    fs::write(other.join("tokenizer.json"), text.replace("\"turn\"", "\"spin\"")).unwrap();
+    let teacher = format!("objective.teacher={}", other.display());
+    let text = error(&["objective.kind=distill", &teacher]);
+    assert!(
+        text.contains("has \"spin\" where this model has \"turn\"") && text.contains("share one tokenizer"),
+        "{text}"
+    );
+}
+
+#[test]
+fn preferences_learn_at_a_twentieth_of_the_methods_rate() {
+    let workshop = Workshop::new();
+    let text = fs::read_to_string(workshop.path("run.toml"))
+        .unwrap()
+        .replace("lr = 2e-2", "");
+    fs::write(workshop.path("run.toml"), text).unwrap();
+    let rate = |sets: &[&str]| workshop.config("out", sets).optim.lr();
+    assert!((rate(&["objective.kind=dpo"]) / rate(&[]) - 0.05).abs() < 1e-12);
+    assert_eq!(rate(&["objective.kind=distill", "objective.teacher=base"]), rate(&[]));
+}
