@@ -103,10 +103,13 @@ impl Session {
         self.limit.iter_mut().for_each(MemoryLimit::begin);
         self.dump(batch, lr)?;
         let train = slot.take().ok_or_else(|| Error::Training("no model to train".into()))?;
-        let mut complete = Complete::new(1.0 / train.objective.unit().of(batch.totals()).max(1) as f64);
-        let (mut moved, mut ended) = (false, None);
+        let (mut complete, mut moved, mut ended) = (None, false, None);
         let (train, output) = train.in_pieces(batch, |model, piece, output| {
-            let (grads, norm) = complete.with(&model, piece.grads, piece.before);
+            // The objective may have written a batch of its own.
+            let mean = || Complete::new(1.0 / output.count.max(1) as f64);
+            let (grads, norm) = complete
+                .get_or_insert_with(mean)
+                .with(&model, piece.grads, piece.before);
             let output = StepOutput {
                 grad_norm: Some(norm),
                 ..output.clone()
@@ -121,7 +124,7 @@ impl Session {
         })?;
         *slot = Some(train);
         let output = StepOutput {
-            grad_norm: Some(complete.norm()),
+            grad_norm: complete.map(Complete::norm),
             ..output
         };
         let output = match ended {
