@@ -165,6 +165,8 @@ fn benches() -> Vec<Bench> {
             composed: composed_cross_entropy,
             work: ROWS * WIDE * VOCAB,
         },
+        distillation_bench("distillation, frozen head", false),
+        distillation_bench("distillation, trained head", true),
         Bench {
             name: "attention 256 x 256, 9/3 heads",
             inputs: vec![
@@ -267,10 +269,51 @@ fn benches() -> Vec<Bench> {
     ]
 }
 
+/// A student of the teacher's size; both heads' products count as work.
+fn distillation_bench(name: &'static str, head: bool) -> Bench {
+    Bench {
+        name,
+        inputs: vec![
+            (rows(WIDE), true),
+            (matrix(VOCAB, WIDE), head),
+            (rows(WIDE), false),
+            (matrix(VOCAB, WIDE), false),
+        ],
+        fused: |x| {
+            let teacher = Teacher::Live {
+                hidden: flat(&x[2]),
+                head: flat(&x[3]),
+            };
+            let options = DistillationOptions {
+                alpha: 0.5,
+                beta: 0.0,
+                temperature: 1.0,
+                t_squared: false,
+            };
+            let targets = targets(&x[0].device());
+            let loss = distillation(flat(&x[0]), flat(&x[1]), targets, teacher, options).loss;
+            loss.reshape([1, 1, 1, 1])
+        },
+        composed: |x| {
+            let log_probs = |i: usize| activation::log_softmax(logits(&x[i..]), 1);
+            let (q, p) = (log_probs(0), log_probs(2));
+            let targets = targets(&x[0].device()).reshape([ROWS, 1]);
+            let nll = q.clone().gather(1, targets).neg().sum();
+            let divergence = (p.clone().exp() * (p - q)).sum();
+            (nll + divergence).mul_scalar(0.5).reshape([1, 1, 1, 1])
+        },
+        work: 2 * ROWS * WIDE * VOCAB,
+    }
+}
+
+/// Of the hidden states and the head that come first.
+fn logits(x: &[Tensor<4>]) -> Tensor<2> {
+    burn::tensor::module::linear(flat(&x[0]), flat(&x[1]).swap_dims(0, 1), None)
+}
+
 fn composed_cross_entropy(x: &Inputs) -> Tensor<4> {
-    let logits = burn::tensor::module::linear(flat(&x[0]), flat(&x[1]).swap_dims(0, 1), None);
     let targets = targets(&x[0].device()).reshape([ROWS, 1]);
-    let nll = activation::log_softmax(logits, 1).gather(1, targets).neg();
+    let nll = activation::log_softmax(logits(x), 1).gather(1, targets).neg();
     nll.sum().reshape([1, 1, 1, 1])
 }
 

@@ -123,26 +123,6 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     total(&lanes) + x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum::<f32>()
 }
 
-/// `Σ f(x, y)` of both results.
-#[inline(always)]
-pub(crate) fn pair_sums(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> (f32, f32)) -> (f32, f32) {
-    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for (x, y) in xs.iter().zip(ys) {
-        for l in 0..LANES {
-            let (a, b) = f(x[l], y[l]);
-            first[l] += a;
-            second[l] += b;
-        }
-    }
-    let mut tail = (0.0, 0.0);
-    for (x, y) in x_rest.iter().zip(y_rest) {
-        let (a, b) = f(*x, *y);
-        tail = (tail.0 + a, tail.1 + b);
-    }
-    (total(&first) + tail.0, total(&second) + tail.1)
-}
-
 /// The largest value; `-inf` of nothing. NaN is passed over: the sums that follow carry it.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
@@ -232,7 +212,6 @@ mod tests {
         assert_eq!(sum_of(&x), 2926.0);
         assert_eq!(sum(77, |i| x[i]), 2926.0);
         assert_eq!(dot(&x, &x), (0..77).map(|i| (i * i) as f32).sum::<f32>());
-        assert_eq!(pair_sums(&x, &x, |a, b| (a, 2.0 * b)), (2926.0, 5852.0));
         assert_eq!(max(&x), 76.0);
         assert_eq!(max(&[]), f32::NEG_INFINITY);
         let mut y = vec![0.0; 77];
