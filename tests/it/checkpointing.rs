@@ -1,4 +1,4 @@
-//! Computing blocks again instead of activations what they need changes nothing but memory.
+//! Computing blocks again instead of keeping what they need changes nothing but memory.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model};
 use ft_optim::{Optim, OptimConfig};
-use ft_peft::{Adaptable, AnyTensor, Delta, PeftConfig, Place, adapter};
+use ft_peft::{Adaptable, AnyTensor, Delta, PeftConfig, Place, adapter, attach};
+use ft_quant::{Kind, Scheme};
+use ft_train::config::Checkpointing;
 use ft_train::{MethodHook, SavedActivations, StepBatch, TrainModel};
 use serde_json::Value;
 
+use crate::methods_laws::{METHODS, config, disturb};
 use crate::production::{close_loss, in_gradients, objective, step_batch, train_model};
 use crate::support::{Array, arrays, close, fixture};
 
@@ -189,6 +194,80 @@ fn distilling_from_oneself_has_neither_loss_nor_gradient() {
             };
             let largest = Tensor::abs(gradient).max().into_scalar::<f32>();
             assert!(largest < 1e-5, "{name}: {largest:e}");
+        }
+    }
+}
+
+/// Largest difference of two gradients, relative to the largest of the first, over all tensors.
+struct Apart<'a> {
+    one: &'a GradientsParams,
+    other: &'a GradientsParams,
+    worst: f32,
+}
+
+impl ModuleVisitor for Apart<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let (one, other) = (self.one.get::<D>(param.id), self.other.get::<D>(param.id));
+        let (Some(one), Some(other)) = (one, other) else {
+            panic!("a tensor without a gradient")
+        };
+        let scale = one.clone().abs().max().into_scalar::<f32>().max(1e-6);
+        self.worst = self.worst.max((one - other).abs().max().into_scalar::<f32>() / scale);
+    }
+}
+
+/// Every objective over every method and storage: two micro-batches whose blocks are computed again give the gradients of one whose
+/// blocks are kept.
+#[test]
+fn gradients_depend_neither_on_the_cut_nor_on_checkpointing_over_every_method_and_storage() {
+    let golden = golden();
+    let device = Device::flex().autodiff();
+    let kinds = [
+        ("dpo", r#"{"kind": "dpo", "beta": 0.5, "sft_weight": 0.3}"#),
+        ("orpo", r#"{"kind": "orpo"}"#),
+        ("kto", r#"{"kind": "kto", "beta": 0.5}"#),
+        (
+            "distill",
+            r#"{"kind": "distill", "teacher": "base", "beta": 0.5, "alpha": 0.4}"#,
+        ),
+    ];
+    let schemes = [None, Some(Scheme::new(Kind::Nf4)), Some(Scheme::new(Kind::Int8))];
+    for (options, _) in METHODS.iter().filter(|(options, _)| !options.contains("bitfit")) {
+        for (scheme, (kind, objective_options)) in schemes.iter().zip(kinds.iter().cycle()).chain([(&None, &kinds[3])])
+        {
+            let samples = samples(&golden, kind);
+            let folder = fixture("families/llama");
+            let mut model = Model::load_quantized(&folder, LoadDtype::F32, *scheme, &device).unwrap();
+            let objective = objective(objective_options, &model);
+            attach(&mut model, &config(options), 3).unwrap();
+            disturb(&mut model);
+            let gradients = |size: usize, checkpointing: Checkpointing| {
+                let train = TrainModel {
+                    objective: objective.clone(),
+                    ..train_model(
+                        model.clone(),
+                        SavedActivations {
+                            checkpointing,
+                            offload: false,
+                        },
+                    )
+                };
+                train.gradients(&cut(&samples, size), &|| true).unwrap().unwrap()
+            };
+            let whole = gradients(samples.len(), Checkpointing::Off);
+            let parts = gradients(2, Checkpointing::Every(1));
+            let (a, b) = (whole.item.mean_loss().unwrap(), parts.item.mean_loss().unwrap());
+            assert!(
+                (a - b).abs() < 1e-5 * a.abs().max(1.0),
+                "{kind}, {options}, {scheme:?}: {a} and {b}"
+            );
+            let mut apart = Apart {
+                one: &whole.grads,
+                other: &parts.grads,
+                worst: 0.0,
+            };
+            model.visit(&mut apart);
+            assert!(apart.worst < 2e-4, "{kind}, {options}, {scheme:?}: {:e}", apart.worst);
         }
     }
 }

@@ -170,6 +170,65 @@ fn no_objective_depends_on_how_a_step_is_cut_or_on_what_is_kept() {
 }
 
 #[test]
+fn a_teachers_scores_in_a_file_are_the_teacher() {
+    let workshop = workshop();
+    let kind = [
+        "objective.kind=distill",
+        "objective.teacher=teacher",
+        "objective.temperature=2",
+    ];
+    let live = sets(&workshop, &kind, &["eval.samples=0", "peft.dropout=0"]);
+    let file = workshop.path("scores");
+    let plan = workshop.plan("cache", &strs(&live)).unwrap();
+    let vocabulary = plan.model.vocab_size;
+    let written = ft_train::write_teacher_cache(&plan, vocabulary, &file).unwrap();
+    assert_eq!(written.top_k, vocabulary);
+    assert_eq!(
+        written.tokens,
+        plan.data.train.learned + plan.data.valid.as_ref().unwrap().learned
+    );
+    workshop.fit("live", &strs(&live)).unwrap();
+    // Without the teacher's folder.
+    let mut cached = sets(&workshop, &[kind[0], kind[2]], &["eval.samples=0", "peft.dropout=0"]);
+    cached.push(format!("objective.cache={}", file.display()));
+    workshop.fit("cached", &strs(&cached)).unwrap();
+    let (live, other) = (workshop.curve("live"), workshop.curve("cached"));
+    for ((step, a, b), (_, c, d)) in live.iter().zip(&other) {
+        let (a, c) = (a.or(*b).unwrap(), c.or(*d).unwrap());
+        assert!((a - c).abs() < 1e-4 * a.max(1.0), "step {step}: {a} and {c}");
+    }
+    let refused = |more: &str, expected: &str| {
+        let sets = [strs(&cached), vec![more]].concat();
+        let out = format!("refused{}", more.len());
+        let text = workshop.fit(&out, &sets).unwrap_err().to_string();
+        assert!(text.contains(expected), "{more}: {text}");
+    };
+    refused(
+        "objective.temperature=1",
+        "are at temperature 2, objective.temperature is 1",
+    );
+    let other = format!("data.train={}", workshop.path("valid.jsonl").display());
+    refused(&other, "from other training samples");
+    let teacher = format!("objective.teacher={}", workshop.path("base").display());
+    refused(&teacher, "by another teacher");
+    refused("objective.lambda=0.5", "objective.lambda: a cache has no scores");
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    refused("train.steps=9", "is damaged");
+    fs::write(&file, &bytes[..last]).unwrap();
+    refused("train.steps=10", "no file of `ft distill cache`");
+    // The few most probable tokens and the mass of the rest teach too.
+    let few = workshop.path("few");
+    ft_train::write_teacher_cache(&plan, 4, &few).unwrap();
+    let last = cached.len() - 1;
+    cached[last] = format!("objective.cache={}", few.display());
+    let outcome = workshop.fit("few_run", &strs(&cached)).unwrap();
+    assert!(outcome.after.unwrap().loss < outcome.before.unwrap().loss);
+}
+
+#[test]
 fn what_an_objective_cannot_take_is_named() {
     let workshop = workshop();
     let error = |sets: &[&str]| {
