@@ -32,6 +32,7 @@ mod train_loop;
 mod train_matrix;
 mod train_objectives;
 mod train_optimizers;
+mod train_peft;
 mod train_plan;
 mod train_prompts;
 mod train_quant;

@@ -1,6 +1,6 @@
 //! Trainable token rows against PEFT, over tied and untied heads, and in whole runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -35,15 +35,20 @@ fn base(case: &str, device: &Device) -> Model {
         return Model::load(&fixture("peft/base"), LoadDtype::F32, device).unwrap();
     }
     let folder = tempfile::tempdir().unwrap();
+    write_tied(folder.path());
+    Model::load(folder.path(), LoadDtype::F32, device).unwrap()
+}
+
+/// Writes the goldens' base with its head tied.
+pub fn write_tied(folder: &Path) {
     let text = std::fs::read_to_string(fixture("peft/base/config.json")).unwrap();
     let tied = text.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
     assert_ne!(tied, text);
-    std::fs::write(folder.path().join("config.json"), tied).unwrap();
+    std::fs::write(folder.join("config.json"), tied).unwrap();
     let bytes = std::fs::read(fixture("peft/base/model.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let kept = file.tensors().into_iter().filter(|(name, _)| name != "lm_head.weight");
-    safetensors::serialize_to_file(kept, None, &folder.path().join("model.safetensors")).unwrap();
-    Model::load(folder.path(), LoadDtype::F32, device).unwrap()
+    safetensors::serialize_to_file(kept, None, &folder.join("model.safetensors")).unwrap();
 }
 
 fn adapted(case: &str, device: &Device) -> (Model, PeftConfig) {
