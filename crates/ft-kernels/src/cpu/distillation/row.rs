@@ -178,8 +178,8 @@ fn combine(z: &mut [f32], rule: &Rule, [lse, lse_q]: [f32; 2], factor: f32) {
     let &Rule { likelihood, cool, .. } = rule;
     let factor = rule.mimicry * factor;
     let (shared, own) = z.split_at_mut(rule.common);
-    if cool == 1.0 {
-        // Both are multiples of one exponential.
+    if cool == 1.0 && lse - lse_q < 1.0 {
+        // Both are multiples of one exponential, by factors of like size.
         let both = likelihood + factor * math::exp(lse - lse_q);
         shared.iter_mut().for_each(|z| *z = both * math::exp(*z - lse));
     } else {

@@ -140,3 +140,31 @@ fn the_teachers_best_tokens_equal_the_oracle() {
         }
     }
 }
+
+/// `trl.experimental.gkd.GKDTrainer.generalized_jsd_loss(s[None], t[None], beta=beta, temperature=2.0, reduction="sum")`,
+/// trl 1.16.0 with torch 2.11, logits `s[i][v] = 3 sin(3i + v)`, `t[i][v] = 3 cos(2i + 5v)`, 3 rows of 6.
+#[test]
+fn divergences_are_trls() {
+    let identity: Vec<f64> = (0..36).map(|i| f64::from(i % 7 == 0)).collect();
+    let logits = |f: fn(f64) -> f64, a: usize, b: usize| -> Vec<f64> {
+        (0..18).map(|i| 3.0 * f((a * (i / 6) + b * (i % 6)) as f64)).collect()
+    };
+    let mut case = Case::new(3, [6, 6], [6, 6]);
+    case.hidden = logits(f64::sin, 3, 1);
+    case.head = identity.clone();
+    case.teacher = [logits(f64::cos, 2, 5), identity];
+    for (beta, want) in [
+        (0.0, 3.795_184),
+        (0.3, 0.670_140_9),
+        (0.5, 0.777_642_1),
+        (1.0, 3.654_194_8),
+    ] {
+        let options = DistillationOptions {
+            beta,
+            temperature: 2.0,
+            ..PLAIN
+        };
+        let got = case.run(DType::F32, case.live(DType::F32), options, false);
+        close(&got.sums[2..], &[want], 1e-5, &format!("beta {beta}"));
+    }
+}
