@@ -15,7 +15,7 @@ use ft_peft::{PeftConfig, attach};
 use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
 use ft_train::objectives::{HeldOut, LossFn, Objective, SftConfig, Unit};
-use ft_train::{MethodHook, MicroBatch, SavedActivations, StepBatch, TrainModel};
+use ft_train::{ActivationPolicy, MethodHook, MicroBatch, StepBatch, TrainModel};
 use serde_json::{Map, Value, json};
 
 /// Times one training step of any method. The defaults are SmolLM2-135M's dimensions.
@@ -181,7 +181,7 @@ fn train_model(args: &Args, model: Model) -> TrainModel {
     };
     TrainModel {
         model,
-        activations: SavedActivations {
+        activations: ActivationPolicy {
             checkpointing,
             offload: false,
         },

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::methods::adalora::{AdaLora, AdaLoraConfig};
-use ft_peft::{Adaptable, Delta, Pass, PeftConfig, PeftMethod, Place, adapter, attach, fold};
+use ft_peft::{Adaptable, Delta, ModuleSlot, Pass, PeftConfig, PeftMethod, adapter, attach, fold};
 use ft_train::MethodHook;
 use ft_train::checkpoint::read_tensors;
 
@@ -33,17 +33,20 @@ fn hook(config: &AdaLoraConfig) -> MethodHook {
 /// Mean negative log-likelihood and penalty of the goldens' step, and the gradients of their sum.
 fn penalized(model: &Model, hook: &mut MethodHook) -> (f64, GradientsParams) {
     let (nll, grads) = step(model, hook, &peft_batch());
-    let mut sites = model.clone();
-    let penalty = AdaLoraConfig::default().regime().unwrap().penalty(&mut sites.sites());
+    let mut modules = model.clone();
+    let penalty = AdaLoraConfig::default()
+        .training_hook()
+        .unwrap()
+        .penalty(&mut modules.target_modules());
     (nll + f64::from(penalty.unwrap().into_scalar::<f32>()), grads)
 }
 
 fn adapters(model: &mut Model) -> Vec<(String, &mut AdaLora)> {
-    let sites = model.sites().into_iter();
-    sites
-        .filter_map(|site| match site.place {
-            Place::Projection(slot) => match &mut slot.delta {
-                Some(Delta::AdaLora(delta)) => Some((site.path, delta)),
+    let modules = model.target_modules().into_iter();
+    modules
+        .filter_map(|module| match module.slot {
+            ModuleSlot::Projection(slot) => match &mut slot.delta {
+                Some(Delta::AdaLora(delta)) => Some((module.path, delta)),
                 _ => None,
             },
             _ => None,
@@ -261,7 +264,8 @@ fn a_stopped_run_goes_on_as_if_it_had_not_been() {
         let text = pattern(&workshop.path(out).join("final"));
         assert_eq!(text, pattern(&workshop.path("alone/final")));
     }
-    let state = |out: &str| std::fs::read(workshop.path(out).join("checkpoints/step-9/regime.safetensors")).unwrap();
+    let state =
+        |out: &str| std::fs::read(workshop.path(out).join("checkpoints/step-9/training_hook.safetensors")).unwrap();
     assert_eq!(state("cut"), state("alone"));
 }
 
@@ -330,7 +334,7 @@ fn the_best_weights_come_back_with_their_ranks() {
     let file = "adapter_model.safetensors";
     let bytes = |folder: std::path::PathBuf| std::fs::read(folder.join(file)).unwrap();
     assert_eq!(bytes(at.clone()), bytes(workshop.path("out/final")));
-    assert!(!read_tensors(&at.join("regime.safetensors")).unwrap().is_empty());
+    assert!(!read_tensors(&at.join("training_hook.safetensors")).unwrap().is_empty());
 }
 
 #[test]

@@ -206,10 +206,10 @@ fn places_and_widths_follow_the_options() {
         let mut model = base();
         let config: PeftConfig = serde_json::from_str(options).unwrap();
         attach(&mut model, &config, 0).unwrap();
-        let mut sites = model.sites();
-        let filled = sites.iter_mut().filter_map(|site| {
-            let path = site.path.strip_prefix("model.layers.")?.to_string();
-            let (_, first) = site.params().into_iter().next()?;
+        let mut modules = model.target_modules();
+        let filled = modules.iter_mut().filter_map(|module| {
+            let path = module.path.strip_prefix("model.layers.")?.to_string();
+            let (_, first) = module.params().into_iter().next()?;
             Some((path, first.data().shape()[0]))
         });
         filled.collect()

@@ -7,7 +7,7 @@ use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model, ModelConfig};
 use ft_peft::{PeftConfig, attach};
 use ft_quant::{Kind, Scheme};
-use ft_train::SavedActivations;
+use ft_train::ActivationPolicy;
 use ft_train::config::Checkpointing;
 
 use crate::methods_laws::{BASES, METHODS, base, config, disturb};
@@ -35,8 +35,8 @@ const DROPOUT: &[&str] = &[
     r#"{"method": "vera", "rank": 8, "dropout": 0.3}"#,
 ];
 
-fn every(blocks: usize, offload: bool) -> SavedActivations {
-    SavedActivations {
+fn every(blocks: usize, offload: bool) -> ActivationPolicy {
+    ActivationPolicy {
         checkpointing: Checkpointing::Every(blocks),
         offload,
     }
@@ -53,7 +53,7 @@ fn batches() -> [Batch; 2] {
 }
 
 /// Mean loss and summed gradients over the micro-batches.
-fn gradients(model: &Model, activations: SavedActivations) -> (f64, GradientsParams) {
+fn gradients(model: &Model, activations: ActivationPolicy) -> (f64, GradientsParams) {
     let train = train_model(model.clone(), activations);
     let output = train.gradients(&step_batch(0, batches()), &|| true).unwrap().unwrap();
     (output.item.mean_loss().unwrap(), output.grads)
@@ -80,8 +80,8 @@ impl ModuleVisitor for Compare<'_> {
     }
 }
 
-fn same(what: &str, model: &Model, choices: &[SavedActivations]) {
-    let (losses, plain) = gradients(model, SavedActivations::default());
+fn same(what: &str, model: &Model, choices: &[ActivationPolicy]) {
+    let (losses, plain) = gradients(model, ActivationPolicy::default());
     for activations in choices {
         let what = format!("{what}, {activations:?}");
         let (again_losses, again) = gradients(model, *activations);

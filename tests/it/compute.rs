@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
-use ft_peft::{Adaptable, AnyTensor, Pass, Place, attach};
+use ft_peft::{Adaptable, AnyTensor, ModuleSlot, Pass, attach};
 
 use crate::methods_laws::{BASES, config, disturb};
 use crate::support::{arrays, fixture};
@@ -41,8 +41,8 @@ fn sixteen_bit_weights_are_computed_with_in_f32() {
             assert_eq!(hidden(&model).dtype(), DType::F32, "{what}");
             assert_eq!(model.compute(), FloatDType::F32, "{what}");
             // Nothing is widened for good.
-            for mut site in model.sites() {
-                for (leaf, tensor) in site.tensors() {
+            for mut module in model.target_modules() {
+                for (leaf, tensor) in module.tensors() {
                     let held = match tensor {
                         AnyTensor::Vector(t) => t.dtype(),
                         AnyTensor::Matrix(t) => t.dtype(),
@@ -52,7 +52,7 @@ fn sixteen_bit_weights_are_computed_with_in_f32() {
                     } else {
                         DType::F16
                     };
-                    assert_eq!(held, stored, "{what}: {}.{leaf}", site.path);
+                    assert_eq!(held, stored, "{what}: {}.{leaf}", module.path);
                 }
             }
             let apart = distance(hidden(&model), hidden(&wide));
@@ -75,9 +75,11 @@ fn gradients_of_f32_adapters_over_sixteen_bit_weights_are_those_over_the_widened
             let loss = hidden(&model).powf_scalar(2.0).sum();
             let grads = loss.backward();
             let mut found = Vec::new();
-            for mut site in model.sites() {
-                let Place::Projection(_) = site.place else { continue };
-                for (_, param) in site.params() {
+            for mut module in model.target_modules() {
+                let ModuleSlot::Projection(_) = module.slot else {
+                    continue;
+                };
+                for (_, param) in module.params() {
                     let ft_peft::ParamMut::Matrix(param) = param else {
                         continue;
                     };

@@ -59,7 +59,7 @@ fn neither_batches_nor_padding_change_the_result() {
     for family in FAMILIES {
         let model = load(family);
         let alone = run(&model, &mixed(), 1, 1);
-        assert_eq!(alone.tokens, mixed().iter().map(Sample::learned).sum::<usize>());
+        assert_eq!(alone.tokens, mixed().iter().map(Sample::target_tokens).sum::<usize>());
         assert_eq!(
             alone.samples, 8,
             "the samples of one and two tokens have nothing to predict"

@@ -81,9 +81,9 @@ fn full_gradients_equal_torch() {
 fn compare_gradients(model: &mut Model, expected: &std::collections::BTreeMap<String, Array>, name: &str) -> usize {
     use ft_peft::{Adaptable, AnyTensor};
     let mut compared = 0;
-    for mut site in model.sites() {
-        for (leaf, tensor) in site.tensors() {
-            let key = format!("grad.{}.{leaf}", site.path);
+    for mut module in model.target_modules() {
+        for (leaf, tensor) in module.tensors() {
+            let key = format!("grad.{}.{leaf}", module.path);
             let expected = expected.get(&key).unwrap_or_else(|| panic!("{name}: no {key}"));
             match tensor {
                 AnyTensor::Vector(t) => close(&key, t.without_autodiff(), expected, 1e-4),

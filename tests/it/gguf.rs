@@ -257,9 +257,9 @@ fn merged_files_hold_the_folded_model_for_every_method() {
         fold(&mut model).unwrap();
         let found = by_path(&written(&base, Some(&folder), Dtype::F32));
         let mut seen = 0;
-        for mut site in model.sites() {
-            let path = site.path.clone();
-            for (leaf, tensor) in site.tensors() {
+        for mut module in model.target_modules() {
+            let path = module.path.clone();
+            for (leaf, tensor) in module.tensors() {
                 let data = match tensor {
                     AnyTensor::Matrix(t) => t.into_data(),
                     AnyTensor::Vector(t) => t.into_data(),
@@ -295,15 +295,15 @@ fn a_base_in_codes_is_unpacked() {
     let mut model = Model::load(&base, LoadDtype::F32, &Device::flex()).unwrap();
     let file = written(&base, None, Dtype::F32);
     let expected: BTreeMap<String, f64> = model
-        .sites()
+        .target_modules()
         .iter_mut()
-        .filter(|site| site.path.ends_with("down_proj"))
-        .map(|site| {
-            let (_, AnyTensor::Matrix(weight)) = site.tensors().remove(0) else {
+        .filter(|module| module.path.ends_with("down_proj"))
+        .map(|module| {
+            let (_, AnyTensor::Matrix(weight)) = module.tensors().remove(0) else {
                 panic!()
             };
             let values: Vec<f32> = weight.into_data().try_into_vec().unwrap();
-            let name = site
+            let name = module
                 .path
                 .replace("model.layers", "blk")
                 .replace("mlp.down_proj", "ffn_down.weight");
@@ -328,7 +328,7 @@ fn adapters_have_one_alpha_and_the_rows_of_their_base() {
     assert_eq!(file.metadata["general.type"], "adapter");
     assert_eq!(file.metadata["adapter.type"], "lora");
     assert_eq!(file.metadata["adapter.lora.alpha"], 4.0);
-    assert_eq!(file.tensors.len(), 2 * lora.places.len());
+    assert_eq!(file.tensors.len(), 2 * lora.pairs.len());
     let folded = lora.folded();
     let values = |tensor: &burn::tensor::Tensor<2>| tensor.to_data().try_into_vec::<f32>().unwrap();
     for (place, name, heads) in [
@@ -337,7 +337,7 @@ fn adapters_have_one_alpha_and_the_rows_of_their_base() {
         ("v_proj", "attn_v", 0),
         ("o_proj", "attn_output", 0),
     ] {
-        let pair = &folded.places[&format!("model.layers.1.self_attn.{place}")];
+        let pair = &folded.pairs[&format!("model.layers.1.self_attn.{place}")];
         let (_, shape, bytes) = &file.tensors[&format!("blk.1.{name}.weight.lora_b")];
         let b = match heads {
             0 => floats(bytes),
@@ -363,7 +363,7 @@ fn an_adapter_of_another_base_and_one_on_embeddings_are_refused() {
             .to_string()
     };
     assert!(refused("lora_qv", "families/qwen3").contains("the adapter ["));
-    assert!(refused("lora_gpt2", "peft/base").contains("no such place"));
+    assert!(refused("lora_gpt2", "peft/base").contains("no such module"));
     assert!(refused("lora_embed", "peft/base").contains("model.embed_tokens"));
     assert!(!out.exists());
 }

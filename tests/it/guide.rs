@@ -1,4 +1,4 @@
-//! `docs/guide/`: one page per method, made from its file's header, its options' documentation and the measured figures. This
+//! `docs/guide/`: one page per method and per objective, made from its file's header, its options' documentation and the measured figures. This
 //! test fails when a page is out of date; `cargo xtask guide` (this test with `FT_BLESS=1`) writes them.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ft_peft::PeftConfig;
 use ft_train::RunConfig;
+use ft_train::objectives::ObjectiveConfig;
 use serde_json::Value;
 
 #[test]
@@ -23,7 +24,10 @@ fn the_guide_says_what_the_code_says() {
     let found = fs::read_dir(&folder).expect("docs/guide").flatten();
     let found: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     for name in &found {
-        assert!(pages.contains_key(name), "docs/guide/{name}: no method has this page");
+        assert!(
+            pages.contains_key(name),
+            "docs/guide/{name}: no method and no objective has this page"
+        );
     }
     for (name, text) in &pages {
         let there = fs::read_to_string(folder.join(name)).unwrap_or_default();
@@ -45,6 +49,8 @@ struct Guide {
     schema: Value,
     /// Configurations by method.
     configs: BTreeMap<String, Vec<String>>,
+    /// Configurations by objective.
+    objective_configs: BTreeMap<String, Vec<String>>,
     /// Lines of `benches/results/methods.jsonl` by method.
     figures: BTreeMap<String, Value>,
 }
@@ -65,7 +71,8 @@ impl Guide {
         Self {
             files: PeftConfig::NAMES.iter().map(file).collect(),
             schema: RunConfig::schema(),
-            configs: configs(),
+            configs: configs("method = "),
+            objective_configs: configs("kind = "),
             figures: figures(),
         }
     }
@@ -73,8 +80,21 @@ impl Guide {
     fn pages(&self) -> BTreeMap<String, String> {
         let page = |name: &&'static str| (format!("{name}.md"), self.page(name));
         let mut pages: BTreeMap<String, String> = PeftConfig::NAMES.iter().map(page).collect();
+        let page = |name: &&'static str| (objective_file(name), self.objective(name));
+        pages.extend(ObjectiveConfig::NAMES.iter().map(page));
         pages.insert("README.md".into(), self.index());
         pages
+    }
+
+    /// The page of an objective.
+    fn objective(&self, name: &str) -> String {
+        let (title, body) = header(&format!("crates/ft-train/src/objectives/{name}.rs"));
+        let mut text = format!("# `objective.kind = \"{name}\"`\n\n{title}\n{body}\n");
+        let _ = writeln!(text, "```toml\n[objective]\nkind = \"{name}\"\n```\n");
+        if let Some(files) = self.objective_configs.get(name) {
+            let _ = writeln!(text, "To run: {}.\n", links(files));
+        }
+        text + &table(&self.choices("ObjectiveConfig", "kind", name))
     }
 
     fn index(&self) -> String {
@@ -90,7 +110,14 @@ impl Guide {
                 self.targets(name)
             );
         }
-        text + &measured(PeftConfig::NAMES.iter().filter_map(|name| self.figures.get(*name)))
+        text += &measured(PeftConfig::NAMES.iter().filter_map(|name| self.figures.get(*name)));
+        text += "\n# Objectives\n\nWhat is minimized; every one works with every method, over every storage.\n\n\
+            | `objective.kind` | |\n|---|---|\n";
+        for name in ObjectiveConfig::NAMES {
+            let (title, _) = header(&format!("crates/ft-train/src/objectives/{name}.rs"));
+            let _ = writeln!(text, "| [`{name}`]({}) | {title} |", objective_file(name));
+        }
+        text
     }
 
     fn page(&self, name: &str) -> String {
@@ -102,22 +129,9 @@ impl Guide {
             rate(name)
         );
         if let Some(files) = self.configs.get(name) {
-            let links: Vec<String> = files
-                .iter()
-                .map(|f| format!("[configs/{f}](../../configs/{f})"))
-                .collect();
-            let _ = writeln!(text, "To run: {}.\n", links.join(", "));
+            let _ = writeln!(text, "To run: {}.\n", links(files));
         }
-        text += "| option | default | |\n|---|---|---|\n";
-        for (key, option) in self.options(name) {
-            let about = prose(option["description"].as_str().unwrap_or_default());
-            let _ = writeln!(
-                text,
-                "| `{key}` | {} | {} |",
-                default(option),
-                about.replace('|', "\\|")
-            );
-        }
+        text += &table(&self.options(name));
         for (_, part) in PARTS.iter().filter(|(whole, _)| whole == &name) {
             let (title, body) = header(&format!("crates/ft-peft/src/methods/{part}.rs"));
             let _ = write!(text, "\n## {}\n{body}", title.trim_end_matches('.'));
@@ -131,12 +145,17 @@ impl Guide {
     }
 
     fn options(&self, name: &str) -> Vec<(&String, &Value)> {
-        let choices = self.schema["$defs"]["PeftConfig"]["oneOf"]
+        self.choices("PeftConfig", "method", name)
+    }
+
+    /// The options of the choice `name` of an enum that `tag` tells apart.
+    fn choices(&self, list: &str, tag: &str, name: &str) -> Vec<(&String, &Value)> {
+        let choices = self.schema["$defs"][list]["oneOf"]
             .as_array()
-            .expect("a list of methods");
-        let choice = choices.iter().find(|c| c["properties"]["method"]["const"] == name);
+            .expect("a list of choices");
+        let choice = choices.iter().find(|c| c["properties"][tag]["const"] == name);
         let options = choice.and_then(|c| c["properties"].as_object()).expect("options");
-        options.iter().filter(|(key, _)| *key != "method").collect()
+        options.iter().filter(|(key, _)| *key != tag).collect()
     }
 
     fn targets(&self, name: &str) -> String {
@@ -144,6 +163,30 @@ impl Guide {
         let targets = options.iter().find(|(key, _)| *key == "targets");
         targets.map_or("".into(), |(_, option)| default(option))
     }
+}
+
+fn objective_file(name: &str) -> String {
+    format!("objective-{name}.md")
+}
+
+fn links(files: &[String]) -> String {
+    let link = |file: &String| format!("[configs/{file}](../../configs/{file})");
+    files.iter().map(link).collect::<Vec<_>>().join(", ")
+}
+
+/// Options with their defaults and what they are.
+fn table(options: &[(&String, &Value)]) -> String {
+    let mut text = "| option | default | |\n|---|---|---|\n".to_owned();
+    for (key, option) in options {
+        let about = prose(option["description"].as_str().unwrap_or_default());
+        let _ = writeln!(
+            text,
+            "| `{key}` | {} | {} |",
+            default(option),
+            about.replace('|', "\\|")
+        );
+    }
+    text
 }
 
 /// Options that are a technique of their own, with a file beside their method's.
@@ -188,7 +231,8 @@ fn default(option: &Value) -> String {
     }
 }
 
-fn configs() -> BTreeMap<String, Vec<String>> {
+/// Names of the configurations by what stands behind the first line that begins so.
+fn configs(start: &str) -> BTreeMap<String, Vec<String>> {
     let mut by_method = BTreeMap::<String, Vec<String>>::new();
     let mut files: Vec<PathBuf> = fs::read_dir(root().join("configs"))
         .unwrap()
@@ -198,8 +242,8 @@ fn configs() -> BTreeMap<String, Vec<String>> {
     files.sort();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        if let Some(line) = text.lines().find(|l| l.starts_with("method = ")) {
-            let method = line.trim_start_matches("method = ").trim_matches('"').to_owned();
+        if let Some(line) = text.lines().find(|l| l.starts_with(start)) {
+            let method = line.trim_start_matches(start).trim_matches('"').to_owned();
             let name = file.file_name().expect("a file").to_string_lossy().into_owned();
             by_method.entry(method).or_default().push(name);
         }

@@ -10,7 +10,7 @@ use ft_optim::{Optim, OptimConfig, trainable_tensors};
 use ft_peft::{PeftConfig, attach};
 use ft_train::checkpoint::{read_tensors, write_tensors};
 use ft_train::config::Checkpointing;
-use ft_train::{Complete, Error, MethodHook, Piece, SavedActivations, StepBatch};
+use ft_train::{ActivationPolicy, Complete, Error, MethodHook, Piece, StepBatch};
 
 use crate::methods_laws::{BASES, METHODS, base, config, disturb};
 use crate::production::{step_batch, train_model};
@@ -19,8 +19,8 @@ use crate::train_support::Workshop;
 const STEPS: u64 = 3;
 const LR: f64 = 1e-2;
 
-fn every(blocks: usize) -> SavedActivations {
-    SavedActivations {
+fn every(blocks: usize) -> ActivationPolicy {
+    ActivationPolicy {
         checkpointing: Checkpointing::Every(blocks),
         offload: false,
     }
@@ -35,7 +35,7 @@ fn batch(step: u64) -> StepBatch {
     step_batch(step as usize, [Batch::new(&[&rows[0], &rows[1]], 0, 1)])
 }
 
-fn after(mut model: Model, optim: &OptimConfig, activations: SavedActivations) -> (Model, Vec<f64>) {
+fn after(mut model: Model, optim: &OptimConfig, activations: ActivationPolicy) -> (Model, Vec<f64>) {
     let mut optim = Optim::new(optim).unwrap();
     let step = |step| {
         let (train, mut hook) = (
@@ -53,7 +53,7 @@ fn after(mut model: Model, optim: &OptimConfig, activations: SavedActivations) -
     (model, norms)
 }
 
-fn inside(model: Model, optim: &OptimConfig, activations: SavedActivations) -> (Model, Vec<f64>) {
+fn inside(model: Model, optim: &OptimConfig, activations: ActivationPolicy) -> (Model, Vec<f64>) {
     let (mut optim, mut norms, mut model) = (Optim::new(optim).unwrap(), Vec::new(), model);
     for step in 0..STEPS {
         let batch = batch(step);

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::methods::lora::{Init, LoraConfig};
-use ft_peft::{Adaptable, AnyTensor, Delta, EmbeddingDelta, Pass, PeftConfig, Place, adapter, attach, fold};
+use ft_peft::{Adaptable, AnyTensor, Delta, EmbeddingDelta, ModuleSlot, Pass, PeftConfig, adapter, attach, fold};
 
 use crate::production::{close_loss, in_gradients, peft_step};
 use crate::support::{Array, arrays, close, fixture};
@@ -70,27 +70,27 @@ impl<const D: usize> InnerOrSelf for Tensor<D> {
 /// What trains, under the names of the golden arrays less PEFT's decorations.
 fn trainable(model: &mut Model) -> BTreeMap<String, AnyTensor> {
     let mut out = BTreeMap::new();
-    for mut site in model.sites() {
-        let path = site.path.clone();
+    for mut module in model.target_modules() {
+        let path = module.path.clone();
         let mut put = |name: &str, tensor| out.insert(format!("{path}.{name}"), tensor);
-        match &site.place {
-            Place::Projection(slot) => {
+        match &module.slot {
+            ModuleSlot::Projection(slot) => {
                 if let Some(Delta::Lora(lora)) = &slot.delta {
                     put("lora_A.weight", AnyTensor::Matrix(lora.a.val()));
                     put("lora_B.weight", AnyTensor::Matrix(lora.b.val()));
                 }
             }
-            Place::Embedding(slot) => {
+            ModuleSlot::Embedding(slot) => {
                 if let Some(EmbeddingDelta::Lora(lora)) = &slot.delta {
                     put("lora_embedding_A", AnyTensor::Matrix(lora.a.val()));
                     put("lora_embedding_B", AnyTensor::Matrix(lora.b.val()));
                 }
             }
-            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => {}
+            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
-        let bias_trains = site.bias().is_some_and(|bias| bias.is_trained());
-        let trains = site.is_trained();
-        for (leaf, tensor) in site.tensors() {
+        let bias_trains = module.bias().is_some_and(|bias| bias.is_trained());
+        let trains = module.is_trained();
+        for (leaf, tensor) in module.tensors() {
             let weight_trains = trains && !bias_trains;
             if (leaf == "bias" && bias_trains) || (leaf == "weight" && weight_trains) {
                 out.insert(format!("{path}.{leaf}"), tensor);
@@ -235,16 +235,21 @@ fn pissa_and_olora_start_as_the_base_and_save_over_it() {
         };
         attach(&mut model, &PeftConfig::Lora(config.clone()), 0).unwrap();
         close(case, logits(&model), &golden["init_logits"], 1e-5);
-        for site in model.sites() {
-            if let Place::Projection(slot) = &site.place
+        for module in model.target_modules() {
+            if let ModuleSlot::Projection(slot) = &module.slot
                 && let Some(Delta::Lora(lora)) = &slot.delta
             {
                 let delta = lora.b.val().matmul(lora.a.val()).mul_scalar(lora.scale);
-                close(&site.path, delta, &golden[&format!("delta.{}.weight", site.path)], 1e-5);
                 close(
-                    &site.path,
+                    &module.path,
+                    delta,
+                    &golden[&format!("delta.{}.weight", module.path)],
+                    1e-5,
+                );
+                close(
+                    &module.path,
                     slot.weight.dense(),
-                    &golden[&format!("residual.{}.weight", site.path)],
+                    &golden[&format!("residual.{}.weight", module.path)],
                     1e-5,
                 );
             }
@@ -357,7 +362,7 @@ fn a_preview_counts_what_attaching_makes_trainable() {
         ];
         for config in configs {
             let mut model = base(base_name, &Device::flex());
-            let expected = ft_peft::preview(&model.config().places(), &config).unwrap();
+            let expected = ft_peft::preview(&model.config().module_specs(), &config).unwrap();
             assert_eq!(attach(&mut model, &config, 0).unwrap(), expected, "{base_name}");
             assert_eq!(model.num_params(), expected.parameters, "{base_name}");
         }

@@ -7,7 +7,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model};
 use ft_optim::{Optim, OptimConfig, decays, named_parameters};
-use ft_peft::{Adaptable, ParamMut, PeftConfig, Place, adapter, rates};
+use ft_peft::{Adaptable, ModuleSlot, ParamMut, PeftConfig, adapter, rates};
 use ft_quant::{Leaf, Storage};
 
 use crate::support::fixture;
@@ -23,25 +23,25 @@ fn parameters(model: &mut Model, choice: &ft_peft::Choice) -> BTreeMap<String, P
             Leaf::Frozen(_) => None,
         }
     }
-    for mut site in model.sites() {
-        let path = site.path.clone();
+    for mut module in model.target_modules() {
+        let path = module.path.clone();
         let adapted = choice.adapted.contains(&path);
-        for (name, param) in site.params() {
+        for (name, param) in module.params() {
             let id = match param {
                 ParamMut::Vector(param) => param.id,
                 ParamMut::Matrix(param) => param.id,
             };
             all.insert(format!("{path}.{name}"), id);
         }
-        let bias = site.bias().and_then(|bias| own(bias));
+        let bias = module.bias().and_then(|bias| own(bias));
         let name = if adapted { "base_layer.bias" } else { "bias" };
         all.extend(bias.map(|id| (format!("{path}.{name}"), id)));
-        let weight = match &site.place {
-            Place::Projection(slot) => match &slot.weight.value {
+        let weight = match &module.slot {
+            ModuleSlot::Projection(slot) => match &slot.weight.value {
                 Storage::Dense(leaf) => own(leaf),
                 Storage::Packed(_) => None,
             },
-            Place::Norm(slot) => own(&slot.weight),
+            ModuleSlot::Norm(slot) => own(&slot.weight),
             _ => None,
         };
         all.extend(weight.map(|id| (format!("{path}.weight"), id)));

@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
-use ft_peft::{Adaptable, AnyTensor, Delta, ParamMut, Pass, PeftConfig, Place, WeightDelta, adapter, fold};
+use ft_peft::{Adaptable, AnyTensor, Delta, ModuleSlot, ParamMut, Pass, PeftConfig, WeightDelta, adapter, fold};
 
 use crate::production::{close_loss, in_gradients, peft_step};
 use crate::support::{Array, arrays, close, fixture};
@@ -51,9 +51,9 @@ fn logits(model: &Model) -> Tensor<3> {
 /// What trains, by the names of PEFT's file.
 fn trainable(model: &mut Model) -> BTreeMap<String, AnyTensor> {
     let mut out = BTreeMap::new();
-    for mut site in model.sites() {
-        let path = site.path.clone();
-        if let Place::Projection(slot) = &mut site.place {
+    for mut module in model.target_modules() {
+        let path = module.path.clone();
+        if let ModuleSlot::Projection(slot) = &mut module.slot {
             for (name, param) in slot.delta.iter_mut().flat_map(WeightDelta::params) {
                 let tensor = match param {
                     ParamMut::Vector(param) => AnyTensor::Vector(param.val()),
@@ -62,8 +62,8 @@ fn trainable(model: &mut Model) -> BTreeMap<String, AnyTensor> {
                 out.insert(format!("{path}.{name}"), tensor);
             }
         }
-        if site.is_trained() {
-            for (leaf, tensor) in site.tensors() {
+        if module.is_trained() {
+            for (leaf, tensor) in module.tensors() {
                 out.insert(format!("{path}.ln_tuning_layers.{leaf}"), tensor);
             }
         }
@@ -185,8 +185,8 @@ fn projections_that_vera_left_out_are_drawn_as_pytorch_draws_them() {
     }
     ft_peft::attach(&mut model, &config, 9).unwrap();
     let saved = arrays(&source.join("adapter_model.safetensors"));
-    let Some(Delta::Vera(vera)) = model.sites().into_iter().find_map(|site| match site.place {
-        Place::Projection(slot) => slot.delta.clone(),
+    let Some(Delta::Vera(vera)) = model.target_modules().into_iter().find_map(|module| match module.slot {
+        ModuleSlot::Projection(slot) => slot.delta.clone(),
         _ => None,
     }) else {
         panic!("no VeRA")

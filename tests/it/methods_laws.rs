@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
-use ft_peft::{Adaptable, AnyTensor, Pass, PeftConfig, Place, adapter, attach, fold, preview};
+use ft_peft::{Adaptable, AnyTensor, ModuleSlot, Pass, PeftConfig, adapter, attach, fold, preview};
 use ft_quant::{Kind, Leaf, Scheme};
 
 use crate::support::{arrays, fixture};
@@ -193,8 +193,8 @@ pub fn disturb(model: &mut Model) {
             moved
         }
     }
-    for mut site in model.sites() {
-        for (_, param) in site.params() {
+    for mut module in model.target_modules() {
+        for (_, param) in module.params() {
             match param {
                 ParamMut::Vector(p) => *p = p.clone().map(moved),
                 ParamMut::Matrix(p) => *p = p.clone().map(moved),
@@ -205,15 +205,15 @@ pub fn disturb(model: &mut Model) {
                 leaf.set(moved(leaf.val()));
             }
         };
-        match &mut site.place {
-            Place::Norm(norm) => {
+        match &mut module.slot {
+            ModuleSlot::Norm(norm) => {
                 vector(&mut norm.weight);
                 norm.bias.iter_mut().for_each(vector);
             }
-            Place::Projection(slot) => slot.bias.iter_mut().for_each(vector),
-            Place::Embedding(_) | Place::Residual { .. } | Place::Attention { .. } => {}
+            ModuleSlot::Projection(slot) => slot.bias.iter_mut().for_each(vector),
+            ModuleSlot::Embedding(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
-        if let Some(tokens) = site.virtual_tokens() {
+        if let Some(tokens) = module.virtual_tokens() {
             let mut state: BTreeMap<String, AnyTensor> = tokens.state().into_iter().collect();
             tokens.load_state(&mut |name| match state.remove(name).unwrap() {
                 AnyTensor::Vector(t) => AnyTensor::Vector(moved(t)),
@@ -262,14 +262,14 @@ fn merging_keeps_the_function() {
 fn only_what_was_previewed_trains() {
     each(|what, held, _, config| {
         let mut model = held.load(&Device::flex().autodiff());
-        let expected = preview(&model.config().places(), config).unwrap();
+        let expected = preview(&model.config().module_specs(), config).unwrap();
         assert_eq!(attach(&mut model, config, 3).unwrap(), expected, "{what}");
         assert_eq!(model.num_params(), expected.parameters, "{what}");
         assert!(expected.parameters > 0, "{what}");
         let grads = logits(&model).powf_scalar(2.0).sum().backward();
-        for mut site in model.sites() {
-            let path = site.path.clone();
-            for (leaf, tensor) in site.tensors() {
+        for mut module in model.target_modules() {
+            let path = module.path.clone();
+            for (leaf, tensor) in module.tensors() {
                 let trains =
                     expected.choice.whole.contains(&path) || (leaf == "bias" && expected.choice.biases.contains(&path));
                 let has_gradient = match tensor {
@@ -392,7 +392,7 @@ fn an_emptied_slot_leaves_the_base() {
             return;
         }
         disturb(&mut model);
-        model.sites().iter_mut().for_each(|site| site.clear());
+        model.target_modules().iter_mut().for_each(|module| module.clear());
         assert_eq!(distance(logits(&model), before), 0.0, "{what}");
     });
 }

@@ -8,10 +8,10 @@ use burn::tensor::{Device, Tensor};
 use ft_data::{Batch, Sample};
 use ft_model::{LoadDtype, Model};
 use ft_optim::{Optim, OptimConfig};
-use ft_peft::{Adaptable, AnyTensor, Delta, PeftConfig, Place, adapter, attach};
+use ft_peft::{Adaptable, AnyTensor, Delta, ModuleSlot, PeftConfig, adapter, attach};
 use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
-use ft_train::{MethodHook, SavedActivations, StepBatch, TrainModel};
+use ft_train::{ActivationPolicy, MethodHook, StepBatch, TrainModel};
 use serde_json::Value;
 
 use crate::methods_laws::{METHODS, config, disturb};
@@ -79,19 +79,19 @@ fn trained(options: &Value) -> TrainModel {
     adapter::load(&fixture("peft/lora_all_rslora"), &mut model).unwrap();
     TrainModel {
         objective,
-        ..train_model(model, SavedActivations::default())
+        ..train_model(model, ActivationPolicy::default())
     }
 }
 
 fn adapters(model: &Model) -> BTreeMap<String, AnyTensor> {
     let mut model = model.clone();
     let mut out = BTreeMap::new();
-    for site in model.sites() {
-        if let Place::Projection(slot) = &site.place
+    for module in model.target_modules() {
+        if let ModuleSlot::Projection(slot) = &module.slot
             && let Some(Delta::Lora(lora)) = &slot.delta
         {
             for (name, param) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                let name = format!("base_model.model.{}.{name}.default.weight", site.path);
+                let name = format!("base_model.model.{}.{name}.default.weight", module.path);
                 out.insert(name, AnyTensor::Matrix(param.val().without_autodiff()));
             }
         }
@@ -161,7 +161,7 @@ fn a_fresh_adapter_has_the_loss_of_a_coin() {
     ft_peft::attach(&mut model, &PeftConfig::default(), 1).unwrap();
     let train = TrainModel {
         objective,
-        ..train_model(model, SavedActivations::default())
+        ..train_model(model, ActivationPolicy::default())
     };
     let step = train.gradients(&cut(&pairs, 2), &|| true).unwrap().unwrap();
     close_loss("dpo", step.item.mean_loss().unwrap(), std::f64::consts::LN_2, 1e-6);
@@ -179,7 +179,7 @@ fn distilling_from_oneself_has_neither_loss_nor_gradient() {
         ft_peft::attach(&mut model, &PeftConfig::default(), 1).unwrap();
         let train = TrainModel {
             objective,
-            ..train_model(model, SavedActivations::default())
+            ..train_model(model, ActivationPolicy::default())
         };
         let mut hook = MethodHook::of(&PeftConfig::default());
         let step = train
@@ -246,7 +246,7 @@ fn gradients_depend_neither_on_the_cut_nor_on_checkpointing_over_every_method_an
                     objective: objective.clone(),
                     ..train_model(
                         model.clone(),
-                        SavedActivations {
+                        ActivationPolicy {
                             checkpointing,
                             offload: false,
                         },

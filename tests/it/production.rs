@@ -11,12 +11,12 @@ use ft_model::{LoadDtype, Model};
 use ft_peft::PeftConfig;
 use ft_train::config::ObjectiveSection;
 use ft_train::objectives::{Given, Objective, SftConfig};
-use ft_train::{MethodHook, MicroBatch, SavedActivations, StepBatch, TrainModel};
+use ft_train::{ActivationPolicy, MethodHook, MicroBatch, StepBatch, TrainModel};
 
 use crate::support::{Array, arrays, fixture};
 
 /// A model that is fine-tuned as `ft train` does where nothing else is asked for.
-pub fn train_model(model: Model, activations: SavedActivations) -> TrainModel {
+pub fn train_model(model: Model, activations: ActivationPolicy) -> TrainModel {
     TrainModel {
         model,
         activations,
@@ -65,7 +65,7 @@ pub fn peft_batch() -> StepBatch {
 
 /// Mean loss of a step and the gradients that its optimizer takes.
 pub fn step(model: &Model, hook: &mut MethodHook, batch: &StepBatch) -> (f64, GradientsParams) {
-    let train = train_model(model.clone(), SavedActivations::default());
+    let train = train_model(model.clone(), ActivationPolicy::default());
     let output = train.step_gradients(hook, batch, None, &|| true).unwrap().unwrap();
     (output.item.mean_loss().unwrap(), output.grads)
 }

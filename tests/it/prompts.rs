@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{AdamWConfig, Optim, OptimConfig};
-use ft_peft::{Adaptable, AnyTensor, Pass, PeftConfig, Site, adapter};
+use ft_peft::{Adaptable, AnyTensor, Pass, PeftConfig, TargetModule, adapter};
 
 use crate::production::{close_loss, in_gradients, peft_step};
 use crate::support::{Array, arrays, close, fixture};
@@ -108,8 +108,8 @@ fn at_text(logits: &Array) -> Array {
 /// What trains, by the names of PEFT's prompt encoder.
 pub fn state(model: &Model) -> BTreeMap<String, AnyTensor> {
     let mut model = model.clone();
-    let mut sites = model.sites();
-    let tokens = sites.iter_mut().filter_map(Site::virtual_tokens);
+    let mut modules = model.target_modules();
+    let tokens = modules.iter_mut().filter_map(TargetModule::virtual_tokens);
     tokens.flat_map(|tokens| tokens.state()).collect()
 }
 

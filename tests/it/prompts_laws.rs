@@ -241,8 +241,8 @@ fn a_text_or_the_vocabulary_starts_a_prompt() {
 
 fn table(model: &Model) -> Tensor<2> {
     let mut model = model.clone();
-    let mut sites = model.sites();
-    match sites[0].tensors().remove(0) {
+    let mut modules = model.target_modules();
+    match modules[0].tensors().remove(0) {
         (_, AnyTensor::Matrix(table)) => table,
         other => panic!("{other:?}"),
     }

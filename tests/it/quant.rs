@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
-use ft_peft::{Adaptable, Delta, Pass, PeftConfig, Place, adapter, fold};
+use ft_peft::{Adaptable, Delta, ModuleSlot, Pass, PeftConfig, adapter, fold};
 use ft_quant::{Kind, Scheme};
 use ft_train::MethodHook;
 use safetensors::SafeTensors;
@@ -57,11 +57,11 @@ fn logits(model: &Model, golden: &BTreeMap<String, Array>) -> Tensor<3> {
 
 /// How many projections a model holds in codes.
 fn packed(model: &mut Model) -> usize {
-    let in_codes = |site: &ft_peft::Site<'_>| match &site.place {
-        Place::Projection(slot) => slot.weight.as_packed().is_some(),
+    let in_codes = |module: &ft_peft::TargetModule<'_>| match &module.slot {
+        ModuleSlot::Projection(slot) => slot.weight.as_packed().is_some(),
         _ => false,
     };
-    model.sites().iter().filter(|site| in_codes(site)).count()
+    model.target_modules().iter().filter(|module| in_codes(module)).count()
 }
 
 /// Name, type, shape and bytes of every tensor of a file.
@@ -85,11 +85,13 @@ fn quantized_checkpoints_of_transformers_compute_the_same() {
         let mut model = Model::load(&dir(case), LoadDtype::F32, &Device::flex()).unwrap();
         assert_eq!(packed(&mut model), 14, "{case}");
         close(case, logits(&model, &golden), &golden["logits"], 1e-5);
-        for site in model.sites() {
-            let Place::Projection(slot) = &site.place else { continue };
+        for module in model.target_modules() {
+            let ModuleSlot::Projection(slot) = &module.slot else {
+                continue;
+            };
             if slot.weight.as_packed().is_some() {
-                let expected = &golden[&format!("dequant.{}.weight", site.path)];
-                close(&site.path, slot.weight.dense(), expected, 0.0);
+                let expected = &golden[&format!("dequant.{}.weight", module.path)];
+                close(&module.path, slot.weight.dense(), expected, 0.0);
             }
         }
     }
@@ -147,11 +149,13 @@ fn qlora_equals_peft() {
         let (loss, grads) = step(&model, &mut hook, &batch);
         close_loss(case, loss, golden["qlora_loss"].values[0], 1e-5);
         let mut compared = 0;
-        for site in model.sites() {
-            let Place::Projection(slot) = &site.place else { continue };
+        for module in model.target_modules() {
+            let ModuleSlot::Projection(slot) = &module.slot else {
+                continue;
+            };
             let Some(Delta::Lora(lora)) = &slot.delta else { continue };
             for (name, param) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                let key = format!("qlora_grad.base_model.model.{}.{name}.default.weight", site.path);
+                let key = format!("qlora_grad.base_model.model.{}.{name}.default.weight", module.path);
                 close(&key, grads.get::<2>(param.id).unwrap(), &golden[&key], 1e-4);
                 compared += 1;
             }

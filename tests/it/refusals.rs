@@ -147,7 +147,7 @@ fn options_that_cannot_be_are_named() {
         ),
         (
             r#"{"method": "pfeiffer", "output_adapter": false}"#,
-            "peft.leave_out: no place is left",
+            "peft.leave_out: no module is left",
         ),
         (
             r#"{"method": "houlsby", "leave_out": [9]}"#,

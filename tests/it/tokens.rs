@@ -66,9 +66,9 @@ fn logits(model: &Model) -> Tensor<3> {
 /// What trains, by PEFT's names in memory.
 fn params(model: &mut Model) -> Vec<(String, Param<Tensor<2>>)> {
     let mut all = Vec::new();
-    for mut site in model.sites() {
-        let path = site.path.clone();
-        for (name, param) in site.params() {
+    for mut module in model.target_modules() {
+        let path = module.path.clone();
+        for (name, param) in module.params() {
             let ParamMut::Matrix(param) = param else {
                 panic!("{name} is a vector")
             };

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
+use ft_data::Examples;
 use ft_peft::PeftConfig;
+use ft_train::objectives::ObjectiveConfig;
 use ft_train::{Plan, RunConfig};
 use serde_json::json;
 
@@ -55,9 +57,12 @@ fn plan(workshop: &Workshop, path: &Path) {
         .file_stem()
         .is_none_or(|s| s != "quickstart" && s != "compare-methods")
     {
-        sets.extend([set("model.path", "base"), set("data.train", data_for(&own.data.train))]);
+        sets.extend([set("model.path", "base"), set("data.train", data_for(&own))]);
         if own.data.valid.is_some() {
-            sets.push(set("data.valid", data_for(&own.data.train)));
+            sets.push(set("data.valid", data_for(&own)));
+        }
+        if own.objective.name() == "distill" {
+            sets.push(set("objective.teacher", "base"));
         }
     }
     // The tiny base has no biases.
@@ -83,8 +88,25 @@ fn plan(workshop: &Workshop, path: &Path) {
     );
 }
 
+#[test]
+fn every_objective_has_a_configuration() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let texts: String = files.map(|path| fs::read_to_string(path).unwrap_or_default()).collect();
+    for name in ObjectiveConfig::NAMES.iter().filter(|name| **name != "sft") {
+        let key = format!("kind = \"{name}\"");
+        assert!(texts.contains(&key), "no configuration in configs/ says {key}");
+    }
+}
+
 /// The tiny file of the same kind.
-fn data_for(path: &Path) -> &'static str {
+fn data_for(config: &RunConfig) -> &'static str {
+    let path = &config.data.train;
+    match config.objective.kind().examples() {
+        Examples::Pairs => return "pairs.jsonl",
+        Examples::Rated => return "rated.jsonl",
+        Examples::Samples => {}
+    }
     match path.extension().and_then(|e| e.to_str()) {
         Some("csv") => "e2e.csv",
         Some("txt") => "corpus.txt",
@@ -101,6 +123,12 @@ fn write_data(workshop: &Workshop) {
     let problem = |i: usize| json!({ "question": format!("turn a {i}"), "answer": "b c d" }).to_string() + "\n";
     fs::write(workshop.path("gsm8k.jsonl"), (0..20).map(problem).collect::<String>()).unwrap();
     write_biased(workshop);
+    let pair =
+        |i: usize| json!({ "chosen": format!("turn a {i} b"), "rejected": format!("turn a {i} c") }).to_string() + "\n";
+    fs::write(workshop.path("pairs.jsonl"), (0..40).map(pair).collect::<String>()).unwrap();
+    let rated =
+        |i: usize| json!({ "prompt": format!("turn {i}"), "completion": "b", "label": i % 2 == 0 }).to_string() + "\n";
+    fs::write(workshop.path("rated.jsonl"), (0..40).map(rated).collect::<String>()).unwrap();
     let line = |i: usize| format!("turn {} into b c d e f g h ; {i}\n", ["a", "b", "c"][i % 3]);
     fs::write(workshop.path("corpus.txt"), (0..60).map(line).collect::<String>()).unwrap();
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use ft_model::{LoadDtype, Model};
-use ft_peft::{Adaptable, Place, adapter};
+use ft_peft::{Adaptable, ModuleSlot, adapter};
 use ft_quant::{Kind, Scheme};
 use ft_train::{Outcome, read_metrics};
 
@@ -131,8 +131,10 @@ fn the_plan_counts_the_codes_that_the_run_then_holds() {
         let device = burn::tensor::Device::flex();
         let mut model = Model::load_quantized(&base, LoadDtype::F32, Some(scheme), &device).unwrap();
         let (mut numbers, mut bytes, mut count) = (0, 0, 0);
-        for site in model.sites() {
-            let Place::Projection(slot) = &site.place else { continue };
+        for module in model.target_modules() {
+            let ModuleSlot::Projection(slot) = &module.slot else {
+                continue;
+            };
             let Some(packed) = slot.weight.as_packed() else {
                 continue;
             };

@@ -14,6 +14,7 @@ const STEPS: &[Step] = &[
     ("tidy", || tidy::run(&[])),
     ("clippy", clippy),
     ("test", test),
+    ("examples", examples),
 ];
 
 pub fn run(args: &[String]) -> Outcome {
@@ -72,6 +73,18 @@ fn clippy() -> Outcome {
 // Unit tests, the integration binaries and the doc tests of every package.
 fn test() -> Outcome {
     shell::status(shell::cargo().args(["test", "--workspace", "--no-fail-fast"]))
+}
+
+// What the README shows to people who use the crates, on the embedded model. They are built with the whole workspace: a package
+// alone would resolve other features, and compile the dependencies once more.
+fn examples() -> Outcome {
+    shell::status(shell::cargo().args(["build", "--quiet", "--workspace", "--examples"]))?;
+    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+    let folder = own.parent().ok_or("xtask lies in a folder")?.join("examples");
+    for example in ["finetune", "generate"] {
+        shell::status(&mut std::process::Command::new(folder.join(example)))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

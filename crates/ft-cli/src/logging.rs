@@ -26,7 +26,7 @@ fn held() -> MutexGuard<'static, Option<Vec<u8>>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps what goes to [`Stderr`] until [`release`].
+/// SavedActivations what goes to [`Stderr`] until [`release`].
 pub fn hold() {
     held().get_or_insert_default();
 }

@@ -139,7 +139,7 @@ impl Batch {
     }
 
     /// Tokens that the loss covers.
-    pub fn learned(&self) -> usize {
+    pub fn target_tokens(&self) -> usize {
         self.targets.len()
     }
 }
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(batch.ids, [5, 6, 7, 8, 9, 0]);
         assert_eq!(batch.positions, [0, 1, 3]);
         assert_eq!(batch.targets, [6, 7, 9]);
-        assert_eq!((batch.tokens(), batch.learned()), (5, 3));
+        assert_eq!((batch.tokens(), batch.target_tokens()), (5, 3));
     }
 
     #[test]
@@ -218,6 +218,6 @@ mod tests {
         assert_eq!(Batch::new(&[&a], 0, 64).width, 128);
         assert_eq!(Batch::new(&[&a], 0, 1).width, 65);
         let none = Batch::new(&[], 0, 64);
-        assert_eq!((none.rows, none.width, none.learned()), (0, 0, 0));
+        assert_eq!((none.rows, none.width, none.target_tokens()), (0, 0, 0));
     }
 }

@@ -286,7 +286,7 @@ impl Worker<'_> {
             Overlong::Drop => outcome.counts.dropped += 1,
             Overlong::Split => outcome
                 .samples
-                .extend(sample.windows(max_length).into_iter().filter(|w| w.learned() > 0)),
+                .extend(sample.windows(max_length).into_iter().filter(|w| w.target_tokens() > 0)),
             Overlong::Truncate => {
                 outcome.counts.truncated_tokens += sample.truncate(max_length);
                 match sample.teaches() {

@@ -42,7 +42,7 @@ impl Preview {
         }
         Preview {
             tokens,
-            learned: sample.learned(),
+            learned: sample.target_tokens(),
         }
     }
 

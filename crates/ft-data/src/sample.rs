@@ -74,7 +74,7 @@ impl Sample {
 
     /// Whether every sequence of it has something to learn.
     pub(crate) fn teaches(&self) -> bool {
-        self.sequences().all(|sample| sample.learned() > 0)
+        self.sequences().all(|sample| sample.target_tokens() > 0)
     }
 
     /// Rows that it takes in a batch.
@@ -98,7 +98,7 @@ impl Sample {
     }
 
     /// Tokens that the loss covers.
-    pub fn learned(&self) -> usize {
+    pub fn target_tokens(&self) -> usize {
         self.learn.iter().filter(|&&l| l).count()
     }
 
@@ -123,7 +123,7 @@ impl Sample {
         })
     }
 
-    /// Keeps the first `max_length` tokens, of a rejected answer too; returns how many were cut off.
+    /// SavedActivations the first `max_length` tokens, of a rejected answer too; returns how many were cut off.
     pub(crate) fn truncate(&mut self, max_length: usize) -> usize {
         let cut = self.len().saturating_sub(max_length);
         self.ids.truncate(max_length);
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn the_first_token_is_never_learned() {
         assert_eq!(sample("xxx").learn, [false, true, true]);
-        assert_eq!(sample("").learned(), 0);
+        assert_eq!(sample("").target_tokens(), 0);
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         let s = sample(".xxxxxx");
         let windows = s.windows(3);
         assert_eq!(windows.iter().map(Sample::len).collect::<Vec<_>>(), [3, 3, 1]);
-        assert_eq!(windows.iter().map(Sample::learned).collect::<Vec<_>>(), [2, 2, 0]);
+        assert_eq!(windows.iter().map(Sample::target_tokens).collect::<Vec<_>>(), [2, 2, 0]);
         let ids: Vec<u32> = windows.into_iter().flat_map(|w| w.ids).collect();
         assert_eq!(ids, s.ids);
     }

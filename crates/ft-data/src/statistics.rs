@@ -89,7 +89,7 @@ impl Statistics {
             counts,
             samples: samples.len(),
             tokens: all().map(Sample::len).sum(),
-            learned: all().map(Sample::learned).sum(),
+            learned: all().map(Sample::target_tokens).sum(),
             longest: samples.iter().map(Sample::width).max().unwrap_or(0),
             histogram: histogram(samples),
             unheeded_stops: unheeded.map(spelling).collect(),

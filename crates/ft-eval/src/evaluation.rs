@@ -63,7 +63,7 @@ pub fn evaluate(model: &Model, batches: impl IntoIterator<Item = Batch>) -> Resu
 /// The samples in batches of `batch_size`, longest first: little padding, and a batch that does not fit into memory fails at once.
 /// Samples without a target are left out. Widths are multiples of `multiple` (1 on a CPU; 64 on a GPU, which then sees few shapes).
 pub fn batches(samples: &[Sample], batch_size: usize, multiple: usize) -> impl ExactSizeIterator<Item = Batch> {
-    let mut order: Vec<usize> = (0..samples.len()).filter(|i| samples[*i].learned() > 0).collect();
+    let mut order: Vec<usize> = (0..samples.len()).filter(|i| samples[*i].target_tokens() > 0).collect();
     order.sort_by_key(|i| std::cmp::Reverse(samples[*i].width()));
     let chunks: Vec<Vec<usize>> = order.chunks(batch_size.max(1)).map(<[_]>::to_vec).collect();
     chunks.into_iter().map(move |numbers| {

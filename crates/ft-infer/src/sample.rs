@@ -67,7 +67,7 @@ fn top_k(kept: &mut Vec<Candidate>, k: usize) {
     kept.retain(|candidate| candidate.logit >= threshold);
 }
 
-/// Keeps the shortest head of the sorted candidates whose probability reaches `p`.
+/// SavedActivations the shortest head of the sorted candidates whose probability reaches `p`.
 fn top_p(kept: &mut Vec<Candidate>, p: f64) {
     if p >= 1.0 || kept.is_empty() {
         return;

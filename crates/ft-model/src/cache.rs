@@ -37,7 +37,7 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Keeps only the batch rows named, in that order (beam search, finished rows).
+    /// SavedActivations only the batch rows named, in that order (beam search, finished rows).
     pub fn select_rows(&mut self, rows: burn::tensor::Tensor<1, burn::tensor::Int>) {
         for layer in self.layers.iter_mut().flatten() {
             layer.keys = layer.keys.clone().select(0, rows.clone());

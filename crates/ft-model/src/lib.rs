@@ -3,7 +3,7 @@
 //! ```text
 //! config.json ──> ModelConfig ──┐
 //! *.safetensors ─> Checkpoint ──┴─> Model ──forward(ids)──> hidden ──logits / nll_sum──>
-//!                                     └── Adaptable: the places that ft-peft can change, by checkpoint path
+//!                                     └── Adaptable: the modules that ft-peft can change, by checkpoint path
 //! ```
 //!
 //! Families: llama (1, 2, 3.x, SmolLM), mistral, qwen2, qwen3, gpt2.
@@ -24,13 +24,13 @@
 //! # Ok::<(), ft_model::Error>(())
 //! ```
 
+mod block_activations;
 mod cache;
 mod checkpoint;
 mod config;
 mod error;
 pub mod families;
 pub mod gguf;
-mod kept;
 mod layers;
 mod loader;
 mod model;
@@ -43,11 +43,11 @@ mod save;
 mod source;
 mod virtual_tokens;
 
+pub use block_activations::BlockActivations;
 pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
-pub use kept::Kept;
 pub use loader::{LoadDtype, held_as};
 pub use model::Model;
 pub use outline::TensorSpec;

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::{Module, ParamId};
 use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
 use ft_peft::methods::trainable_tokens::TrainableTokens;
-use ft_peft::{Adaptable, EmbeddingDelta, Pass, Place, Projection, Site, WeightDelta};
+use ft_peft::{Adaptable, EmbeddingDelta, ModuleSlot, Pass, Projection, TargetModule, WeightDelta};
 use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
@@ -86,8 +86,8 @@ impl Model {
     /// The same model with activations of type `dtype`, whatever the weights are stored in: they are widened or rounded where
     /// they are multiplied. Norms, softmax, adapters and the loss are computed in f32.
     pub fn computing_in(mut self, dtype: FloatDType) -> Self {
-        for site in self.sites() {
-            if let Place::Embedding(slot) = site.place {
+        for module in self.target_modules() {
+            if let ModuleSlot::Embedding(slot) = module.slot {
                 slot.compute = Some(dtype);
             }
         }
@@ -302,10 +302,10 @@ impl Model {
 }
 
 impl Adaptable for Model {
-    fn sites(&mut self) -> Vec<Site<'_>> {
-        let mut sites = self.decoder.sites(&self.config);
-        sites.extend(self.lm_head.as_mut().map(|head| Site::projection(HEAD, head)));
-        sites
+    fn target_modules(&mut self) -> Vec<TargetModule<'_>> {
+        let mut modules = self.decoder.target_modules(&self.config);
+        modules.extend(self.lm_head.as_mut().map(|head| TargetModule::projection(HEAD, head)));
+        modules
     }
 
     fn head_path(&self) -> &str {

@@ -1,7 +1,7 @@
 //! The tensors of a model without their values, for planning before anything is loaded.
 
 use burn::tensor::{Device, Tensor};
-use ft_peft::PlaceSpec;
+use ft_peft::ModuleSpec;
 
 use crate::config::ModelConfig;
 use crate::model::Model;
@@ -22,9 +22,9 @@ impl ModelConfig {
         self.outline().1
     }
 
-    /// The adaptable places, as [`ft_peft::places`] finds them in the loaded model.
-    pub fn places(&self) -> Vec<PlaceSpec> {
-        ft_peft::places(&mut self.outline().0)
+    /// The adaptable modules, as [`ft_peft::module_specs`] finds them in the loaded model.
+    pub fn module_specs(&self) -> Vec<ModuleSpec> {
+        ft_peft::module_specs(&mut self.outline().0)
     }
 
     /// The model without its weights: every tensor is one zero seen as a whole one.

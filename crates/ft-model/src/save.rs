@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::FloatDType;
-use ft_peft::{Adaptable, AnyTensor, Place, Site};
+use ft_peft::{Adaptable, AnyTensor, ModuleSlot, TargetModule};
 use ft_quant::{Packed, bnb};
 use safetensors::Dtype;
 use safetensors::tensor::View;
@@ -48,7 +48,12 @@ impl Model {
             source,
         })?;
         let name = items.iter().find_map(Item::float_type).unwrap_or("float32");
-        let scheme = self.clone().sites().iter().find_map(packed).map(Packed::scheme);
+        let scheme = self
+            .clone()
+            .target_modules()
+            .iter()
+            .find_map(packed)
+            .map(Packed::scheme);
         let scheme = scheme.filter(|_| dtype == LoadDtype::Auto);
         write(
             &dir.join("config.json"),
@@ -74,32 +79,37 @@ impl Model {
     fn items(&self, dtype: LoadDtype) -> Result<Vec<Item>> {
         let mut model = self.clone();
         let mut items = Vec::new();
-        let places = self.config().places();
-        let bare = |path: &str| places.iter().any(|place| place.path == path && !place.bias);
-        for mut site in model.sites() {
-            let adapted = match &site.place {
-                Place::Projection(p) => p.delta.is_some(),
-                Place::Embedding(e) => e.delta.is_some() || e.prompt.is_some(),
-                Place::Residual { slot, .. } => slot.adapter.is_some(),
-                Place::Attention { slot, .. } => slot.prefix.is_some(),
-                Place::Norm(_) => false,
+        let specs = self.config().module_specs();
+        let bare = |path: &str| specs.iter().any(|spec| spec.path == path && !spec.bias);
+        for mut module in model.target_modules() {
+            let adapted = match &module.slot {
+                ModuleSlot::Projection(p) => p.delta.is_some(),
+                ModuleSlot::Embedding(e) => e.delta.is_some() || e.prompt.is_some(),
+                ModuleSlot::Residual { slot, .. } => slot.adapter.is_some(),
+                ModuleSlot::Attention { slot, .. } => slot.prefix.is_some(),
+                ModuleSlot::Norm(_) => false,
             };
             if adapted {
-                return Err(Error::NotFolded(site.path));
+                return Err(Error::NotFolded(module.path));
             }
-            if matches!(site.place, Place::Projection(_)) && site.bias().is_some() && bare(&site.path) {
+            if matches!(module.slot, ModuleSlot::Projection(_)) && module.bias().is_some() && bare(&module.path) {
                 let family = self.config().model_type.clone();
                 return Err(Error::NoPlaceForBias {
-                    path: site.path,
+                    path: module.path,
                     family,
                 });
             }
-            match packed(&site).filter(|_| dtype == LoadDtype::Auto) {
-                None => items.extend(site.tensors().into_iter().map(|t| Item::floats(&site.path, t, dtype))),
+            match packed(&module).filter(|_| dtype == LoadDtype::Auto) {
+                None => items.extend(
+                    module
+                        .tensors()
+                        .into_iter()
+                        .map(|t| Item::floats(&module.path, t, dtype)),
+                ),
                 Some(packed) => {
-                    items.extend(Item::codes(&site.path, packed));
-                    let bias = site.bias().map(|bias| ("bias", AnyTensor::Vector(bias.val())));
-                    items.extend(bias.map(|bias| Item::floats(&site.path, bias, dtype)));
+                    items.extend(Item::codes(&module.path, packed));
+                    let bias = module.bias().map(|bias| ("bias", AnyTensor::Vector(bias.val())));
+                    items.extend(bias.map(|bias| Item::floats(&module.path, bias, dtype)));
                 }
             }
         }
@@ -107,10 +117,10 @@ impl Model {
     }
 }
 
-/// The codes of a site's matrix, where it has any.
-fn packed<'s>(site: &'s Site<'_>) -> Option<&'s Packed> {
-    match &site.place {
-        Place::Projection(p) => p.weight.as_packed(),
+/// The codes of a module's matrix, where it has any.
+fn packed<'s>(module: &'s TargetModule<'_>) -> Option<&'s Packed> {
+    match &module.slot {
+        ModuleSlot::Projection(p) => p.weight.as_packed(),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use ft_model::{LoadDtype, Model, ModelConfig};
-use ft_peft::{Adaptable, Place};
+use ft_peft::{Adaptable, ModuleSlot};
 use ft_quant::{Kind, Scheme};
 
 struct Counting;
@@ -40,8 +40,8 @@ const GPT2: &str =
 /// Numbers of the projections, and bytes they are held in.
 fn packed(model: &mut Model) -> (usize, usize) {
     let (mut numbers, mut bytes) = (0, 0);
-    for site in model.sites() {
-        if let Place::Projection(slot) = &site.place
+    for module in model.target_modules() {
+        if let ModuleSlot::Projection(slot) = &module.slot
             && let Some(packed) = slot.weight.as_packed()
         {
             let [rows, cols] = packed.dims();

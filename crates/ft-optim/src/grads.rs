@@ -133,7 +133,7 @@ fn sum_of_squares<M: Module>(module: &M, grads: &GradientsParams) -> Amount {
 
 struct Squares<'a> {
     grads: &'a GradientsParams,
-    /// A tied parameter is visited in every place, but has one gradient.
+    /// A tied parameter is visited in every module, but has one gradient.
     seen: HashSet<ParamId>,
     host: f64,
     device: Option<Tensor<1>>,

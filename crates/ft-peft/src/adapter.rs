@@ -10,12 +10,12 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::adapterhub;
-use crate::attach::{Attached, Choice, attach, places};
+use crate::attach::{Attached, Choice, attach, module_specs};
 use crate::error::{Error, Result};
 use crate::methods::{ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::peft_config;
-use crate::site::{Adaptable, AnyTensor, Place, Site};
 use crate::slots::Projection;
+use crate::target_module::{Adaptable, AnyTensor, ModuleSlot, TargetModule};
 use crate::tensor_file::write_tensor_file;
 
 mod layout;
@@ -88,8 +88,8 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
     let attached = attach(model, &config.to_be_filled(), 0)?;
     twin::drop(model, &attached.choice, &mut file.tensors);
-    for mut site in model.sites() {
-        file.fill_site(&mut site, &attached.choice, config.method(), &layout);
+    for mut module in model.target_modules() {
+        file.fill_module(&mut module, &attached.choice, config.method(), &layout);
     }
     file.fill_shared(model);
     virtual_tokens::fill(dir, model, &mut file)?;
@@ -99,7 +99,7 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
 
 /// Writes the adapter that `config` attached to `model` into `dir`.
 pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_model: &str) -> Result<()> {
-    let choice = config.method().choose(&places(model))?;
+    let choice = config.method().choose(&module_specs(model))?;
     let layout = Layout::of(config.method());
     let Some(record) = record::record(model, config, &choice, base_model) else {
         let why = format!("\"{}\" leaves no adapter: save the model itself", config.name());
@@ -138,19 +138,19 @@ fn tensors(
     layout: &Layout,
 ) -> BTreeMap<String, TensorData> {
     let mut out = BTreeMap::new();
-    for mut site in model.sites() {
-        let at = site.path.clone();
+    for mut module in model.target_modules() {
+        let at = module.path.clone();
         let mut put = |name: &str, data: TensorData| {
             out.insert(layout.tensor(&at, name), data);
         };
-        match &mut site.place {
-            Place::Projection(slot) => {
+        match &mut module.slot {
+            ModuleSlot::Projection(slot) => {
                 slot.delta
                     .iter()
                     .flat_map(WeightDelta::export)
                     .for_each(|(name, data)| put(name, data));
             }
-            Place::Embedding(slot) => {
+            ModuleSlot::Embedding(slot) => {
                 if let Some(delta) = &mut slot.delta {
                     delta
                         .params()
@@ -161,14 +161,14 @@ fn tensors(
                     }
                 }
             }
-            Place::Residual { slot, .. } => {
+            ModuleSlot::Residual { slot, .. } => {
                 let params = slot.adapter.iter_mut().flat_map(|adapter| adapter.params());
                 params.for_each(|(name, param)| put(name, param.data()));
             }
-            Place::Norm(_) | Place::Attention { .. } => {}
+            ModuleSlot::Norm(_) | ModuleSlot::Attention { .. } => {}
         }
-        let infix = method.infix(&site.path);
-        put_own(&mut site, choice, infix, &mut put);
+        let infix = method.infix(&module.path);
+        put_own(&mut module, choice, infix, &mut put);
     }
     for (name, tensor) in shared(model) {
         out.insert(name, tensor.into_data());
@@ -181,8 +181,8 @@ fn tensors(
 /// The constants that the adapters share, by their names in PEFT's file.
 fn shared(model: &mut impl Adaptable) -> BTreeMap<String, Tensor<2>> {
     let mut out = BTreeMap::new();
-    for site in model.sites() {
-        if let Place::Projection(Projection { delta: Some(delta), .. }) = site.place {
+    for module in model.target_modules() {
+        if let ModuleSlot::Projection(Projection { delta: Some(delta), .. }) = module.slot {
             let shared = delta.shared().into_iter();
             out.extend(shared.map(|(name, tensor)| (format!("{ROOT}{name}"), tensor.clone())));
         }
@@ -191,23 +191,23 @@ fn shared(model: &mut impl Adaptable) -> BTreeMap<String, Tensor<2>> {
 }
 
 /// The checkpoint tensors that train: whole modules and biases.
-fn put_own(site: &mut Site<'_>, choice: &Choice, infix: &str, put: &mut impl FnMut(&str, TensorData)) {
-    if choice.biases.contains(&site.path) {
-        let name = bias_name(site);
-        let bias = site.bias().expect("only places with a bias are listed");
+fn put_own(module: &mut TargetModule<'_>, choice: &Choice, infix: &str, put: &mut impl FnMut(&str, TensorData)) {
+    if choice.biases.contains(&module.path) {
+        let name = bias_name(module);
+        let bias = module.bias().expect("only modules with a bias are listed");
         put(name, bias.val().into_data());
     }
-    if choice.whole.contains(&site.path) {
-        for (leaf, tensor) in site.tensors() {
+    if choice.whole.contains(&module.path) {
+        for (leaf, tensor) in module.tensors() {
             put(&format!("{infix}{leaf}"), tensor.into_data());
         }
     }
 }
 
 /// PEFT wraps an adapted layer, which moves its bias one level down.
-fn bias_name(site: &Site<'_>) -> &'static str {
-    match &site.place {
-        Place::Projection(slot) if slot.delta.is_some() => "base_layer.bias",
+fn bias_name(module: &TargetModule<'_>) -> &'static str {
+    match &module.slot {
+        ModuleSlot::Projection(slot) if slot.delta.is_some() => "base_layer.bias",
         _ => "bias",
     }
 }
@@ -260,44 +260,50 @@ impl TensorFile {
         })
     }
 
-    fn fill_site(&mut self, site: &mut Site<'_>, choice: &Choice, method: &dyn PeftMethod, layout: &Layout) {
-        let at = site.path.clone();
+    fn fill_module(
+        &mut self,
+        module: &mut TargetModule<'_>,
+        choice: &Choice,
+        method: &dyn PeftMethod,
+        layout: &Layout,
+    ) {
+        let at = module.path.clone();
         let infix = method.infix(&at);
-        let bias = layout.tensor(&at, bias_name(site));
-        for (name, param) in site.params() {
+        let bias = layout.tensor(&at, bias_name(module));
+        for (name, param) in module.params() {
             let full = layout.tensor(&at, name);
             if let Some(data) = self.tensors.remove(&full) {
                 self.tensors.insert(full.clone(), method.unpack(&at, name, data));
             }
             self.fill_param(&full, param);
         }
-        if let Place::Embedding(slot) = &mut site.place {
+        if let ModuleSlot::Embedding(slot) = &mut module.slot {
             let base = layout.tensor(&at, "base_layer.weight");
             if slot.delta.is_some() && self.tensors.contains_key(&base) {
                 let dtype = slot.weight.val().dtype();
                 self.fill(&base, slot.weight.val(), |value| slot.weight.set(value.cast(dtype)));
             }
         }
-        if choice.biases.contains(&site.path) {
-            let leaf = site.bias().expect("only places with a bias are listed");
+        if choice.biases.contains(&module.path) {
+            let leaf = module.bias().expect("only modules with a bias are listed");
             self.fill(&bias, leaf.val(), |value| leaf.set(value));
         }
-        if choice.whole.contains(&site.path) {
-            self.fill_whole(&layout.tensor(&at, infix), site);
+        if choice.whole.contains(&module.path) {
+            self.fill_whole(&layout.tensor(&at, infix), module);
         }
     }
 
-    fn fill_whole(&mut self, at: &str, site: &mut Site<'_>) {
-        for (leaf, present) in site.tensors() {
+    fn fill_whole(&mut self, at: &str, module: &mut TargetModule<'_>) {
+        for (leaf, present) in module.tensors() {
             let name = format!("{at}{leaf}");
             match present {
-                AnyTensor::Matrix(present) => self.fill(&name, present, |value| site.set_matrix(value)),
-                AnyTensor::Vector(present) => self.fill(&name, present, |value| site.set_vector(leaf, value)),
+                AnyTensor::Matrix(present) => self.fill(&name, present, |value| module.set_matrix(value)),
+                AnyTensor::Vector(present) => self.fill(&name, present, |value| module.set_vector(leaf, value)),
             }
         }
     }
 
-    /// Each shared constant once, for every place that uses it.
+    /// Each shared constant once, for every module that uses it.
     fn fill_shared(&mut self, model: &mut impl Adaptable) {
         let mut read = BTreeMap::new();
         for (name, present) in shared(model) {
@@ -305,8 +311,8 @@ impl TensorFile {
                 read.insert(name.clone(), value);
             });
         }
-        for site in model.sites() {
-            if let Place::Projection(Projection { delta: Some(delta), .. }) = site.place {
+        for module in model.target_modules() {
+            if let ModuleSlot::Projection(Projection { delta: Some(delta), .. }) = module.slot {
                 for (name, tensor) in delta.shared() {
                     if let Some(value) = read.get(&format!("{ROOT}{name}")) {
                         *tensor = value.clone();

@@ -63,7 +63,7 @@ pub(crate) fn record(name: &str, config: Value, model: (&str, &str), hidden: usi
     })
 }
 
-/// The tensor that PEFT's file would call `leaf`, at the place `path`.
+/// The tensor that PEFT's file would call `leaf`, at the module `path`.
 pub(crate) fn tensor_name(path: &str, leaf: &str, adapter: &str) -> String {
     match leaf {
         "lora_A.weight" => format!("{path}.loras.{adapter}.lora_A"),

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::adapter;
-use crate::attach::{places, preview};
+use crate::attach::{module_specs, preview};
 use crate::error::{Error, Result};
 use crate::methods::lora::BiasMode;
 use crate::methods::lora::mixed::{Mixed, RowChoice};
 use crate::methods::{Delta, PeftConfig};
-use crate::site::{Adaptable, Place, Site};
 use crate::slots::{Embedding, Norm, Prefixes, Projection, Residual};
+use crate::target_module::{Adaptable, ModuleSlot, TargetModule};
 
 /// A named set of adapters over one base model.
 ///
@@ -18,23 +18,23 @@ use crate::slots::{Embedding, Norm, Prefixes, Projection, Residual};
 /// and the base itself is there all the time (`activate(model, None)`).
 #[derive(Debug)]
 pub struct Adapters {
-    /// Every place without an adapter.
+    /// Every module without an adapter.
     base: Slots,
     held: BTreeMap<String, Held>,
     active: Option<String>,
 }
 
-/// The places of a model by path.
+/// The modules of a model by path.
 type Slots = BTreeMap<String, Slot>;
 
 #[derive(Debug)]
 struct Held {
     config: PeftConfig,
-    /// Every place with this adapter.
+    /// Every module with this adapter.
     slots: Slots,
 }
 
-/// What stands at a place.
+/// What stands at a module.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "handles of tensors, a few hundred in a model")]
 enum Slot {
@@ -46,31 +46,31 @@ enum Slot {
 }
 
 impl Slot {
-    fn of(site: &Site<'_>) -> Self {
-        match &site.place {
-            Place::Projection(slot) => Slot::Projection((**slot).clone()),
-            Place::Embedding(slot) => Slot::Embedding((**slot).clone()),
-            Place::Norm(slot) => Slot::Norm((**slot).clone()),
-            Place::Residual { slot, .. } => Slot::Residual((**slot).clone()),
-            Place::Attention { slot, .. } => Slot::Attention((**slot).clone()),
+    fn of(module: &TargetModule<'_>) -> Self {
+        match &module.slot {
+            ModuleSlot::Projection(slot) => Slot::Projection((**slot).clone()),
+            ModuleSlot::Embedding(slot) => Slot::Embedding((**slot).clone()),
+            ModuleSlot::Norm(slot) => Slot::Norm((**slot).clone()),
+            ModuleSlot::Residual { slot, .. } => Slot::Residual((**slot).clone()),
+            ModuleSlot::Attention { slot, .. } => Slot::Attention((**slot).clone()),
         }
     }
 
-    fn put(&self, site: &mut Site<'_>) {
-        match (self, &mut site.place) {
-            (Slot::Projection(own), Place::Projection(slot)) => **slot = own.clone(),
-            (Slot::Embedding(own), Place::Embedding(slot)) => **slot = own.clone(),
-            (Slot::Norm(own), Place::Norm(slot)) => **slot = own.clone(),
-            (Slot::Residual(own), Place::Residual { slot, .. }) => **slot = own.clone(),
-            (Slot::Attention(own), Place::Attention { slot, .. }) => **slot = own.clone(),
-            _ => unreachable!("a path is always the same kind of place"),
+    fn put(&self, module: &mut TargetModule<'_>) {
+        match (self, &mut module.slot) {
+            (Slot::Projection(own), ModuleSlot::Projection(slot)) => **slot = own.clone(),
+            (Slot::Embedding(own), ModuleSlot::Embedding(slot)) => **slot = own.clone(),
+            (Slot::Norm(own), ModuleSlot::Norm(slot)) => **slot = own.clone(),
+            (Slot::Residual(own), ModuleSlot::Residual { slot, .. }) => **slot = own.clone(),
+            (Slot::Attention(own), ModuleSlot::Attention { slot, .. }) => **slot = own.clone(),
+            _ => unreachable!("a path is always the same kind of module"),
         }
     }
 }
 
 fn slots(model: &mut impl Adaptable) -> Slots {
-    let sites = model.sites().into_iter();
-    sites.map(|site| (site.path.clone(), Slot::of(&site))).collect()
+    let modules = model.target_modules().into_iter();
+    modules.map(|module| (module.path.clone(), Slot::of(&module))).collect()
 }
 
 impl Adapters {
@@ -111,7 +111,7 @@ impl Adapters {
 
     /// The model with the adapter in `dir`; its slots are left as they are then.
     fn read(&mut self, model: &mut impl Adaptable, dir: &Path) -> Result<Held> {
-        let choice = preview(&places(model), &adapter::read_config(dir)?)?.choice;
+        let choice = preview(&module_specs(model), &adapter::read_config(dir)?)?.choice;
         let head = model.head_path().to_string();
         if choice.adapted.contains(&head) || choice.whole.contains(&head) {
             // The base computes the same with a head of its own.
@@ -165,8 +165,8 @@ impl Adapters {
         }
         self.activate(model, None)?;
         let rows = RowChoice::default();
-        for mut site in model.sites() {
-            let lora = |name: &&str| match self.held[*name].slots.get(&site.path) {
+        for mut module in model.target_modules() {
+            let lora = |name: &&str| match self.held[*name].slots.get(&module.path) {
                 Some(Slot::Projection(Projection {
                     delta: Some(Delta::Lora(lora)),
                     ..
@@ -174,7 +174,7 @@ impl Adapters {
                 _ => None,
             };
             let loras: Vec<_> = names.iter().map(lora).collect();
-            if let Place::Projection(slot) = &mut site.place
+            if let ModuleSlot::Projection(slot) = &mut module.slot
                 && loras.iter().any(Option::is_some)
             {
                 slot.delta = Some(Delta::Mixed(Mixed::new(loras, rows.clone())));
@@ -213,10 +213,10 @@ impl Adapters {
 
     fn show(&self, model: &mut impl Adaptable, name: Option<&str>) {
         let held = name.and_then(|name| self.held.get(name));
-        for mut site in model.sites() {
-            let own = held.and_then(|held| held.slots.get(&site.path));
-            if let Some(slot) = own.or_else(|| self.base.get(&site.path)) {
-                slot.put(&mut site);
+        for mut module in model.target_modules() {
+            let own = held.and_then(|held| held.slots.get(&module.path));
+            if let Some(slot) = own.or_else(|| self.base.get(&module.path)) {
+                slot.put(&mut module);
             }
         }
     }

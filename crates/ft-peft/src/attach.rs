@@ -1,15 +1,15 @@
-//! The only place that decides what trains.
+//! The only module that decides what trains.
 
 use crate::error::{Error, Result};
 use crate::methods::lora::BiasMode;
 use crate::methods::trainable_tokens;
 use crate::methods::{Delta, PeftConfig};
-use crate::site::{Adaptable, Place, Site};
+use crate::target_module::{Adaptable, ModuleSlot, TargetModule};
 use crate::targets::{Kind, Selector, has_suffix, named, nearest};
 
-/// One adaptable place without its values, for planning before a model is loaded.
+/// One adaptable module without its values, for planning before a model is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlaceSpec {
+pub struct ModuleSpec {
     /// As the checkpoint spells it, without `.weight`.
     pub path: String,
     /// What stands there.
@@ -21,7 +21,7 @@ pub struct PlaceSpec {
     pub bias: bool,
 }
 
-impl PlaceSpec {
+impl ModuleSpec {
     /// Fails where `rank` is above the smaller side.
     pub(crate) fn holds_rank(&self, rank: usize) -> Result<()> {
         let [rows, cols] = self.dims;
@@ -33,12 +33,12 @@ impl PlaceSpec {
     }
 }
 
-/// Which places a method acts on, and how.
+/// Which modules a method acts on, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Places that carry an adapter.
+    /// Modules that carry an adapter.
     pub adapted: Vec<String>,
-    /// Places whose own tensors train.
+    /// Modules whose own tensors train.
     pub whole: Vec<String>,
     /// Places of which only the bias trains.
     pub biases: Vec<String>,
@@ -49,21 +49,21 @@ pub struct Choice {
 impl Choice {
     /// Adapters where `selector` says, with PEFT's `modules_to_save` and `bias`.
     pub(crate) fn adapters(
-        places: &[PlaceSpec],
+        specs: &[ModuleSpec],
         selector: Selector<'_>,
         modules_to_save: &[String],
         bias: BiasMode,
     ) -> Result<Self> {
-        let whole = whole_modules(places, modules_to_save)?;
-        let mut adapted = selector.select(places)?;
+        let whole = whole_modules(specs, modules_to_save)?;
+        let mut adapted = selector.select(specs)?;
         adapted.retain(|path| !whole.contains(path));
-        let with_bias = places.iter().filter(|place| place.bias && !whole.contains(&place.path));
-        let biases = with_bias.filter(|place| match bias {
+        let with_bias = specs.iter().filter(|spec| spec.bias && !whole.contains(&spec.path));
+        let biases = with_bias.filter(|spec| match bias {
             BiasMode::None => false,
             BiasMode::All => true,
-            BiasMode::LoraOnly => adapted.contains(&place.path),
+            BiasMode::LoraOnly => adapted.contains(&spec.path),
         });
-        let biases = biases.map(|place| place.path.clone()).collect();
+        let biases = biases.map(|spec| spec.path.clone()).collect();
         Ok(Self {
             adapted,
             whole,
@@ -73,8 +73,8 @@ impl Choice {
     }
 }
 
-fn whole_modules(places: &[PlaceSpec], suffixes: &[String]) -> Result<Vec<String>> {
-    let paths = || named(places).map(|place| place.path.as_str());
+fn whole_modules(specs: &[ModuleSpec], suffixes: &[String]) -> Result<Vec<String>> {
+    let paths = || named(specs).map(|spec| spec.path.as_str());
     if let Some(unknown) = suffixes
         .iter()
         .find(|suffix| !paths().any(|path| has_suffix(path, suffix)))
@@ -98,60 +98,60 @@ pub struct Attached {
     pub parameters: usize,
 }
 
-/// What [`attach`] would make trainable in a model with these places.
-pub fn preview(places: &[PlaceSpec], config: &PeftConfig) -> Result<Attached> {
+/// What [`attach`] would make trainable in a model with these modules.
+pub fn preview(specs: &[ModuleSpec], config: &PeftConfig) -> Result<Attached> {
     let method = config.method();
     method.check()?;
-    let choice = method.choose(places)?;
-    let trained = |place: &PlaceSpec| {
-        let [rows, cols] = place.dims;
-        let bias = if place.bias { rows } else { 0 };
-        if choice.whole.contains(&place.path) {
+    let choice = method.choose(specs)?;
+    let trained = |spec: &ModuleSpec| {
+        let [rows, cols] = spec.dims;
+        let bias = if spec.bias { rows } else { 0 };
+        if choice.whole.contains(&spec.path) {
             return rows * cols + bias;
         }
-        let bias = if choice.biases.contains(&place.path) { bias } else { 0 };
-        let adapter = if choice.adapted.contains(&place.path) {
-            method.parameters_at(place)
+        let bias = if choice.biases.contains(&spec.path) { bias } else { 0 };
+        let adapter = if choice.adapted.contains(&spec.path) {
+            method.parameters_at(spec)
         } else {
             0
         };
-        let rows = if choice.rows.contains(&place.path) {
+        let rows = if choice.rows.contains(&spec.path) {
             method.tokens().len() * cols
         } else {
             0
         };
         bias + adapter + rows
     };
-    let parameters = places.iter().map(trained).sum();
+    let parameters = specs.iter().map(trained).sum();
     Ok(Attached { choice, parameters })
 }
 
 /// Path and shape of every tensor that `choice` makes trainable, adapters as their method describes them.
-pub fn trained_shapes(places: &[PlaceSpec], config: &PeftConfig, choice: &Choice) -> Vec<(String, Vec<usize>)> {
+pub fn trained_shapes(specs: &[ModuleSpec], config: &PeftConfig, choice: &Choice) -> Vec<(String, Vec<usize>)> {
     let method = config.method();
-    let trained = |place: &PlaceSpec| {
-        let [rows, cols] = place.dims;
-        let whole = choice.whole.contains(&place.path);
-        let biased = place.bias && (whole || choice.biases.contains(&place.path));
+    let trained = |spec: &ModuleSpec| {
+        let [rows, cols] = spec.dims;
+        let whole = choice.whole.contains(&spec.path);
+        let biased = spec.bias && (whole || choice.biases.contains(&spec.path));
         let weight = if cols == 1 { vec![rows] } else { vec![rows, cols] };
         let mut tensors = Vec::new();
-        tensors.extend(whole.then(|| (format!("{}.weight", place.path), weight)));
-        tensors.extend(biased.then(|| (format!("{}.bias", place.path), vec![rows])));
-        if !whole && choice.adapted.contains(&place.path) {
-            let name = format!("{}.delta", place.path);
-            tensors.extend(method.shapes_at(place).into_iter().map(|shape| (name.clone(), shape)));
+        tensors.extend(whole.then(|| (format!("{}.weight", spec.path), weight)));
+        tensors.extend(biased.then(|| (format!("{}.bias", spec.path), vec![rows])));
+        if !whole && choice.adapted.contains(&spec.path) {
+            let name = format!("{}.delta", spec.path);
+            tensors.extend(method.shapes_at(spec).into_iter().map(|shape| (name.clone(), shape)));
         }
         tensors
     };
-    places.iter().flat_map(trained).collect()
+    specs.iter().flat_map(trained).collect()
 }
 
-/// Freezes the model, then makes trainable what the method asks for. Starting values depend on `seed` and each place's
+/// Freezes the model, then makes trainable what the method asks for. Starting values depend on `seed` and each module's
 /// path alone.
 pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Result<Attached> {
-    let places = places(model);
-    let attached = preview(&places, config)?;
-    config.method().ready(&places)?;
+    let specs = module_specs(model);
+    let attached = preview(&specs, config)?;
+    config.method().ready(&specs)?;
     let choice = &attached.choice;
     let head = model.head_path().to_string();
     if choice.adapted.contains(&head) || choice.whole.contains(&head) {
@@ -159,20 +159,20 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
     }
     let nested = !matches!(config, PeftConfig::TrainableTokens(_));
     let mut adapted = Vec::new();
-    for mut site in model.sites() {
-        site.freeze();
-        site.clear();
-        if choice.whole.contains(&site.path) {
-            site.train();
+    for mut module in model.target_modules() {
+        module.freeze();
+        module.clear();
+        if choice.whole.contains(&module.path) {
+            module.train();
         }
-        if choice.biases.contains(&site.path) {
-            site.bias().expect("only places with a bias are listed").train();
+        if choice.biases.contains(&module.path) {
+            module.bias().expect("only modules with a bias are listed").train();
         }
-        if choice.rows.contains(&site.path) {
-            trainable_tokens::fill(&mut site, config.method().tokens(), nested)?;
+        if choice.rows.contains(&module.path) {
+            trainable_tokens::fill(&mut module, config.method().tokens(), nested)?;
         }
-        if choice.adapted.contains(&site.path) {
-            adapted.push(site);
+        if choice.adapted.contains(&module.path) {
+            adapted.push(module);
         }
     }
     config.method().fill_all(&mut adapted, seed);
@@ -186,19 +186,18 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
 /// [`Error::NotMergeable`] for an adapter that no weight can stand for; the model is unchanged.
 pub fn fold(model: &mut impl Adaptable) -> Result<()> {
     mergeable(model)?;
-    let embeds = model
-        .sites()
-        .iter()
-        .any(|site| matches!(&site.place, Place::Embedding(e) if e.delta.as_ref().is_some_and(|d| !d.moves_head())));
+    let embeds = model.target_modules().iter().any(
+        |module| matches!(&module.slot, ModuleSlot::Embedding(e) if e.delta.as_ref().is_some_and(|d| !d.moves_head())),
+    );
     if embeds {
         model.untie_head();
     }
-    for mut site in model.sites() {
-        site.freeze();
-        match &mut site.place {
-            Place::Projection(slot) => slot.fold(),
-            Place::Embedding(slot) => slot.fold(),
-            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => {}
+    for mut module in model.target_modules() {
+        module.freeze();
+        match &mut module.slot {
+            ModuleSlot::Projection(slot) => slot.fold(),
+            ModuleSlot::Embedding(slot) => slot.fold(),
+            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
     }
     Ok(())
@@ -210,50 +209,54 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
 /// [`Error::NotMergeable`] for one that no weight can stand for.
 pub fn mergeable(model: &mut impl Adaptable) -> Result<()> {
     const COLUMN: &str = "a virtual token is a column of its own";
-    for site in model.sites() {
-        let why = match &site.place {
-            Place::Residual { slot, .. } if slot.adapter.is_some() => "a bottleneck adapter is not linear",
-            Place::Embedding(slot) if slot.prompt.is_some() => COLUMN,
-            Place::Attention { slot, .. } if slot.prefix.is_some() => COLUMN,
-            Place::Projection(slot) if matches!(slot.delta, Some(Delta::Mixed(_))) => {
+    for module in model.target_modules() {
+        let why = match &module.slot {
+            ModuleSlot::Residual { slot, .. } if slot.adapter.is_some() => "a bottleneck adapter is not linear",
+            ModuleSlot::Embedding(slot) if slot.prompt.is_some() => COLUMN,
+            ModuleSlot::Attention { slot, .. } if slot.prefix.is_some() => COLUMN,
+            ModuleSlot::Projection(slot) if matches!(slot.delta, Some(Delta::Mixed(_))) => {
                 "each row has an adapter of its own"
             }
             _ => continue,
         };
-        return Err(Error::NotMergeable { path: site.path, why });
+        return Err(Error::NotMergeable { path: module.path, why });
     }
     Ok(())
 }
 
-/// The places of a model, a tied head included.
-pub fn places(model: &mut impl Adaptable) -> Vec<PlaceSpec> {
+/// The modules of a model, a tied head included.
+pub fn module_specs(model: &mut impl Adaptable) -> Vec<ModuleSpec> {
     let head = model.head_path().to_string();
-    let mut places: Vec<PlaceSpec> = model.sites().into_iter().map(|site| spec(site, &head)).collect();
-    if !places.iter().any(|place| place.path == head)
-        && let Some(table) = places.iter().find(|place| place.kind == Kind::Embedding)
+    let mut specs: Vec<ModuleSpec> = model
+        .target_modules()
+        .into_iter()
+        .map(|module| spec(module, &head))
+        .collect();
+    if !specs.iter().any(|spec| spec.path == head)
+        && let Some(table) = specs.iter().find(|spec| spec.kind == Kind::Embedding)
     {
-        places.push(PlaceSpec {
+        specs.push(ModuleSpec {
             path: head,
             kind: Kind::TiedHead,
             dims: table.dims,
             bias: false,
         });
     }
-    places
+    specs
 }
 
-fn spec(mut site: Site<'_>, head: &str) -> PlaceSpec {
-    let (kind, dims) = match &site.place {
-        Place::Projection(slot) if site.path == head => (Kind::Head, slot.weight.dims()),
-        Place::Projection(slot) => (Kind::Linear, slot.weight.dims()),
-        Place::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),
-        Place::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
-        Place::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
-        Place::Attention { shape, .. } => (Kind::Attention, [shape.layers, shape.width()]),
+fn spec(mut module: TargetModule<'_>, head: &str) -> ModuleSpec {
+    let (kind, dims) = match &module.slot {
+        ModuleSlot::Projection(slot) if module.path == head => (Kind::Head, slot.weight.dims()),
+        ModuleSlot::Projection(slot) => (Kind::Linear, slot.weight.dims()),
+        ModuleSlot::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),
+        ModuleSlot::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
+        ModuleSlot::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
+        ModuleSlot::Attention { shape, .. } => (Kind::Attention, [shape.layers, shape.width()]),
     };
-    let bias = site.bias().is_some();
-    PlaceSpec {
-        path: site.path,
+    let bias = module.bias().is_some();
+    ModuleSpec {
+        path: module.path,
         kind,
         dims,
         bias,

@@ -22,7 +22,7 @@ pub enum Error {
     /// The rank does not fit the matrix.
     #[error("peft.rank: {rank} is above the smaller side of {path} ({rows} x {cols})")]
     Rank {
-        /// Place.
+        /// Module.
         path: String,
         /// Rank asked for.
         rank: usize,
@@ -37,7 +37,7 @@ pub enum Error {
          adapter with --adapter"
     )]
     NotMergeable {
-        /// Its place.
+        /// Its module.
         path: String,
         /// What stands against it.
         why: &'static str,

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  Projection, Embedding,
-//!  Norm, Residual                 places of a model, with an empty slot each (slots.rs)
-//!        ^ Adaptable::sites       a model lists its places by checkpoint path (site.rs)
+//!  Norm, Residual                 modules of a model, with an empty slot each (slots.rs)
+//!        ^ Adaptable::target_modules   a model lists them by checkpoint path (target_module.rs)
 //!  attach(model, config, seed)    freezes, fills the slots, says what trains (attach.rs)
 //!  fold(model)                    merges the slots into the weights
 //!  adapter::{load, save}          folders of PEFT (adapter.rs, peft_config.rs) and AdapterHub (adapterhub.rs), strictly
@@ -14,14 +14,14 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
-//! use ft_peft::{Adaptable, Pass, PeftConfig, Projection, Site, attach, fold};
+//! use ft_peft::{Adaptable, Pass, PeftConfig, Projection, TargetModule, attach, fold};
 //! use ft_quant::Layout;
 //!
 //! struct Layer(Projection);
 //!
 //! impl Adaptable for Layer {
-//!     fn sites(&mut self) -> Vec<Site<'_>> {
-//!         vec![Site::projection("layers.0.proj", &mut self.0)]
+//!     fn target_modules(&mut self) -> Vec<TargetModule<'_>> {
+//!         vec![TargetModule::projection("layers.0.proj", &mut self.0)]
 //!     }
 //!     fn head_path(&self) -> &str {
 //!         "lm_head"
@@ -46,35 +46,35 @@ mod adapters;
 mod attach;
 mod embedding_delta;
 mod error;
-mod keeps;
 pub mod methods;
 mod pass;
 mod patterns;
 mod peft_config;
 pub mod plain;
 mod rates;
-mod regime;
-mod site;
+mod saved_activations;
 mod slots;
 mod stream;
+mod target_module;
 mod targets;
 mod tensor_file;
+mod training_hook;
 mod virtual_tokens;
 
 pub use adapters::Adapters;
-pub use attach::{Attached, Choice, PlaceSpec, attach, fold, mergeable, places, preview, trained_shapes};
+pub use attach::{Attached, Choice, ModuleSpec, attach, fold, mergeable, module_specs, preview, trained_shapes};
 pub use embedding_delta::EmbeddingDelta;
 pub use error::{Error, Result};
-pub use keeps::Keeps;
 pub use methods::lora::mixed::RowChoice;
 pub use methods::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 pub use pass::Pass;
 pub use patterns::Patterns;
 pub use peft_config::Target;
 pub use rates::{Part, rates};
-pub use regime::Regime;
-pub use site::{Adaptable, AnyTensor, AttentionShape, Place, Site};
+pub use saved_activations::SavedActivations;
 pub use slots::{Embedding, Norm, Prefixes, Projection, Residual};
+pub use target_module::{Adaptable, AnyTensor, AttentionShape, ModuleSlot, TargetModule};
 pub use targets::{Kind, Layers, Selector, Targets};
 pub use tensor_file::write_tensor_file;
+pub use training_hook::TrainingHook;
 pub use virtual_tokens::{Dense, Prefix, PrefixTable, Prompt, PromptTable, VirtualTokens};

@@ -15,7 +15,7 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// A training pass: dropout masks are a pure function of `seed` and the place they act on.
+    /// A training pass: dropout masks are a pure function of `seed` and the module they act on.
     pub fn train(seed: u64) -> Self {
         Self {
             dropout_seed: Some(seed),

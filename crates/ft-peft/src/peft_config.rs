@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::methods::{FROM_PEFT, PeftConfig};
-use crate::site::AttentionShape;
+use crate::target_module::AttentionShape;
 use crate::targets::Layers;
 
 /// Reads one method's options from its file.
@@ -20,9 +20,9 @@ pub struct Target<'a> {
     pub base_model: &'a str,
     /// `target_modules`: the shortest names that mean exactly `paths`.
     pub modules: &'a [String],
-    /// The places themselves.
+    /// The modules themselves.
     pub paths: &'a [String],
-    /// Which rank-one parts the file holds, of places where some were taken away.
+    /// Which rank-one parts the file holds, of modules where some were taken away.
     pub kept: &'a BTreeMap<String, Vec<bool>>,
     /// Whether the base stores its matrices `[in, out]`.
     pub fan_in_fan_out: bool,

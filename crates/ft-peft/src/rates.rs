@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use burn::module::ParamId;
 
 use crate::methods::{ParamMut, PeftConfig};
-use crate::site::{Adaptable, Place};
+use crate::target_module::{Adaptable, ModuleSlot};
 
 /// What a trainable tensor is, for its learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +27,17 @@ pub fn rates(model: &mut impl Adaptable, config: &PeftConfig, lr: f64) -> HashMa
             rates.insert(id, if lr > 0.0 { rate / lr } else { 0.0 });
         }
     };
-    for mut site in model.sites() {
+    for mut module in model.target_modules() {
         let is_lookup =
-            matches!(&site.place, Place::Embedding(slot) if slot.delta.as_ref().is_some_and(|d| !d.moves_head()));
-        for (name, param) in site.params() {
+            matches!(&module.slot, ModuleSlot::Embedding(slot) if slot.delta.as_ref().is_some_and(|d| !d.moves_head()));
+        for (name, param) in module.params() {
             match param {
                 ParamMut::Vector(param) => put(Part::Vector, param.id),
                 ParamMut::Matrix(param) if is_lookup => put(Part::Embedding, param.id),
                 ParamMut::Matrix(param) => put(Part::Matrix(name), param.id),
             }
         }
-        site.own_vectors().into_iter().for_each(|id| put(Part::Vector, id));
+        module.own_vectors().into_iter().for_each(|id| put(Part::Vector, id));
     }
     rates
 }

@@ -1,4 +1,4 @@
-//! The places in a model that an adapter can change. Each is empty in the plain model.
+//! The modules in a model that an adapter can change. Each is empty in the plain model.
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
@@ -18,7 +18,7 @@ pub struct Projection {
     pub weight: Weight,
     /// `[out]`.
     pub bias: Option<Leaf<1>>,
-    /// The adapter in this place.
+    /// The adapter in this module.
     pub delta: Option<Delta>,
 }
 
@@ -68,7 +68,7 @@ pub struct Embedding {
     /// Type of what comes out, and of all that is computed from it; the table's own where nothing is said.
     #[module(skip)]
     pub compute: Option<FloatDType>,
-    /// The adapter in this place.
+    /// The adapter in this module.
     pub delta: Option<EmbeddingDelta>,
     /// Virtual tokens before what is looked up, in a model's input table.
     pub prompt: Option<Prompt>,
@@ -125,7 +125,7 @@ impl Embedding {
 /// What stands before the keys and values of every layer.
 #[derive(Module, Debug, Default)]
 pub struct Prefixes {
-    /// The adapter in this place.
+    /// The adapter in this module.
     pub prefix: Option<Prefix>,
 }
 
@@ -166,7 +166,7 @@ impl Norm {
 /// Where the output of a sub-layer joins the residual stream, possibly changed by a [`Bottleneck`].
 #[derive(Module, Debug, Default)]
 pub struct Residual {
-    /// The adapter in this place.
+    /// The adapter in this module.
     pub adapter: Option<Bottleneck>,
 }
 

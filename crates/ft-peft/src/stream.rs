@@ -1,4 +1,4 @@
-//! Named random streams: what a place draws depends on the seed and its path alone, not on the order of places.
+//! Named random streams: what a module draws depends on the seed and its path alone, not on the order of modules.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use ft_seed::stream;

@@ -1,4 +1,4 @@
-//! Which places of a model a method acts on, with PEFT's matching rules.
+//! Which modules of a model a method acts on, with PEFT's matching rules.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::attach::PlaceSpec;
+use crate::attach::ModuleSpec;
 use crate::error::{Error, Result};
 
-/// How places are named: a list of path suffixes, or a word or regular expression.
+/// How modules are named: a list of path suffixes, or a word or regular expression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Targets {
-    /// `"all-linear"` (every projection but the output head), `"all"` (every place), or a regular expression that must
+    /// `"all-linear"` (every projection but the output head), `"all"` (every module), or a regular expression that must
     /// match a whole path.
     Pattern(String),
     /// A path matches when it equals an entry or ends in `.entry`.
@@ -26,7 +26,7 @@ impl Targets {
         Targets::Pattern("all-linear".into())
     }
 
-    /// Every place.
+    /// Every module.
     pub fn all() -> Self {
         Targets::Pattern("all".into())
     }
@@ -104,7 +104,7 @@ fn parse_range(text: &str) -> Option<(usize, usize)> {
     Some((bound(from, 0)?, bound(to, usize::MAX)?))
 }
 
-/// The kind of place a path stands for.
+/// The kind of module a path stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A linear layer inside the model.
@@ -123,7 +123,7 @@ pub enum Kind {
     Attention,
 }
 
-/// A resolved choice of places.
+/// A resolved choice of modules.
 #[derive(Clone, Copy, Debug)]
 pub struct Selector<'a> {
     /// What to take.
@@ -135,11 +135,11 @@ pub struct Selector<'a> {
 }
 
 impl Selector<'_> {
-    /// The selected ones among `places`, in their order; none is an error that lists the nearest paths.
-    pub fn select(&self, places: &[PlaceSpec]) -> Result<Vec<String>> {
+    /// The selected ones among `specs`, in their order; none is an error that lists the nearest paths.
+    pub fn select(&self, specs: &[ModuleSpec]) -> Result<Vec<String>> {
         let pattern = self.targets.regex()?;
         let mut chosen = Vec::new();
-        for PlaceSpec { path, kind, .. } in named(places) {
+        for ModuleSpec { path, kind, .. } in named(specs) {
             let named = match (self.targets, &pattern) {
                 (Targets::Suffixes(list), _) => list.iter().any(|suffix| has_suffix(path, suffix)),
                 (_, Some(regex)) => regex.is_match(path),
@@ -155,27 +155,27 @@ impl Selector<'_> {
             }
         }
         if chosen.is_empty() {
-            return Err(self.no_target(places));
+            return Err(self.no_target(specs));
         }
         Ok(chosen)
     }
 
-    fn no_target(&self, places: &[PlaceSpec]) -> Error {
+    fn no_target(&self, specs: &[ModuleSpec]) -> Error {
         let wanted = match self.targets {
             Targets::Pattern(word) => word.as_str(),
             Targets::Suffixes(list) => list.first().map_or("", String::as_str),
         };
         Error::NoTarget {
             targets: self.targets.to_string(),
-            nearest: nearest(wanted, named(places).map(|p| p.path.as_str())),
+            nearest: nearest(wanted, named(specs).map(|p| p.path.as_str())),
         }
     }
 }
 
-/// The places that hold tensors of the checkpoint, which are those that targets can name.
-pub(crate) fn named(places: &[PlaceSpec]) -> impl Iterator<Item = &PlaceSpec> {
+/// The modules that hold tensors of the checkpoint, which are those that targets can name.
+pub(crate) fn named(specs: &[ModuleSpec]) -> impl Iterator<Item = &ModuleSpec> {
     let none = [Kind::Residual, Kind::Attention];
-    places.iter().filter(move |place| !none.contains(&place.kind))
+    specs.iter().filter(move |spec| !none.contains(&spec.kind))
 }
 
 /// Whether `path` is `suffix` or ends in it at a dot.
@@ -231,19 +231,19 @@ mod tests {
 
     fn select(targets: Targets, exclude: &[&str], layers: Option<Layers>) -> Result<Vec<String>> {
         let exclude: Vec<String> = exclude.iter().map(|s| s.to_string()).collect();
-        let place = |(path, kind): (&str, Kind)| PlaceSpec {
+        let spec = |(path, kind): (&str, Kind)| ModuleSpec {
             path: path.into(),
             kind,
             dims: [8, 8],
             bias: false,
         };
-        let places = PLACES.map(place);
+        let specs = PLACES.map(spec);
         Selector {
             targets: &targets,
             exclude: &exclude,
             layers: layers.as_ref(),
         }
-        .select(&places)
+        .select(&specs)
     }
 
     fn suffixes(list: &[&str]) -> Targets {
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_nearest_paths_stand_for_their_kind_once() {
-        let near = nearest("q_porj", PLACES.iter().map(|place| place.0));
+        let near = nearest("q_porj", PLACES.iter().map(|spec| spec.0));
         assert_eq!(near[0], "model.layers.0.self_attn.q_proj");
         assert_eq!(near.iter().filter(|path| path.ends_with("q_proj")).count(), 1);
     }

@@ -13,7 +13,7 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::methods::p_tuning::{Lstm, Mlp};
 use crate::methods::prefix_tuning::PrefixMlp;
 use crate::pass::Pass;
-use crate::site::AnyTensor;
+use crate::target_module::AnyTensor;
 use ft_quant::Leaf;
 use ft_seed::stream;
 

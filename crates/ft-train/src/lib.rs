@@ -31,7 +31,7 @@ mod watch;
 pub use batches::{Batches, MicroBatch, Padding, StepBatch, Totals};
 pub use config::{Issue, Provenance, RunConfig};
 pub use engine::{
-    Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, SavedActivations, TrainModel, fit,
+    ActivationPolicy, Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, TrainModel, fit,
     write_teacher_cache,
 };
 pub use error::{Error, Result};

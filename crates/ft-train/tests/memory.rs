@@ -18,7 +18,7 @@ use ft_train::checkpoint::{read_tensors, write_saved};
 use ft_train::config::Checkpointing;
 use ft_train::objectives::SftConfig;
 use ft_train::plan::Demand;
-use ft_train::{Complete, MicroBatch, SavedActivations, StepBatch, TrainModel};
+use ft_train::{ActivationPolicy, Complete, MicroBatch, StepBatch, TrainModel};
 
 struct Counting;
 
@@ -105,7 +105,7 @@ fn step_batch(tokens: usize) -> StepBatch {
 fn train_model(model: Model, checkpointing: Checkpointing) -> TrainModel {
     TrainModel {
         model,
-        activations: SavedActivations {
+        activations: ActivationPolicy {
             checkpointing,
             offload: false,
         },
@@ -158,7 +158,7 @@ fn cases() -> Vec<(&'static str, ModelConfig, PeftConfig, Attached)> {
     let case = |(text, options): (&str, &'static str)| {
         let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
         let config: PeftConfig = serde_json::from_str(options).unwrap();
-        let Ok(attached) = preview(&shape.places(), &config) else {
+        let Ok(attached) = preview(&shape.module_specs(), &config) else {
             assert!(options.contains("bitfit") && shape.model_type == "llama", "{options}");
             return None;
         };
@@ -240,7 +240,7 @@ fn steps_over_codes_keep_what_the_plan_says() {
     for (text, options) in SHAPES.iter().flat_map(|text| methods.map(|options| (text, options))) {
         let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
         let config: PeftConfig = serde_json::from_str(options).unwrap();
-        let attached = preview(&shape.places(), &config).unwrap();
+        let attached = preview(&shape.module_specs(), &config).unwrap();
         let scheme = Some(Scheme::new(Kind::Nf4));
         let mut model = Model::init_quantized(&shape, 1, scheme, &Device::flex().autodiff());
         attach(&mut model, &config, 0).unwrap();

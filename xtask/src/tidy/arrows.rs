@@ -17,7 +17,15 @@ const MAY_USE: &[(&str, Option<&[&str]>)] = &[
     ("ft-optim", Some(&["ft-kernels", "ft-quant"])),
     (
         "ft-infer",
-        Some(&["ft-kernels", "ft-quant", "ft-peft", "ft-model", "ft-data"]),
+        // ft-embedded: for the example.
+        Some(&[
+            "ft-kernels",
+            "ft-quant",
+            "ft-peft",
+            "ft-model",
+            "ft-data",
+            "ft-embedded",
+        ]),
     ),
     (
         "ft-eval",
@@ -34,6 +42,8 @@ const MAY_USE: &[(&str, Option<&[&str]>)] = &[
             "ft-infer",
             "ft-eval",
             "ft-optim",
+            // For the example.
+            "ft-embedded",
         ]),
     ),
     ("ft-embedded", Some(&["ft-data"])),

@@ -145,10 +145,10 @@ impl Combine {
         };
         let combined = combine(&adapters, &how)?;
         combined.write(&self.out).context(self.out.display())?;
-        let (places, rank, out) = (combined.places.len(), combined.rank(), self.out.display());
+        let (places, rank, out) = (combined.pairs.len(), combined.rank(), self.out.display());
         match self.json {
             true => output::json(&json!({ "out": self.out, "places": places, "rank": rank })),
-            false => output::write(&format!("combined into {out}: {places} places of rank {rank}\n")),
+            false => output::write(&format!("combined into {out}: {places} modules of rank {rank}\n")),
         }
     }
 }

@@ -122,7 +122,7 @@ impl Export {
             }
         })?;
         let adapter = PlainLora::read(&folder, &Device::flex()).map_err(|e| or_merge(e, &folder))?;
-        let served = served_rank(adapter.rank()).and_then(|rank| places(&adapter).map(|()| rank));
+        let served = served_rank(adapter.rank()).and_then(|rank| served_modules(&adapter).map(|()| rank));
         let rank = served.map_err(|why| or_merge(Failure::new(why), &folder))?;
         adapter.write(&self.out)?;
         let name = self.out.file_name().unwrap_or_default().to_string_lossy();
@@ -132,11 +132,11 @@ impl Export {
             "vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={}",
             out.display()
         );
-        let what = format!("{} places of rank {}", adapter.places.len(), adapter.rank());
+        let what = format!("{} modules of rank {}", adapter.pairs.len(), adapter.rank());
         let figures = json!({
             "rank": adapter.rank(),
             "max_lora_rank": rank,
-            "places": adapter.places.len(),
+            "places": adapter.pairs.len(),
         });
         self.report(&what, figures, &command)
     }
@@ -153,8 +153,8 @@ impl Export {
                 self.whole(|draft| {
                     gguf::write_adapter(&located.checkpoint, &lora, dtype.gguf(), draft).map_err(|e| instead(e.into()))
                 })?;
-                let what = format!("{} places as {}", lora.places.len(), dtype.name());
-                let figures = json!({ "places": lora.places.len(), "rank": lora.rank(), "dtype": dtype.name() });
+                let what = format!("{} modules as {}", lora.pairs.len(), dtype.name());
+                let figures = json!({ "places": lora.pairs.len(), "rank": lora.rank(), "dtype": dtype.name() });
                 self.report(&what, figures, &format!("llama-server -m BASE.gguf --lora {out}"))
             }
             None if self.merge => Err(Failure::wrong_use(
@@ -220,12 +220,12 @@ fn served_rank(rank: usize) -> Result<usize, String> {
 }
 
 /// Whether vLLM takes adapters at all of these places.
-fn places(adapter: &PlainLora) -> Result<(), String> {
+fn served_modules(adapter: &PlainLora) -> Result<(), String> {
     if adapter.fan_in_fan_out {
         return Err("vLLM serves no LoRA over this base: its matrices lie [in, out] (GPT-2)".into());
     }
     match adapter
-        .places
+        .pairs
         .iter()
         .find(|(path, pair)| pair.embedding || *path == "lm_head")
     {

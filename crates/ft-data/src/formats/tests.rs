@@ -63,7 +63,7 @@ fn text_learns_all_but_the_first_token_and_ends_in_eos() {
     let s = sample("text", json!({"text": "The cook."}), &llama());
     assert_eq!(s.ids[0], 1, "BOS by the post-processor");
     assert_eq!(s.ids.last(), Some(&2));
-    assert_eq!(s.learned(), s.len() - 1);
+    assert_eq!(s.target_tokens(), s.len() - 1);
     let s = sample("text", json!({"text": "The cook.<|im_end|>"}), &chatml());
     assert_eq!(
         tokens(&s, &chatml()),

@@ -243,7 +243,7 @@ fn statistics_count_tokens_and_stops() {
         (100, 100, 0, 0)
     );
     assert_eq!(s.tokens, data.samples.iter().map(Sample::len).sum::<usize>());
-    assert_eq!(s.learned, data.samples.iter().map(Sample::learned).sum::<usize>());
+    assert_eq!(s.learned, data.samples.iter().map(Sample::target_tokens).sum::<usize>());
     assert_eq!(s.histogram.iter().map(|b| b.samples).sum::<usize>(), 100);
     assert!(s.histogram.windows(2).all(|w| w[0].up_to < w[1].up_to) && s.longest <= s.histogram.last().unwrap().up_to);
     assert_eq!(
@@ -302,7 +302,7 @@ fn previews_show_each_token() {
         preview.runs(),
         [(false, "Zürich 🙂".to_owned()), (true, " adds 🙂<|im_end|>".to_owned())]
     );
-    assert_eq!(preview.learned, data.samples[0].learned());
+    assert_eq!(preview.learned, data.samples[0].target_tokens());
 }
 
 #[test]

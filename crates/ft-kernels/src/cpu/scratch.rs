@@ -58,7 +58,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Keeps the largest buffers.
+/// SavedActivations the largest buffers.
 fn keep(pool: &mut Vec<Vec<f32>>, buffer: Vec<f32>) {
     pool.push(buffer);
     if pool.len() > KEPT

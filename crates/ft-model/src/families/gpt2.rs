@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, s};
 use ft_kernels::Output;
-use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, Site};
+use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, TargetModule};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
@@ -136,18 +136,18 @@ impl Gpt2 {
         hidden
     }
 
-    pub fn sites(&mut self, config: &ModelConfig) -> Vec<Site<'_>> {
+    pub fn target_modules(&mut self, config: &ModelConfig) -> Vec<TargetModule<'_>> {
         let device = self.wte.weight.val().device();
-        let mut sites = vec![
-            Site::embedding("transformer.wte", &mut self.wte),
-            Site::embedding("transformer.wpe", &mut self.wpe),
-            Site::attention("transformer.h", &mut self.prefixes, config.attention(), device),
+        let mut modules = vec![
+            TargetModule::embedding("transformer.wte", &mut self.wte),
+            TargetModule::embedding("transformer.wpe", &mut self.wpe),
+            TargetModule::attention("transformer.h", &mut self.prefixes, config.attention(), device),
         ];
         for (i, block) in self.h.iter_mut().enumerate() {
-            block.sites(&format!("transformer.h.{i}"), &mut sites);
+            block.target_modules(&format!("transformer.h.{i}"), &mut modules);
         }
-        sites.push(Site::norm("transformer.ln_f", &mut self.ln_f));
-        sites
+        modules.push(TargetModule::norm("transformer.ln_f", &mut self.ln_f));
+        modules
     }
 }
 
@@ -189,19 +189,28 @@ impl Block {
         self.output_adapters.join(hidden, output, pass)
     }
 
-    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+    fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
         let norm = self.ln_1.weight.val();
         let residual = |path: &str, slot: &'a mut Residual| {
-            Site::residual(format!("{at}.{path}"), slot, norm.dims()[0], norm.device())
+            TargetModule::residual(format!("{at}.{path}"), slot, norm.dims()[0], norm.device())
         };
-        sites.push(Site::norm(format!("{at}.ln_1"), &mut self.ln_1));
-        sites.push(Site::projection(format!("{at}.attn.c_attn"), &mut self.attn.c_attn));
-        sites.push(Site::projection(format!("{at}.attn.c_proj"), &mut self.attn.c_proj));
-        sites.push(residual("attention_adapters", &mut self.attention_adapters));
-        sites.push(Site::norm(format!("{at}.ln_2"), &mut self.ln_2));
-        sites.push(Site::projection(format!("{at}.mlp.c_fc"), &mut self.mlp.c_fc));
-        sites.push(Site::projection(format!("{at}.mlp.c_proj"), &mut self.mlp.c_proj));
-        sites.push(residual("output_adapters", &mut self.output_adapters));
+        modules.push(TargetModule::norm(format!("{at}.ln_1"), &mut self.ln_1));
+        modules.push(TargetModule::projection(
+            format!("{at}.attn.c_attn"),
+            &mut self.attn.c_attn,
+        ));
+        modules.push(TargetModule::projection(
+            format!("{at}.attn.c_proj"),
+            &mut self.attn.c_proj,
+        ));
+        modules.push(residual("attention_adapters", &mut self.attention_adapters));
+        modules.push(TargetModule::norm(format!("{at}.ln_2"), &mut self.ln_2));
+        modules.push(TargetModule::projection(format!("{at}.mlp.c_fc"), &mut self.mlp.c_fc));
+        modules.push(TargetModule::projection(
+            format!("{at}.mlp.c_proj"),
+            &mut self.mlp.c_proj,
+        ));
+        modules.push(residual("output_adapters", &mut self.output_adapters));
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use ft_kernels::Output;
-use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, Site};
+use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, TargetModule};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
@@ -121,17 +121,17 @@ impl Llama {
         hidden
     }
 
-    pub fn sites(&mut self, config: &ModelConfig) -> Vec<Site<'_>> {
+    pub fn target_modules(&mut self, config: &ModelConfig) -> Vec<TargetModule<'_>> {
         let device = self.embed_tokens.weight.val().device();
-        let mut sites = vec![
-            Site::embedding("model.embed_tokens", &mut self.embed_tokens),
-            Site::attention("model.layers", &mut self.prefixes, config.attention(), device),
+        let mut modules = vec![
+            TargetModule::embedding("model.embed_tokens", &mut self.embed_tokens),
+            TargetModule::attention("model.layers", &mut self.prefixes, config.attention(), device),
         ];
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            layer.sites(&format!("model.layers.{i}"), &mut sites);
+            layer.target_modules(&format!("model.layers.{i}"), &mut modules);
         }
-        sites.push(Site::norm("model.norm", &mut self.norm));
-        sites
+        modules.push(TargetModule::norm("model.norm", &mut self.norm));
+        modules
     }
 }
 
@@ -168,20 +168,23 @@ impl DecoderLayer {
         self.output_adapters.join(hidden, output, shared.pass)
     }
 
-    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
+    fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
         let norm = self.input_layernorm.weight.val();
         let residual = |path: &str, slot: &'a mut Residual| {
-            Site::residual(format!("{at}.{path}"), slot, norm.dims()[0], norm.device())
+            TargetModule::residual(format!("{at}.{path}"), slot, norm.dims()[0], norm.device())
         };
-        sites.push(Site::norm(format!("{at}.input_layernorm"), &mut self.input_layernorm));
-        self.self_attn.sites(&format!("{at}.self_attn"), sites);
-        sites.push(residual("attention_adapters", &mut self.attention_adapters));
-        sites.push(Site::norm(
+        modules.push(TargetModule::norm(
+            format!("{at}.input_layernorm"),
+            &mut self.input_layernorm,
+        ));
+        self.self_attn.target_modules(&format!("{at}.self_attn"), modules);
+        modules.push(residual("attention_adapters", &mut self.attention_adapters));
+        modules.push(TargetModule::norm(
             format!("{at}.post_attention_layernorm"),
             &mut self.post_attention_layernorm,
         ));
-        self.mlp.sites(&format!("{at}.mlp"), sites);
-        sites.push(residual("output_adapters", &mut self.output_adapters));
+        self.mlp.target_modules(&format!("{at}.mlp"), modules);
+        modules.push(residual("output_adapters", &mut self.output_adapters));
     }
 }
 
@@ -246,20 +249,20 @@ impl Attention {
         )
     }
 
-    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
-        sites.push(Site::projection(format!("{at}.q_proj"), &mut self.q_proj));
-        sites.push(Site::projection(format!("{at}.k_proj"), &mut self.k_proj));
-        sites.push(Site::projection(format!("{at}.v_proj"), &mut self.v_proj));
-        sites.push(Site::projection(format!("{at}.o_proj"), &mut self.o_proj));
-        sites.extend(
+    fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
+        modules.push(TargetModule::projection(format!("{at}.q_proj"), &mut self.q_proj));
+        modules.push(TargetModule::projection(format!("{at}.k_proj"), &mut self.k_proj));
+        modules.push(TargetModule::projection(format!("{at}.v_proj"), &mut self.v_proj));
+        modules.push(TargetModule::projection(format!("{at}.o_proj"), &mut self.o_proj));
+        modules.extend(
             self.q_norm
                 .as_mut()
-                .map(|norm| Site::norm(format!("{at}.q_norm"), norm)),
+                .map(|norm| TargetModule::norm(format!("{at}.q_norm"), norm)),
         );
-        sites.extend(
+        modules.extend(
             self.k_norm
                 .as_mut()
-                .map(|norm| Site::norm(format!("{at}.k_norm"), norm)),
+                .map(|norm| TargetModule::norm(format!("{at}.k_norm"), norm)),
         );
     }
 }
@@ -280,9 +283,9 @@ impl Mlp {
         self.down_proj.forward(inner, &pass.with_output(output))
     }
 
-    fn sites<'a>(&'a mut self, at: &str, sites: &mut Vec<Site<'a>>) {
-        sites.push(Site::projection(format!("{at}.gate_proj"), &mut self.gate_proj));
-        sites.push(Site::projection(format!("{at}.up_proj"), &mut self.up_proj));
-        sites.push(Site::projection(format!("{at}.down_proj"), &mut self.down_proj));
+    fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
+        modules.push(TargetModule::projection(format!("{at}.gate_proj"), &mut self.gate_proj));
+        modules.push(TargetModule::projection(format!("{at}.up_proj"), &mut self.up_proj));
+        modules.push(TargetModule::projection(format!("{at}.down_proj"), &mut self.down_proj));
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::module::{Module, ParamId, list_param_ids};
 use burn::tensor::{Int, Tensor};
-use ft_peft::{Pass, Prefixes, Site};
+use ft_peft::{Pass, Prefixes, TargetModule};
 
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
@@ -182,10 +182,10 @@ impl Decoder {
         ids
     }
 
-    pub fn sites(&mut self, config: &ModelConfig) -> Vec<Site<'_>> {
+    pub fn target_modules(&mut self, config: &ModelConfig) -> Vec<TargetModule<'_>> {
         match self {
-            Decoder::Llama(m) => m.sites(config),
-            Decoder::Gpt2(m) => m.sites(config),
+            Decoder::Llama(m) => m.target_modules(config),
+            Decoder::Gpt2(m) => m.target_modules(config),
         }
     }
 

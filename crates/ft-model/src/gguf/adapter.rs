@@ -13,11 +13,11 @@ use crate::error::{Error, Result};
 
 /// Writes a LoRA adapter over the model in `dir` as a GGUF file, for `--lora`. Only `config.json` of the model is read.
 ///
-/// llama.cpp scales by alpha / rank with one alpha per file: the scale of every place is folded into its B, the ranks are
+/// llama.cpp scales by alpha / rank with one alpha per file: the scale of every module is folded into its B, the ranks are
 /// made one, and alpha is that rank.
 ///
 /// # Errors
-/// [`Error::Config`] for an architecture that is not written, [`Error::Tensors`] lists the places that llama.cpp cannot
+/// [`Error::Config`] for an architecture that is not written, [`Error::Tensors`] lists the modules that llama.cpp cannot
 /// adapt or that this model does not have.
 pub fn write_adapter(dir: &Path, adapter: &PlainLora, dtype: Dtype, out: &Path) -> Result<()> {
     let config = ModelConfig::from_dir(dir)?;
@@ -30,7 +30,7 @@ pub fn write_adapter(dir: &Path, adapter: &PlainLora, dtype: Dtype, out: &Path) 
     metadata.put("adapter.lora.alpha", adapter.rank() as f32);
     let mut infos = Vec::new();
     let mut tensors = Vec::new();
-    for (path, pair) in &adapter.places {
+    for (path, pair) in &adapter.pairs {
         let name = names::name(path).expect("checked");
         for (part, tensor) in [("lora_a", &pair.a), ("lora_b", &pair.b)] {
             let (name, shape) = (format!("{name}.weight.{part}"), tensor.dims());
@@ -59,22 +59,22 @@ fn host(tensor: &Tensor<2>) -> Vec<f32> {
 }
 
 fn check(config: &ModelConfig, adapter: &PlainLora, dir: &Path) -> Result<()> {
-    let places = config.places();
+    let specs = config.module_specs();
     let problem = |(path, pair): (&String, &Pair)| {
-        let Some(place) = places.iter().find(|place| place.path == *path) else {
-            return Some("this model has no such place".to_string());
+        let Some(spec) = specs.iter().find(|spec| spec.path == *path) else {
+            return Some("this model has no such module".to_string());
         };
-        match place.kind {
+        match spec.kind {
             Kind::Embedding => Some("llama.cpp would adapt a tied head with the embeddings".into()),
             Kind::TiedHead => Some("the head is the embedding table, which llama.cpp does not adapt".into()),
-            _ if place.dims != pair.dims() => {
-                Some(format!("the model has {:?}, the adapter {:?}", place.dims, pair.dims()))
+            _ if spec.dims != pair.dims() => {
+                Some(format!("the model has {:?}, the adapter {:?}", spec.dims, pair.dims()))
             }
             _ => None,
         }
     };
-    let places = adapter.places.iter();
-    let mismatches: Vec<String> = places
+    let specs = adapter.pairs.iter();
+    let mismatches: Vec<String> = specs
         .filter_map(|entry| problem(entry).map(|why| format!("{}: {why}", entry.0)))
         .collect();
     match mismatches.is_empty() {

@@ -1,11 +1,11 @@
-//! Whole models: read, folded and written one place at a time.
+//! Whole models: read, folded and written one module at a time.
 
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
 use ft_gguf::{Dtype, Metadata, TensorInfo};
 use ft_peft::methods::lora::Init;
-use ft_peft::{Adaptable, Choice, Delta, PeftConfig, Place, Site, WeightDelta};
+use ft_peft::{Adaptable, Choice, Delta, ModuleSlot, PeftConfig, TargetModule, WeightDelta};
 use ft_quant::{Layout, Scheme};
 
 use super::{dtype_for, hparams, names};
@@ -59,7 +59,7 @@ pub fn write_model(source: &GgufSource<'_>, dtype: Dtype, out: &Path) -> Result<
         architecture,
         config: &config,
         loader,
-        sites: plan.model.sites(),
+        modules: plan.model.target_modules(),
         own: &plan.own,
         bias: None,
     };
@@ -98,7 +98,7 @@ struct Item {
 /// Where its values are.
 #[derive(Clone, Copy)]
 enum Origin {
-    /// The matrix or vector of the place at this index.
+    /// The matrix or vector of the module at this index.
     Weight(usize),
     /// The bias that came out with the weight before it.
     Bias(usize),
@@ -119,7 +119,7 @@ struct Plan {
     /// The model without its weights, with the adapter in place.
     model: Model,
     items: Vec<Item>,
-    /// What the adapter holds itself: whole places and biases.
+    /// What the adapter holds itself: whole modules and biases.
     own: Choice,
 }
 
@@ -140,8 +140,8 @@ impl Plan {
     /// Whether the file can hold every bias.
     fn check(&self, architecture: &str, dir: &Path) -> Result<()> {
         let homeless = |item: &&Item| {
-            let place = item.name.strip_suffix(".bias");
-            place.is_some_and(|place| !place.ends_with("norm") && !names::takes_bias(architecture, place))
+            let module = item.name.strip_suffix(".bias");
+            module.is_some_and(|module| !module.ends_with("norm") && !names::takes_bias(architecture, module))
         };
         let mismatches: Vec<String> = self
             .items
@@ -183,22 +183,22 @@ fn items(model: &mut Model, config: &ModelConfig) -> Vec<Item> {
         push("rope_freqs.weight".into(), &[factors.len()], Origin::RopeFactors);
     }
     let tied = model.is_tied();
-    for (index, mut site) in model.sites().into_iter().enumerate() {
-        if site.tensors().is_empty() {
+    for (index, mut module) in model.target_modules().into_iter().enumerate() {
+        if module.tensors().is_empty() {
             continue;
         }
-        let name = names::name(&site.path).expect("every place of a written architecture has a name");
-        let shape = match &site.place {
-            Place::Projection(slot) => slot.weight.dims().to_vec(),
-            Place::Embedding(slot) => slot.weight.dims().to_vec(),
-            Place::Norm(slot) => slot.weight.dims().to_vec(),
-            Place::Residual { .. } | Place::Attention { .. } => unreachable!("they have no tensors"),
+        let name = names::name(&module.path).expect("every place of a written architecture has a name");
+        let shape = match &module.slot {
+            ModuleSlot::Projection(slot) => slot.weight.dims().to_vec(),
+            ModuleSlot::Embedding(slot) => slot.weight.dims().to_vec(),
+            ModuleSlot::Norm(slot) => slot.weight.dims().to_vec(),
+            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => unreachable!("they have no tensors"),
         };
         push(format!("{name}.weight"), &shape, Origin::Weight(index));
-        if has_bias(&mut site) {
+        if has_bias(&mut module) {
             push(format!("{name}.bias"), &shape[..1], Origin::Bias(index));
         }
-        let adapted = matches!(&site.place, Place::Embedding(slot)
+        let adapted = matches!(&module.slot, ModuleSlot::Embedding(slot)
             if slot.delta.as_ref().is_some_and(|delta| !delta.moves_head()));
         if adapted && tied && name == "token_embd" {
             // An adapter on the embeddings does not act on the head.
@@ -208,11 +208,11 @@ fn items(model: &mut Model, config: &ModelConfig) -> Vec<Item> {
     items
 }
 
-/// Whether a place has a bias once its adapter is folded.
-fn has_bias(site: &mut Site<'_>) -> bool {
-    let adds = matches!(&site.place, Place::Projection(slot)
+/// Whether a module has a bias once its adapter is folded.
+fn has_bias(module: &mut TargetModule<'_>) -> bool {
+    let adds = matches!(&module.slot, ModuleSlot::Projection(slot)
         if matches!(&slot.delta, Some(Delta::Lora(lora)) if lora.bias.is_some()));
-    adds || site.bias().is_some()
+    adds || module.bias().is_some()
 }
 
 /// Reads and folds.
@@ -220,7 +220,7 @@ struct Reader<'a> {
     architecture: &'static str,
     config: &'a ModelConfig,
     loader: Loader<'a>,
-    sites: Vec<Site<'a>>,
+    modules: Vec<TargetModule<'a>>,
     own: &'a Choice,
     /// That of the last weight.
     bias: Option<Tensor<1>>,
@@ -235,71 +235,73 @@ impl Reader<'_> {
             Origin::Weight(index) => (self.weight(index)?, index),
             Origin::Bias(index) => (host(self.bias.take().expect("comes after its weight")), index),
         };
-        let path = &self.sites[index].path;
+        let path = &self.modules[index].path;
         Ok(match names::interleaved(self.architecture, path, self.config) {
             Some(heads) => names::interleave(&values, heads, item.shape[0]),
             None => values,
         })
     }
 
-    /// The folded weight of a place; its bias is kept for when it is asked for.
+    /// The folded weight of a module; its bias is kept for when it is asked for.
     fn weight(&mut self, index: usize) -> Result<Vec<f32>> {
-        let path = &self.sites[index].path;
+        let path = &self.modules[index].path;
         if self.own.whole.contains(path) || self.own.biases.contains(path) {
             // The checkpoint's are there, and not wanted.
             self.loader.skip(path);
         }
         let bias = self.stored_bias(index)?;
-        if let Place::Norm(_) = &self.sites[index].place {
+        if let ModuleSlot::Norm(_) = &self.modules[index].slot {
             self.bias = bias;
             return self.norm(index);
         }
         let weight = self.matrix(index)?;
-        let (weight, bias) = match &self.sites[index].place {
-            Place::Projection(slot) if slot.delta.is_some() => {
+        let (weight, bias) = match &self.modules[index].slot {
+            ModuleSlot::Projection(slot) if slot.delta.is_some() => {
                 slot.delta.iter().fold((weight, bias), |(w, b), delta| delta.fold(w, b))
             }
-            Place::Embedding(slot) => (slot.delta.iter().fold(weight, |table, delta| delta.fold(table)), None),
+            ModuleSlot::Embedding(slot) => (slot.delta.iter().fold(weight, |table, delta| delta.fold(table)), None),
             _ => (weight, bias),
         };
         self.bias = bias;
         Ok(host(weight))
     }
 
-    /// The matrix `[out, in]` of a place before its adapter acts on it.
+    /// The matrix `[out, in]` of a module before its adapter acts on it.
     fn matrix(&mut self, index: usize) -> Result<Tensor<2>> {
-        let site = &self.sites[index];
-        let whole = self.own.whole.contains(&site.path);
-        let name = format!("{}.weight", site.path);
-        let matrix = match &site.place {
-            Place::Projection(slot) if whole => slot.weight.dense(),
-            Place::Embedding(slot) if whole => slot.weight.val(),
-            Place::Embedding(slot) => self.loader.matrix(&name, slot.weight.dims(), Fill::Normal),
+        let module = &self.modules[index];
+        let whole = self.own.whole.contains(&module.path);
+        let name = format!("{}.weight", module.path);
+        let matrix = match &module.slot {
+            ModuleSlot::Projection(slot) if whole => slot.weight.dense(),
+            ModuleSlot::Embedding(slot) if whole => slot.weight.val(),
+            ModuleSlot::Embedding(slot) => self.loader.matrix(&name, slot.weight.dims(), Fill::Normal),
             // A head that an adapter untied begins as the embedding table.
-            Place::Projection(slot) if site.path == HEAD && self.config.tie_word_embeddings => {
+            ModuleSlot::Projection(slot) if module.path == HEAD && self.config.tie_word_embeddings => {
                 self.loader.matrix(table(self.config), slot.weight.dims(), Fill::Normal)
             }
-            Place::Projection(slot) => {
+            ModuleSlot::Projection(slot) => {
                 let [out, inner] = slot.weight.dims();
                 let layout = slot.weight.layout;
                 let shape = match layout {
                     Layout::OutIn => [out, inner],
                     Layout::InOut => [inner, out],
                 };
-                self.loader.weight(&site.path, shape, layout).dense()
+                self.loader.weight(&module.path, shape, layout).dense()
             }
-            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => unreachable!("no matrix there"),
+            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+                unreachable!("no matrix there")
+            }
         };
         self.loader.check()?;
         Ok(matrix)
     }
 
     fn norm(&mut self, index: usize) -> Result<Vec<f32>> {
-        let site = &self.sites[index];
-        let Place::Norm(slot) = &site.place else {
+        let module = &self.modules[index];
+        let ModuleSlot::Norm(slot) = &module.slot else {
             unreachable!("asked for norms only")
         };
-        let weight = match self.own.whole.contains(&site.path) {
+        let weight = match self.own.whole.contains(&module.path) {
             true => slot.weight.val(),
             false => self.vector(index, "weight", slot.weight.dims()[0]),
         };
@@ -307,11 +309,11 @@ impl Reader<'_> {
         Ok(host(weight))
     }
 
-    /// The bias of a place before its adapter acts on it.
+    /// The bias of a module before its adapter acts on it.
     fn stored_bias(&mut self, index: usize) -> Result<Option<Tensor<1>>> {
-        let site = &mut self.sites[index];
-        let own = self.own.whole.contains(&site.path) || self.own.biases.contains(&site.path);
-        let Some(bias) = site.bias().map(|leaf| leaf.val()) else {
+        let module = &mut self.modules[index];
+        let own = self.own.whole.contains(&module.path) || self.own.biases.contains(&module.path);
+        let Some(bias) = module.bias().map(|leaf| leaf.val()) else {
             return Ok(None);
         };
         let bias = match own {
@@ -323,7 +325,7 @@ impl Reader<'_> {
     }
 
     fn vector(&mut self, index: usize, leaf: &str, len: usize) -> Tensor<1> {
-        let name = format!("{}.{leaf}", self.sites[index].path);
+        let name = format!("{}.{leaf}", self.modules[index].path);
         self.loader.vector(&name, len, Fill::Zeros)
     }
 }

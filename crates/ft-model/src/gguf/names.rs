@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 
-/// Places outside of the blocks.
+/// Modules outside of the blocks.
 const OUTSIDE: [(&str, &str); 7] = [
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
@@ -34,7 +34,7 @@ const INSIDE: [(&str, &str); 17] = [
     ("mlp.c_proj", "ffn_down"),
 ];
 
-/// The name of the place at a checkpoint path, without `.weight`.
+/// The name of the module at a checkpoint path, without `.weight`.
 pub(super) fn name(path: &str) -> Option<String> {
     if let Some((_, name)) = OUTSIDE.iter().find(|(known, _)| *known == path) {
         return Some(name.to_string());
@@ -42,18 +42,18 @@ pub(super) fn name(path: &str) -> Option<String> {
     let rest = path
         .strip_prefix("model.layers.")
         .or_else(|| path.strip_prefix("transformer.h."))?;
-    let (block, place) = rest.split_once('.')?;
-    let (_, name) = INSIDE.iter().find(|(known, _)| *known == place)?;
+    let (block, module) = rest.split_once('.')?;
+    let (_, name) = INSIDE.iter().find(|(known, _)| *known == module)?;
     Some(format!("blk.{block}.{name}"))
 }
 
 /// Whether llama.cpp's architecture has a bias at a place of this name.
 pub(super) fn takes_bias(architecture: &str, name: &str) -> bool {
-    let place = name.rsplit('.').next().unwrap_or(name);
+    let module = name.rsplit('.').next().unwrap_or(name);
     match architecture {
-        "qwen2" => ["attn_q", "attn_k", "attn_v"].contains(&place),
+        "qwen2" => ["attn_q", "attn_k", "attn_v"].contains(&module),
         "qwen3" => false,
-        _ => place != "output",
+        _ => module != "output",
     }
 }
 

@@ -30,7 +30,7 @@ impl Layout {
         }
     }
 
-    /// Name of the tensor that PEFT calls `leaf` at the place `path`.
+    /// Name of the tensor that PEFT calls `leaf` at the module `path`.
     pub(super) fn tensor(&self, path: &str, leaf: &str) -> String {
         match self {
             Layout::Peft => format!("{PREFIX}{path}.{leaf}"),

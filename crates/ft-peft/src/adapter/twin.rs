@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use burn::tensor::TensorData;
 
 use super::PREFIX;
-use crate::attach::{Choice, places};
-use crate::site::Adaptable;
+use crate::attach::{Choice, module_specs};
+use crate::target_module::Adaptable;
 use crate::targets::Kind;
 
 /// PEFT's names of the rows under the table and under a head that is the table, where rows of it train.
 fn names(model: &mut impl Adaptable, choice: &Choice) -> Option<[String; 2]> {
-    let places = places(model);
-    let of = |kind: Kind| places.iter().find(|place| place.kind == kind);
+    let specs = module_specs(model);
+    let of = |kind: Kind| specs.iter().find(|spec| spec.kind == kind);
     let (table, head) = (of(Kind::Embedding)?, of(Kind::TiedHead)?);
     let name = |path: &str| format!("{PREFIX}{path}.trainable_tokens_delta");
     choice

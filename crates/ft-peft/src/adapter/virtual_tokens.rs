@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::methods::PeftConfig;
 use crate::methods::p_tuning::PTuningConfig;
 use crate::pass::Pass;
-use crate::site::{Adaptable, AnyTensor, Place, Site};
+use crate::target_module::{Adaptable, AnyTensor, ModuleSlot, TargetModule};
 use crate::virtual_tokens::{Prefix, PrefixTable, Prompt, PromptTable, VirtualTokens};
 use ft_quant::Leaf;
 
@@ -32,8 +32,8 @@ pub fn encoder_is_missing(dir: &Path) -> Result<bool> {
 
 /// PEFT's tensor, where the model has virtual tokens.
 pub(super) fn embeddings(model: &mut impl Adaptable) -> BTreeMap<String, TensorData> {
-    let mut sites = model.sites();
-    let tokens = sites.iter_mut().filter_map(Site::virtual_tokens);
+    let mut modules = model.target_modules();
+    let tokens = modules.iter_mut().filter_map(TargetModule::virtual_tokens);
     let data = |tokens: &mut dyn VirtualTokens| tokens.embeddings(&Pass::eval()).into_data();
     tokens.map(|tokens| (EMBEDDINGS.to_string(), data(tokens))).collect()
 }
@@ -41,10 +41,10 @@ pub(super) fn embeddings(model: &mut impl Adaptable) -> BTreeMap<String, TensorD
 /// Writes the encoder, where the model has one. One of an earlier adapter does not stay.
 pub(super) fn write_encoder(dir: &Path, model: &mut impl Adaptable) -> Result<()> {
     let path = dir.join(ENCODER);
-    let mut sites = model.sites();
-    let encoded = sites
+    let mut modules = model.target_modules();
+    let encoded = modules
         .iter_mut()
-        .filter_map(Site::virtual_tokens)
+        .filter_map(TargetModule::virtual_tokens)
         .find(|tokens| tokens.is_encoded());
     match encoded {
         Some(tokens) => {
@@ -62,8 +62,10 @@ pub(super) fn write_encoder(dir: &Path, model: &mut impl Adaptable) -> Result<()
 /// Fills the virtual tokens of a model from `file` and the encoder's file in `dir`. Without the latter what PEFT's file
 /// holds is used as it is, frozen.
 pub(super) fn fill(dir: &Path, model: &mut impl Adaptable, file: &mut TensorFile) -> Result<()> {
-    for mut site in model.sites() {
-        let Some(tokens) = site.virtual_tokens() else { continue };
+    for mut module in model.target_modules() {
+        let Some(tokens) = module.virtual_tokens() else {
+            continue;
+        };
         let mut saved = None;
         file.fill(EMBEDDINGS, tokens.embeddings(&Pass::eval()), |value| {
             saved = Some(value)
@@ -76,7 +78,7 @@ pub(super) fn fill(dir: &Path, model: &mut impl Adaptable, file: &mut TensorFile
                 fill_encoder(&path, tokens)?;
                 same(&path, saved, tokens.embeddings(&Pass::eval()))?;
             }
-            (true, false) => freeze(&mut site, saved),
+            (true, false) => freeze(&mut module, saved),
         }
     }
     Ok(())
@@ -117,13 +119,13 @@ fn same(path: &Path, saved: Tensor<2>, made: Tensor<2>) -> Result<()> {
     })
 }
 
-fn freeze(site: &mut Site<'_>, embeddings: Tensor<2>) {
-    match &mut site.place {
-        Place::Embedding(slot) => {
+fn freeze(module: &mut TargetModule<'_>, embeddings: Tensor<2>) {
+    match &mut module.slot {
+        ModuleSlot::Embedding(slot) => {
             let embedding = Leaf::Frozen(embeddings);
             slot.prompt = Some(Prompt::Table(PromptTable { embedding }));
         }
-        Place::Attention { slot, shape, .. } => {
+        ModuleSlot::Attention { slot, shape, .. } => {
             slot.prefix = Some(Prefix::Table(PrefixTable::frozen(embeddings, shape.layers)));
         }
         _ => unreachable!("no virtual tokens here"),

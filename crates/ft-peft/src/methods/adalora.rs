@@ -18,16 +18,16 @@ use serde::{Deserialize, Serialize};
 use super::common::{self, at_least_one, f32, invalid, positive, projections};
 use super::lora::low_rank::LowRank;
 use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::pass::Pass;
 use crate::peft_config::Target;
-use crate::regime::Regime;
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
 use crate::stream::normal;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Layers, Selector, Targets};
+use crate::training_hook::TrainingHook;
 
 pub mod budget;
 pub(crate) mod file;
@@ -36,9 +36,9 @@ pub(crate) mod file;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaLoraConfig {
-    /// Triplets of every place at the start.
+    /// Triplets of every module at the start.
     pub init_r: usize,
-    /// Triplets per place in the end, on average over the places.
+    /// Triplets per module in the end, on average over the modules.
     pub target_r: usize,
     /// Numerator of the scale (`lora_alpha`).
     pub alpha: f64,
@@ -71,7 +71,7 @@ pub struct AdaLoraConfig {
     /// Optimizer steps of the run; its plan knows them.
     #[serde(skip)]
     pub total_step: usize,
-    /// Of an adapter whose budget has been spent: which triplets each place kept.
+    /// Of an adapter whose budget has been spent: which triplets each module kept.
     #[serde(skip)]
     pub rank_pattern: Option<BTreeMap<String, Vec<bool>>>,
 }
@@ -100,7 +100,7 @@ impl Default for AdaLoraConfig {
 }
 
 impl AdaLoraConfig {
-    /// Triplets that the file of a place holds.
+    /// Triplets that the file of a module holds.
     pub(crate) fn rank_at(&self, path: &str) -> usize {
         let kept = |kept: &Vec<bool>| kept.iter().filter(|kept| **kept).count();
         self.kept_at(path).map_or(self.init_r, kept)
@@ -111,7 +111,7 @@ impl AdaLoraConfig {
         self.alpha / (self.init_r as f64 + 1e-5)
     }
 
-    /// What the place at `path` kept of a budget that has been spent.
+    /// What the module at `path` kept of a budget that has been spent.
     fn kept_at(&self, path: &str) -> Option<&Vec<bool>> {
         self.rank_pattern.as_ref()?.get(path)
     }
@@ -156,48 +156,48 @@ impl PeftMethod for AdaLoraConfig {
         positive("alpha", self.alpha)
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let choice = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
-        for place in projections("AdaLoRA", places, &choice)? {
-            place.holds_rank(self.init_r)?;
+        let choice = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
+        for spec in projections("AdaLoRA", specs, &choice)? {
+            spec.holds_rank(self.init_r)?;
         }
         Ok(choice)
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        if is_empty(self.kept_at(&place.path)) {
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        if is_empty(self.kept_at(&spec.path)) {
             return 0;
         }
-        self.init_r * (place.dims[0] + place.dims[1] + 1)
+        self.init_r * (spec.dims[0] + spec.dims[1] + 1)
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        let [_, inner] = place.dims;
-        Keeps {
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        let [_, inner] = spec.dims;
+        SavedActivations {
             input: true,
             per_token: self.init_r,
             wide: self.init_r,
             // A ∘ E.
             fixed: self.init_r * inner,
             passing: if self.dropout > 0.0 { inner } else { 0 },
-            ..Keeps::default()
+            ..SavedActivations::default()
         }
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        let Place::Projection(slot) = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        let ModuleSlot::Projection(slot) = &mut module.slot else {
             unreachable!("refused by `choose`")
         };
         let ([out, inner], device) = (slot.weight.dims(), slot.device());
-        let kept = self.kept_at(&site.path);
+        let kept = self.kept_at(&module.path);
         let trains = !is_empty(kept);
         let draw = |name: &str, shape| {
-            let name = format!("{}.{name}", site.path);
+            let name = format!("{}.{name}", module.path);
             Param::from_tensor(normal(shape, 0.02, seed, &name, &device)).set_require_grad(trains)
         };
         slot.delta = Some(Delta::AdaLora(AdaLora {
@@ -207,7 +207,7 @@ impl PeftMethod for AdaLoraConfig {
             kept: kept.cloned(),
             scale: self.scale(),
             dropout: self.dropout,
-            salt: ft_seed::salt(&site.path),
+            salt: ft_seed::salt(&module.path),
         }));
     }
 
@@ -223,7 +223,7 @@ impl PeftMethod for AdaLoraConfig {
         Err(invalid("tinit", why))
     }
 
-    fn regime(&self) -> Option<Box<dyn Regime>> {
+    fn training_hook(&self) -> Option<Box<dyn TrainingHook>> {
         Some(Box::new(budget::Budget::new(self)))
     }
 
@@ -263,7 +263,7 @@ pub struct AdaLora {
     /// Share of the input that is dropped.
     #[module(skip)]
     pub dropout: f64,
-    /// Tells this place's dropout masks from those of other places.
+    /// Tells this module's dropout masks from those of other modules.
     #[module(skip)]
     pub salt: u64,
 }

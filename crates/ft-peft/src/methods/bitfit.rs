@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{checked, invalid, record};
 use super::{PeftConfig, PeftMethod};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
 use crate::targets::{Layers, Selector, Targets};
@@ -20,8 +20,8 @@ use crate::targets::{Layers, Selector, Targets};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BitfitConfig {
-    /// Places whose biases train: `"all"`, `"all-linear"`, a list of path suffixes, or one regular expression over whole
-    /// paths. Places without a bias are passed over.
+    /// Modules whose biases train: `"all"`, `"all-linear"`, a list of path suffixes, or one regular expression over whole
+    /// paths. Modules without a bias are passed over.
     pub targets: Targets,
     /// Path suffixes to leave out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -47,14 +47,14 @@ impl PeftMethod for BitfitConfig {
         1e-3
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let mut biases = selector.select(places)?;
-        let biased = |path: &String| places.iter().any(|place| place.bias && place.path == *path);
+        let mut biases = selector.select(specs)?;
+        let biased = |path: &String| specs.iter().any(|spec| spec.bias && spec.path == *path);
         biases.retain(biased);
         if biases.is_empty() {
             let why = format!(

@@ -19,10 +19,10 @@ use serde_json::Value;
 
 use super::PeftMethod;
 use super::common::{dropout, invalid, positive};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Kind, has_suffix, layer_number};
 
 pub(crate) mod file;
@@ -32,7 +32,7 @@ mod options;
 pub use module::{Bottleneck, Reads};
 pub use options::{InitWeights, NonLinearity, ReductionFactor};
 
-/// End of the path of the place after attention.
+/// End of the path of the module after attention.
 const ATTENTION: &str = "attention_adapters";
 
 /// Whose defaults the options have.
@@ -169,9 +169,9 @@ impl<P> BottleneckConfig<P> {
         }
     }
 
-    /// Width of the bottleneck at `place`; `None` where neither its layer nor `default` has a factor.
-    fn width(&self, place: &str, hidden: usize) -> Option<usize> {
-        let factor = self.reduction_factor.at(layer_number(place))?;
+    /// Width of the bottleneck at `module`; `None` where neither its layer nor `default` has a factor.
+    fn width(&self, spec: &str, hidden: usize) -> Option<usize> {
+        let factor = self.reduction_factor.at(layer_number(spec))?;
         Some(((hidden as f64 / factor).floor() as usize).max(1))
     }
 
@@ -192,8 +192,8 @@ impl<P> BottleneckConfig<P> {
         }
     }
 
-    fn known_layers(&self, places: &[&PlaceSpec]) -> Result<()> {
-        let layers = || places.iter().filter_map(|place| layer_number(&place.path));
+    fn known_layers(&self, specs: &[&ModuleSpec]) -> Result<()> {
+        let layers = || specs.iter().filter_map(|spec| layer_number(&spec.path));
         match self
             .leave_out
             .iter()
@@ -237,50 +237,50 @@ impl<P> PeftMethod for BottleneckConfig<P> {
         1e-3
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
-        let places: Vec<&PlaceSpec> = places.iter().filter(|place| place.kind == Kind::Residual).collect();
-        self.known_layers(&places)?;
-        let adapted: Vec<&PlaceSpec> = places.into_iter().filter(|place| self.wants(&place.path)).collect();
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
+        let specs: Vec<&ModuleSpec> = specs.iter().filter(|spec| spec.kind == Kind::Residual).collect();
+        self.known_layers(&specs)?;
+        let adapted: Vec<&ModuleSpec> = specs.into_iter().filter(|spec| self.wants(&spec.path)).collect();
         if adapted.is_empty() {
-            let why = "no place is left for an adapter: set mh_adapter or output_adapter, and leave out fewer layers";
+            let why = "no module is left for an adapter: set mh_adapter or output_adapter, and leave out fewer layers";
             return Err(invalid("leave_out", why));
         }
-        if let Some(place) = adapted.iter().find(|p| self.width(&p.path, p.dims[0]).is_none()) {
-            let why = format!("{} has no factor; name its layer or a default", place.path);
+        if let Some(spec) = adapted.iter().find(|p| self.width(&p.path, p.dims[0]).is_none()) {
+            let why = format!("{} has no factor; name its layer or a default", spec.path);
             return Err(invalid("reduction_factor", why));
         }
         Ok(Choice {
-            adapted: adapted.into_iter().map(|place| place.path.clone()).collect(),
+            adapted: adapted.into_iter().map(|spec| spec.path.clone()).collect(),
             ..Choice::default()
         })
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        let hidden = place.dims[0];
-        let width = self.width(&place.path, hidden).unwrap_or(0);
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        let hidden = spec.dims[0];
+        let width = self.width(&spec.path, hidden).unwrap_or(0);
         2 * hidden * width + width + hidden
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        let width = self.width(&place.path, place.dims[0]).unwrap_or(0);
-        Keeps {
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        let width = self.width(&spec.path, spec.dims[0]).unwrap_or(0);
+        SavedActivations {
             // The norm before the sub-layer keeps the residual stream already.
             input: self.reads() != Reads::Residual,
             copies: true,
             // The inside before its activation.
             per_token: width,
             wide: width,
-            ..Keeps::default()
+            ..SavedActivations::default()
         }
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        let Place::Residual { slot, hidden, device } = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        let ModuleSlot::Residual { slot, hidden, device } = &mut module.slot else {
             unreachable!("refused by `choose`")
         };
-        let width = self.width(&site.path, *hidden).expect("checked by `choose`");
-        let start = self.init_weights.start([width, *hidden], seed, &site.path, device);
-        let salt = ft_seed::salt(&site.path);
+        let width = self.width(&module.path, *hidden).expect("checked by `choose`");
+        let start = self.init_weights.start([width, *hidden], seed, &module.path, device);
+        let salt = ft_seed::salt(&module.path);
         slot.adapter =
             Some(Bottleneck::new(start, self.reads(), self.non_linearity, self.scaling).dropping(self.dropout, salt));
     }

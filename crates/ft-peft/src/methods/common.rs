@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde_json::{Value, json};
 
 use super::PeftMethod;
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::{Error, Result};
 use crate::patterns::Patterns;
 use crate::peft_config::Target;
@@ -117,9 +117,9 @@ pub(crate) fn dropout(key: &str, value: f64) -> Result<()> {
     Ok(())
 }
 
-/// The adapted ones among `places`, when all of them are projections: the only kind that `method` can adapt.
-pub(crate) fn projections<'p>(method: &str, places: &'p [PlaceSpec], choice: &Choice) -> Result<Vec<&'p PlaceSpec>> {
-    let adapted: Vec<_> = places.iter().filter(|p| choice.adapted.contains(&p.path)).collect();
+/// The adapted ones among `specs`, when all of them are projections: the only kind that `method` can adapt.
+pub(crate) fn projections<'p>(method: &str, specs: &'p [ModuleSpec], choice: &Choice) -> Result<Vec<&'p ModuleSpec>> {
+    let adapted: Vec<_> = specs.iter().filter(|p| choice.adapted.contains(&p.path)).collect();
     let what = |kind| match kind {
         Kind::Norm => Some("a normalization"),
         Kind::Embedding => Some("an embedding table"),
@@ -127,12 +127,12 @@ pub(crate) fn projections<'p>(method: &str, places: &'p [PlaceSpec], choice: &Ch
         Kind::Attention => Some("the attention of all layers"),
         Kind::Linear | Kind::Head | Kind::TiedHead => None,
     };
-    match adapted.iter().find_map(|place| Some((place, what(place.kind)?))) {
+    match adapted.iter().find_map(|spec| Some((spec, what(spec.kind)?))) {
         None => Ok(adapted),
-        Some((place, what)) => {
+        Some((spec, what)) => {
             let why = format!(
                 "{} is {what}, which {method} cannot adapt; train it whole with modules_to_save",
-                place.path
+                spec.path
             );
             Err(invalid("targets", why))
         }

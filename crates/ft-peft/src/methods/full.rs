@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::PeftMethod;
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::targets::{Layers, Selector, Targets};
 
@@ -38,14 +38,14 @@ impl PeftMethod for FullConfig {
         2e-5
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
         Ok(Choice {
-            whole: selector.select(places)?,
+            whole: selector.select(specs)?,
             ..Choice::default()
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! y = (x Wᵀ + b) ∘ l        l [out]     keys, values
-//! y = (x ∘ l) Wᵀ + b        l [in]      feed-forward places: the input of the down projection
+//! y = (x ∘ l) Wᵀ + b        l [in]      feed-forward modules: the input of the down projection
 //! ```
 
 use burn::module::{Module, Param};
@@ -13,20 +13,20 @@ use serde_json::json;
 
 use super::common::{checked, f32, projections, record, scaled};
 use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::pass::Pass;
 use crate::peft_config::{File, Target};
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Layers, Selector, Targets, has_suffix};
 
 /// Options of IA3; the names in parentheses are PEFT's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ia3Config {
-    /// Places to scale: `"all-linear"`, a list of path suffixes, or one regular expression over whole paths
+    /// Modules to scale: `"all-linear"`, a list of path suffixes, or one regular expression over whole paths
     /// (`target_modules`). By default the keys, the values and the last projection of the feed-forward block.
     pub targets: Targets,
     /// Those of the targets whose input is scaled instead of their output (`feedforward_modules`).
@@ -77,41 +77,41 @@ impl PeftMethod for Ia3Config {
         self.feedforward.names("").map(drop)
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let choice = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
-        projections("IA3", places, &choice)?;
+        let choice = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
+        projections("IA3", specs, &choice)?;
         Ok(choice)
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        place.dims[usize::from(self.is_feedforward(&place.path))]
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        spec.dims[usize::from(self.is_feedforward(&spec.path))]
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        match self.is_feedforward(&place.path) {
-            true => Keeps {
-                passing: 2 * place.dims[1],
-                ..Keeps::input()
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        match self.is_feedforward(&spec.path) {
+            true => SavedActivations {
+                passing: 2 * spec.dims[1],
+                ..SavedActivations::input()
             },
             // Its own output before the scaling.
-            false => Keeps {
-                per_token: place.dims[0],
-                ..Keeps::default()
+            false => SavedActivations {
+                per_token: spec.dims[0],
+                ..SavedActivations::default()
             },
         }
     }
 
-    fn fill(&self, site: &mut Site<'_>, _seed: u64) {
-        let Place::Projection(slot) = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, _seed: u64) {
+        let ModuleSlot::Projection(slot) = &mut module.slot else {
             unreachable!("refused by `choose`")
         };
         let ([rows, cols], device) = (slot.weight.dims(), slot.device());
-        let feedforward = self.is_feedforward(&site.path);
+        let feedforward = self.is_feedforward(&module.path);
         let shape = if feedforward { [1, cols] } else { [rows, 1] };
         slot.delta = Some(Delta::Ia3(Ia3 {
             l: Param::from_tensor(Tensor::ones(shape, &device)),
@@ -121,7 +121,7 @@ impl PeftMethod for Ia3Config {
 
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("IA3", target, &self.modules_to_save);
-        // An entry stands for every path that ends in it, and is a feed-forward place or is not: where both kinds share
+        // An entry stands for every path that ends in it, and is a feed-forward module or is not: where both kinds share
         // a last component, whole paths tell them apart.
         let mut under = Vec::new();
         for entry in target.modules {
@@ -158,7 +158,7 @@ pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
 /// Scale of a projection's output or input.
 #[derive(Module, Debug)]
 pub struct Ia3 {
-    /// `[out, 1]`, at a feed-forward place `[1, in]`.
+    /// `[out, 1]`, at a feed-forward module `[1, in]`.
     pub l: Param<Tensor<2>>,
     /// Whether the input is scaled.
     #[module(skip)]

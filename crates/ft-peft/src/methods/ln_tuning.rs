@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{checked, invalid, record};
 use super::{PeftConfig, PeftMethod};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
 use crate::peft_config::{File, Target};
@@ -66,24 +66,24 @@ impl PeftMethod for LnTuningConfig {
         1e-3
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let Choice { adapted, whole, .. } = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
-        let other = |place: &&PlaceSpec| place.kind != Kind::Norm && adapted.contains(&place.path);
-        if let Some(place) = places.iter().find(other) {
+        let Choice { adapted, whole, .. } = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
+        let other = |spec: &&ModuleSpec| spec.kind != Kind::Norm && adapted.contains(&spec.path);
+        if let Some(spec) = specs.iter().find(other) {
             let why = format!(
                 "{} is no normalization, the only kind that LN tuning trains; name it in modules_to_save",
-                place.path
+                spec.path
             );
             return Err(invalid("targets", why));
         }
-        let trains = |place: &&PlaceSpec| adapted.contains(&place.path) || whole.contains(&place.path);
+        let trains = |spec: &&ModuleSpec| adapted.contains(&spec.path) || whole.contains(&spec.path);
         Ok(Choice {
-            whole: places.iter().filter(trains).map(|place| place.path.clone()).collect(),
+            whole: specs.iter().filter(trains).map(|spec| spec.path.clone()).collect(),
             ..Choice::default()
         })
     }

@@ -15,17 +15,17 @@ use serde_json::json;
 
 use super::common::{alphas, checked, f32, projections, ranks, record};
 use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::methods::lora::file::pattern_map;
 use crate::methods::lora::low_rank::LowRank;
 use crate::pass::Pass;
 use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
 use crate::stream::kaiming;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Layers, Selector, Targets};
 
 /// Options of LoHa; the names in parentheses are PEFT's.
@@ -94,45 +94,45 @@ impl PeftMethod for LohaConfig {
         alphas(self.alpha, &self.alpha_pattern)
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let choice = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
-        for place in projections("LoHa", places, &choice)? {
-            place.holds_rank(self.rank_at(&place.path))?;
+        let choice = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
+        for spec in projections("LoHa", specs, &choice)? {
+            spec.holds_rank(self.rank_at(&spec.path))?;
         }
         Ok(choice)
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        2 * self.rank_at(&place.path) * (place.dims[0] + place.dims[1])
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        2 * self.rank_at(&spec.path) * (spec.dims[0] + spec.dims[1])
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        let ([out, inner], rank) = (place.dims, self.rank_at(&place.path));
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        let ([out, inner], rank) = (spec.dims, self.rank_at(&spec.path));
         let squared = rank * rank;
         let thin = squared * (out + inner) <= out * inner;
         let per_token = if thin { squared } else { 0 };
-        Keeps {
+        SavedActivations {
             copies: !thin,
             per_token,
             wide: per_token,
             fixed: if thin { squared * (out + inner) } else { 2 * out * inner },
-            ..Keeps::input()
+            ..SavedActivations::input()
         }
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        let Place::Projection(slot) = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        let ModuleSlot::Projection(slot) = &mut module.slot else {
             unreachable!("refused by `choose`")
         };
         let ([out, inner], device) = (slot.weight.dims(), slot.device());
-        let rank = self.rank_at(&site.path);
+        let rank = self.rank_at(&module.path);
         let draw = |name: &str, shape| {
-            let name = format!("{}.{name}", site.path);
+            let name = format!("{}.{name}", module.path);
             Param::from_tensor(kaiming(shape, seed, &name, &device))
         };
         slot.delta = Some(Delta::Loha(Loha {
@@ -140,7 +140,7 @@ impl PeftMethod for LohaConfig {
             w1b: draw("hada_w1_b", [rank, inner]),
             w2a: draw("hada_w2_a", [out, rank]),
             w2b: Param::from_tensor(Tensor::zeros([rank, inner], &device)),
-            scale: self.scale_at(&site.path),
+            scale: self.scale_at(&module.path),
         }));
     }
 

@@ -15,16 +15,16 @@ use serde_json::json;
 
 use super::common::{alphas, at_least_one, checked, f32, invalid, projections, ranks, record};
 use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::methods::lora::file::pattern_map;
 use crate::pass::Pass;
 use crate::patterns::Patterns;
 use crate::peft_config::{File, Target, number};
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
 use crate::stream::kaiming;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Layers, Selector, Targets};
 
 /// Options of LoKr; the names in parentheses are PEFT's.
@@ -77,7 +77,7 @@ impl Default for LokrConfig {
     }
 }
 
-/// Sizes of the factors at one place.
+/// Sizes of the factors at one module.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     /// `[o₁, i₁]`.
@@ -144,19 +144,19 @@ impl PeftMethod for LokrConfig {
         alphas(self.alpha, &self.alpha_pattern)
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let choice = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
-        projections("LoKr", places, &choice)?;
+        let choice = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
+        projections("LoKr", specs, &choice)?;
         Ok(choice)
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        let sizes = self.sizes(&place.path, place.dims);
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        let sizes = self.sizes(&spec.path, spec.dims);
         let numbers = |[rows, cols]: [usize; 2], rank: Option<usize>| match rank {
             None => rows * cols,
             Some(rank) => rank * (rows + cols),
@@ -164,24 +164,24 @@ impl PeftMethod for LokrConfig {
         numbers(sizes.one, sizes.ranks[0]) + numbers(sizes.two, sizes.ranks[1])
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        let Sizes { one, two, .. } = self.sizes(&place.path, place.dims);
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        let Sizes { one, two, .. } = self.sizes(&spec.path, spec.dims);
         let product = one[1] * two[0]; // [rows, i₁, o₂]
-        Keeps {
+        SavedActivations {
             copies: true,
             wide: product,
-            passing: place.dims[1],
-            ..Keeps::input_and(product)
+            passing: spec.dims[1],
+            ..SavedActivations::input_and(product)
         }
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        let Place::Projection(slot) = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        let ModuleSlot::Projection(slot) = &mut module.slot else {
             unreachable!("refused by `choose`")
         };
-        let (sizes, device) = (self.sizes(&site.path, slot.weight.dims()), slot.device());
+        let (sizes, device) = (self.sizes(&module.path, slot.weight.dims()), slot.device());
         let draw = |name: &str, shape| {
-            let name = format!("{}.{name}", site.path);
+            let name = format!("{}.{name}", module.path);
             Param::from_tensor(kaiming(shape, seed, &name, &device))
         };
         let zeros = |shape: [usize; 2]| Param::from_tensor(Tensor::zeros(shape, &device));
@@ -196,7 +196,7 @@ impl PeftMethod for LokrConfig {
                 draw("lokr_w2_b", [rank, sizes.two[1]]),
             ),
         };
-        let scale = self.scale_at(&site.path);
+        let scale = self.scale_at(&module.path);
         slot.delta = Some(Delta::Lokr(Lokr { one, two, scale }));
     }
 

@@ -15,15 +15,15 @@ use super::common::{self, f32, invalid, positive};
 use super::dora::Dora;
 use super::trainable_tokens::{self, Token};
 use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::pass::Pass;
 use crate::patterns::Patterns;
 use crate::peft_config::Target;
 use crate::rates::Part;
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Kind, Layers, Selector, Targets};
 
 mod embedding;
@@ -156,18 +156,18 @@ impl LoraConfig {
         if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
 
-    fn fits(&self, place: &PlaceSpec) -> Result<()> {
-        let path = place.path.clone();
-        if place.kind == Kind::Norm {
+    fn fits(&self, spec: &ModuleSpec) -> Result<()> {
+        let path = spec.path.clone();
+        if spec.kind == Kind::Norm {
             let why =
                 format!("{path} is a normalization, which LoRA cannot adapt; train it whole with modules_to_save");
             return Err(invalid("targets", why));
         }
-        if self.dora && place.kind == Kind::Embedding {
+        if self.dora && spec.kind == Kind::Embedding {
             let why = format!("{path} is an embedding table, where only plain LoRA works; leave it out of the targets");
             return Err(invalid("dora", why));
         }
-        place.holds_rank(self.rank_at(&path))
+        spec.holds_rank(self.rank_at(&path))
     }
 }
 
@@ -196,66 +196,66 @@ impl PeftMethod for LoraConfig {
         common::alphas(self.alpha, &self.alpha_pattern)
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let mut choice = Choice::adapters(places, selector, &self.modules_to_save, self.bias)?;
+        let mut choice = Choice::adapters(specs, selector, &self.modules_to_save, self.bias)?;
         if !self.trainable_token_indices.is_empty() {
-            choice.rows = vec![trainable_tokens::input_embeddings(places).path.clone()];
-            trainable_tokens::fits(TOKENS, &self.trainable_token_indices, places, &choice)?;
+            choice.rows = vec![trainable_tokens::input_embeddings(specs).path.clone()];
+            trainable_tokens::fits(TOKENS, &self.trainable_token_indices, specs, &choice)?;
         }
-        places
+        specs
             .iter()
-            .filter(|place| choice.adapted.contains(&place.path))
-            .try_for_each(|place| self.fits(place))?;
+            .filter(|spec| choice.adapted.contains(&spec.path))
+            .try_for_each(|spec| self.fits(spec))?;
         Ok(choice)
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        let [rows, cols] = place.dims;
-        let bias = if self.lora_bias && place.kind != Kind::Embedding {
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        let [rows, cols] = spec.dims;
+        let bias = if self.lora_bias && spec.kind != Kind::Embedding {
             rows
         } else {
             0
         };
         let magnitude = if self.dora { rows } else { 0 };
-        self.rank_at(&place.path) * (rows + cols) + bias + magnitude
+        self.rank_at(&spec.path) * (rows + cols) + bias + magnitude
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        let ([out, inner], rank) = (place.dims, self.rank_at(&place.path));
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        let ([out, inner], rank) = (spec.dims, self.rank_at(&spec.path));
         let dropped = self.dropout > 0.0 && (self.dora || self.lora_bias);
         let (norms, product) = if self.dora {
             (2 * rank * (out + inner), out)
         } else {
             (0, 0)
         };
-        Keeps {
+        SavedActivations {
             // A dropped copy takes the place of the input.
             input: !dropped,
             per_token: rank + product + if dropped { inner } else { 0 },
             wide: rank,
             fixed: norms,
             passing: if self.dropout > 0.0 { inner } else { 0 },
-            ..Keeps::default()
+            ..SavedActivations::default()
         }
     }
 
-    fn shapes_at(&self, place: &PlaceSpec) -> Vec<Vec<usize>> {
-        let ([rows, cols], rank) = (place.dims, self.rank_at(&place.path));
-        let vectors = self.parameters_at(place) - rank * (rows + cols);
+    fn shapes_at(&self, spec: &ModuleSpec) -> Vec<Vec<usize>> {
+        let ([rows, cols], rank) = (spec.dims, self.rank_at(&spec.path));
+        let vectors = self.parameters_at(spec) - rank * (rows + cols);
         let mut shapes = vec![vec![rank, cols], vec![rows, rank]];
         shapes.extend((vectors > 0).then(|| vec![vectors]));
         shapes
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        match &mut site.place {
-            Place::Projection(slot) => {
-                let (lora, residual) = init::projection(self, &site.path, seed, slot);
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        match &mut module.slot {
+            ModuleSlot::Projection(slot) => {
+                let (lora, residual) = init::projection(self, &module.path, seed, slot);
                 if let Some(residual) = residual {
                     slot.weight.set_dense(residual);
                 }
@@ -265,11 +265,13 @@ impl PeftMethod for LoraConfig {
                     Delta::Lora(lora)
                 });
             }
-            Place::Embedding(slot) => {
-                let lora = init::embedding(self, &site.path, seed, slot);
+            ModuleSlot::Embedding(slot) => {
+                let lora = init::embedding(self, &module.path, seed, slot);
                 slot.delta = Some(EmbeddingDelta::Lora(lora));
             }
-            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => unreachable!("refused by `choose`"),
+            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+                unreachable!("refused by `choose`")
+            }
         }
     }
 
@@ -316,7 +318,7 @@ pub struct Lora {
     /// Share of the input that is dropped.
     #[module(skip)]
     pub dropout: f64,
-    /// Tells this place's dropout masks from those of other places.
+    /// Tells this module's dropout masks from those of other modules.
     #[module(skip)]
     pub salt: u64,
 }

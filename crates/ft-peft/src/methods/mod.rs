@@ -7,14 +7,14 @@ use ft_quant::Weight;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::pass::Pass;
 use crate::peft_config::{Parse, Target};
 use crate::rates::Part;
-use crate::regime::Regime;
-use crate::site::Site;
+use crate::saved_activations::SavedActivations;
+use crate::target_module::TargetModule;
+use crate::training_hook::TrainingHook;
 use trainable_tokens::Token;
 
 pub mod adalora;
@@ -36,7 +36,7 @@ pub mod prompt_tuning;
 pub mod trainable_tokens;
 pub mod vera;
 
-/// What a method's options mean: which places it takes, what it puts there, what its file says.
+/// What a method's options mean: which modules it takes, what it puts there, what its file says.
 pub trait PeftMethod {
     /// Errors that need no model to be seen.
     fn check(&self) -> Result<()> {
@@ -47,11 +47,11 @@ pub trait PeftMethod {
     /// look useless.
     fn learning_rate(&self) -> f64;
 
-    /// Which of these places it acts on, and how; none is an error.
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice>;
+    /// Which of these modules it acts on, and how; none is an error.
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice>;
 
-    /// Errors that stand in the way of starting values in a model with these places.
-    fn ready(&self, _places: &[PlaceSpec]) -> Result<()> {
+    /// Errors that stand in the way of starting values in a model with these modules.
+    fn ready(&self, _places: &[ModuleSpec]) -> Result<()> {
         Ok(())
     }
 
@@ -65,32 +65,32 @@ pub trait PeftMethod {
         self.virtual_tokens() == 0
     }
 
-    /// Trainable parameters of its adapter at a place.
-    fn parameters_at(&self, _: &PlaceSpec) -> usize {
+    /// Trainable parameters of its adapter at a module.
+    fn parameters_at(&self, _: &ModuleSpec) -> usize {
         0
     }
 
-    /// What its adapter at a place keeps for the backward pass, however the place's own matrix is stored. A test holds every
+    /// What its adapter at a module keeps for the backward pass, however the module's own matrix is stored. A test holds every
     /// method to it with a counting allocator.
-    fn keeps_at(&self, _: &PlaceSpec) -> Keeps {
-        Keeps::input()
+    fn saved_at(&self, _: &ModuleSpec) -> SavedActivations {
+        SavedActivations::input()
     }
 
-    /// Shapes of the tensors of its adapter at a place, for what depends on more than their number. One vector stands for
+    /// Shapes of the tensors of its adapter at a module, for what depends on more than their number. One vector stands for
     /// all of them where a method does not say more.
-    fn shapes_at(&self, place: &PlaceSpec) -> Vec<Vec<usize>> {
-        vec![vec![self.parameters_at(place)]]
+    fn shapes_at(&self, spec: &ModuleSpec) -> Vec<Vec<usize>> {
+        vec![vec![self.parameters_at(spec)]]
     }
 
-    /// Puts its adapter into a place that [`choose`](Self::choose) listed as adapted.
-    fn fill(&self, _: &mut Site<'_>, _seed: u64) {}
+    /// Puts its adapter into a module that [`choose`](Self::choose) listed as adapted.
+    fn fill(&self, _: &mut TargetModule<'_>, _seed: u64) {}
 
-    /// [`fill`](Self::fill) for all adapted places at once, for methods whose places share something.
-    fn fill_all(&self, sites: &mut [Site<'_>], seed: u64) {
-        sites.iter_mut().for_each(|site| self.fill(site, seed));
+    /// [`fill`](Self::fill) for all adapted modules at once, for methods whose modules share something.
+    fn fill_all(&self, modules: &mut [TargetModule<'_>], seed: u64) {
+        modules.iter_mut().for_each(|module| self.fill(module, seed));
     }
 
-    /// The places that PEFT's file names as `target_modules`.
+    /// The modules that PEFT's file names as `target_modules`.
     fn targeted(&self, choice: &Choice) -> Vec<String> {
         choice.adapted.clone()
     }
@@ -121,7 +121,7 @@ pub trait PeftMethod {
     }
 
     /// Its own part in the training loop, where it has one.
-    fn regime(&self) -> Option<Box<dyn Regime>> {
+    fn training_hook(&self) -> Option<Box<dyn TrainingHook>> {
         None
     }
 
@@ -130,7 +130,7 @@ pub trait PeftMethod {
         0
     }
 
-    /// The tensor `name` of the place at `path` as its parameter holds it, from how PEFT's file holds it.
+    /// The tensor `name` of the module at `path` as its parameter holds it, from how PEFT's file holds it.
     fn unpack(&self, _path: &str, _name: &str, data: TensorData) -> TensorData {
         data
     }
@@ -204,7 +204,7 @@ methods! {
     "oft" => Oft(oft::OftConfig),
     /// The embeddings of a few tokens train.
     "trainable_tokens" => TrainableTokens(trainable_tokens::TrainableTokensConfig),
-    /// Two trained vectors around random projections that all places share.
+    /// Two trained vectors around random projections that all modules share.
     "vera" => Vera(vera::VeraConfig),
     /// A bottleneck after the feed-forward block.
     "pfeiffer" => Pfeiffer(bottleneck::BottleneckConfig<bottleneck::Pfeiffer>),
@@ -306,7 +306,7 @@ pub trait WeightDelta: Clone {
     /// The trainable tensors, by their names in PEFT's file after the layer's path.
     fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)>;
 
-    /// Constants that all places share, by their names in PEFT's file after `base_model.`.
+    /// Constants that all modules share, by their names in PEFT's file after `base_model.`.
     fn shared(&mut self) -> Vec<(&'static str, &mut Tensor<2>)> {
         Vec::new()
     }

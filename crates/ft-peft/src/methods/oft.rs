@@ -15,13 +15,13 @@ use serde_json::json;
 
 use super::common::{at_least_one, checked, f32, invalid, projections, record};
 use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::pass::Pass;
 use crate::peft_config::{File, Target};
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Layers, Selector, Targets};
 
 /// Options of OFT; the names in parentheses are PEFT's.
@@ -30,7 +30,7 @@ use crate::targets::{Layers, Selector, Targets};
 pub struct OftConfig {
     /// Side of the rotated blocks, a divisor of every target's input (`oft_block_size`).
     pub block_size: usize,
-    /// One rotation for all blocks of a place (`block_share`).
+    /// One rotation for all blocks of a module (`block_share`).
     pub block_share: bool,
     /// Rotations by the truncated series instead of an inverse: faster, and orthogonal only nearly
     /// (`use_cayley_neumann`).
@@ -66,7 +66,7 @@ impl Default for OftConfig {
 }
 
 impl OftConfig {
-    /// Rotations and numbers in each, for a place with this many inputs.
+    /// Rotations and numbers in each, for a module with this many inputs.
     fn shape(&self, inner: usize) -> [usize; 2] {
         let blocks = if self.block_share { 1 } else { inner / self.block_size };
         [blocks, self.block_size * (self.block_size - 1) / 2]
@@ -92,41 +92,41 @@ impl PeftMethod for OftConfig {
         at_least_one("neumann_terms", self.neumann_terms)
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let choice = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
-        let odd = |place: &&&PlaceSpec| !place.dims[1].is_multiple_of(self.block_size);
-        if let Some(place) = projections("OFT", places, &choice)?.iter().find(odd) {
+        let choice = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
+        let odd = |spec: &&&ModuleSpec| !spec.dims[1].is_multiple_of(self.block_size);
+        if let Some(spec) = projections("OFT", specs, &choice)?.iter().find(odd) {
             let why = format!(
                 "{} does not divide the {} inputs of {}",
-                self.block_size, place.dims[1], place.path
+                self.block_size, spec.dims[1], spec.path
             );
             return Err(invalid("block_size", why));
         }
         Ok(choice)
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        self.shape(place.dims[1]).iter().product()
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        self.shape(spec.dims[1]).iter().product()
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        let blocks = self.shape(place.dims[1])[0];
-        Keeps {
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        let blocks = self.shape(spec.dims[1])[0];
+        SavedActivations {
             // The rotations and the powers that the Neumann series is made of.
             fixed: 7 * blocks * self.block_size * self.block_size,
             copies: true,
-            passing: 5 * place.dims[1] / 2,
-            ..Keeps::input()
+            passing: 5 * spec.dims[1] / 2,
+            ..SavedActivations::input()
         }
     }
 
-    fn fill(&self, site: &mut Site<'_>, _seed: u64) {
-        let Place::Projection(slot) = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, _seed: u64) {
+        let ModuleSlot::Projection(slot) = &mut module.slot else {
             unreachable!("refused by `choose`")
         };
         let (shape, device) = (self.shape(slot.weight.dims()[1]), slot.device());

@@ -16,12 +16,12 @@ use serde_json::json;
 
 use super::common::{at_least_one, checked, dropout, invalid, prompt_record};
 use super::{PeftConfig, PeftMethod};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::prompt_tuning::input_table;
 use crate::pass::Pass;
 use crate::peft_config::{File, Target, number};
-use crate::site::{AnyTensor, Place, Site};
+use crate::target_module::{AnyTensor, ModuleSlot, TargetModule};
 use crate::virtual_tokens::{Dense, EMBEDDING, Prompt, VirtualTokens, normal, replace};
 
 mod lstm;
@@ -93,16 +93,16 @@ impl PeftMethod for PTuningConfig {
         Ok(())
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
-        input_table(places)
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
+        input_table(specs)
     }
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        let width = place.dims[1];
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        let width = spec.dims[1];
         let hidden = self.encoder_hidden_size.unwrap_or(width);
         let encoder = match self.encoder_reparameterization_type {
             Encoder::Mlp => mlp_shapes(width, hidden).map(Dense::count).iter().sum(),
@@ -111,8 +111,8 @@ impl PeftMethod for PTuningConfig {
         self.num_virtual_tokens * width + encoder
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        let Place::Embedding(slot) = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        let ModuleSlot::Embedding(slot) = &mut module.slot else {
             unreachable!("`choose` names the input table")
         };
         let (table, device) = (slot.weight.dims(), slot.weight.val().device());

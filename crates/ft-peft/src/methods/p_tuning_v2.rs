@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::PeftMethod;
 use super::prefix_tuning::{InitWeights, PrefixTuningConfig, file};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::Target;
-use crate::site::Site;
+use crate::target_module::TargetModule;
 
 /// Options of P-tuning v2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,20 +60,20 @@ impl PeftMethod for PTuningV2Config {
         self.prefix().check()
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
-        self.prefix().choose(places)
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
+        self.prefix().choose(specs)
     }
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        self.prefix().parameters_at(place)
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        self.prefix().parameters_at(spec)
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        self.prefix().fill(site, seed);
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        self.prefix().fill(module, seed);
     }
 
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {

@@ -18,10 +18,10 @@ use serde_json::json;
 
 use super::common::{at_least_one, checked, invalid, prompt_record};
 use super::{PeftConfig, PeftMethod};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
-use crate::site::{AnyTensor, Place, Site};
+use crate::target_module::{AnyTensor, ModuleSlot, TargetModule};
 use crate::targets::Kind;
 use crate::virtual_tokens::{Dense, EMBEDDING, Prefix, PrefixTable, normal, replace};
 
@@ -62,10 +62,10 @@ impl Default for PrefixTuningConfig {
     }
 }
 
-/// The place that prefixes go into.
-pub(crate) fn attention(places: &[PlaceSpec]) -> Result<Choice> {
-    let place = places.iter().find(|place| place.kind == Kind::Attention);
-    let path = place.map(|place| place.path.clone());
+/// The module that prefixes go into.
+pub(crate) fn attention(specs: &[ModuleSpec]) -> Result<Choice> {
+    let spec = specs.iter().find(|spec| spec.kind == Kind::Attention);
+    let path = spec.map(|spec| spec.path.clone());
     let path = path.ok_or_else(|| invalid("method", "this model has no attention that a prefix could stand before"))?;
     Ok(Choice {
         adapted: vec![path],
@@ -84,16 +84,16 @@ impl PeftMethod for PrefixTuningConfig {
         at_least_one("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
-        attention(places)
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
+        attention(specs)
     }
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        let [layers, width] = place.dims;
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        let [layers, width] = spec.dims;
         if !self.prefix_projection {
             return self.num_virtual_tokens * 2 * layers * width;
         }
@@ -102,8 +102,8 @@ impl PeftMethod for PrefixTuningConfig {
         self.num_virtual_tokens * width + projection
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        let Place::Attention { slot, shape, device } = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        let ModuleSlot::Attention { slot, shape, device } = &mut module.slot else {
             unreachable!("`choose` names the attention")
         };
         let (tokens, width) = (self.num_virtual_tokens, shape.width());

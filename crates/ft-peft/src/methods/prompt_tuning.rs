@@ -14,11 +14,11 @@ use serde_json::json;
 
 use super::common::{at_least_one, checked, invalid, prompt_record};
 use super::{PeftConfig, PeftMethod};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
-use crate::site::{Place, Site};
 use crate::slots::Embedding;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::Kind;
 use crate::virtual_tokens::{EMBEDDING, Prompt, PromptTable, normal};
 use ft_seed::stream;
@@ -73,9 +73,9 @@ impl Default for PromptTuningConfig {
 }
 
 /// The table that prompts stand before: the first that a model lists.
-pub(super) fn input_table(places: &[PlaceSpec]) -> Result<Choice> {
-    let place = places.iter().find(|place| place.kind == Kind::Embedding);
-    let path = place.map(|place| place.path.clone());
+pub(super) fn input_table(specs: &[ModuleSpec]) -> Result<Choice> {
+    let spec = specs.iter().find(|spec| spec.kind == Kind::Embedding);
+    let path = spec.map(|spec| spec.path.clone());
     let path = path.ok_or_else(|| {
         invalid(
             "method",
@@ -160,11 +160,11 @@ impl PeftMethod for PromptTuningConfig {
         Err(invalid("prompt_tuning_init_text", why))
     }
 
-    fn ready(&self, places: &[PlaceSpec]) -> Result<()> {
+    fn ready(&self, specs: &[ModuleSpec]) -> Result<()> {
         if self.prompt_tuning_init != PromptTuningInit::Text {
             return Ok(());
         }
-        let vocab = places
+        let vocab = specs
             .iter()
             .find(|p| p.kind == Kind::Embedding)
             .map_or(0, |p| p.dims[0]);
@@ -179,20 +179,20 @@ impl PeftMethod for PromptTuningConfig {
         Err(invalid("prompt_tuning_init_text", why))
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
-        input_table(places)
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
+        input_table(specs)
     }
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        self.num_virtual_tokens * place.dims[1]
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        self.num_virtual_tokens * spec.dims[1]
     }
 
-    fn fill(&self, site: &mut Site<'_>, seed: u64) {
-        let Place::Embedding(slot) = &mut site.place else {
+    fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
+        let ModuleSlot::Embedding(slot) = &mut module.slot else {
             unreachable!("`choose` names the input table")
         };
         let device = slot.weight.val().device();

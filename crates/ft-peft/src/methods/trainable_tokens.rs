@@ -18,11 +18,11 @@ use serde_json::json;
 
 use super::common::{checked, f32, invalid, record};
 use super::{ParamMut, PeftConfig, PeftMethod};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
 use crate::peft_config::{File, Target};
-use crate::site::{Place, Site};
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Kind, Targets};
 
 /// One token of the vocabulary.
@@ -59,16 +59,16 @@ impl PeftMethod for TrainableTokensConfig {
         check("token_indices", &self.token_indices)
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let rows = match &self.targets {
-            None => vec![input_embeddings(places).path.clone()],
-            Some(targets) => chosen(targets, places)?,
+            None => vec![input_embeddings(specs).path.clone()],
+            Some(targets) => chosen(targets, specs)?,
         };
         let choice = Choice {
             rows,
             ..Choice::default()
         };
-        fits("token_indices", &self.token_indices, places, &choice)?;
+        fits("token_indices", &self.token_indices, specs, &choice)?;
         Ok(choice)
     }
 
@@ -107,19 +107,19 @@ pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
 }
 
 /// The table that ids are looked up in: the first of any model.
-pub(super) fn input_embeddings(places: &[PlaceSpec]) -> &PlaceSpec {
-    let table = places.iter().find(|place| place.kind == Kind::Embedding);
+pub(super) fn input_embeddings(specs: &[ModuleSpec]) -> &ModuleSpec {
+    let table = specs.iter().find(|spec| spec.kind == Kind::Embedding);
     table.expect("every language model looks its ids up")
 }
 
-fn chosen(targets: &Targets, places: &[PlaceSpec]) -> Result<Vec<String>> {
+fn chosen(targets: &Targets, specs: &[ModuleSpec]) -> Result<Vec<String>> {
     let selector = crate::targets::Selector {
         targets,
         exclude: &[],
         layers: None,
     };
-    let chosen = selector.select(places)?;
-    let tables = |path: &&String| places.iter().any(|p| p.path == **path && p.kind == Kind::Embedding);
+    let chosen = selector.select(specs)?;
+    let tables = |path: &&String| specs.iter().any(|p| p.path == **path && p.kind == Kind::Embedding);
     match chosen.iter().find(|path| !tables(path)) {
         None => Ok(chosen),
         Some(path) => Err(invalid(
@@ -157,9 +157,9 @@ pub(super) fn name(key: &str, tokens: &mut [Token], id_of: &dyn Fn(&str) -> Opti
 }
 
 /// Fails where a token has no row, or a row would train twice.
-pub(super) fn fits(key: &str, tokens: &[Token], places: &[PlaceSpec], choice: &Choice) -> Result<()> {
-    for place in places.iter().filter(|place| choice.rows.contains(&place.path)) {
-        let [rows, _] = place.dims;
+pub(super) fn fits(key: &str, tokens: &[Token], specs: &[ModuleSpec], choice: &Choice) -> Result<()> {
+    for spec in specs.iter().filter(|spec| choice.rows.contains(&spec.path)) {
+        let [rows, _] = spec.dims;
         let id = |token: &Token| match token {
             Token::Id(id) => Some(*id),
             Token::Text(_) => None,
@@ -167,19 +167,19 @@ pub(super) fn fits(key: &str, tokens: &[Token], places: &[PlaceSpec], choice: &C
         if let Some(id) = tokens.iter().filter_map(id).find(|id| *id as usize >= rows) {
             return Err(invalid(
                 key,
-                format!("{id} is no row of {}, which has {rows}", place.path),
+                format!("{id} is no row of {}, which has {rows}", spec.path),
             ));
         }
-        if choice.adapted.contains(&place.path) || choice.whole.contains(&place.path) {
+        if choice.adapted.contains(&spec.path) || choice.whole.contains(&spec.path) {
             let why = format!(
                 "{} trains as a whole or has an adapter already; leave it out of one of the two",
-                place.path
+                spec.path
             );
             return Err(invalid(key, why));
         }
     }
-    let changed = |place: &&PlaceSpec| choice.adapted.contains(&place.path) || choice.whole.contains(&place.path);
-    let mut tied = places.iter().filter(|place| place.kind == Kind::TiedHead);
+    let changed = |spec: &&ModuleSpec| choice.adapted.contains(&spec.path) || choice.whole.contains(&spec.path);
+    let mut tied = specs.iter().filter(|spec| spec.kind == Kind::TiedHead);
     if let Some(head) = tied.find(changed).filter(|_| !choice.rows.is_empty()) {
         let why = format!(
             "{} is the embedding table itself here, whose rows it shares; leave it out of the targets",
@@ -191,8 +191,8 @@ pub(super) fn fits(key: &str, tokens: &[Token], places: &[PlaceSpec], choice: &C
 }
 
 /// Puts trainable rows into a table.
-pub(crate) fn fill(site: &mut Site<'_>, tokens: &[Token], nested: bool) -> Result<()> {
-    let Place::Embedding(slot) = &mut site.place else {
+pub(crate) fn fill(module: &mut TargetModule<'_>, tokens: &[Token], nested: bool) -> Result<()> {
+    let ModuleSlot::Embedding(slot) = &mut module.slot else {
         unreachable!("only tables are listed")
     };
     let id = |token: &Token| match token {

@@ -4,7 +4,7 @@
 //! y = x Wᵀ + b ∘ ((d ∘ (drop(x) Aᵀ)) Bᵀ)      A [r, in]   B [out, r]   d [r]   b [out]
 //! ```
 //!
-//! A and B are random, never trained, and shared by all places: each takes the first `in` columns of A and the first `out`
+//! A and B are random, never trained, and shared by all modules: each takes the first `in` columns of A and the first `out`
 //! rows of B. They follow from a seed, with the numbers that PyTorch draws from it.
 
 use burn::module::{Module, Param};
@@ -15,13 +15,13 @@ use serde_json::json;
 
 use super::common::{self, at_least_one, checked, f32, invalid, projections, record, scaled};
 use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
-use crate::attach::{Choice, PlaceSpec};
+use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
-use crate::keeps::Keeps;
 use crate::methods::lora::BiasMode;
 use crate::pass::Pass;
 use crate::peft_config::{File, Target, number};
-use crate::site::{Place, Site};
+use crate::saved_activations::SavedActivations;
+use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Layers, Selector, Targets};
 
 mod twister;
@@ -87,40 +87,40 @@ impl PeftMethod for VeraConfig {
         Ok(())
     }
 
-    fn choose(&self, places: &[PlaceSpec]) -> Result<Choice> {
+    fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let choice = Choice::adapters(places, selector, &self.modules_to_save, BiasMode::None)?;
-        projections("VeRA", places, &choice)?;
+        let choice = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
+        projections("VeRA", specs, &choice)?;
         Ok(choice)
     }
 
-    fn parameters_at(&self, place: &PlaceSpec) -> usize {
-        place.dims[0] + self.rank
+    fn parameters_at(&self, spec: &ModuleSpec) -> usize {
+        spec.dims[0] + self.rank
     }
 
-    fn keeps_at(&self, place: &PlaceSpec) -> Keeps {
-        Keeps {
-            per_token: self.rank + place.dims[0],
-            wide: self.rank + place.dims[0],
-            ..Keeps::default()
+    fn saved_at(&self, spec: &ModuleSpec) -> SavedActivations {
+        SavedActivations {
+            per_token: self.rank + spec.dims[0],
+            wide: self.rank + spec.dims[0],
+            ..SavedActivations::default()
         }
     }
 
-    fn fill_all(&self, sites: &mut [Site<'_>], _seed: u64) {
-        let largest = sites.iter().fold([0, 0], |[out, inner], site| match &site.place {
-            Place::Projection(slot) => {
+    fn fill_all(&self, modules: &mut [TargetModule<'_>], _seed: u64) {
+        let largest = modules.iter().fold([0, 0], |[out, inner], module| match &module.slot {
+            ModuleSlot::Projection(slot) => {
                 let [rows, cols] = slot.weight.dims();
                 [rows.max(out), cols.max(inner)]
             }
             _ => [out, inner],
         });
         let mut shared: Option<[Tensor<2>; 2]> = None;
-        for site in sites {
-            let Place::Projection(slot) = &mut site.place else {
+        for module in modules {
+            let ModuleSlot::Projection(slot) = &mut module.slot else {
                 unreachable!("refused by `choose`")
             };
             let device = slot.device();
@@ -135,7 +135,7 @@ impl PeftMethod for VeraConfig {
                 shared_b: b,
                 saved: self.save_projection,
                 dropout: self.dropout,
-                salt: ft_seed::salt(&site.path),
+                salt: ft_seed::salt(&module.path),
             }));
         }
     }
@@ -179,9 +179,9 @@ pub struct Vera {
     pub d: Param<Tensor<1>>,
     /// `[out]`.
     pub b: Param<Tensor<1>>,
-    /// A for the widest place, `[r, max in]`; all places hold the same tensor.
+    /// A for the widest module, `[r, max in]`; all modules hold the same tensor.
     pub shared_a: Tensor<2>,
-    /// B for the tallest place, `[max out, r]`.
+    /// B for the tallest module, `[max out, r]`.
     pub shared_b: Tensor<2>,
     /// Whether the file holds A and B.
     #[module(skip)]
@@ -189,13 +189,13 @@ pub struct Vera {
     /// Share of the input that is dropped.
     #[module(skip)]
     pub dropout: f64,
-    /// Tells this place's dropout masks from those of other places.
+    /// Tells this module's dropout masks from those of other modules.
     #[module(skip)]
     pub salt: u64,
 }
 
 impl Vera {
-    /// A `[r, in]` and B `[out, r]` of this place.
+    /// A `[r, in]` and B `[out, r]` of this module.
     fn projections(&self, [out, inner]: [usize; 2]) -> [Tensor<2>; 2] {
         [
             self.shared_a.clone().slice(s![.., 0..inner]),

@@ -86,11 +86,11 @@ pub fn combine(adapters: &[(PlainLora, f64)], how: &Combination) -> Result<Plain
         Method::Cat => adapters.iter().map(|(adapter, _)| adapter.rank()).sum(),
         _ => largest(adapters),
     };
-    let paths: BTreeSet<&String> = adapters.iter().flat_map(|(adapter, _)| adapter.places.keys()).collect();
+    let paths: BTreeSet<&String> = adapters.iter().flat_map(|(adapter, _)| adapter.pairs.keys()).collect();
     let place = |path: &String| {
         let parts: Vec<(&Pair, f64)> = adapters
             .iter()
-            .filter_map(|(adapter, weight)| Some((adapter.places.get(path)?, *weight)))
+            .filter_map(|(adapter, weight)| Some((adapter.pairs.get(path)?, *weight)))
             .collect();
         let pair = match how {
             Combination {
@@ -114,7 +114,7 @@ pub fn combine(adapters: &[(PlainLora, f64)], how: &Combination) -> Result<Plain
                 .into_iter()
                 .collect()
         }),
-        places: paths.into_iter().map(place).collect(),
+        pairs: paths.into_iter().map(place).collect(),
     })
 }
 
@@ -144,8 +144,8 @@ fn check(adapters: &[(PlainLora, f64)], how: &Combination) -> Result<()> {
             return wrong("adapters", format!("do not fit together: {path} {why}"));
         }
         let matching = how.svd || how.method == Method::Cat;
-        let ranks = |path: &String| Some((first.places.get(path)?.rank(), other.places.get(path)?.rank()));
-        if let Some((a, b)) = other.places.keys().filter_map(ranks).find(|(a, b)| !matching && a != b) {
+        let ranks = |path: &String| Some((first.pairs.get(path)?.rank(), other.pairs.get(path)?.rank()));
+        if let Some((a, b)) = other.pairs.keys().filter_map(ranks).find(|(a, b)| !matching && a != b) {
             let why = format!("A and B of ranks {a} and {b} cannot be combined apart; use cat, or a method with svd");
             return wrong("method", why);
         }
@@ -155,8 +155,8 @@ fn check(adapters: &[(PlainLora, f64)], how: &Combination) -> Result<()> {
 
 /// Where two adapters cannot belong to one base.
 fn misfit<'a>(first: &PlainLora, other: &'a PlainLora) -> Option<(&'a String, String)> {
-    other.places.iter().find_map(|(path, pair)| {
-        let (mine, theirs) = (first.places.get(path)?.dims(), pair.dims());
+    other.pairs.iter().find_map(|(path, pair)| {
+        let (mine, theirs) = (first.pairs.get(path)?.dims(), pair.dims());
         (mine != theirs).then(|| (path, format!("is {mine:?} in one and {theirs:?} in another")))
     })
 }
@@ -302,7 +302,7 @@ fn elect(column: impl Iterator<Item = f32>, by: MajoritySign) -> f32 {
     if sum >= 0.0 { 1.0 } else { -1.0 }
 }
 
-/// Keeps the share `density` of the values that are largest in magnitude.
+/// SavedActivations the share `density` of the values that are largest in magnitude.
 fn trim(values: &mut [f32], density: f64) {
     let keep = (density * values.len() as f64) as usize;
     if keep >= values.len() {
@@ -315,7 +315,7 @@ fn trim(values: &mut [f32], density: f64) {
     }
 }
 
-/// Keeps each value with probability `density`, and divides it by that.
+/// SavedActivations each value with probability `density`, and divides it by that.
 fn drop_out(values: &mut [f32], how: &Combination, name: &str) {
     if how.density >= 1.0 {
         return;

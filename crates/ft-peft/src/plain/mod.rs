@@ -14,11 +14,11 @@ use crate::methods::adalora::AdaLoraConfig;
 use crate::methods::lora::{BiasMode, Init, LoraConfig};
 use crate::methods::{PeftConfig, PeftMethod};
 use crate::peft_config::Target;
-use crate::site::AttentionShape;
+use crate::target_module::AttentionShape;
 
 pub use combine::{Combination, MajoritySign, Method, combine};
 
-/// A LoRA adapter that is nothing but `s B A` at each of its places.
+/// A LoRA adapter that is nothing but `s B A` at each of its modules.
 #[derive(Clone, Debug)]
 pub struct PlainLora {
     /// Folder or id of the base model, as its file names it.
@@ -26,8 +26,8 @@ pub struct PlainLora {
     /// Whether the base stores its matrices `[in, out]`.
     pub fan_in_fan_out: bool,
     /// The matrices by checkpoint path (`model.layers.0.self_attn.q_proj`).
-    pub places: BTreeMap<String, Pair>,
-    /// `target_modules`, where a list of names means the places.
+    pub pairs: BTreeMap<String, Pair>,
+    /// `target_modules`, where a list of names means the modules.
     modules: Option<Vec<String>>,
 }
 
@@ -86,7 +86,7 @@ impl PlainLora {
         })?;
         let mut file = TensorFile::read(&dir.join(WEIGHTS))?;
         let mut tensors = std::mem::take(&mut file.tensors);
-        let mut places = BTreeMap::new();
+        let mut pairs = BTreeMap::new();
         let firsts: Vec<String> = tensors.keys().cloned().collect();
         for name in &firsts {
             let Some((path, names)) = form.partners(name) else {
@@ -102,7 +102,7 @@ impl PlainLora {
             }
             tensors.remove(&at("base_layer.weight"));
             match form.pair(path, found, names == EMBEDDING, device) {
-                Ok(pair) => places.extend(pair.map(|pair| (path.to_string(), pair))),
+                Ok(pair) => pairs.extend(pair.map(|pair| (path.to_string(), pair))),
                 Err(why) => file.mismatches.push(format!("{name}: {why}")),
             }
         }
@@ -113,22 +113,22 @@ impl PlainLora {
             base_model: adapter::base_model(dir),
             fan_in_fan_out: raw.get("fan_in_fan_out").and_then(Value::as_bool).unwrap_or(false),
             modules: form.modules(&raw),
-            places,
+            pairs,
         })
     }
 
     /// The largest rank of a place.
     pub fn rank(&self) -> usize {
-        self.places.values().map(Pair::rank).max().unwrap_or(0)
+        self.pairs.values().map(Pair::rank).max().unwrap_or(0)
     }
 
     /// The same function with every scale in B and every place of one rank, so that a reader that knows a single rank and
     /// alpha for the whole file computes it: alpha = rank, scale 1.
     pub fn folded(&self) -> Self {
         let rank = self.rank();
-        let places = self.places.iter();
+        let pairs = self.pairs.iter();
         Self {
-            places: places.map(|(path, pair)| (path.clone(), pair.folded(rank))).collect(),
+            pairs: pairs.map(|(path, pair)| (path.clone(), pair.folded(rank))).collect(),
             ..self.clone()
         }
     }
@@ -136,7 +136,7 @@ impl PlainLora {
     /// Writes it into `dir` in PEFT's layout: [`folded`](Self::folded), so with one rank and alpha = rank.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let folded = self.folded();
-        let (rank, paths) = (folded.rank(), folded.places.keys().cloned().collect::<Vec<_>>());
+        let (rank, paths) = (folded.rank(), folded.pairs.keys().cloned().collect::<Vec<_>>());
         let config = LoraConfig {
             rank,
             alpha: rank as f64,
@@ -152,7 +152,7 @@ impl PlainLora {
         };
         let file = config.to_peft(&target).expect("LoRA has a file");
         let mut tensors = BTreeMap::new();
-        for (path, pair) in &folded.places {
+        for (path, pair) in &folded.pairs {
             let [a, b] = if pair.embedding { EMBEDDING } else { PROJECTION };
             tensors.insert(format!("{PREFIX}{path}.{a}"), pair.a.to_data());
             tensors.insert(format!("{PREFIX}{path}.{b}"), pair.b.to_data());

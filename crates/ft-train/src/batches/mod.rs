@@ -59,7 +59,7 @@ impl Totals {
             chosen_tokens: 0,
         };
         for batch in batches {
-            totals.tokens += batch.learned();
+            totals.tokens += batch.target_tokens();
             totals.examples += batch.examples();
             let chosen = batch.row_of.iter().filter(|row| **row as usize % batch.group == 0);
             totals.chosen_tokens += chosen.count();
@@ -74,7 +74,7 @@ impl StepBatch {
         Self {
             step,
             rows: Vec::new(),
-            target_tokens: micro_batches.iter().map(|m| m.batch.learned()).sum(),
+            target_tokens: micro_batches.iter().map(|m| m.batch.target_tokens()).sum(),
             tokens: micro_batches.iter().map(|m| m.batch.tokens()).sum(),
             micro_batches,
             baseline: None,

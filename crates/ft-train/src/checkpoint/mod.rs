@@ -3,7 +3,7 @@
 //! ```text
 //! step-N/  trainable.safetensors    what trains, f32, by parameter path
 //!          optimizer.safetensors    moments, by parameter path
-//!          regime.safetensors       what the method itself remembers (AdaLoRA: importances, ranks), where it does
+//!          training_hook.safetensors       what the method itself remembers (AdaLoRA: importances, ranks), where it does
 //!          trainer_state.json       step, data cursor, sums, best evaluation, configuration
 //!          adapter_* | model.*      the same weights as others read them (PEFT or Hugging Face layout)
 //!          manifest.json            size and CRC-32 of every file
@@ -29,7 +29,7 @@ use crate::{Error, Result};
 
 pub(crate) const TRAINABLE: &str = "trainable.safetensors";
 pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
-pub(crate) const REGIME: &str = "regime.safetensors";
+pub(crate) const HOOK: &str = "training_hook.safetensors";
 pub(crate) const STATE: &str = "trainer_state.json";
 
 /// The checkpoints of one run.

@@ -178,7 +178,7 @@ impl TrainerState {
         }
     }
 
-    /// Keeps the tail of the log short: the whole of it is in `metrics.jsonl`.
+    /// SavedActivations the tail of the log short: the whole of it is in `metrics.jsonl`.
     pub fn log(&mut self, line: Value) {
         const TAIL: usize = 20;
         self.log_history.push(line);

@@ -26,7 +26,7 @@ use crate::config::Checkpointing;
 
 /// What is kept between forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SavedActivations {
+pub struct ActivationPolicy {
     /// Which block inputs.
     pub checkpointing: Checkpointing,
     /// Whether they wait in host memory. On the CPU that is where they are.
@@ -50,7 +50,7 @@ pub fn backward_through(
     model: Model,
     batch: &Batch,
     pass: &Pass,
-    activations: SavedActivations,
+    activations: ActivationPolicy,
     loss: impl Fn(&Model, Tensor<3>) -> Tensor<1>,
     mut each: impl FnMut(Model, Piece<'_>) -> ControlFlow<Model, Model>,
 ) -> (Model, Tensor<1>) {

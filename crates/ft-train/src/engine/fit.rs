@@ -23,7 +23,7 @@ use ft_optim::{LossScale, Optim, load_trainable_tensors};
 use crate::batches::{EvalLoader, StepLoader};
 use crate::checkpoint::lock::RunLock;
 use crate::checkpoint::{self, Checkpoints, Evaluation, TRAINABLE, TrainerState, read_tensors};
-use crate::engine::backward::SavedActivations;
+use crate::engine::backward::ActivationPolicy;
 use crate::engine::clock::Clock;
 use crate::engine::early_stopping::{PatientStopping, SharedPatience};
 use crate::engine::gradient_check::GradientCheck;
@@ -344,7 +344,7 @@ fn train(
         training = training.early_stopping(PatientStopping::new(rule, patience));
     }
     // The learner's own optimizer and schedule are never asked: the session has ours.
-    let activations = SavedActivations {
+    let activations = ActivationPolicy {
         checkpointing: plan.config.train.checkpointing,
         offload: plan.config.train.offload_activations,
     };

@@ -4,26 +4,27 @@ use std::path::Path;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use ft_model::Model;
-use ft_peft::{Adaptable, PeftConfig, Regime};
+use ft_peft::{Adaptable, PeftConfig, TrainingHook};
 use serde_json::Value;
 
-use crate::checkpoint::{REGIME, read_tensors, write_tensors};
+use crate::checkpoint::{HOOK, read_tensors, write_tensors};
 use crate::{Error, Result};
 
 /// Does nothing for most methods.
-pub struct MethodHook(Option<Box<dyn Regime>>);
+pub struct MethodHook(Option<Box<dyn TrainingHook>>);
 
 impl MethodHook {
     /// That of a method before the first step.
     pub fn of(method: &PeftConfig) -> Self {
-        Self(method.method().regime())
+        Self(method.method().training_hook())
     }
 
     /// Adds the gradient of the method's penalty to that of a loss that is summed over `count` units, so that the penalty
     /// counts once in the mean.
     pub fn penalize(&mut self, model: &Model, grads: GradientsParams, count: usize) -> GradientsParams {
         // The copy shares every tensor; a list of places needs a model of its own.
-        let penalty = |regime: &mut Box<dyn Regime>| regime.penalty(&mut model.clone().sites());
+        let penalty =
+            |training_hook: &mut Box<dyn TrainingHook>| training_hook.penalty(&mut model.clone().target_modules());
         let Some(penalty) = self.0.as_mut().and_then(penalty) else {
             return grads;
         };
@@ -36,39 +37,41 @@ impl MethodHook {
 
     /// Shows it what the optimizer is about to use.
     pub fn observe(&mut self, model: &Model, grads: &GradientsParams) {
-        if let Some(regime) = &mut self.0 {
-            regime.observe(&mut model.clone().sites(), grads);
+        if let Some(training_hook) = &mut self.0 {
+            training_hook.observe(&mut model.clone().target_modules(), grads);
         }
     }
 
     /// The optimizer has taken step number `step`.
     pub fn moved(&mut self, model: &mut Model, step: usize) {
-        if let Some(regime) = &mut self.0 {
-            regime.moved(&mut model.sites(), step);
+        if let Some(training_hook) = &mut self.0 {
+            training_hook.moved(&mut model.target_modules(), step);
         }
     }
 
     /// Puts its numbers into a line of the log.
     pub fn report(&self, line: &mut Value) {
-        if let (Some(regime), Value::Object(line)) = (&self.0, line) {
-            line.extend(regime.report());
+        if let (Some(training_hook), Value::Object(line)) = (&self.0, line) {
+            line.extend(training_hook.report());
         }
     }
 
     /// Writes its state into a checkpoint.
     pub fn save(&self, folder: &Path) -> Result<()> {
         match &self.0 {
-            Some(regime) => write_tensors(&folder.join(REGIME), &regime.state()),
+            Some(training_hook) => write_tensors(&folder.join(HOOK), &training_hook.state()),
             None => Ok(()),
         }
     }
 
     /// Reads it back, and with it what it has done to the adapters of `model`.
     pub fn load(&mut self, folder: &Path, model: &mut Model) -> Result<()> {
-        let Some(regime) = &mut self.0 else { return Ok(()) };
-        let path = folder.join(REGIME);
-        regime
-            .load_state(&mut model.sites(), read_tensors(&path)?)
+        let Some(training_hook) = &mut self.0 else {
+            return Ok(());
+        };
+        let path = folder.join(HOOK);
+        training_hook
+            .load_state(&mut model.target_modules(), read_tensors(&path)?)
             .map_err(|e| Error::checkpoint(&path, e.to_string()))
     }
 }

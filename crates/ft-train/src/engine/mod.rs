@@ -23,7 +23,7 @@ mod session;
 mod step;
 mod strategy;
 
-pub use backward::{Piece, SavedActivations};
+pub use backward::{ActivationPolicy, Piece};
 pub use fit::{Event, FitOptions, Progress, fit};
 pub use in_backward::Complete;
 pub use method_hook::MethodHook;

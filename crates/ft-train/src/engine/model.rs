@@ -14,8 +14,8 @@ use ft_optim::scale_grads;
 use ft_peft::Pass;
 
 use crate::batches::{MicroBatch, StepBatch};
-use crate::engine::backward::{Piece, SavedActivations, backward_through};
-use crate::objectives::{Figure, HeldOut, Objective};
+use crate::engine::backward::{ActivationPolicy, Piece, backward_through};
+use crate::objectives::{Figure, HeldOut, Objective, SftConfig};
 use crate::watch::metrics::{StepOutput, Sum};
 use crate::{Error, Result};
 
@@ -26,7 +26,7 @@ pub struct TrainModel {
     pub model: Model,
     /// What its forward passes keep for the backward pass.
     #[module(skip)]
-    pub activations: SavedActivations,
+    pub activations: ActivationPolicy,
     /// What is minimized.
     #[module(skip)]
     pub objective: Arc<dyn Objective>,
@@ -43,6 +43,15 @@ impl TrainStep for TrainModel {
 }
 
 impl TrainModel {
+    /// A model that is fine-tuned on target tokens, with everything kept for the backward pass.
+    pub fn new(model: Model) -> Self {
+        Self {
+            model,
+            activations: ActivationPolicy::default(),
+            objective: Arc::new(SftConfig::default()),
+        }
+    }
+
     /// Gradients of the loss summed over its units; the step divides them by [`StepOutput::count`] once. None when `go_on` is
     /// false between two forward passes: a long step must not outlast the time that a signal leaves.
     ///
@@ -139,7 +148,7 @@ impl TrainModel {
 
 /// What a backward pass depends on beside the model, which may be moved through it.
 struct Parts<'a> {
-    activations: SavedActivations,
+    activations: ActivationPolicy,
     objective: &'a dyn Objective,
 }
 

@@ -158,7 +158,7 @@ impl ObjectiveKind for DistillConfig {
                 let [train, valid] = given.samples;
                 let cache = TeacherCache::open(path, &self.about(given.samples, given.base().config().vocab_size)?)?;
                 cache.verify()?;
-                let first = train.iter().map(Sample::learned).sum();
+                let first = train.iter().map(Sample::target_tokens).sum();
                 Scores::Cached {
                     cache,
                     starts: [starts(train, 0), starts(valid, first)],
@@ -207,7 +207,7 @@ impl DistillConfig {
         };
         Ok(About {
             samples: samples.map(crate::plan::checksum),
-            tokens: samples.map(|samples| samples.iter().map(Sample::learned).sum()),
+            tokens: samples.map(|samples| samples.iter().map(Sample::target_tokens).sum()),
             top_k: 0,
             vocabulary,
             temperature: self.temperature,
@@ -269,7 +269,7 @@ impl Distill {
         let figure = |name, sum: Tensor<1>| Figure {
             name,
             sum: sum.without_autodiff(),
-            count: batch.learned(),
+            count: batch.target_tokens(),
         };
         Loss {
             sum: distilled.loss,
@@ -378,9 +378,9 @@ impl Objective for Distill {
         let [nll, divergence] = [0, 1].map(|i| read(figures[i].sum.clone()));
         HeldOut {
             loss: read(sum),
-            count: batch.learned(),
-            nll: Some((nll, batch.learned())),
-            figures: vec![("divergence", divergence, batch.learned())],
+            count: batch.target_tokens(),
+            nll: Some((nll, batch.target_tokens())),
+            figures: vec![("divergence", divergence, batch.target_tokens())],
         }
     }
 }

@@ -64,8 +64,8 @@ impl Objective for SftConfig {
         let nll = ft_eval::evaluate(model, [batch.clone()]).map_or(f64::NAN, |e| e.nll_sum);
         HeldOut {
             loss: nll,
-            count: batch.learned(),
-            nll: Some((nll, batch.learned())),
+            count: batch.target_tokens(),
+            nll: Some((nll, batch.target_tokens())),
             figures: Vec::new(),
         }
     }

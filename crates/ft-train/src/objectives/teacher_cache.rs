@@ -235,7 +235,7 @@ impl TeacherCache {
 
     /// The scores of a batch, whose samples begin at these target tokens of the file.
     pub fn teacher(&self, batch: &Batch, starts: &[usize], device: &Device) -> Teacher {
-        let (k, n) = (self.about.top_k, batch.learned());
+        let (k, n) = (self.about.top_k, batch.target_tokens());
         let (mut ids, mut log_probs) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k));
         for (row, number) in batch.numbers.iter().enumerate() {
             let count = batch.row_of.iter().filter(|r| **r as usize == row).count();
@@ -264,7 +264,7 @@ impl TeacherCache {
 pub(crate) fn starts(samples: &[Sample], first: usize) -> Vec<usize> {
     let next = |sum: &mut usize, sample: &Sample| {
         let start = *sum;
-        *sum += sample.learned();
+        *sum += sample.target_tokens();
         Some(start)
     };
     samples.iter().scan(first, next).collect()

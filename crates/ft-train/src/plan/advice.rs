@@ -7,7 +7,7 @@ use ft_quant::{Kind, Scheme};
 use serde::Serialize;
 
 use super::bytes::Bytes;
-use super::places::{self, Job};
+use super::job::{self, Job};
 use crate::batches::Batches;
 use crate::config::Checkpointing;
 use crate::{Error, Result};
@@ -55,7 +55,7 @@ fn sizes(samples: usize) -> impl Iterator<Item = usize> {
 
 /// Memory with micro-batches of `size` out of steps of `samples`.
 fn with(job: &Job, batches: &Batches, size: usize, samples: usize) -> Result<Bytes> {
-    places::bytes(&Job {
+    job::bytes(&Job {
         batch: batches.largest(size),
         accumulates: size < samples,
         ..*job

@@ -226,7 +226,7 @@ fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<Stri
             facts.beside()
         ));
     }
-    if samples.iter().all(|s| s.learned() == 0) {
+    if samples.iter().all(|s| s.target_tokens() == 0) {
         refusals.push(format!(
             "{key}: no token of any sample is learned; check data.format and data.map"
         ));
@@ -298,7 +298,7 @@ fn tokens(facts: &Facts, warnings: &mut Vec<String>) {
 }
 
 fn optimizer(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<String>) {
-    if facts.config.train.optimizer_in_backward && facts.peft.method().regime().is_some() {
+    if facts.config.train.optimizer_in_backward && facts.peft.method().training_hook().is_some() {
         refusals.push(format!(
             "train.optimizer_in_backward: peft.method = \"{}\" looks at all gradients of a step at once; leave it out",
             facts.peft.name()

@@ -9,8 +9,8 @@
 
 use std::collections::HashMap;
 
-use ft_model::{Kept, ModelConfig};
-use ft_peft::{Attached, Keeps, Kind, PeftConfig};
+use ft_model::{BlockActivations, ModelConfig};
+use ft_peft::{Attached, Kind, PeftConfig, SavedActivations};
 
 use crate::config::Checkpointing;
 
@@ -21,8 +21,8 @@ const FLOAT: u64 = 4;
 #[derive(Clone, Debug)]
 pub struct Demand<'a> {
     model: &'a ModelConfig,
-    /// What every adapted or trained place keeps, by path.
-    trains: HashMap<String, Keeps>,
+    /// What every adapted or trained module keeps, by path.
+    trains: HashMap<String, SavedActivations>,
     /// Trainable numbers.
     numbers: u64,
     /// The embedding table trains.
@@ -52,7 +52,7 @@ pub struct Demand<'a> {
 pub struct Moment {
     /// Gradients of what trains.
     pub gradients: u64,
-    /// Kept and passing activations.
+    /// BlockActivations and passing activations.
     pub activations: u64,
     /// Logits.
     pub logits: u64,
@@ -68,21 +68,21 @@ impl<'a> Demand<'a> {
     /// Of a method on a model.
     pub fn new(model: &'a ModelConfig, peft: &PeftConfig, attached: &Attached) -> Self {
         let choice = &attached.choice;
-        let places = model.places();
+        let specs = model.module_specs();
         let whole = |path: &String| choice.whole.contains(path);
         let mut trains = HashMap::new();
-        for place in &places {
+        for spec in &specs {
             let keeps = match () {
-                () if choice.adapted.contains(&place.path) => peft.method().keeps_at(place),
-                () if whole(&place.path) && place.kind == Kind::Linear => Keeps::input(),
-                () if whole(&place.path) || choice.biases.contains(&place.path) => Keeps::default(),
-                () if choice.rows.contains(&place.path) => Keeps::default(),
+                () if choice.adapted.contains(&spec.path) => peft.method().saved_at(spec),
+                () if whole(&spec.path) && spec.kind == Kind::Linear => SavedActivations::input(),
+                () if whole(&spec.path) || choice.biases.contains(&spec.path) => SavedActivations::default(),
+                () if choice.rows.contains(&spec.path) => SavedActivations::default(),
                 () => continue,
             };
-            trains.insert(place.path.clone(), keeps);
+            trains.insert(spec.path.clone(), keeps);
         }
-        let has = |kind: Kind, list: &[String]| places.iter().any(|p| p.kind == kind && list.contains(&p.path));
-        let head = |list: &[String]| places.iter().any(|p| p.path == "lm_head" && list.contains(&p.path));
+        let has = |kind: Kind, list: &[String]| specs.iter().any(|p| p.kind == kind && list.contains(&p.path));
+        let head = |list: &[String]| specs.iter().any(|p| p.path == "lm_head" && list.contains(&p.path));
         let table = has(Kind::Embedding, &choice.whole);
         let tied = model.tie_word_embeddings && !head(&choice.whole);
         Self {
@@ -177,7 +177,7 @@ impl<'a> Demand<'a> {
     }
 
     /// The last segment of the backward pass, the first `every` blocks that a gradient reaches: all gradients but their own.
-    fn end(&self, tokens: usize, every: usize, blocks: &[Kept]) -> Moment {
+    fn end(&self, tokens: usize, every: usize, blocks: &[BlockActivations]) -> Moment {
         let reached = blocks.iter().position(|kept| kept.tracked).unwrap_or(0);
         let last = &blocks[reached..blocks.len().min(reached + every)];
         let table = if self.table { self.table_bytes() } else { 0 };
@@ -197,11 +197,11 @@ impl<'a> Demand<'a> {
     }
 
     /// Gradients of some of the blocks.
-    fn own(&self, some: &[Kept], blocks: &[Kept]) -> u64 {
+    fn own(&self, some: &[BlockActivations], blocks: &[BlockActivations]) -> u64 {
         let table = if self.table { self.table_bytes() } else { 0 };
         let of_blocks = (FLOAT * self.numbers).saturating_sub(table.max(self.head_gradient()));
-        let places = |blocks: &[Kept]| blocks.iter().map(|kept| kept.places as u64).sum::<u64>();
-        of_blocks * places(some) / places(blocks).max(1)
+        let specs = |blocks: &[BlockActivations]| blocks.iter().map(|kept| kept.specs as u64).sum::<u64>();
+        of_blocks * specs(some) / specs(blocks).max(1)
     }
 
     /// Gradients that wait for the embeddings to add to them.
@@ -209,7 +209,7 @@ impl<'a> Demand<'a> {
         if self.tied { self.table_bytes() } else { 0 }
     }
 
-    fn blocks(&self) -> Vec<Kept> {
+    fn blocks(&self) -> Vec<BlockActivations> {
         let trains = |path: &str| self.trains.get(path).copied();
         let mut tracked = self.table
             || self
@@ -235,7 +235,7 @@ impl<'a> Demand<'a> {
         if self.half { FLOAT / 2 } else { FLOAT }
     }
 
-    fn kept_bytes(&self, kept: &Kept, tokens: usize) -> u64 {
+    fn kept_bytes(&self, kept: &BlockActivations, tokens: usize) -> u64 {
         let per_token = match self.half {
             true => kept.half_bytes as u64,
             false => FLOAT * kept.per_token as u64,
@@ -243,7 +243,7 @@ impl<'a> Demand<'a> {
         tokens as u64 * per_token + FLOAT * kept.fixed as u64
     }
 
-    fn passing(&self, block: Option<&Kept>, tokens: usize) -> u64 {
+    fn passing(&self, block: Option<&BlockActivations>, tokens: usize) -> u64 {
         self.float() * (tokens * block.map_or(0, |kept| kept.passing)) as u64
     }
 
@@ -264,8 +264,8 @@ impl<'a> Demand<'a> {
     fn logits(&self, tokens: usize) -> u64 {
         let vocab = self.model.vocab_size;
         if self.distills {
-            // Two models, over so many rows that about four million numbers come together.
-            let rows = tokens.min(((1 << 22) / vocab).max(64));
+            // Two models, over so many rows that about twelve million numbers come together.
+            let rows = tokens.min(((12 << 20) / vocab).max(128));
             return 2 * FLOAT * (rows * vocab) as u64;
         }
         if self.adapted_head {

@@ -7,8 +7,8 @@ mod checks;
 mod data;
 mod demand;
 pub(crate) mod disk;
+mod job;
 mod other_model;
-mod places;
 mod steps;
 mod summary;
 #[cfg(test)]
@@ -95,13 +95,13 @@ impl Plan {
         let cpu = ft_kernels::is_cpu(&device);
         let folder = existing(&config.model.path, "model.path")?;
         let model = ModelConfig::from_dir(folder)?;
-        let peft = places::method(&config.peft)?;
+        let peft = job::method(&config.peft)?;
         let tokenizer = data::tokenizer(&config)?;
-        let mut peft = places::with_text(peft, &tokenizer)?;
+        let mut peft = job::with_text(peft, &tokenizer)?;
         other_model::check(&config.objective, &tokenizer, &model)?;
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
-        let attached = places::preview(&model, &peft)?;
-        places::quantizable(&model, &config.model, &peft, &attached)?;
+        let attached = job::preview(&model, &peft)?;
+        job::quantizable(&model, &config.model, &peft, &attached)?;
         let (train, valid, mut data) = data::load(&config, &tokenizer)?;
         let padding = Padding {
             id: tokenizer.padding(),
@@ -128,7 +128,7 @@ impl Plan {
             false => dtype(config.model.dtype, cpu),
         };
         let compute = compute(config.model.compute);
-        let job = places::Job {
+        let job = job::Job {
             device: &device,
             model: &model,
             folder,
@@ -148,13 +148,13 @@ impl Plan {
         };
         let budget = budget(&config, cpu);
         let samples = shape[0] * shape[1];
-        let (mut bytes, mut batches) = (places::bytes(&job)?, batches);
+        let (mut bytes, mut batches) = (job::bytes(&job)?, batches);
         if config.train.batch_size == BatchSize::Auto {
             let size = advice::largest(&job, &batches, samples, budget.ok_or_else(advice::unknown_budget)?)?;
             batches = batches.cut(size);
             let accumulates = samples > size;
             let batch = batches.largest_micro_batch();
-            bytes = places::bytes(&places::Job {
+            bytes = job::bytes(&job::Job {
                 accumulates,
                 batch,
                 ..job
@@ -170,7 +170,7 @@ impl Plan {
         if let Some((size, accumulation)) = chosen {
             (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(size), accumulation);
         }
-        let (checkpoint, result) = places::on_disk(&job);
+        let (checkpoint, result) = job::on_disk(&job);
         let disk = Disk::new(checkpoint, result, &steps, &config.train.out);
         let mut warnings = checks::all(&checks::Facts {
             config: &config,

@@ -5,7 +5,7 @@ use ft_model::ModelConfig;
 use ft_peft::Attached;
 
 use super::bytes::Bytes;
-use super::places::{self, Job};
+use super::job::{self, Job};
 use crate::objectives::{ObjectiveConfig, Other};
 use crate::{Error, Result};
 
@@ -35,7 +35,7 @@ impl OtherBytes {
         match job.objective.kind().other() {
             None => Ok(Self::default()),
             Some(Other::Base) => Ok(Self {
-                weights: FLOAT * places::checkpoint_numbers(job) as u64,
+                weights: FLOAT * job::checkpoint_numbers(job) as u64,
                 forward: forward(job.model),
                 kept: kept(job.model.hidden_size),
             }),
@@ -44,7 +44,7 @@ impl OtherBytes {
             }) => {
                 let model = ModelConfig::from_dir(folder)?;
                 let frozen = Attached::default();
-                let held = places::held(&Job {
+                let held = job::held(&Job {
                     model: &model,
                     folder,
                     attached: &frozen,

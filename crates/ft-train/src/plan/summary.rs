@@ -21,9 +21,9 @@ pub struct PlanSummary {
     pub method: String,
     /// Parameters that train.
     pub trainable: usize,
-    /// Places that carry an adapter.
+    /// Modules that carry an adapter.
     pub adapted: usize,
-    /// Places that train whole.
+    /// Modules that train whole.
     pub whole: usize,
     /// The last components of the paths of both, each once: `q_proj`, `v_proj`.
     pub targets: Vec<String>,
@@ -117,13 +117,13 @@ impl std::fmt::Display for PlanSummary {
             thousands(self.parameters),
             self.device
         )?;
-        let mut places = format!("{} adapted, {} whole", self.adapted, self.whole);
+        let mut specs = format!("{} adapted, {} whole", self.adapted, self.whole);
         if self.rows > 0 {
-            places += &format!(", {} embedding rows", self.rows);
+            specs += &format!(", {} embedding rows", self.rows);
         }
         writeln!(
             f,
-            "trains     {} ({share:.3} %), {}: {places}",
+            "trains     {} ({share:.3} %), {}: {specs}",
             thousands(self.trainable),
             self.method
         )?;

@@ -85,9 +85,9 @@ const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 100, "hidden_size":
 fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, Attached) {
     let model = ModelConfig::from_json(LLAMA, Path::new("config.json")).unwrap();
     let config = config(sets);
-    let peft = places::method(&config.peft).unwrap();
-    let attached = places::preview(&model, &peft).unwrap();
-    let job = places::Job {
+    let peft = job::method(&config.peft).unwrap();
+    let attached = job::preview(&model, &peft).unwrap();
+    let job = job::Job {
         device: &Device::flex(),
         model: &model,
         folder: Path::new("."),
@@ -105,7 +105,7 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
         cpu: true,
         batch,
     };
-    (places::bytes(&job).unwrap(), attached)
+    (job::bytes(&job).unwrap(), attached)
 }
 
 #[test]

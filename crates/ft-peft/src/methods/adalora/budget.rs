@@ -3,11 +3,11 @@
 //! ```text
 //! importance    i = |p · ∂p| after every step      ī ← β₁ ī + (1 - β₁) i      ū ← β₂ ū + (1 - β₂) |i - ī|
 //! of a triplet  s(Eᵢ) + mean s(Aᵢ) + mean s(Bᵢ)      s = ī ū for every number
-//! budget        b(t) = target + (init - target) (1 - (t - tinit)/(T - tfinal - tinit))³, summed over the places
+//! budget        b(t) = target + (init - target) (1 - (t - tinit)/(T - tfinal - tinit))³, summed over the modules
 //! ```
 //!
-//! Every `deltaT` steps, and once at T - tfinal, E becomes 0 for all but the b(t) most important triplets of all places
-//! together. In between they train on and may grow again; after T - tfinal the choice is final. A place may be left without
+//! Every `deltaT` steps, and once at T - tfinal, E becomes 0 for all but the b(t) most important triplets of all modules
+//! together. In between they train on and may grow again; after T - tfinal the choice is final. A module may be left without
 //! any. With `init_r = target_r` nothing is ever taken away.
 
 use std::collections::BTreeMap;
@@ -20,10 +20,10 @@ use serde_json::{Map, Value, json};
 use super::{AdaLora, AdaLoraConfig, indices};
 use crate::error::{Error, Result};
 use crate::methods::Delta;
-use crate::regime::Regime;
-use crate::site::{Place, Site};
+use crate::target_module::{ModuleSlot, TargetModule};
+use crate::training_hook::TrainingHook;
 
-/// The matrices of a place, in this order everywhere here.
+/// The matrices of a module, in this order everywhere here.
 const NAMES: [&str; 3] = ["lora_A", "lora_B", "lora_E"];
 const IMPORTANCE: &str = "exp_avg_ipt";
 const UNCERTAINTY: &str = "exp_avg_unc";
@@ -39,11 +39,11 @@ struct Means {
 /// The budget of one run.
 pub struct Budget {
     config: AdaLoraConfig,
-    /// By place, until the choice is final.
+    /// By module, until the choice is final.
     means: BTreeMap<String, [Means; 3]>,
-    /// By place, between `observe` and `moved`.
+    /// By module, between `observe` and `moved`.
     grads: BTreeMap<String, [Tensor<2>; 3]>,
-    /// By place: triplets that are left.
+    /// By module: triplets that are left.
     kept: BTreeMap<String, Vec<bool>>,
     /// The last penalty, weighted, `[1]`.
     penalty: Option<Tensor<1>>,
@@ -71,8 +71,8 @@ impl Budget {
         self.config.total_step.saturating_sub(self.config.tfinal)
     }
 
-    /// Triplets left of those of `places` places after step `step`, and whether it is time to choose them.
-    fn at(&self, step: usize, places: usize) -> (usize, bool) {
+    /// Triplets left of those of so many modules after step `step`, and whether it is time to choose them.
+    fn at(&self, step: usize, specs: usize) -> (usize, bool) {
         let AdaLoraConfig {
             init_r,
             target_r,
@@ -80,7 +80,7 @@ impl Budget {
             delta_t,
             ..
         } = self.config;
-        let (init, target) = (init_r * places, target_r * places);
+        let (init, target) = (init_r * specs, target_r * specs);
         if step <= tinit {
             return (init, false);
         }
@@ -114,7 +114,7 @@ impl Budget {
         self.means.insert(path.into(), means);
     }
 
-    /// The importance of every triplet by place.
+    /// The importance of every triplet by module.
     fn scores(&self) -> BTreeMap<String, Vec<f32>> {
         let score = |means: &Means| means.importance.clone() * means.uncertainty.clone();
         let of = |[a, b, e]: &[Means; 3]| {
@@ -149,8 +149,8 @@ impl Budget {
     }
 
     /// Puts the choice into the adapters.
-    fn mask(&self, sites: &mut [Site<'_>]) {
-        for (path, delta) in adapters(sites) {
+    fn mask(&self, modules: &mut [TargetModule<'_>]) {
+        for (path, delta) in adapters(modules) {
             if let Some(kept) = self.kept.get(&path) {
                 delta.kept = Some(kept.clone());
                 silence(&mut delta.e, kept);
@@ -159,11 +159,11 @@ impl Budget {
     }
 }
 
-/// The adapters in these places, by path.
-fn adapters<'a>(sites: &'a mut [Site<'_>]) -> impl Iterator<Item = (String, &'a mut AdaLora)> {
-    sites.iter_mut().filter_map(|site| match &mut site.place {
-        Place::Projection(slot) => match &mut slot.delta {
-            Some(Delta::AdaLora(delta)) => Some((site.path.clone(), delta)),
+/// The adapters in these modules, by path.
+fn adapters<'a>(modules: &'a mut [TargetModule<'_>]) -> impl Iterator<Item = (String, &'a mut AdaLora)> {
+    modules.iter_mut().filter_map(|module| match &mut module.slot {
+        ModuleSlot::Projection(slot) => match &mut slot.delta {
+            Some(Delta::AdaLora(delta)) => Some((module.path.clone(), delta)),
             _ => None,
         },
         _ => None,
@@ -187,14 +187,14 @@ fn skew(p: Tensor<2>) -> Tensor<1> {
     apart.powi_scalar(2).sum().sqrt()
 }
 
-impl Regime for Budget {
-    fn penalty(&mut self, sites: &mut [Site<'_>]) -> Option<Tensor<1>> {
+impl TrainingHook for Budget {
+    fn penalty(&mut self, modules: &mut [TargetModule<'_>]) -> Option<Tensor<1>> {
         if self.config.orth_reg_weight == 0.0 {
             return None;
         }
         let spent = self.is_spent();
         let mut skews = Vec::new();
-        for (_, delta) in adapters(sites) {
+        for (_, delta) in adapters(modules) {
             let (mut a, mut b) = (delta.a.val(), delta.b.val().transpose());
             // Triplets that a file left out are zeros here and have no direction.
             if let Some(kept) = delta.kept.as_ref().filter(|_| spent) {
@@ -213,8 +213,8 @@ impl Regime for Budget {
         Some(penalty)
     }
 
-    fn observe(&mut self, sites: &mut [Site<'_>], grads: &GradientsParams) {
-        for (path, delta) in adapters(sites) {
+    fn observe(&mut self, modules: &mut [TargetModule<'_>], grads: &GradientsParams) {
+        for (path, delta) in adapters(modules) {
             let grad = |param: &Param<Tensor<2>>| grads.get::<2>(param.id);
             if let (Some(a), Some(b), Some(e)) = (grad(&delta.a), grad(&delta.b), grad(&delta.e)) {
                 self.grads.insert(path, [a, b, e]);
@@ -222,30 +222,30 @@ impl Regime for Budget {
         }
     }
 
-    fn moved(&mut self, sites: &mut [Site<'_>], step: usize) {
+    fn moved(&mut self, modules: &mut [TargetModule<'_>], step: usize) {
         if self.is_spent() || step > self.last() {
             self.grads.clear();
-            return self.mask(sites);
+            return self.mask(modules);
         }
-        let mut places = 0;
-        for (path, delta) in adapters(sites) {
-            places += 1;
+        let mut specs = 0;
+        for (path, delta) in adapters(modules) {
+            specs += 1;
             if step < self.last() {
                 self.weigh(&path, delta);
             }
         }
         self.grads.clear();
-        let (budget, due) = self.at(step, places);
+        let (budget, due) = self.at(step, specs);
         if due && !self.means.is_empty() {
             self.choose(budget);
-            self.mask(sites);
+            self.mask(modules);
         }
         if step == self.last() {
             self.means.clear();
         }
     }
 
-    /// `orth_loss`, what the penalty added to the loss, and the places by the number of their triplets.
+    /// `orth_loss`, what the penalty added to the loss, and the modules by the number of their triplets.
     fn report(&self) -> Map<String, Value> {
         let mut report = Map::new();
         if let Some(penalty) = &self.penalty {
@@ -279,10 +279,10 @@ impl Regime for Budget {
         means.chain(kept).collect()
     }
 
-    fn load_state(&mut self, sites: &mut [Site<'_>], state: Vec<(String, TensorData)>) -> Result<()> {
+    fn load_state(&mut self, modules: &mut [TargetModule<'_>], state: Vec<(String, TensorData)>) -> Result<()> {
         let mut state: BTreeMap<String, TensorData> = state.into_iter().collect();
         (self.means, self.kept) = (BTreeMap::new(), BTreeMap::new());
-        for (path, delta) in adapters(sites) {
+        for (path, delta) in adapters(modules) {
             let shapes = [&delta.a, &delta.b, &delta.e].map(|param| param.val().dims());
             let device = delta.a.val().device().without_autodiff();
             let mut matrix = |name: String, shape: [usize; 2]| match state.remove(&name) {

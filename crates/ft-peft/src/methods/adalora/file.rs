@@ -11,7 +11,7 @@ use crate::methods::PeftConfig;
 use crate::methods::common::{checked, record};
 use crate::peft_config::{File, Target, number};
 
-/// What PEFT's names of places in `rank_pattern` end in.
+/// What PEFT's names of modules in `rank_pattern` end in.
 const SUFFIX: &str = ".lora_E";
 
 /// Options that change what an adapter computes and that PEFT's AdaLoRA does not have.
@@ -52,7 +52,7 @@ pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
     checked(config).map(PeftConfig::AdaLora)
 }
 
-/// The places without PEFT's suffix.
+/// The modules without PEFT's suffix.
 fn rank_pattern(file: &File<'_>) -> Result<Option<BTreeMap<String, Vec<bool>>>> {
     let Some(read) = file.read::<BTreeMap<String, Vec<bool>>>("rank_pattern")? else {
         return Ok(None);

@@ -17,7 +17,7 @@ pub enum Reads {
     Residual,
 }
 
-/// The adapter of a residual place.
+/// The adapter of a residual module.
 #[derive(Module, Debug)]
 pub struct Bottleneck {
     /// `[width, hidden]`.
@@ -40,7 +40,7 @@ pub struct Bottleneck {
     /// Share of the output that is dropped.
     #[module(skip)]
     pub dropout: f64,
-    /// Tells this place's dropout masks from those of other places.
+    /// Tells this module's dropout masks from those of other modules.
     #[module(skip)]
     pub salt: u64,
 }

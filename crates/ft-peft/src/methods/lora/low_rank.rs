@@ -18,7 +18,7 @@ pub(in crate::methods) struct LowRank {
     pub scale: f64,
     /// Share of the input that is dropped.
     pub dropout: f64,
-    /// Tells this place's dropout masks from those of other places.
+    /// Tells this module's dropout masks from those of other modules.
     pub salt: u64,
 }
 

@@ -1,4 +1,4 @@
-//! LoRA adapters side by side in one place, each for some rows of a batch (PEFT's `adapter_names`).
+//! LoRA adapters side by side in one module, each for some rows of a batch (PEFT's `adapter_names`).
 
 use std::sync::{Arc, RwLock};
 
@@ -10,7 +10,7 @@ use crate::methods::common::f32;
 use crate::methods::{Base, ParamMut, WeightDelta};
 use crate::pass::Pass;
 
-/// Which adapter each row of the running batch takes; `None` is the base. Shared by all places of a model: whoever forms the
+/// Which adapter each row of the running batch takes; `None` is the base. Shared by all modules of a model: whoever forms the
 /// batches sets it before each forward pass.
 #[derive(Clone, Debug, Default)]
 pub struct RowChoice(Arc<RwLock<Vec<Option<usize>>>>);

@@ -10,7 +10,7 @@ use burn::tensor::{Tensor, activation, s};
 
 use super::{Dense, Start, head, run};
 use crate::pass::Pass;
-use crate::site::AnyTensor;
+use crate::target_module::AnyTensor;
 use crate::virtual_tokens::{EMBEDDING, VirtualTokens, replace, uniform};
 
 /// A table, a bidirectional LSTM over its rows and an MLP over what that gives.

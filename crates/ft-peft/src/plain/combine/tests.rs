@@ -16,12 +16,12 @@ fn adapter(a: [[f32; 2]; 2], b: [[f32; 2]; 2], scale: f64) -> PlainLora {
         base_model: None,
         fan_in_fan_out: false,
         modules: None,
-        places: BTreeMap::from([("x".to_string(), pair)]),
+        pairs: BTreeMap::from([("x".to_string(), pair)]),
     }
 }
 
 fn product(adapter: &PlainLora) -> Vec<f32> {
-    let pair = &adapter.places["x"];
+    let pair = &adapter.pairs["x"];
     host(&pair.b.clone().matmul(pair.a.clone()).mul_scalar(pair.scale))
 }
 
@@ -69,7 +69,7 @@ fn dare_keeps_the_mean_and_its_draws_depend_on_the_seed_alone() {
 fn what_cannot_be_combined_is_refused_by_name() {
     let one = adapter([[1.0; 2]; 2], [[1.0; 2]; 2], 1.0);
     let mut narrow = one.clone();
-    let pair = narrow.places.get_mut("x").unwrap();
+    let pair = narrow.pairs.get_mut("x").unwrap();
     (pair.a, pair.b) = (pair.a.clone().slice(s![0..1, ..]), pair.b.clone().slice(s![.., 0..1]));
     let message = |adapters: &[(PlainLora, f64)], how: Combination| combine(adapters, &how).unwrap_err().to_string();
     let plain = Combination::default();

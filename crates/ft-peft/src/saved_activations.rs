@@ -1,9 +1,9 @@
 //! What an adapter adds to what a forward pass leaves for the backward pass.
 
-/// What an adapted place keeps between forward and backward, beside what the plain layer does. Numbers, not bytes.
+/// What an adapted module keeps between forward and backward, beside what the plain layer does. Numbers, not bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keeps {
-    /// Whether the place's input must stay.
+pub struct SavedActivations {
+    /// Whether the module's input must stay.
     pub input: bool,
     /// Whether activations of 16 bits are widened to an f32 copy that stays instead of the input.
     pub copies: bool,
@@ -17,7 +17,7 @@ pub struct Keeps {
     pub passing: usize,
 }
 
-impl Keeps {
+impl SavedActivations {
     /// The input and nothing else.
     pub fn input() -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What a model shows to the adapters: its adaptable places, by checkpoint path.
+//! What a model shows to the adapters: its adaptable modules, by checkpoint path.
 
 use burn::module::ParamId;
 use burn::tensor::{Device, Tensor};
@@ -9,10 +9,10 @@ use crate::methods::{ParamMut, WeightDelta};
 use crate::slots::{Embedding, Norm, Prefixes, Projection, Residual};
 use crate::virtual_tokens::VirtualTokens;
 
-/// A model whose places can be adapted. Written once per architecture.
+/// A model whose modules can be adapted. Written once per architecture.
 pub trait Adaptable {
-    /// Every place, in checkpoint order, each path once; the input embeddings are the first table.
-    fn sites(&mut self) -> Vec<Site<'_>>;
+    /// Every module, in checkpoint order, each path once; the input embeddings are the first table.
+    fn target_modules(&mut self) -> Vec<TargetModule<'_>>;
 
     /// Path of the output head, whether or not it is tied (`lm_head`).
     fn head_path(&self) -> &str;
@@ -26,16 +26,16 @@ pub trait Adaptable {
     }
 }
 
-/// One adaptable place.
-pub struct Site<'a> {
+/// One adaptable module.
+pub struct TargetModule<'a> {
     /// As the checkpoint spells it, without `.weight`: `model.layers.0.self_attn.q_proj`.
     pub path: String,
-    /// The place itself.
-    pub place: Place<'a>,
+    /// The module itself.
+    pub slot: ModuleSlot<'a>,
 }
 
-/// The kinds of place.
-pub enum Place<'a> {
+/// The kinds of module.
+pub enum ModuleSlot<'a> {
     /// A linear layer.
     Projection(&'a mut Projection),
     /// An embedding table.
@@ -44,7 +44,7 @@ pub enum Place<'a> {
     Norm(&'a mut Norm),
     /// Where the output of a sub-layer joins the residual stream.
     Residual {
-        /// The place itself, which holds no tensor of the checkpoint.
+        /// The module itself, which holds no tensor of the checkpoint.
         slot: &'a mut Residual,
         /// Width of the stream.
         hidden: usize,
@@ -53,7 +53,7 @@ pub enum Place<'a> {
     },
     /// The attention of all layers.
     Attention {
-        /// The place itself, which holds no tensor of the checkpoint.
+        /// The module itself, which holds no tensor of the checkpoint.
         slot: &'a mut Prefixes,
         /// Its sizes.
         shape: AttentionShape,
@@ -84,12 +84,12 @@ impl AttentionShape {
     }
 }
 
-impl<'a> Site<'a> {
+impl<'a> TargetModule<'a> {
     /// A linear layer at `path`.
     pub fn projection(path: impl Into<String>, slot: &'a mut Projection) -> Self {
         Self {
             path: path.into(),
-            place: Place::Projection(slot),
+            slot: ModuleSlot::Projection(slot),
         }
     }
 
@@ -97,7 +97,7 @@ impl<'a> Site<'a> {
     pub fn embedding(path: impl Into<String>, slot: &'a mut Embedding) -> Self {
         Self {
             path: path.into(),
-            place: Place::Embedding(slot),
+            slot: ModuleSlot::Embedding(slot),
         }
     }
 
@@ -105,15 +105,15 @@ impl<'a> Site<'a> {
     pub fn norm(path: impl Into<String>, slot: &'a mut Norm) -> Self {
         Self {
             path: path.into(),
-            place: Place::Norm(slot),
+            slot: ModuleSlot::Norm(slot),
         }
     }
 
-    /// Where the output of a sub-layer joins the residual stream, `hidden` wide; `path` as AdapterHub calls the place.
+    /// Where the output of a sub-layer joins the residual stream, `hidden` wide; `path` as AdapterHub calls the module.
     pub fn residual(path: impl Into<String>, slot: &'a mut Residual, hidden: usize, device: Device) -> Self {
         Self {
             path: path.into(),
-            place: Place::Residual { slot, hidden, device },
+            slot: ModuleSlot::Residual { slot, hidden, device },
         }
     }
 
@@ -121,39 +121,39 @@ impl<'a> Site<'a> {
     pub fn attention(path: impl Into<String>, slot: &'a mut Prefixes, shape: AttentionShape, device: Device) -> Self {
         Self {
             path: path.into(),
-            place: Place::Attention { slot, shape, device },
+            slot: ModuleSlot::Attention { slot, shape, device },
         }
     }
 
     /// The bias, where there is one.
     pub fn bias(&mut self) -> Option<&mut Leaf<1>> {
-        match &mut self.place {
-            Place::Projection(p) => p.bias.as_mut(),
-            Place::Norm(n) => n.bias.as_mut(),
-            Place::Embedding(_) | Place::Residual { .. } | Place::Attention { .. } => None,
+        match &mut self.slot {
+            ModuleSlot::Projection(p) => p.bias.as_mut(),
+            ModuleSlot::Norm(n) => n.bias.as_mut(),
+            ModuleSlot::Embedding(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => None,
         }
     }
 
-    /// Makes every tensor of this place trainable.
+    /// Makes every tensor of this module trainable.
     pub fn train(&mut self) {
-        match &mut self.place {
-            Place::Projection(p) => p.weight.value.train(),
-            Place::Embedding(e) => e.weight.train(),
-            Place::Norm(n) => n.weight.train(),
-            Place::Residual { .. } | Place::Attention { .. } => {}
+        match &mut self.slot {
+            ModuleSlot::Projection(p) => p.weight.value.train(),
+            ModuleSlot::Embedding(e) => e.weight.train(),
+            ModuleSlot::Norm(n) => n.weight.train(),
+            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.train();
         }
     }
 
-    /// Makes every checkpoint tensor of this place a constant.
+    /// Makes every checkpoint tensor of this module a constant.
     pub fn freeze(&mut self) {
-        match &mut self.place {
-            Place::Projection(p) => p.weight.value.freeze(),
-            Place::Embedding(e) => e.weight.freeze(),
-            Place::Norm(n) => n.weight.freeze(),
-            Place::Residual { .. } | Place::Attention { .. } => {}
+        match &mut self.slot {
+            ModuleSlot::Projection(p) => p.weight.value.freeze(),
+            ModuleSlot::Embedding(e) => e.weight.freeze(),
+            ModuleSlot::Norm(n) => n.weight.freeze(),
+            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.freeze();
@@ -162,22 +162,22 @@ impl<'a> Site<'a> {
 
     /// Empties the slot.
     pub fn clear(&mut self) {
-        match &mut self.place {
-            Place::Projection(p) => p.delta = None,
-            Place::Embedding(e) => (e.delta, e.prompt) = (None, None),
-            Place::Residual { slot, .. } => slot.adapter = None,
-            Place::Attention { slot, .. } => slot.prefix = None,
-            Place::Norm(_) => {}
+        match &mut self.slot {
+            ModuleSlot::Projection(p) => p.delta = None,
+            ModuleSlot::Embedding(e) => (e.delta, e.prompt) = (None, None),
+            ModuleSlot::Residual { slot, .. } => slot.adapter = None,
+            ModuleSlot::Attention { slot, .. } => slot.prefix = None,
+            ModuleSlot::Norm(_) => {}
         }
     }
 
-    /// Whether a checkpoint tensor of this place trains.
+    /// Whether a checkpoint tensor of this module trains.
     pub fn is_trained(&mut self) -> bool {
-        let weight = match &self.place {
-            Place::Projection(p) => p.weight.value.is_trained(),
-            Place::Embedding(e) => e.weight.is_trained(),
-            Place::Norm(n) => n.weight.is_trained(),
-            Place::Residual { .. } | Place::Attention { .. } => false,
+        let weight = match &self.slot {
+            ModuleSlot::Projection(p) => p.weight.value.is_trained(),
+            ModuleSlot::Embedding(e) => e.weight.is_trained(),
+            ModuleSlot::Norm(n) => n.weight.is_trained(),
+            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => false,
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
     }
@@ -188,8 +188,8 @@ impl<'a> Site<'a> {
             Leaf::Trained(param) => Some(param.id),
             Leaf::Frozen(_) => None,
         };
-        let weight = match &self.place {
-            Place::Norm(norm) => id(&norm.weight),
+        let weight = match &self.slot {
+            ModuleSlot::Norm(norm) => id(&norm.weight),
             _ => None,
         };
         weight
@@ -200,50 +200,52 @@ impl<'a> Site<'a> {
 
     /// Replaces the weight of a projection or table, in the checkpoint's layout.
     pub fn set_matrix(&mut self, value: Tensor<2>) {
-        match &mut self.place {
-            Place::Projection(p) => p.weight.value.set(value),
-            Place::Embedding(e) => e.weight.set(value),
-            Place::Norm(_) | Place::Residual { .. } | Place::Attention { .. } => unreachable!("no matrix here"),
+        match &mut self.slot {
+            ModuleSlot::Projection(p) => p.weight.value.set(value),
+            ModuleSlot::Embedding(e) => e.weight.set(value),
+            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+                unreachable!("no matrix here")
+            }
         }
     }
 
     /// Replaces the bias, or the weight of a norm.
     pub fn set_vector(&mut self, leaf: &str, value: Tensor<1>) {
-        match &mut self.place {
-            Place::Norm(n) if leaf == "weight" => n.weight.set(value),
+        match &mut self.slot {
+            ModuleSlot::Norm(n) if leaf == "weight" => n.weight.set(value),
             _ => self.bias().expect("named by `tensors`").set(value),
         }
     }
 
-    /// Checkpoint tensors of this place as (name after the path, value), in the checkpoint's layout.
+    /// Checkpoint tensors of this module as (name after the path, value), in the checkpoint's layout.
     pub fn tensors(&mut self) -> Vec<(&'static str, AnyTensor)> {
-        let weight = match &self.place {
-            Place::Projection(p) => Some(AnyTensor::Matrix(p.weight.value.val())),
-            Place::Embedding(e) => Some(AnyTensor::Matrix(e.weight.val())),
-            Place::Norm(n) => Some(AnyTensor::Vector(n.weight.val())),
-            Place::Residual { .. } | Place::Attention { .. } => None,
+        let weight = match &self.slot {
+            ModuleSlot::Projection(p) => Some(AnyTensor::Matrix(p.weight.value.val())),
+            ModuleSlot::Embedding(e) => Some(AnyTensor::Matrix(e.weight.val())),
+            ModuleSlot::Norm(n) => Some(AnyTensor::Vector(n.weight.val())),
+            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => None,
         };
         let weight = weight.map(|weight| ("weight", weight));
         let bias = self.bias().map(|b| ("bias", AnyTensor::Vector(b.val())));
         weight.into_iter().chain(bias).collect()
     }
 
-    /// The trainable tensors of the adapter in this place, by their names in its file after the path.
+    /// The trainable tensors of the adapter in this module, by their names in its file after the path.
     pub fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
-        match &mut self.place {
-            Place::Projection(p) => p.delta.iter_mut().flat_map(WeightDelta::params).collect(),
-            Place::Embedding(e) => e.delta.iter_mut().flat_map(EmbeddingDelta::params).collect(),
-            Place::Residual { slot, .. } => slot.adapter.iter_mut().flat_map(|a| a.params()).collect(),
-            Place::Norm(_) | Place::Attention { .. } => Vec::new(),
+        match &mut self.slot {
+            ModuleSlot::Projection(p) => p.delta.iter_mut().flat_map(WeightDelta::params).collect(),
+            ModuleSlot::Embedding(e) => e.delta.iter_mut().flat_map(EmbeddingDelta::params).collect(),
+            ModuleSlot::Residual { slot, .. } => slot.adapter.iter_mut().flat_map(|a| a.params()).collect(),
+            ModuleSlot::Norm(_) | ModuleSlot::Attention { .. } => Vec::new(),
         }
     }
 
-    /// The virtual tokens in this place.
+    /// The virtual tokens in this module.
     pub fn virtual_tokens(&mut self) -> Option<&mut dyn VirtualTokens> {
-        match &mut self.place {
-            Place::Embedding(e) => e.prompt.as_mut().map(|prompt| prompt as _),
-            Place::Attention { slot, .. } => slot.prefix.as_mut().map(|prefix| prefix as _),
-            Place::Projection(_) | Place::Norm(_) | Place::Residual { .. } => None,
+        match &mut self.slot {
+            ModuleSlot::Embedding(e) => e.prompt.as_mut().map(|prompt| prompt as _),
+            ModuleSlot::Attention { slot, .. } => slot.prefix.as_mut().map(|prefix| prefix as _),
+            ModuleSlot::Projection(_) | ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } => None,
         }
     }
 }

@@ -5,23 +5,23 @@ use burn::tensor::{Tensor, TensorData};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::site::Site;
+use crate::target_module::TargetModule;
 
 /// A method's own part in the training loop. One step of a loop that has one:
 ///
 /// ```text
 /// forward, backward ─> penalty, backward ─> clip ─> observe ─> optimizer ─> moved
 /// ```
-pub trait Regime: Send {
-    /// What it adds to the step's mean loss, `[1]`, over the adapters in `sites`. It counts once per optimizer step, however
+pub trait TrainingHook: Send {
+    /// What it adds to the step's mean loss, `[1]`, over the adapters in `modules`. It counts once per optimizer step, however
     /// many forward passes the step is made of, and it is no part of the loss that is reported.
-    fn penalty(&mut self, sites: &mut [Site<'_>]) -> Option<Tensor<1>>;
+    fn penalty(&mut self, modules: &mut [TargetModule<'_>]) -> Option<Tensor<1>>;
 
     /// Takes in the gradients that the optimizer is about to use.
-    fn observe(&mut self, sites: &mut [Site<'_>], grads: &GradientsParams);
+    fn observe(&mut self, modules: &mut [TargetModule<'_>], grads: &GradientsParams);
 
     /// The optimizer has taken step number `step`, the first is 1.
-    fn moved(&mut self, sites: &mut [Site<'_>], step: usize);
+    fn moved(&mut self, modules: &mut [TargetModule<'_>], step: usize);
 
     /// Its numbers for the run's log. May wait for the device.
     fn report(&self) -> Map<String, Value>;
@@ -29,9 +29,9 @@ pub trait Regime: Send {
     /// All that a resumed run needs to go on as if it had never stopped, by name.
     fn state(&self) -> Vec<(String, TensorData)>;
 
-    /// Puts back what [`state`](Self::state) gave, into itself and into the adapters in `sites`.
+    /// Puts back what [`state`](Self::state) gave, into itself and into the adapters in `modules`.
     ///
     /// # Errors
     /// The first tensor that does not fit these adapters.
-    fn load_state(&mut self, sites: &mut [Site<'_>], state: Vec<(String, TensorData)>) -> Result<()>;
+    fn load_state(&mut self, modules: &mut [TargetModule<'_>], state: Vec<(String, TensorData)>) -> Result<()>;
 }

@@ -9,14 +9,14 @@
 //! projection   its input, where its own matrix or adapter learns from it
 //! ```
 
-use ft_peft::Keeps;
+use ft_peft::SavedActivations;
 
 use crate::config::ModelConfig;
 use crate::families::Blocks;
 
 /// What one block keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct BlockActivations {
     /// Numbers for every token.
     pub per_token: usize,
     /// Bytes for every token where activations have 16 bits.
@@ -27,7 +27,7 @@ pub struct Kept {
     /// adapter, whichever are more.
     pub passing: usize,
     /// Places of the block that train or carry an adapter.
-    pub places: usize,
+    pub specs: usize,
     /// Whether a gradient comes by: something trains in the block or before it.
     pub tracked: bool,
 }
@@ -35,13 +35,18 @@ pub struct Kept {
 impl ModelConfig {
     /// What block `index` keeps; `tracked` when something before it trains. `trains` says for a path (`model.layers.0.mlp.up_proj`)
     /// what its adapter or trained tensor keeps, `None` where it is frozen.
-    pub fn kept(&self, index: usize, tracked: bool, trains: &dyn Fn(&str) -> Option<Keeps>) -> Kept {
+    pub fn kept(
+        &self,
+        index: usize,
+        tracked: bool,
+        trains: &dyn Fn(&str) -> Option<SavedActivations>,
+    ) -> BlockActivations {
         let mut block = Walk {
             trains,
             at: String::new(),
-            kept: Kept {
+            kept: BlockActivations {
                 tracked,
-                ..Kept::default()
+                ..BlockActivations::default()
             },
         };
         match self.blocks() {
@@ -59,9 +64,9 @@ impl ModelConfig {
 }
 
 struct Walk<'a> {
-    trains: &'a dyn Fn(&str) -> Option<Keeps>,
+    trains: &'a dyn Fn(&str) -> Option<SavedActivations>,
     at: String,
-    kept: Kept,
+    kept: BlockActivations,
 }
 
 impl Walk<'_> {
@@ -121,7 +126,7 @@ impl Walk<'_> {
     fn prefix(&mut self, path: &str) {
         let trains = (self.trains)(path).is_some();
         self.kept.tracked |= trains;
-        self.kept.places += usize::from(trains);
+        self.kept.specs += usize::from(trains);
     }
 
     /// Whether the attention's output is among what is kept.
@@ -133,13 +138,13 @@ impl Walk<'_> {
     fn norm(&mut self, name: &str, input: usize) {
         let trains = self.look(name).is_some();
         self.kept.tracked |= trains;
-        self.kept.places += usize::from(trains);
+        self.kept.specs += usize::from(trains);
         self.when_tracked(input);
     }
 
     /// Projections that share one input of this size; how much of it is kept.
     fn projections(&mut self, names: &[&str], input: usize) -> usize {
-        let found: Vec<Keeps> = names.iter().filter_map(|name| self.look(name)).collect();
+        let found: Vec<SavedActivations> = names.iter().filter_map(|name| self.look(name)).collect();
         let copies = found.iter().filter(|keeps| keeps.copies).count();
         self.kept.half_bytes += 4 * copies * input;
         if found.iter().any(|keeps| keeps.input && !keeps.copies) {
@@ -151,7 +156,7 @@ impl Walk<'_> {
             0
         };
         self.kept.per_token += input;
-        self.kept.places += found.len();
+        self.kept.specs += found.len();
         for keeps in found {
             self.keep(keeps.per_token);
             self.kept.half_bytes += 2 * keeps.wide;
@@ -166,7 +171,7 @@ impl Walk<'_> {
         self.kept.passing = self.kept.passing.max(numbers);
     }
 
-    fn look(&self, name: &str) -> Option<Keeps> {
+    fn look(&self, name: &str) -> Option<SavedActivations> {
         (self.trains)(&format!("{}.{name}", self.at))
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, FloatDType};
 use ft_data::Tokenizer;
 use ft_model::{Checkpoint, LoadDtype, ModelConfig, held_as};
 use ft_optim::OptimConfig;
-use ft_peft::{Attached, Kind, PeftConfig, PlaceSpec};
+use ft_peft::{Attached, Kind, ModuleSpec, PeftConfig};
 use ft_quant::Scheme;
 use safetensors::Dtype;
 
@@ -50,10 +50,10 @@ pub(super) fn with_text(peft: PeftConfig, tokenizer: &Tokenizer) -> Result<PeftC
 
 /// What [`ft_peft::attach`] will make trainable.
 pub(super) fn preview(model: &ModelConfig, peft: &PeftConfig) -> Result<Attached> {
-    Ok(ft_peft::preview(&model.places(), peft)?)
+    Ok(ft_peft::preview(&model.module_specs(), peft)?)
 }
 
-/// Whether the base can be held as `model.quant` says while these places train.
+/// Whether the base can be held as `model.quant` says while these modules train.
 ///
 /// # Errors
 /// A base in other codes, and full fine-tuning of matrices that would be in codes.
@@ -65,10 +65,10 @@ pub(super) fn quantizable(
 ) -> Result<()> {
     let Some(scheme) = section.quant else { return Ok(()) };
     ft_model::check_quantizable(model, scheme, &section.path)?;
-    let places = model.places();
-    let packed = places.iter().filter(|place| place.kind == Kind::Linear);
+    let specs = model.module_specs();
+    let packed = specs.iter().filter(|spec| spec.kind == Kind::Linear);
     let trained: Vec<&str> = packed
-        .map(|place| place.path.as_str())
+        .map(|spec| spec.path.as_str())
         .filter(|path| attached.choice.whole.iter().any(|p| p == path))
         .collect();
     match (peft, trained.first()) {
@@ -169,8 +169,8 @@ fn states(job: &Job) -> u64 {
 
 /// Bytes of the optimizer's state, tensor by tensor of what trains.
 fn state_bytes(job: &Job) -> Vec<u64> {
-    let places = job.model.places();
-    let shapes = ft_peft::trained_shapes(&places, job.peft, &job.attached.choice);
+    let specs = job.model.module_specs();
+    let shapes = ft_peft::trained_shapes(&specs, job.peft, &job.attached.choice);
     let state = |(path, shape): &(String, Vec<usize>)| -> u64 {
         let tensors = job.optim.state(path, shape);
         tensors.iter().map(|tensor| tensor.bytes() as u64).sum()
@@ -180,7 +180,7 @@ fn state_bytes(job: &Job) -> Vec<u64> {
 
 /// What is read back while a checkpoint is written: the state of one tensor, and a part of it once more as bytes.
 fn copies(job: &Job) -> u64 {
-    let shapes = ft_peft::trained_shapes(&job.model.places(), job.peft, &job.attached.choice);
+    let shapes = ft_peft::trained_shapes(&job.model.module_specs(), job.peft, &job.attached.choice);
     let largest = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>());
     let state = state_bytes(job).into_iter().max().unwrap_or(0);
     (FLOAT * largest.max().unwrap_or(0) as u64) + state.max(FLOAT)
@@ -191,17 +191,17 @@ const FLOAT: u64 = 4;
 
 /// Trainable numbers that the checkpoint itself holds.
 pub(super) fn checkpoint_numbers(job: &Job) -> usize {
-    let numbers = |place: &PlaceSpec| {
-        let ([rows, cols], bias) = (place.dims, if place.bias { place.dims[0] } else { 0 });
+    let numbers = |spec: &ModuleSpec| {
+        let ([rows, cols], bias) = (spec.dims, if spec.bias { spec.dims[0] } else { 0 });
         match () {
             // A tied head gets a table of its own when it trains.
-            () if place.kind == Kind::TiedHead => 0,
-            () if job.attached.choice.whole.contains(&place.path) => rows * cols + bias,
-            () if job.attached.choice.biases.contains(&place.path) => bias,
+            () if spec.kind == Kind::TiedHead => 0,
+            () if job.attached.choice.whole.contains(&spec.path) => rows * cols + bias,
+            () if job.attached.choice.biases.contains(&spec.path) => bias,
             () => 0,
         }
     };
-    job.model.places().iter().map(numbers).sum()
+    job.model.module_specs().iter().map(numbers).sum()
 }
 
 /// Columns before the text: those that go through every layer, and those that are only keys and values.
@@ -282,7 +282,11 @@ fn half(job: &Job, stored: &Stored) -> bool {
         Some(dtype) => dtype != FloatDType::F32,
         None if job.cpu => false,
         None => {
-            let mut tables = job.model.places().into_iter().filter(|p| p.kind == Kind::Embedding);
+            let mut tables = job
+                .model
+                .module_specs()
+                .into_iter()
+                .filter(|p| p.kind == Kind::Embedding);
             tables
                 .next()
                 .is_some_and(|table| stored.bytes(&format!("{}.weight", table.path)) == 2)
@@ -293,13 +297,13 @@ fn half(job: &Job, stored: &Stored) -> bool {
 /// Bytes of the matrices that are quantized on load, by name: every projection but the output head.
 fn packed(job: &Job) -> HashMap<String, u64> {
     let Some(scheme) = job.quant else { return HashMap::new() };
-    let places = job
+    let specs = job
         .model
-        .places()
+        .module_specs()
         .into_iter()
-        .filter(|place| place.kind == Kind::Linear);
-    places
-        .map(|place| (format!("{}.weight", place.path), scheme.bytes(place.dims) as u64))
+        .filter(|spec| spec.kind == Kind::Linear);
+    specs
+        .map(|spec| (format!("{}.weight", spec.path), scheme.bytes(spec.dims) as u64))
         .collect()
 }
 
