@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::config::{DataConfig, Overlong};
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
-use crate::formats::{Examples, Format, FormatName, Record};
-use crate::map::{Fields, Mapping};
+use crate::formats::{Format, FormatName, Record, disliked, made, near_miss};
+use crate::map::Mapping;
 use crate::sample::Sample;
 use crate::sources::{self, Body, Raw, Source};
 use crate::statistics::{Counts, Statistics};
@@ -139,9 +139,13 @@ impl<'a> Loader<'a> {
                 });
             }
         };
-        let names = self.mapping.names(&fields);
+        let columns = match self.mapping.is_empty() {
+            true => made(&fields),
+            false => fields.clone(),
+        };
+        let names = self.mapping.names(&columns);
         if self.mapping.is_empty()
-            && let Some(what) = near_miss(&fields)
+            && let Some(what) = near_miss(&columns)
         {
             return Err(Error::Config {
                 key: "format".into(),
@@ -289,7 +293,7 @@ impl Worker<'_> {
                 .extend(sample.windows(max_length).into_iter().filter(|w| w.target_tokens() > 0)),
             Overlong::Truncate => {
                 outcome.counts.truncated_tokens += sample.truncate(max_length);
-                match sample.teaches() {
+                match sample.teaches() && !sample.is_undecided() {
                     false => outcome.counts.emptied += 1,
                     true => {
                         outcome.counts.truncated += 1;
@@ -299,55 +303,6 @@ impl Worker<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Why records like this one are not taken for anything unless the format is named: something beside the answers says that not
-/// all of them are to be learned.
-fn near_miss(fields: &Fields) -> Option<String> {
-    let has = |name: &str| fields.contains_key(name);
-    let answers = ["messages", "conversations", "completion", "output"]
-        .into_iter()
-        .find(|name| has(name))?;
-    let rated = || has("label") || has("kto_tag");
-    match () {
-        () if has("chosen") != has("rejected") => {
-            let (there, missing) = if has("chosen") {
-                ("chosen", "rejected")
-            } else {
-                ("rejected", "chosen")
-            };
-            Some(format!(
-                "`{there}` stands beside `{answers}`, and there is no `{missing}`: name data.format if `{answers}` alone is to be \
-                 learned, or give both for format \"preference\""
-            ))
-        }
-        () if has("chosen") || rated() => None,
-        () => {
-            let score = ["score", "rating"].into_iter().find(|name| has(name))?;
-            Some(format!(
-                "`{score}` stands beside `{answers}`: name data.format to learn every answer whatever its {score}, or leave the \
-                 bad ones out of the file, or make it a `label` (true or false) for objective.kind = \"kto\""
-            ))
-        }
-    }
-}
-
-/// Refuses an answer that people called bad where a named format would learn it.
-fn disliked(format: &dyn Format, fields: &Fields) -> Result<(), Flaw> {
-    if format.examples() != Examples::Samples {
-        return Ok(());
-    }
-    let bad = ["label", "kto_tag"]
-        .into_iter()
-        .find(|name| fields.get(*name) == Some(&serde_json::Value::Bool(false)));
-    match bad {
-        None => Ok(()),
-        Some(column) => Err(Flaw::Rated {
-            column,
-            value: "false".into(),
-            format: format.name(),
-        }),
     }
 }
 

@@ -77,6 +77,11 @@ impl Sample {
         self.sequences().all(|sample| sample.target_tokens() > 0)
     }
 
+    /// Whether it is a pair of the same answer twice.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.rejected().is_some_and(|rejected| rejected.ids == self.ids)
+    }
+
     /// Rows that it takes in a batch.
     pub fn rows(&self) -> usize {
         self.sequences().count()

@@ -18,7 +18,7 @@ pub struct Counts {
     pub truncated_tokens: usize,
     /// Samples left out as too long (`overlong = "drop"`).
     pub dropped: usize,
-    /// Samples left out because the cut left nothing to learn.
+    /// Samples left out because the cut left nothing to learn, or nothing to tell two answers apart.
     pub emptied: usize,
 }
 
@@ -169,7 +169,7 @@ fn stops(samples: &[Sample], tokenizer: &Tokenizer) -> (BTreeMap<u32, usize>, us
 fn histogram(samples: &[Sample]) -> Vec<Bin> {
     let mut bins = BTreeMap::new();
     for sample in samples {
-        *bins.entry(sample.len().next_power_of_two()).or_insert(0) += 1;
+        *bins.entry(sample.width().next_power_of_two()).or_insert(0) += 1;
     }
     bins.into_iter()
         .map(|(up_to, samples)| Bin { up_to, samples })

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 
-use super::{Format, Record, list_of};
+use super::{Format, Record, boolean, list_of};
 use crate::error::{Flaw, Result, kind};
 use crate::sample::Sample;
 use crate::template::{Conversation, Rendered, render_turns};
@@ -34,25 +34,49 @@ impl Format for Chat {
     }
 
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
-        let mut messages = vec![];
-        let system = record.optional_text("system")?;
-        if !system.is_empty() {
-            messages.push(json!({"role": "system", "content": system}));
-        }
-        if record.optional("conversations").is_some() {
-            messages.extend(record.list("conversations")?.iter().cloned());
-        } else if record.optional("user").is_some() {
-            let answer = record.text("assistant")?;
-            if answer.is_empty() {
-                return Err(Flaw::NothingToLearn("the answer is empty"));
-            }
-            messages.push(json!({"role": "user", "content": record.text("user")?}));
-            messages.push(json!({"role": "assistant", "content": answer}));
-        } else {
-            messages.extend(record.list("messages")?.iter().cloned());
-        }
-        learn(&messages, tools(record)?, 0, tokenizer)
+        learn(&messages(record)?, tools(record)?, 0, tokenizer)
     }
+}
+
+/// The whole conversation of a record.
+pub(super) fn messages(record: &Record) -> Result<Vec<Value>, Flaw> {
+    let mut messages = system(record)?;
+    if record.optional("conversations").is_some() {
+        messages.extend(record.list("conversations")?.iter().cloned());
+    } else if record.optional("user").is_some() {
+        let answer = record.text("assistant")?;
+        if answer.is_empty() {
+            return Err(Flaw::NothingToLearn("the answer is empty"));
+        }
+        messages.push(message("user", &record.text("user")?));
+        messages.push(message("assistant", &answer));
+    } else {
+        messages.extend(record.list("messages")?.iter().cloned());
+    }
+    Ok(messages)
+}
+
+/// The field `system` as a message, if it says something.
+pub(super) fn system(record: &Record) -> Result<Vec<Value>, Flaw> {
+    let system = record.optional_text("system")?;
+    Ok(match system.is_empty() {
+        true => vec![],
+        false => vec![message("system", &system)],
+    })
+}
+
+pub(super) fn message(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
+}
+
+/// The role of a message as written, in the OpenAI or the ShareGPT shape.
+pub(super) fn role(message: &Value) -> Option<&str> {
+    message.get("role").or(message.get("from")).and_then(Value::as_str)
+}
+
+/// Whether the assistant says it.
+pub(super) fn is_answer(message: &Value) -> bool {
+    matches!(role(message), Some("assistant" | "gpt" | "function_call"))
 }
 
 /// The field `tools`: a list, or the JSON text of one.
@@ -75,10 +99,10 @@ pub(super) fn learn(
 ) -> Result<Vec<Sample>, Flaw> {
     let flawed = |i: usize| move |what| Flaw::Message { index: i + 1, what };
     let standard = |(i, m)| standard(m).map_err(flawed(i));
-    let context = messages
-        .iter()
-        .enumerate()
-        .map(|(i, m)| is_context(m).map_err(flawed(i)));
+    let context = messages.iter().enumerate().map(|(i, m)| match is_answer(m) {
+        true => is_context(m).map_err(flawed(i)),
+        false => Ok(false),
+    });
     let context = context.collect::<Result<Vec<bool>, _>>()?;
     let conversation = Conversation {
         messages: messages.iter().enumerate().map(standard).collect::<Result<_, _>>()?,
@@ -113,7 +137,11 @@ pub(super) fn one_sample(
     first: usize,
     tokenizer: &Tokenizer,
 ) -> Result<Sample, Flaw> {
-    let mut samples = learn(messages, tools, first, tokenizer)?;
+    only(name, learn(messages, tools, first, tokenizer)?)
+}
+
+/// The one sample of the answer `name`.
+pub(super) fn only(name: &str, mut samples: Vec<Sample>) -> Result<Sample, Flaw> {
     match (samples.pop(), samples.is_empty()) {
         (Some(sample), true) => Ok(sample),
         _ => Err(Flaw::Preference(format!(
@@ -122,15 +150,21 @@ pub(super) fn one_sample(
     }
 }
 
-/// Whether a message of the assistant is there as context alone: `weight: 0` (OpenAI), `train: false` (axolotl), `loss: false`.
+/// Keys of a message that say whether it is learned: `weight` (OpenAI), `train` (axolotl), `loss` (ms-swift).
+const SWITCHES: [&str; 3] = ["weight", "train", "loss"];
+
+/// Whether a message of the assistant is there as context alone, because one of its [`SWITCHES`] is off.
 fn is_context(message: &Value) -> Result<bool, String> {
-    let off = |name: &str| message[name] == Value::Bool(false);
-    match &message["weight"] {
-        Value::Null => Ok(off("train") || off("loss")),
-        Value::Number(weight) if weight.as_f64() == Some(0.0) => Ok(true),
-        Value::Number(weight) if weight.as_f64() == Some(1.0) => Ok(off("train") || off("loss")),
-        other => Err(format!("`weight` is {other}; it can be 0 (context) or 1 (learned)")),
+    let mut context = false;
+    for name in SWITCHES {
+        let Some(value) = message.get(name).filter(|value| !value.is_null()) else {
+            continue;
+        };
+        let on = boolean(value);
+        context |=
+            !on.ok_or_else(|| format!("`{name}` is {value}; it can be 0 or false (context), 1 or true (learned)"))?;
     }
+    Ok(context)
 }
 
 /// A message as templates expect it, from the OpenAI or the ShareGPT shape.
@@ -138,11 +172,7 @@ fn standard(message: &Value) -> Result<Value, String> {
     let fields = message
         .as_object()
         .ok_or_else(|| format!("expected an object, found {}", kind(message)))?;
-    let role = fields
-        .get("role")
-        .or(fields.get("from"))
-        .and_then(Value::as_str)
-        .ok_or("no `role` (or `from`)")?;
+    let role = role(message).ok_or("no `role` (or `from`)")?;
     let content = fields.get("content").or(fields.get("value")).unwrap_or(&Value::Null);
     let has_calls = fields.get("tool_calls").is_some_and(|calls| !calls.is_null());
     if content.is_null() && !has_calls {
@@ -153,8 +183,8 @@ fn standard(message: &Value) -> Result<Value, String> {
         return Ok(tool_call(&content));
     }
     let mut standard = fields.clone();
-    for name in ["from", "value", "weight", "train", "loss"] {
-        standard.shift_remove(name);
+    for name in ["from", "value"].iter().chain(&SWITCHES) {
+        standard.shift_remove(*name);
     }
     standard.insert("role".into(), standard_role(role)?.into());
     standard.insert("content".into(), content.into());

@@ -2,7 +2,9 @@
 //!
 //! With a chat template in the tokenizer they become a conversation; without one, headed sections that base models learn easily.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
+
+use serde_json::Value;
 
 use super::{Format, Record, chat, list_of, prompt_completion, require_eos, wrong_kind};
 use crate::error::{Flaw, Result};
@@ -29,26 +31,44 @@ impl Format for Instruct {
     }
 
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
-        let output = record.text("output")?;
-        if output.is_empty() {
-            return Err(Flaw::NothingToLearn("the output is empty"));
-        }
+        let output = output(record)?;
         if tokenizer.chat_template().is_some() {
-            return chat::learn(&messages(record, &output)?, None, 0, tokenizer);
+            return chat::learn(&conversation(record, &output)?, None, 0, tokenizer);
         }
         Ok(vec![prompt_completion::join(&sections(record)?, &output, tokenizer)?])
     }
 }
 
-fn messages(record: &Record, output: &str) -> Result<Vec<Value>, Flaw> {
-    let mut messages = vec![];
-    let system = record.optional_text("system")?;
-    if !system.is_empty() {
-        messages.push(json!({"role": "system", "content": system}));
+/// The field `output`, which must say something.
+pub(super) fn output(record: &Record) -> Result<Cow<'_, str>, Flaw> {
+    let output = record.text("output")?;
+    match output.is_empty() {
+        true => Err(Flaw::NothingToLearn("the output is empty")),
+        false => Ok(output),
     }
+}
+
+/// The question of a record with `answer`, which is from the field `name` and alone is learned.
+pub(super) fn answer_sample(name: &str, record: &Record, answer: &str, tokenizer: &Tokenizer) -> Result<Sample, Flaw> {
+    if tokenizer.chat_template().is_none() {
+        return prompt_completion::join(&sections(record)?, answer, tokenizer);
+    }
+    let messages = conversation(record, answer)?;
+    chat::one_sample(name, &messages, None, messages.len() - 1, tokenizer)
+}
+
+fn conversation(record: &Record, answer: &str) -> Result<Vec<Value>, Flaw> {
+    let mut messages = question(record)?;
+    messages.push(chat::message("assistant", answer));
+    Ok(messages)
+}
+
+/// The conversation up to where the answer is due.
+pub(super) fn question(record: &Record) -> Result<Vec<Value>, Flaw> {
+    let mut messages = chat::system(record)?;
     for (user, assistant) in history(record)? {
-        messages.push(json!({"role": "user", "content": user}));
-        messages.push(json!({"role": "assistant", "content": assistant}));
+        messages.push(chat::message("user", &user));
+        messages.push(chat::message("assistant", &assistant));
     }
     let (instruction, input) = (record.text("instruction")?, record.optional_text("input")?);
     let question = if input.is_empty() {
@@ -56,8 +76,7 @@ fn messages(record: &Record, output: &str) -> Result<Vec<Value>, Flaw> {
     } else {
         format!("{instruction}\n{input}")
     };
-    messages.push(json!({"role": "user", "content": question}));
-    messages.push(json!({"role": "assistant", "content": output}));
+    messages.push(chat::message("user", &question));
     Ok(messages)
 }
 

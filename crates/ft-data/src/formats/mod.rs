@@ -5,6 +5,7 @@
 
 mod chat;
 mod instruct;
+mod judged;
 mod preference;
 mod prompt_completion;
 mod text;
@@ -22,6 +23,8 @@ use crate::error::{Error, Flaw, Result, did_you_mean, kind};
 use crate::map::{Fields, no_column};
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
+
+pub(crate) use judged::{LABELS, disliked, made, near_miss};
 
 /// Every format, in the order in which they are tried when none is named.
 static FORMATS: &[&dyn Format] = &[
@@ -221,6 +224,21 @@ fn list_of<'a>(column: &str, value: &'a Value) -> Result<Cow<'a, [Value]>, Flaw>
             _ => Err(wrong_kind(column, "a list", value)),
         },
         other => Err(wrong_kind(column, "a list", other)),
+    }
+}
+
+/// A flag: a boolean, 1 or 0, or the text of either (in CSV files).
+fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) if number.as_f64() == Some(1.0) => Some(true),
+        Value::Number(number) if number.as_f64() == Some(0.0) => Some(false),
+        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

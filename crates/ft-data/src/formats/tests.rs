@@ -1,4 +1,5 @@
 mod chat;
+mod pairs;
 mod preference;
 
 use std::path::{Path, PathBuf};

@@ -1,19 +1,17 @@
 //! `unpaired-preference`: answers that people called good or bad, one by one.
 //!
 //! * `{"prompt", "completion", "label": true | false}`, as text or as lists of messages
-//! * `{"messages" | "conversations", "label" | "kto_tag"}`: the last answer of the conversation is the one that is meant
+//! * `{"messages" | "conversations", "label"}`, `{"user", "assistant", "label"}`: the last answer of the conversation is the one that is meant
+//! * `{"instruction", "input", "output", "label"}`: as in [`instruct`](super::instruct), answers in the history being context
+//!
+//! The label may be called `kto_tag`.
 
-use serde_json::{Value, json};
-
-use super::{Format, Record, chat, list_of, prompt_completion, require_eos, wrong_kind};
+use super::{Format, LABELS, Record, boolean, chat, instruct, prompt_completion, require_eos, wrong_kind};
 use crate::error::{Flaw, Result};
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
 
 pub(super) struct UnpairedPreference;
-
-/// The fields that hold the rating.
-const LABELS: [&str; 2] = ["label", "kto_tag"];
 
 impl Format for UnpairedPreference {
     fn name(&self) -> &'static str {
@@ -25,14 +23,18 @@ impl Format for UnpairedPreference {
             &["prompt", "completion", "label"],
             &["messages", "label"],
             &["conversations", "label"],
+            &["user", "assistant", "label"],
+            &["instruction", "output", "label"],
             &["prompt", "completion", "kto_tag"],
             &["messages", "kto_tag"],
             &["conversations", "kto_tag"],
+            &["user", "assistant", "kto_tag"],
+            &["instruction", "output", "kto_tag"],
         ]
     }
 
     fn optional(&self) -> &'static [&'static str] {
-        &["system", "tools"]
+        &["input", "history", "system", "tools"]
     }
 
     fn check(&self, tokenizer: &Tokenizer) -> Result<()> {
@@ -45,32 +47,32 @@ impl Format for UnpairedPreference {
 
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
         let good = label(record)?;
-        let sample = match record.optional("prompt") {
-            Some(Value::Array(prompt)) => {
-                let completion = list_of("completion", record.value("completion")?)?;
-                let messages = [prompt.as_slice(), &completion].concat();
-                chat::one_sample("completion", &messages, chat::tools(record)?, prompt.len(), tokenizer)?
-            }
-            Some(_) => prompt_completion::join(&record.text("prompt")?, &record.text("completion")?, tokenizer)?,
-            None => last_answer(record, tokenizer)?,
+        let sample = if record.optional("completion").is_some() {
+            chat::only(
+                "completion",
+                prompt_completion::PromptCompletion.samples(record, tokenizer)?,
+            )?
+        } else if record.optional("instruction").is_some() {
+            instruct::answer_sample("output", record, &instruct::output(record)?, tokenizer)?
+        } else {
+            last_answer(record, tokenizer)?
         };
         Ok(vec![sample.rated(good)])
     }
 }
 
 fn last_answer(record: &Record, tokenizer: &Tokenizer) -> Result<Sample, Flaw> {
-    let mut messages = vec![];
-    let system = record.optional_text("system")?;
-    if !system.is_empty() {
-        messages.push(json!({"role": "system", "content": system}));
+    let messages = chat::messages(record)?;
+    match messages.last() {
+        Some(last) if !chat::is_answer(last) => Err(Flaw::Message {
+            index: messages.len(),
+            what: "the label is about the last message, so it must be the assistant's".into(),
+        }),
+        _ => {
+            let last = messages.len().saturating_sub(1);
+            chat::one_sample("messages", &messages, chat::tools(record)?, last, tokenizer)
+        }
     }
-    let name = match record.optional("messages") {
-        Some(_) => "messages",
-        None => "conversations",
-    };
-    messages.extend(record.list(name)?.iter().cloned());
-    let last = messages.len().saturating_sub(1);
-    chat::one_sample(name, &messages, chat::tools(record)?, last, tokenizer)
 }
 
 fn label(record: &Record) -> Result<bool, Flaw> {
@@ -80,15 +82,5 @@ fn label(record: &Record) -> Result<bool, Flaw> {
             "no `label`: true for a good answer, false for a bad one".into(),
         ));
     };
-    match value {
-        Value::Bool(good) => Ok(*good),
-        Value::Number(number) if number.as_f64() == Some(1.0) => Ok(true),
-        Value::Number(number) if number.as_f64() == Some(0.0) => Ok(false),
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
-            _ => Err(wrong_kind(name, "true or false", value)),
-        },
-        other => Err(wrong_kind(name, "true or false", other)),
-    }
+    boolean(value).ok_or_else(|| wrong_kind(name, "true or false", value))
 }

@@ -257,7 +257,7 @@ fn check_rendered(message: &Value, index: usize, turn: &str) -> Result<(), Flaw>
 }
 
 /// The bytes that two texts have in common at the start, in whole characters.
-fn common_prefix(a: &str, b: &str) -> usize {
+pub(crate) fn common_prefix(a: &str, b: &str) -> usize {
     let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y);
     same.map(|(c, _)| c.len_utf8()).sum()
 }

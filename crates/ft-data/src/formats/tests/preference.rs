@@ -64,8 +64,6 @@ fn every_shape_of_a_pair_gives_the_same_two_answers() {
     assert_eq!(parts(sample.rejected().unwrap()).1, format!(" no{eos}"));
     let (_, implicit) = one(json!({"chosen": "Q: hi\nA: yes", "rejected": "Q: hi\nA: no"}));
     assert_eq!(implicit, sample, "the prompt is what both begin with");
-    let (_, sectioned) = one(json!({"instruction": "Q: hi", "input": "A:", "chosen": " yes", "rejected": " no"}));
-    assert_eq!(sectioned, sample);
 }
 
 #[test]
@@ -111,7 +109,7 @@ fn pairs_that_say_nothing_are_named() {
         (json!({"prompt": "Q", "chosen": "a", "rejected": "a"}), "are the same"),
         (
             json!({"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "b"}]}),
-            "no prompt",
+            "part at message 1",
         ),
         (
             json!({"prompt": "Q", "chosen": 3, "rejected": "a"}),
@@ -198,4 +196,59 @@ fn answers_that_are_marked_as_context_are_not_learned() {
     assert!(text.contains("marked as context"), "{text}");
     let text = error(json!({"messages": [user, {"role": "assistant", "content": "a", "weight": 0.5}]}));
     assert!(text.contains("message 2: `weight` is 0.5"), "{text}");
+}
+
+#[test]
+fn a_bad_answer_is_not_learned_however_that_is_written() {
+    let chat = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No."}]);
+    for (format, mut record) in [
+        ("chat", json!({"messages": chat})),
+        ("prompt-completion", json!({"prompt": "Hi", "completion": "No."})),
+        ("instruct", json!({"instruction": "Hi", "output": "No."})),
+    ] {
+        for column in ["label", "kto_tag"] {
+            for bad in [json!(false), json!(0), json!(0.0), json!("False"), json!("0")] {
+                record[column] = bad.clone();
+                let text = load(&[record.clone()], |c| c.format = Some(format.parse().unwrap()))
+                    .unwrap_err()
+                    .to_string();
+                assert!(text.contains(&format!("`{column}` is {bad}")), "{text}");
+                record.as_object_mut().unwrap().remove(column);
+            }
+        }
+    }
+}
+
+#[test]
+fn judgements_that_are_not_made_do_not_count() {
+    let chat = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No."}]);
+    let nothing = json!({"messages": chat, "label": null, "score": null, "chosen": null, "rejected": null});
+    assert_eq!(one(nothing).0, "chat");
+    assert_eq!(
+        one(json!({"text": "a b", "label": 0, "score": 2.5})).0,
+        "text",
+        "a class of a text is no judgement"
+    );
+}
+
+#[test]
+fn a_cut_that_makes_answers_equal_leaves_no_pair() {
+    let long = " no".repeat(20);
+    let record = json!({"prompt": "Q", "chosen": format!("{long} a"), "rejected": format!("{long} b")});
+    let short = json!({"prompt": "Q", "chosen": " a", "rejected": " b"});
+    let data = load(&[short, record], |c| c.max_length = 8).unwrap();
+    let counts = data.statistics.counts;
+    assert_eq!((data.samples.len(), counts.truncated, counts.emptied), (1, 0, 1));
+}
+
+#[test]
+fn statistics_show_the_longer_side() {
+    let data = load(
+        &[json!({"prompt": "Q", "chosen": " a", "rejected": " no".repeat(40)})],
+        |_| {},
+    )
+    .unwrap();
+    let s = &data.statistics;
+    assert_eq!(s.longest, data.samples[0].width());
+    assert!(s.histogram.last().unwrap().up_to >= s.longest);
 }
