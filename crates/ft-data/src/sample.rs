@@ -59,6 +59,14 @@ impl Sample {
         }
     }
 
+    /// The answer that is worth having, by itself: the chosen one of a pair, none of an answer that was called bad.
+    pub fn wanted(&self) -> Option<Sample> {
+        match self.preference {
+            Preference::Rated(false) => None,
+            _ => Some(Sample::new(self.ids.clone(), self.learn.clone())),
+        }
+    }
+
     /// The sample that this one is preferred to.
     pub fn rejected(&self) -> Option<&Sample> {
         match &self.preference {

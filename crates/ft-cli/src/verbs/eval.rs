@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use ft_data::{DataConfig, FormatName, Overlong, load_samples};
+use ft_data::{DataConfig, FormatName, Overlong, Sample, load_samples};
 use ft_eval::{EvalConfig, Report};
 
 use crate::args::DeviceArg;
@@ -84,9 +84,9 @@ impl Eval {
             max_answers: self.max_answers,
         };
         let mut progress = Progress::start();
-        let report = ft_eval::report(&loaded.model, &tokenizer, &set.samples, &config, &mut |s| {
-            progress.show(s)
-        })?;
+        // Of preferences, what the model should have said.
+        let samples: Vec<Sample> = set.samples.iter().filter_map(Sample::wanted).collect();
+        let report = ft_eval::report(&loaded.model, &tokenizer, &samples, &config, &mut |s| progress.show(s))?;
         progress.end();
         if self.json {
             output::json(&report)

@@ -49,7 +49,9 @@ pub struct Prompts {
 impl Prompts {
     /// Takes the prompts from the held-out samples; from the training samples where nothing is held out.
     pub fn new(held_out: &[Sample], train: &[Sample], eval: &EvalSection, generation: &GenerationConfig) -> Self {
-        let source = if held_out.is_empty() { train } else { held_out };
+        let wanted = |samples: &[Sample]| samples.iter().filter_map(Sample::wanted).collect::<Vec<_>>();
+        let (held_out, train) = (wanted(held_out), wanted(train));
+        let source = if held_out.is_empty() { &train } else { &held_out };
         let metrics: Vec<_> = eval
             .metrics
             .iter()
@@ -58,7 +60,7 @@ impl Prompts {
         let metrics: Vec<_> = metrics.into_iter().filter(|m| m.needs_answers()).collect();
         let measured = match metrics.is_empty() {
             true => Vec::new(),
-            false => some_prompts(held_out, eval.max_answers.unwrap_or(usize::MAX), true),
+            false => some_prompts(&held_out, eval.max_answers.unwrap_or(usize::MAX), true),
         };
         Self {
             shown: some_prompts(source, eval.samples, false)
