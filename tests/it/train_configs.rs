@@ -126,8 +126,9 @@ fn write_data(workshop: &Workshop) {
     let pair =
         |i: usize| json!({ "chosen": format!("turn a {i} b"), "rejected": format!("turn a {i} c") }).to_string() + "\n";
     fs::write(workshop.path("pairs.jsonl"), (0..40).map(pair).collect::<String>()).unwrap();
-    let rated =
-        |i: usize| json!({ "prompt": format!("turn {i}"), "completion": "b", "label": i % 2 == 0 }).to_string() + "\n";
+    let rated = |i: usize| {
+        json!({ "prompt": format!("turn {i}"), "completion": "b", "label": i.is_multiple_of(2) }).to_string() + "\n"
+    };
     fs::write(workshop.path("rated.jsonl"), (0..40).map(rated).collect::<String>()).unwrap();
     let line = |i: usize| format!("turn {} into b c d e f g h ; {i}\n", ["a", "b", "c"][i % 3]);
     fs::write(workshop.path("corpus.txt"), (0..60).map(line).collect::<String>()).unwrap();

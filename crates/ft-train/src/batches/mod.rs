@@ -61,7 +61,10 @@ impl Totals {
         for batch in batches {
             totals.tokens += batch.target_tokens();
             totals.examples += batch.examples();
-            let chosen = batch.row_of.iter().filter(|row| **row as usize % batch.group == 0);
+            let chosen = batch
+                .row_of
+                .iter()
+                .filter(|row| (**row as usize).is_multiple_of(batch.group));
             totals.chosen_tokens += chosen.count();
         }
         totals

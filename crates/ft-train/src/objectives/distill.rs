@@ -164,7 +164,7 @@ impl ObjectiveKind for DistillConfig {
                     starts: [starts(train, 0), starts(valid, first)],
                 }
             }
-            None => Scores::Live(self.teacher(given)?),
+            None => Scores::Live(Box::new(self.teacher(given)?)),
         };
         Ok(Arc::new(Distill {
             options: self.clone(),
@@ -220,7 +220,7 @@ impl DistillConfig {
 #[derive(Debug)]
 enum Scores {
     /// A model, frozen, on a plain device.
-    Live(Model),
+    Live(Box<Model>),
     /// A file; and the first target token of every training and held-out sample in it.
     Cached {
         cache: TeacherCache,
