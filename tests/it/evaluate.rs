@@ -133,8 +133,8 @@ fn answered() -> Vec<Sample> {
         let columns = (row * 9..(row + 1) * 9).filter(|&i| mask.values[i] > 0.0);
         let prompt: Vec<u32> = columns.map(|i| prompts.values[i] as u32).collect();
         let answer: Vec<u32> = answer.iter().map(|id| *id as u32).chain([2]).collect();
-        let learn = (0..prompt.len() + answer.len()).map(|i| i >= prompt.len()).collect();
-        Sample::new([prompt, answer].concat(), learn)
+        let given = prompt.len();
+        Sample::answered([prompt, answer].concat(), given)
     };
     answers.enumerate().map(row).collect()
 }

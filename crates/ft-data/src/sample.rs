@@ -43,6 +43,12 @@ impl Sample {
         }
     }
 
+    /// Token ids of which the first `prompt` are given and the others are learned.
+    pub fn answered(ids: Vec<u32>, prompt: usize) -> Sample {
+        let learn = (0..ids.len()).map(|at| at >= prompt).collect();
+        Sample::new(ids, learn)
+    }
+
     /// The same, preferred to `rejected`.
     pub fn over(self, rejected: Sample) -> Sample {
         Sample {

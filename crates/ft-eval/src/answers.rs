@@ -65,9 +65,7 @@ mod tests {
 
     #[test]
     fn samples_with_one_prompt_are_alternatives() {
-        let sample = |ids: &[u32], prompt: usize| {
-            Sample::new(ids.to_vec(), (0..ids.len()).map(|index| index >= prompt).collect())
-        };
+        let sample = |ids: &[u32], prompt: usize| Sample::answered(ids.to_vec(), prompt);
         let samples = [
             sample(&[1, 2, 7], 2),
             sample(&[3, 8, 9], 1),

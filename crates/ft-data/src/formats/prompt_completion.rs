@@ -54,6 +54,5 @@ pub(super) fn join(prompt: &str, completion: &str, tokenizer: &Tokenizer) -> Res
     let prompt_length = ids.len();
     ids.extend(encode(tokenizer, completion)?);
     close(tokenizer, &mut ids);
-    let learn = (0..ids.len()).map(|i| i >= prompt_length).collect();
-    Ok(Sample::new(ids, learn))
+    Ok(Sample::answered(ids, prompt_length))
 }

@@ -16,16 +16,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use ft_data::{Batch, Sample, sub_seed};
 use ft_infer::GenerationConfig;
 use ft_kernels::{DistillationOptions, Teacher};
-use ft_model::{Model, Rows};
-use ft_peft::Pass;
+use ft_model::Model;
 use ft_quant::{Kind, Scheme};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::targets::{plain_hidden, prompts_and_answers};
 use super::teacher_cache::{About, TeacherCache, starts};
 use super::{
     Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, Reference, Unit, at_targets, check,
@@ -179,18 +179,7 @@ impl ObjectiveKind for DistillConfig {
 impl DistillConfig {
     /// The teacher, frozen, on a plain device.
     pub(crate) fn teacher(&self, given: &Given<'_>) -> Result<Model> {
-        match self.other() {
-            Some(Other::Model {
-                key,
-                folder,
-                adapter,
-                quant,
-            }) => {
-                let adapter = adapter.map(|path| ("objective.teacher_adapter", path));
-                given.load(key, folder, adapter, quant)
-            }
-            Some(Other::Base) | None => Ok(given.base()),
-        }
+        given.model(self.other().unwrap_or(Other::Base))
     }
 
     /// What a cache must be of, for a student of this vocabulary. The teacher counts where one is named.
@@ -287,7 +276,9 @@ impl Distill {
     /// The batch with the student's own answers to its prompts.
     fn answered(&self, model: &Model, step: &StepBatch) -> Result<StepBatch> {
         let batches = step.micro_batches.iter().map(|micro| &micro.batch);
-        let prompts: Vec<Vec<u32>> = batches.clone().flat_map(prompts).collect();
+        // Plain text, which has no prompt, is answered from its first token.
+        let rows = batches.clone().flat_map(prompts_and_answers);
+        let prompts: Vec<Vec<u32>> = rows.map(|(prompt, _)| prompt).collect();
         let room = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let config = GenerationConfig {
             max_new_tokens: self
@@ -308,12 +299,10 @@ impl Distill {
             ..self.generation.clone()
         };
         let answers = ft_infer::generate(model, &prompts, &config, &mut ft_infer::no_stream)?;
-        let mut samples = prompts.iter().zip(&answers).map(|(prompt, answer)| {
-            let learn = (0..prompt.len() + answer.tokens.len())
-                .map(|at| at >= prompt.len())
-                .collect();
-            Sample::new([prompt.as_slice(), &answer.tokens].concat(), learn)
-        });
+        let mut samples = prompts
+            .iter()
+            .zip(&answers)
+            .map(|(prompt, answer)| Sample::answered([prompt.as_slice(), &answer.tokens].concat(), prompt.len()));
         let micro = step.micro_batches.iter().map(|micro| {
             let own: Vec<Sample> = samples.by_ref().take(micro.batch.rows).collect();
             MicroBatch {
@@ -332,22 +321,8 @@ impl Distill {
 
 /// A teacher's hidden states at the positions that predict a target token, and its head: `[n, d]`, `[vocab, d]`.
 pub(crate) fn teacher_states(teacher: &Model, batch: &Batch) -> (Tensor<2>, Tensor<2>) {
-    let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
-    let ids = Tensor::<2, Int>::from_data(ids, &teacher.device());
-    let hidden = teacher.forward(ids, &Rows::Right, None, &Pass::eval());
-    let (hidden, _) = at_targets(hidden, batch);
+    let (hidden, _) = at_targets(plain_hidden(teacher, batch), batch);
     teacher.head_product(hidden)
-}
-
-/// The tokens of each row before its first target; plain text, which has no prompt, is answered from its first token.
-fn prompts(batch: &Batch) -> Vec<Vec<u32>> {
-    let row = |row: usize| {
-        let first = batch.row_of.iter().position(|r| *r as usize == row);
-        let start = row * batch.width;
-        let end = first.map_or(start + batch.lengths[row], |first| batch.positions[first] as usize + 1);
-        batch.ids[start..end].iter().map(|id| *id as u32).collect()
-    };
-    (0..batch.rows).map(row).collect()
 }
 
 impl Objective for Distill {
@@ -369,18 +344,12 @@ impl Objective for Distill {
     }
 
     fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut {
-        let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
-        let ids = Tensor::<2, Int>::from_data(ids, &model.device());
-        let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
+        let hidden = plain_hidden(model, batch);
         let teacher = self.teacher_at(batch, Part::Valid, &self.device);
-        let Loss { sum, figures } = self.compare(model, hidden, batch, teacher, self.options.alpha);
-        let read = |x: Tensor<1>| f64::from(x.into_scalar::<f32>());
-        let [nll, divergence] = [0, 1].map(|i| read(figures[i].sum.clone()));
-        HeldOut {
-            loss: read(sum),
-            count: batch.target_tokens(),
-            nll: Some((nll, batch.target_tokens())),
-            figures: vec![("divergence", divergence, batch.target_tokens())],
-        }
+        let loss = self.compare(model, hidden, batch, teacher, self.options.alpha);
+        let mut judged = loss.held_out(batch.target_tokens());
+        let (_, nll, tokens) = judged.figures.remove(0);
+        judged.nll = Some((nll, tokens));
+        judged
     }
 }

@@ -11,16 +11,12 @@
 //!
 //! The loss is a mean over pairs; `sft_weight` adds that much of the mean negative log-likelihood of the chosen answers' tokens.
 
-use std::sync::Arc;
-
-use ft_data::Examples;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::log_probs::log_sigmoid;
-use super::pairs::{Judged, PairLoss, PairObjective, Pairs};
-use super::{Given, Objective, ObjectiveKind, Other, Reference, check};
-use crate::Result;
+use super::pairs::{Judged, PairLoss, Pairs};
+use super::{Reference, check};
 
 /// Options of DPO; the names in parentheses are TRL's where they differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,40 +59,21 @@ impl Default for DpoConfig {
     }
 }
 
-impl ObjectiveKind for DpoConfig {
+impl PairLoss for DpoConfig {
     fn check(&self) -> Vec<String> {
         let mut wrong = check::positive("beta", self.beta);
         wrong.extend(check::at_least_zero("sft_weight", self.sft_weight));
-        if !(0.0..0.5).contains(&self.label_smoothing) {
-            wrong.push("objective.label_smoothing: must be a number of at least 0 and below 0.5".into());
-        }
+        wrong.extend(check::below("label_smoothing", self.label_smoothing, 0.5));
         if self.loss == DpoLoss::Hinge && self.label_smoothing != 0.0 {
             wrong.push("objective.label_smoothing: goes with loss = \"sigmoid\" and \"robust\" only".into());
         }
         wrong
     }
 
-    fn examples(&self) -> Examples {
-        Examples::Pairs
+    fn reference(&self) -> Option<&Reference> {
+        Some(&self.reference)
     }
 
-    fn rate_factor(&self) -> f64 {
-        super::PREFERENCE_RATE
-    }
-
-    fn other(&self) -> Option<Other<'_>> {
-        Some(self.reference.other())
-    }
-
-    fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
-        Ok(Arc::new(PairObjective {
-            reference: Some(self.reference.model(given)?),
-            loss: self.clone(),
-        }))
-    }
-}
-
-impl PairLoss for DpoConfig {
     fn judge(&self, pairs: &Pairs) -> Judged {
         let rewards = pairs.rewards(self.beta);
         let scaled = rewards[0].clone() - rewards[1].clone(); // βh

@@ -1,14 +1,12 @@
 //! What an objective is made from, beside its options.
 
-use std::path::Path;
-
 use burn::module::Module;
 use burn::tensor::FloatDType;
 use ft_data::Sample;
 use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model};
-use ft_quant::Scheme;
 
+use super::Other;
 use crate::{Error, Result};
 
 /// The base model of the run and how other models are to be loaded beside it.
@@ -50,20 +48,28 @@ impl<'a> Given<'a> {
         self.base.valid()
     }
 
-    /// The model in `folder`, which `key` names, with an adapter, on the plain device of the base.
-    pub fn load(
-        &self,
-        key: &str,
-        folder: &Path,
-        adapter: Option<(&str, &Path)>,
-        quant: Option<Scheme>,
-    ) -> Result<Model> {
+    /// A model beside the one that trains, frozen and on a plain device. The base shares its tensors with the model that trains, as
+    /// long as those stay as they are.
+    ///
+    /// # Errors
+    /// Folders that cannot be loaded; the message names their key.
+    pub fn model(&self, other: Other<'_>) -> Result<Model> {
+        let Other::Model {
+            key,
+            folder,
+            adapter,
+            quant,
+        } = other
+        else {
+            return Ok(self.base());
+        };
         let named = |key: &str, why: String| Error::Plan(vec![format!("{key}: {why}")]);
         let device = self.base.device().without_autodiff();
         let model = Model::load_quantized(folder, self.dtype, quant, &device).map_err(|e| named(key, e.to_string()))?;
         let mut model = model.computing_in(self.compute);
-        if let Some((key, adapter)) = adapter {
-            ft_peft::adapter::load(adapter, &mut model).map_err(|e| named(key, e.to_string()))?;
+        if let Some(adapter) = adapter {
+            let key = format!("{key}_adapter");
+            ft_peft::adapter::load(adapter, &mut model).map_err(|e| named(&key, e.to_string()))?;
         }
         Ok(model)
     }

@@ -7,15 +7,11 @@
 //!
 //! The division is TRL's (confirmed there with the paper's authors): sums would make the square grow with the length of the answers.
 
-use std::sync::Arc;
-
-use ft_data::Examples;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pairs::{Judged, PairLoss, PairObjective, Pairs};
-use super::{Given, Objective, ObjectiveKind, Other, Reference, check};
-use crate::Result;
+use super::pairs::{Judged, PairLoss, Pairs};
+use super::{Reference, check};
 
 /// Options of IPO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,32 +32,15 @@ impl Default for IpoConfig {
     }
 }
 
-impl ObjectiveKind for IpoConfig {
+impl PairLoss for IpoConfig {
     fn check(&self) -> Vec<String> {
         check::positive("beta", self.beta)
     }
 
-    fn examples(&self) -> Examples {
-        Examples::Pairs
+    fn reference(&self) -> Option<&Reference> {
+        Some(&self.reference)
     }
 
-    fn rate_factor(&self) -> f64 {
-        super::PREFERENCE_RATE
-    }
-
-    fn other(&self) -> Option<Other<'_>> {
-        Some(self.reference.other())
-    }
-
-    fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
-        Ok(Arc::new(PairObjective {
-            reference: Some(self.reference.model(given)?),
-            loss: self.clone(),
-        }))
-    }
-}
-
-impl PairLoss for IpoConfig {
     fn judge(&self, pairs: &Pairs) -> Judged {
         let [chosen, rejected] = pairs.ratios();
         let [chosen_tokens, rejected_tokens] = pairs.tokens.clone();

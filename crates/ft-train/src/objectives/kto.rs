@@ -21,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::log_probs::{plain_log_probs, row_log_probs};
+use super::targets::prompts_and_answers;
 use super::{Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, Reference, Unit, check};
 use crate::Result;
 use crate::batches::{MicroBatch, StepBatch};
@@ -72,7 +73,7 @@ impl ObjectiveKind for KtoConfig {
 
     fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
         Ok(Arc::new(Kto {
-            reference: self.reference.model(given)?,
+            reference: given.model(self.reference.other())?,
             options: self.clone(),
         }))
     }
@@ -162,14 +163,8 @@ impl Objective for Kto {
     fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut {
         let own = plain_log_probs(model, batch);
         let z = self.estimate(model, &[batch]);
-        let Loss { sum, figures } = self.sum(own, plain_log_probs(&self.reference, batch), &z, batch);
-        let read = |x: Tensor<1>| f64::from(x.into_scalar::<f32>());
-        HeldOut {
-            loss: read(sum),
-            count: batch.examples(),
-            nll: None,
-            figures: figures.into_iter().map(|f| (f.name, read(f.sum), f.count)).collect(),
-        }
+        let loss = self.sum(own, plain_log_probs(&self.reference, batch), &z, batch);
+        loss.held_out(batch.examples())
     }
 }
 
@@ -179,8 +174,7 @@ fn mismatched(batches: &[&Batch]) -> Vec<Batch> {
     let count = halves.len();
     let sample = |i: usize| {
         let (prompt, answer) = (&halves[i].0, &halves[(i + count - 1) % count].1);
-        let learn = (0..prompt.len() + answer.len()).map(|at| at >= prompt.len()).collect();
-        Sample::new([prompt.as_slice(), answer].concat(), learn)
+        Sample::answered([prompt.as_slice(), answer].concat(), prompt.len())
     };
     let samples: Vec<Sample> = (0..count).map(sample).collect();
     let mut rest = samples.as_slice();
@@ -191,18 +185,6 @@ fn mismatched(batches: &[&Batch]) -> Vec<Batch> {
         out.push(Batch::new(&own.iter().collect::<Vec<_>>(), 0, 1));
     }
     out
-}
-
-/// The tokens of each row before its first target, and from it on.
-fn prompts_and_answers(batch: &Batch) -> Vec<(Vec<u32>, Vec<u32>)> {
-    let row = |row: usize| {
-        let first = batch.row_of.iter().position(|r| *r as usize == row);
-        let cells = row * batch.width..row * batch.width + batch.lengths[row];
-        let split = first.map_or(cells.end, |first| batch.positions[first] as usize + 1);
-        let ids = |range: std::ops::Range<usize>| batch.ids[range].iter().map(|id| *id as u32).collect();
-        (ids(cells.start..split), ids(split..cells.end))
-    };
-    (0..batch.rows).map(row).collect()
 }
 
 fn per_row(batch: &Batch, like: &Tensor<1>, value: impl Fn(bool) -> f32) -> Tensor<1> {

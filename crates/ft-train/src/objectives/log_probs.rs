@@ -2,10 +2,10 @@
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use ft_data::Batch;
-use ft_model::{Model, Rows};
-use ft_peft::Pass;
+use ft_model::Model;
 
 use super::at_targets;
+use super::targets::plain_hidden;
 
 /// Sum of the log-probabilities of each row's target tokens in nats, `[rows]`, from the hidden states after the final norm; with a
 /// tape where the model has one.
@@ -21,10 +21,7 @@ pub fn row_log_probs(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<
 
 /// [`row_log_probs`] of a model on a plain device that neither trains nor drops anything.
 pub fn plain_log_probs(model: &Model, batch: &Batch) -> Tensor<1> {
-    let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
-    let ids = Tensor::<2, Int>::from_data(ids, &model.device());
-    let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
-    row_log_probs(model, hidden, batch)
+    row_log_probs(model, plain_hidden(model, batch), batch)
 }
 
 /// Target tokens of each row, `[rows]`.

@@ -81,6 +81,26 @@ pub struct Loss {
     pub figures: Vec<Figure>,
 }
 
+impl Loss {
+    /// Of a held-out batch with `count` units; the negative log-likelihood stays open.
+    fn held_out(self, count: usize) -> HeldOut {
+        HeldOut {
+            loss: read(self.sum),
+            count,
+            nll: None,
+            figures: self
+                .figures
+                .into_iter()
+                .map(|f| (f.name, read(f.sum), f.count))
+                .collect(),
+        }
+    }
+}
+
+fn read(sum: Tensor<1>) -> f64 {
+    f64::from(sum.into_scalar::<f32>())
+}
+
 /// A named figure of the log: a sum and what it is a mean over.
 #[derive(Clone, Debug)]
 pub struct Figure {

@@ -8,17 +8,13 @@
 //!
 //! NLL is the mean over all tokens of all chosen answers of a step, as in `sft`; the second term is a mean over pairs.
 
-use std::sync::Arc;
-
 use burn::tensor::Tensor;
-use ft_data::Examples;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use super::log_probs::log_sigmoid;
-use super::pairs::{Judged, PairLoss, PairObjective, Pairs};
-use super::{Given, Objective, ObjectiveKind, check};
-use crate::Result;
+use super::pairs::{Judged, PairLoss, Pairs};
 
 /// Options of ORPO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,28 +30,11 @@ impl Default for OrpoConfig {
     }
 }
 
-impl ObjectiveKind for OrpoConfig {
+impl PairLoss for OrpoConfig {
     fn check(&self) -> Vec<String> {
         check::positive("beta", self.beta)
     }
 
-    fn examples(&self) -> Examples {
-        Examples::Pairs
-    }
-
-    fn rate_factor(&self) -> f64 {
-        super::PREFERENCE_RATE
-    }
-
-    fn build(&self, _: &Given<'_>) -> Result<Arc<dyn Objective>> {
-        Ok(Arc::new(PairObjective {
-            reference: None,
-            loss: self.clone(),
-        }))
-    }
-}
-
-impl PairLoss for OrpoConfig {
     fn judge(&self, pairs: &Pairs) -> Judged {
         let [chosen, rejected] = pairs.means();
         let log_odds = chosen.clone()

@@ -6,13 +6,17 @@
 //! ```
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use ft_data::Batch;
+use ft_data::{Batch, Examples};
 use ft_model::Model;
 
 use super::log_probs::{plain_log_probs, row_log_probs, row_targets};
-use super::{Figure, HeldOut, Loss, LossFn, Objective, Unit};
+use super::{
+    Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, PREFERENCE_RATE, Reference, Unit, read,
+};
+use crate::Result;
 use crate::batches::{MicroBatch, StepBatch, Totals};
 
 /// Log-probabilities of the answers of a micro-batch of pairs; every tensor is `[pairs]`.
@@ -56,8 +60,16 @@ pub(super) struct Judged {
     pub figures: Vec<(&'static str, Tensor<1>)>,
 }
 
-/// The loss of pairs of answers.
-pub(super) trait PairLoss: Debug + Send + Sync {
+/// The loss of pairs of answers, by the options that make it an [`ObjectiveKind`].
+pub(super) trait PairLoss: Clone + Debug + Send + Sync + 'static {
+    /// See [`ObjectiveKind::check`].
+    fn check(&self) -> Vec<String>;
+
+    /// The model to measure against.
+    fn reference(&self) -> Option<&Reference> {
+        None
+    }
+
     /// The loss of each pair.
     fn judge(&self, pairs: &Pairs) -> Judged;
 
@@ -67,12 +79,37 @@ pub(super) trait PairLoss: Debug + Send + Sync {
     }
 }
 
+impl<L: PairLoss> ObjectiveKind for L {
+    fn check(&self) -> Vec<String> {
+        PairLoss::check(self)
+    }
+
+    fn examples(&self) -> Examples {
+        Examples::Pairs
+    }
+
+    fn rate_factor(&self) -> f64 {
+        PREFERENCE_RATE
+    }
+
+    fn other(&self) -> Option<Other<'_>> {
+        self.reference().map(Reference::other)
+    }
+
+    fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
+        Ok(Arc::new(PairObjective {
+            reference: self.other().map(|other| given.model(other)).transpose()?,
+            loss: self.clone(),
+        }))
+    }
+}
+
 /// An objective over pairs.
 #[derive(Debug)]
-pub(super) struct PairObjective<L> {
-    pub loss: L,
+struct PairObjective<L> {
+    loss: L,
     /// The model to measure against.
-    pub reference: Option<Model>,
+    reference: Option<Model>,
 }
 
 impl<L: PairLoss> PairObjective<L> {
@@ -126,13 +163,10 @@ impl<L: PairLoss> Objective for PairObjective<L> {
         let [chosen, _] = halves(log_probs.clone());
         let chosen_nll = read(chosen.sum().neg());
         let totals = Totals::of([batch]);
-        let Loss { sum, figures } = self.sum(log_probs, batch, totals, self.reference_of(batch));
-        let figures = figures.into_iter().map(|f| (f.name, read(f.sum), f.count));
+        let loss = self.sum(log_probs, batch, totals, self.reference_of(batch));
         HeldOut {
-            loss: read(sum),
-            count: batch.examples(),
             nll: Some((chosen_nll, totals.chosen_tokens)),
-            figures: figures.collect(),
+            ..loss.held_out(batch.examples())
         }
     }
 }
@@ -165,8 +199,4 @@ fn figures(pairs: &Pairs, judged: Judged, count: usize) -> Vec<Figure> {
         count,
     };
     named.into_iter().chain(own).map(figure).collect()
-}
-
-fn read(sum: Tensor<1>) -> f64 {
-    f64::from(sum.into_scalar::<f32>())
 }

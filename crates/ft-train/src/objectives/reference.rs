@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Given, Other};
-use crate::Result;
-use ft_model::Model;
+use super::Other;
 
 /// Which model that is: `"base"`, or a folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,15 +33,6 @@ impl Reference {
                 adapter: None,
                 quant: None,
             },
-        }
-    }
-
-    /// The model, frozen and on a plain device. The base shares its tensors with the model that trains, as long as those stay as
-    /// they are.
-    pub(super) fn model(&self, given: &Given<'_>) -> Result<Model> {
-        match self {
-            Reference::Base => Ok(given.base()),
-            Reference::Folder(folder) => given.load("objective.reference", folder, None, None),
         }
     }
 }

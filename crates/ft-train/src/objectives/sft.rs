@@ -11,7 +11,7 @@ use ft_model::Model;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Unit, nll_sum};
+use super::{Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Unit, check, nll_sum};
 use crate::Result;
 use crate::batches::{MicroBatch, StepBatch};
 
@@ -28,13 +28,8 @@ pub struct SftConfig {
 
 impl ObjectiveKind for SftConfig {
     fn check(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        if !(0.0..1.0).contains(&self.label_smoothing) {
-            wrong.push("objective.label_smoothing: must be a number of at least 0 and below 1".into());
-        }
-        if !self.neftune_alpha.is_finite() || self.neftune_alpha < 0.0 {
-            wrong.push("objective.neftune_alpha: must be a number of at least 0".into());
-        }
+        let mut wrong = check::below("label_smoothing", self.label_smoothing, 1.0);
+        wrong.extend(check::at_least_zero("neftune_alpha", self.neftune_alpha));
         wrong
     }
 

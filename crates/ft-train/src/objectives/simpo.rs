@@ -5,16 +5,12 @@
 //! L = -log σ(β/|y⁺| log π(y⁺|x) - β/|y⁻| log π(y⁻|x) - γ)
 //! ```
 
-use std::sync::Arc;
-
-use ft_data::Examples;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use super::log_probs::log_sigmoid;
-use super::pairs::{Judged, PairLoss, PairObjective, Pairs};
-use super::{Given, Objective, ObjectiveKind, check};
-use crate::Result;
+use super::pairs::{Judged, PairLoss, Pairs};
 
 /// Options of SimPO; the names in parentheses are TRL's where they differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +34,7 @@ impl Default for SimpoConfig {
     }
 }
 
-impl ObjectiveKind for SimpoConfig {
+impl PairLoss for SimpoConfig {
     fn check(&self) -> Vec<String> {
         let mut wrong = check::positive("beta", self.beta);
         wrong.extend(check::at_least_zero("gamma", self.gamma));
@@ -46,23 +42,6 @@ impl ObjectiveKind for SimpoConfig {
         wrong
     }
 
-    fn examples(&self) -> Examples {
-        Examples::Pairs
-    }
-
-    fn rate_factor(&self) -> f64 {
-        super::PREFERENCE_RATE
-    }
-
-    fn build(&self, _: &Given<'_>) -> Result<Arc<dyn Objective>> {
-        Ok(Arc::new(PairObjective {
-            reference: None,
-            loss: self.clone(),
-        }))
-    }
-}
-
-impl PairLoss for SimpoConfig {
     fn judge(&self, pairs: &Pairs) -> Judged {
         let rewards = pairs.means().map(|mean| mean.mul_scalar(self.beta));
         let margin = rewards[0].clone() - rewards[1].clone() - self.gamma;

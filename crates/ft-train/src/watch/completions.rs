@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     fn sample(ids: &[u32], prompt: usize) -> Sample {
-        Sample::new(ids.to_vec(), (0..ids.len()).map(|i| i >= prompt).collect())
+        Sample::answered(ids.to_vec(), prompt)
     }
 
     #[test]
