@@ -31,11 +31,12 @@ use crate::engine::memory_limit::MemoryLimit;
 use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::Guard;
+use crate::engine::prepare::{adapt, given, load};
 use crate::engine::resume::{self, Resume};
 use crate::engine::save::Saver;
 use crate::engine::session::Session;
 use crate::engine::strategy::StepStrategy;
-use crate::objectives::{Given, Objective, ObjectiveConfig};
+use crate::objectives::{Objective, ObjectiveConfig};
 use crate::watch;
 use crate::watch::Ending;
 use crate::watch::completions::{CompletionsFile, Prompts, Shown};
@@ -196,40 +197,6 @@ fn start(plan: &Plan) -> TrainerState {
         resume::fingerprints(plan),
         &plan.provenance,
     )
-}
-
-/// What objectives are made from.
-pub(super) fn given<'a>(plan: &'a Plan, base: &'a Model) -> Given<'a> {
-    let given = Given::new(base, plan.dtype, plan.config.train.seed, &plan.generation);
-    given.over(plan.batches.samples(), &plan.valid)
-}
-
-/// The base model on the training device.
-pub(super) fn load(plan: &Plan) -> Result<Model> {
-    let device = plan.device.clone().autodiff();
-    let model = match plan.config.model.init {
-        true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
-        false => Model::load_quantized(&plan.config.model.path, plan.dtype, plan.config.model.quant, &device)?,
-    };
-    let compute = plan.compute.unwrap_or_else(|| model.suited_compute(plan.cpu));
-    Ok(model.computing_in(compute))
-}
-
-/// The model with the adapter's starting values.
-fn adapt(plan: &Plan, mut model: Model) -> Result<Model> {
-    match plan.config.peft.from() {
-        Some(folder) => {
-            ft_peft::adapter::load(folder, &mut model)?;
-        }
-        None => {
-            ft_peft::attach(
-                &mut model,
-                &plan.peft,
-                ft_data::sub_seed(plan.config.train.seed, "init"),
-            )?;
-        }
-    }
-    Ok(model)
 }
 
 /// Activations in f16 need a scaled loss; a resumed run goes on with its scale.

@@ -16,6 +16,7 @@ mod memory_limit;
 mod method_hook;
 mod model;
 mod non_finite;
+mod prepare;
 mod resume;
 mod save;
 mod score;

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use ft_data::{Batch, Sample};
 
-use super::fit::{given, load};
+use super::prepare::{given, load};
 use crate::objectives::ObjectiveConfig;
 use crate::objectives::distill::teacher_states;
 use crate::objectives::teacher_cache::{About, Writer, WrittenCache};

@@ -1,0 +1,40 @@
+//! The models of a plan, before they run.
+
+use ft_model::Model;
+
+use crate::objectives::Given;
+use crate::{Plan, Result};
+
+/// What objectives are made from.
+pub(super) fn given<'a>(plan: &'a Plan, base: &'a Model) -> Given<'a> {
+    let given = Given::new(base, plan.dtype, plan.config.train.seed, &plan.generation);
+    given.over(plan.batches.samples(), &plan.valid)
+}
+
+/// The base model on the training device.
+pub(super) fn load(plan: &Plan) -> Result<Model> {
+    let device = plan.device.clone().autodiff();
+    let model = match plan.config.model.init {
+        true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
+        false => Model::load_quantized(&plan.config.model.path, plan.dtype, plan.config.model.quant, &device)?,
+    };
+    let compute = plan.compute.unwrap_or_else(|| model.suited_compute(plan.cpu));
+    Ok(model.computing_in(compute))
+}
+
+/// The model with the adapter's starting values.
+pub(super) fn adapt(plan: &Plan, mut model: Model) -> Result<Model> {
+    match plan.config.peft.from() {
+        Some(folder) => {
+            ft_peft::adapter::load(folder, &mut model)?;
+        }
+        None => {
+            ft_peft::attach(
+                &mut model,
+                &plan.peft,
+                ft_data::sub_seed(plan.config.train.seed, "init"),
+            )?;
+        }
+    }
+    Ok(model)
+}
