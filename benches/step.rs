@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor, activation};
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 use ft_data::{Batch, Sample};
 use ft_model::{Model, ModelConfig};
 use ft_optim::{Optim, OptimConfig};
@@ -46,8 +47,8 @@ struct Args {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     options: Vec<String>,
     /// `off`, or the number of blocks that are computed again together in the backward pass.
-    #[arg(long, default_value = "off")]
-    checkpointing: String,
+    #[arg(long, default_value = "off", value_parser = checkpointing)]
+    checkpointing: Checkpointing,
     /// How the loss is computed.
     #[arg(long, value_enum, default_value_t = Loss::Chunked)]
     loss: Loss,
@@ -84,8 +85,10 @@ fn main() {
         unsafe { std::env::set_var("RAYON_NUM_THREADS", args.threads.to_string()) };
     }
     let device = ft_cli::open_device(&args.device);
-    let (model, weights, trainable) = build(&args, &device.clone().autodiff());
-    let (mut train, mut hook) = (train_model(&args, model), MethodHook::of(&method(&args)));
+    let method = method(&args).unwrap_or_else(|why| refuse(&why));
+    let built = build(&args, &method, &device.clone().autodiff());
+    let (model, weights, trainable) = built.unwrap_or_else(|why| refuse(&why));
+    let (mut train, mut hook) = (train_model(&args, model), MethodHook::of(&method));
     let at_start = ft_train::memory::now(&device);
     let mut optim = Optim::new(&OptimConfig::default()).expect("the defaults are sound");
     let mut seconds = Vec::new();
@@ -120,17 +123,32 @@ fn main() {
     println!("{result}");
 }
 
-fn build(args: &Args, device: &Device) -> (Model, usize, usize) {
+/// Ends as a wrong argument does: one line and the status 2.
+fn refuse(why: &str) -> ! {
+    Args::command().error(ErrorKind::ValueValidation, why).exit()
+}
+
+fn build(args: &Args, method: &PeftConfig, device: &Device) -> Result<(Model, usize, usize), String> {
     let config = json!({
         "model_type": "llama", "vocab_size": args.vocab, "hidden_size": args.hidden, "intermediate_size": args.ffn,
         "num_hidden_layers": args.layers, "num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads,
         "max_position_embeddings": args.seq.max(2048), "tie_word_embeddings": true,
     });
-    let config = ModelConfig::from_json(&config.to_string(), "flags".as_ref()).unwrap_or_else(|e| panic!("{e}"));
+    let config = ModelConfig::from_json(&config.to_string(), "flags".as_ref()).map_err(|e| e.to_string())?;
     let mut model = Model::init_quantized(&config, 0, args.quant, device);
-    attach(&mut model, &method(args), 0).unwrap_or_else(|e| panic!("{e}"));
+    attach(&mut model, method, 0).map_err(|e| e.to_string())?;
     let trainable = model.num_params();
-    (model, config.num_parameters(), trainable)
+    Ok((model, config.num_parameters(), trainable))
+}
+
+fn checkpointing(text: &str) -> Result<Checkpointing, String> {
+    match text {
+        "off" => Ok(Checkpointing::Off),
+        blocks => blocks
+            .parse()
+            .map(Checkpointing::Every)
+            .map_err(|_| "off, or a number of blocks".into()),
+    }
 }
 
 fn scheme(text: &str) -> Result<Scheme, String> {
@@ -145,16 +163,14 @@ fn scheme(text: &str) -> Result<Scheme, String> {
     scheme.check().map(|()| scheme).map_err(|e| e.to_string())
 }
 
-fn method(args: &Args) -> PeftConfig {
+fn method(args: &Args) -> Result<PeftConfig, String> {
     let mut options = Map::from_iter([("method".to_owned(), Value::from(args.method.as_str()))]);
     for option in &args.options {
-        let (key, value) = option
-            .split_once('=')
-            .unwrap_or_else(|| panic!("--set {option}: KEY=VALUE"));
+        let (key, value) = option.split_once('=').ok_or(format!("--set {option}: KEY=VALUE"))?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         options.insert(key.into(), value);
     }
-    serde_json::from_value(options.into()).unwrap_or_else(|e| panic!("--method {}: {e}", args.method))
+    serde_json::from_value(options.into()).map_err(|e| format!("--method {}: {e}", args.method))
 }
 
 /// Ids that change from step to step; every position but the last of a row is learned.
@@ -171,10 +187,6 @@ fn batch(args: &Args, step: usize) -> Batch {
 
 /// The model as `ft train` trains it.
 fn train_model(args: &Args, model: Model) -> TrainModel {
-    let checkpointing = match args.checkpointing.as_str() {
-        "off" => Checkpointing::Off,
-        blocks => Checkpointing::Every(blocks.parse().expect("a number of blocks")),
-    };
     let objective: Arc<dyn Objective> = match args.loss {
         Loss::Chunked => Arc::new(SftConfig::default()),
         Loss::Dense => Arc::new(Dense),
@@ -182,7 +194,7 @@ fn train_model(args: &Args, model: Model) -> TrainModel {
     TrainModel {
         model,
         activations: ActivationPolicy {
-            checkpointing,
+            checkpointing: args.checkpointing,
             offload: false,
         },
         objective,

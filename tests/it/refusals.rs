@@ -46,6 +46,43 @@ fn an_adapter_that_does_not_fit_lists_every_misfit() {
     assert!(error.contains("adapter_model.safetensors"), "{error}");
 }
 
+/// A copy of the adapter `case` in which `key` of its configuration is `size`.
+fn adapter_with(case: &str, key: &str, size: u64) -> tempfile::TempDir {
+    let out = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(adapter_of(case)).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, out.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let path = out.path().join("adapter_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config[key] = size.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    out
+}
+
+#[test]
+fn sizes_that_nothing_in_the_file_has_are_refused_before_memory_is_taken() {
+    let prompts = ["prompt", "prefix", "prefix_projection", "ptuning_mlp", "ptuning_lstm"];
+    let cases = prompts.map(|case| (case, "num_virtual_tokens"));
+    for (case, key) in cases.into_iter().chain([("vera", "r"), ("loha", "r"), ("lokr", "r")]) {
+        for size in [1 << 63, 1 << 31, 1 << 20] {
+            let dir = adapter_with(case, key, size);
+            let mut model = base("peft/base", &Device::flex());
+            let error = adapter::load(dir.path(), &mut model).unwrap_err().to_string();
+            assert!(
+                [
+                    "must be at most 1048576",
+                    &format!("{key} = {size}"),
+                    "peft.rank: 1048576 is above"
+                ]
+                .iter()
+                .any(|wanted| error.contains(wanted)),
+                "{case} {key}: {error}"
+            );
+        }
+    }
+}
+
 fn truncate(path: &Path) {
     let bytes = std::fs::read(path).unwrap();
     std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();

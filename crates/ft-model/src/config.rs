@@ -138,19 +138,20 @@ impl ModelConfig {
 
     fn check(&self, keys: &Keys) -> Result<()> {
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_position_embeddings),
+            ("vocab_size", self.vocab_size, LARGEST),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("num_key_value_heads", self.num_key_value_heads, 1 << 12),
+            ("head_dim", self.head_dim, 1 << 12),
+            ("max_position_embeddings", self.max_position_embeddings, LARGEST),
         ];
-        for (key, size) in sizes {
-            if size == 0 || size > u32::MAX as usize {
-                return Err(keys.error(key, format!("must be a positive number of reasonable size, got {size}")));
+        for (key, size, largest) in sizes {
+            if size == 0 {
+                return Err(keys.error(key, "must be a positive number, got 0".into()));
             }
+            keys.within(key, size, largest)?;
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let why = format!(
@@ -201,6 +202,9 @@ impl ModelConfig {
     }
 }
 
+/// No size of a model is larger, and what is computed from several stays in range.
+const LARGEST: usize = 1 << 24;
+
 /// The keys of one `config.json`, with errors that name the file and the key.
 pub(crate) struct Keys {
     pub raw: Map<String, Value>,
@@ -232,8 +236,17 @@ impl Keys {
             (None | Some(Value::Null), None) => Err(self.error(key, "missing; a number is needed here".into())),
             (Some(value), _) => {
                 let size = value.as_u64().map(|n| n as usize);
-                size.ok_or_else(|| self.error(key, format!("a non-negative whole number is needed, got {value}")))
+                let whole =
+                    size.ok_or_else(|| self.error(key, format!("a non-negative whole number is needed, got {value}")));
+                whole.and_then(|size| self.within(key, size, LARGEST))
             }
+        }
+    }
+
+    fn within(&self, key: &str, size: usize, largest: usize) -> Result<usize> {
+        match size <= largest {
+            true => Ok(size),
+            false => Err(self.error(key, format!("must be at most {largest}, got {size}"))),
         }
     }
 
@@ -267,5 +280,35 @@ impl Keys {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_no_model_has_is_refused_by_its_key() {
+        let llama = serde_json::json!({
+            "model_type": "llama", "vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        });
+        for key in [
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        ] {
+            for size in [1u64 << 63, 1 << 32, 1 << 25] {
+                let mut config = llama.clone();
+                config[key] = size.into();
+                let error = ModelConfig::from_json(&config.to_string(), "config.json".as_ref()).unwrap_err();
+                assert!(error.to_string().contains(key), "{error}");
+            }
+        }
+        let gpt2 = serde_json::json!({ "model_type": "gpt2", "vocab_size": 32, "n_embd": 1u64 << 63 });
+        let error = ModelConfig::from_json(&gpt2.to_string(), "config.json".as_ref()).unwrap_err();
+        assert!(error.to_string().contains("n_embd"), "{error}");
     }
 }

@@ -18,7 +18,7 @@ use ft_quant::Leaf;
 pub const ENCODER: &str = "prompt_encoder.safetensors";
 
 /// The one tensor of PEFT's file.
-const EMBEDDINGS: &str = "prompt_embeddings";
+pub(crate) const EMBEDDINGS: &str = "prompt_embeddings";
 
 /// Whether the adapter in `dir` came out of an encoder that is not in `dir`: it can be used, but not trained on.
 pub fn encoder_is_missing(dir: &Path) -> Result<bool> {

@@ -15,7 +15,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{self, at_least_one, f32, invalid, positive, projections};
+use super::common::{self, at_least_one, f32, invalid, positive, projections, size};
 use super::lora::low_rank::LowRank;
 use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
@@ -129,8 +129,8 @@ impl PeftMethod for AdaLoraConfig {
     }
 
     fn check(&self) -> Result<()> {
-        at_least_one("init_r", self.init_r)?;
-        at_least_one("target_r", self.target_r)?;
+        size("init_r", self.init_r)?;
+        size("target_r", self.target_r)?;
         at_least_one("deltaT", self.delta_t)?;
         if self.target_r > self.init_r {
             let why = format!(

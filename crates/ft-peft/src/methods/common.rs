@@ -87,10 +87,20 @@ pub(crate) fn at_least_one(key: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
+/// A size of tensors. What is above no adapter has; up to it, products of sizes stay in range.
+pub(super) fn size(key: &str, value: usize) -> Result<()> {
+    const LARGEST: usize = 1 << 20;
+    at_least_one(key, value)?;
+    if value > LARGEST {
+        return Err(invalid(key, format!("must be at most {LARGEST}, got {value}")));
+    }
+    Ok(())
+}
+
 /// Ranks of at least 1, those of a pattern too.
 pub(super) fn ranks(rank: usize, pattern: &Patterns<usize>) -> Result<()> {
-    at_least_one("rank", rank)?;
-    let each = |(path, rank): &(String, usize)| at_least_one(&format!("rank_pattern.\"{path}\""), *rank);
+    size("rank", rank)?;
+    let each = |(path, rank): &(String, usize)| size(&format!("rank_pattern.\"{path}\""), *rank);
     pattern.0.iter().try_for_each(each)
 }
 

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::common::{alphas, at_least_one, checked, f32, invalid, projections, ranks, record};
+use super::common::{alphas, checked, f32, invalid, projections, ranks, record, size};
 use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
@@ -140,7 +140,7 @@ impl PeftMethod for LokrConfig {
 
     fn check(&self) -> Result<()> {
         ranks(self.rank, &self.rank_pattern)?;
-        at_least_one("factor", self.factor.unwrap_or(1))?;
+        size("factor", self.factor.unwrap_or(1))?;
         alphas(self.alpha, &self.alpha_pattern)
     }
 

@@ -60,6 +60,12 @@ pub trait PeftMethod {
         0
     }
 
+    /// A size of its own, by PEFT's key, and the end of the names of the tensors in its file that have this many rows. Sizes that
+    /// follow from the base model's matrices are not meant.
+    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
+        None
+    }
+
     /// Whether weights of the base can stand for its adapter, so that [`fold`](crate::fold) can merge it.
     fn merges(&self) -> bool {
         self.virtual_tokens() == 0

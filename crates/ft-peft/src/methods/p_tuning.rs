@@ -14,8 +14,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::common::{at_least_one, checked, dropout, invalid, prompt_record};
+use super::common::{checked, dropout, invalid, prompt_record, size};
 use super::{PeftConfig, PeftMethod};
+use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::prompt_tuning::input_table;
@@ -73,9 +74,9 @@ impl PeftMethod for PTuningConfig {
     }
 
     fn check(&self) -> Result<()> {
-        at_least_one("num_virtual_tokens", self.num_virtual_tokens)?;
-        at_least_one("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
-        at_least_one("encoder_num_layers", self.encoder_num_layers)?;
+        size("num_virtual_tokens", self.num_virtual_tokens)?;
+        size("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
+        size("encoder_num_layers", self.encoder_num_layers)?;
         dropout("encoder_dropout", self.encoder_dropout)?;
         if self.encoder_reparameterization_type == Encoder::Lstm {
             return Ok(());
@@ -99,6 +100,10 @@ impl PeftMethod for PTuningConfig {
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
+    }
+
+    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
+        Some(("num_virtual_tokens", self.num_virtual_tokens, EMBEDDINGS))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

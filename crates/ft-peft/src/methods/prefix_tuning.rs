@@ -16,8 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::common::{at_least_one, checked, invalid, prompt_record};
+use super::common::{checked, invalid, prompt_record, size};
 use super::{PeftConfig, PeftMethod};
+use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
@@ -80,8 +81,8 @@ impl PeftMethod for PrefixTuningConfig {
     }
 
     fn check(&self) -> Result<()> {
-        at_least_one("num_virtual_tokens", self.num_virtual_tokens)?;
-        at_least_one("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))
+        size("num_virtual_tokens", self.num_virtual_tokens)?;
+        size("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))
     }
 
     fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
@@ -90,6 +91,10 @@ impl PeftMethod for PrefixTuningConfig {
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
+    }
+
+    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
+        Some(("num_virtual_tokens", self.num_virtual_tokens, EMBEDDINGS))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

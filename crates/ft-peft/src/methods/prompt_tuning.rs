@@ -12,8 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::common::{at_least_one, checked, invalid, prompt_record};
+use super::common::{checked, invalid, prompt_record, size};
+use super::p_tuning::PTuningConfig;
+use super::prefix_tuning::PrefixTuningConfig;
 use super::{PeftConfig, PeftMethod};
+use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
@@ -111,12 +114,22 @@ impl PeftConfig {
         }
     }
 
-    /// This configuration with starting values that need nothing from outside: what a file overwrites at once.
-    pub(crate) fn to_be_filled(&self) -> Self {
+    /// This configuration with starting values that need nothing from outside: what a file overwrites at once. Without
+    /// `encoder` there is no file of the prompt encoder, and the smallest one stands in for it.
+    pub(crate) fn to_be_filled(&self, encoder: bool) -> Self {
         match self.clone() {
             PeftConfig::PromptTuning(config) => PeftConfig::PromptTuning(PromptTuningConfig {
                 prompt_tuning_init: PromptTuningInit::Random,
                 prompt_tuning_init_text: None,
+                ..config
+            }),
+            PeftConfig::PTuning(config) if !encoder => PeftConfig::PTuning(PTuningConfig {
+                encoder_hidden_size: Some(1),
+                encoder_num_layers: config.encoder_num_layers.min(2),
+                ..config
+            }),
+            PeftConfig::PrefixTuning(config) if !encoder => PeftConfig::PrefixTuning(PrefixTuningConfig {
+                encoder_hidden_size: Some(1),
                 ..config
             }),
             other => other,
@@ -149,7 +162,7 @@ impl PeftMethod for PromptTuningConfig {
     }
 
     fn check(&self) -> Result<()> {
-        at_least_one("num_virtual_tokens", self.num_virtual_tokens)?;
+        size("num_virtual_tokens", self.num_virtual_tokens)?;
         let text = self.prompt_tuning_init == PromptTuningInit::Text;
         let why = match &self.prompt_tuning_init_text {
             None if text => "needed for prompt_tuning_init = \"text\"",
@@ -185,6 +198,10 @@ impl PeftMethod for PromptTuningConfig {
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
+    }
+
+    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
+        Some(("num_virtual_tokens", self.num_virtual_tokens, EMBEDDINGS))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::common::{self, at_least_one, checked, f32, invalid, projections, record, scaled};
+use super::common::{self, checked, f32, invalid, projections, record, scaled, size};
 use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
@@ -76,7 +76,7 @@ impl PeftMethod for VeraConfig {
     }
 
     fn check(&self) -> Result<()> {
-        at_least_one("rank", self.rank)?;
+        size("rank", self.rank)?;
         common::dropout("dropout", self.dropout)?;
         if !self.d_initial.is_finite() || self.d_initial == 0.0 {
             return Err(invalid(
@@ -96,6 +96,10 @@ impl PeftMethod for VeraConfig {
         let choice = Choice::adapters(specs, selector, &self.modules_to_save, BiasMode::None)?;
         projections("VeRA", specs, &choice)?;
         Ok(choice)
+    }
+
+    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
+        Some(("r", self.rank, "vera_lambda_d"))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

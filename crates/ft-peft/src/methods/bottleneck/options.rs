@@ -34,16 +34,27 @@ impl ReductionFactor {
 
     pub(super) fn check(&self) -> Result<()> {
         match self {
-            ReductionFactor::All(factor) => positive("reduction_factor", *factor),
+            ReductionFactor::All(factor) => reduction("reduction_factor", *factor),
             ReductionFactor::ByLayer(map) => map.iter().try_for_each(|(layer, factor)| {
                 let key = format!("reduction_factor.{layer}");
                 if layer != "default" && layer.parse::<usize>().is_err() {
                     return Err(invalid(&key, "is neither a layer number nor \"default\""));
                 }
-                positive(&key, *factor)
+                reduction(&key, *factor)
             }),
         }
     }
+}
+
+/// A factor that leaves the bottleneck a width in range.
+fn reduction(key: &str, factor: f64) -> Result<()> {
+    const WIDEST: f64 = 1024.0;
+    positive(key, factor)?;
+    if factor < 1.0 / WIDEST {
+        let why = format!("must be at least 1/{WIDEST}: the bottleneck is hidden / reduction_factor wide");
+        return Err(invalid(key, why));
+    }
+    Ok(())
 }
 
 /// The activation inside a bottleneck, by transformers' names.
