@@ -11,13 +11,19 @@ use serde_json::Value;
 use super::record::{Figures, record};
 use crate::{Outcome, shell};
 
+/// Rows that are no method of ours by that name, or that need an option: row, method, option.
+const ROWS: &[[&str; 3]] = &[
+    ["dora", "lora", "dora=true"],
+    ["trainable_tokens", "trainable_tokens", "token_indices=[1,2,3,4]"],
+];
+
 pub fn run(args: &[String]) -> Outcome {
     let request = Request::parse(args)?;
     let mut lines = Vec::new();
     for method in &request.methods {
-        lines.push(measure("ft", request.ours(method))?);
+        lines.push(measure("ft", method, request.ours(method))?);
         if let Some(python) = &request.python {
-            lines.push(measure("torch", request.torch(python, method))?);
+            lines.push(measure("torch", method, request.torch(python, method))?);
         }
     }
     print!("{}", table(&lines));
@@ -43,7 +49,7 @@ fn figures(lines: &[Line]) -> Vec<(String, Figures)> {
                     ("tokens_per_s".into(), speed.into()),
                     ("peak_bytes".into(), memory.into()),
                 ];
-                all.push((line.method().to_owned(), Figures::from_iter(figures)));
+                all.push((line.method.clone(), Figures::from_iter(figures)));
             }
         }
     }
@@ -53,6 +59,8 @@ fn figures(lines: &[Line]) -> Vec<(String, Figures)> {
 /// One measured step: whose, and what it printed.
 struct Line {
     who: &'static str,
+    /// As it was asked for.
+    method: String,
     values: Value,
 }
 
@@ -60,19 +68,19 @@ impl Line {
     fn number(&self, key: &str) -> f64 {
         self.values[key].as_f64().unwrap_or(f64::NAN)
     }
-
-    fn method(&self) -> &str {
-        self.values["method"].as_str().unwrap_or("?")
-    }
 }
 
-fn measure(who: &'static str, mut command: Command) -> Result<Line, String> {
+fn measure(who: &'static str, method: &str, mut command: Command) -> Result<Line, String> {
     let text = shell::output(command.stderr(Stdio::inherit()))?;
     let last = text.lines().last().unwrap_or_default();
     let values =
         serde_json::from_str(last).map_err(|e| format!("{who}: no JSON line at the end of the output: {e}"))?;
     eprintln!("{last}");
-    Ok(Line { who, values })
+    Ok(Line {
+        who,
+        method: method.into(),
+        values,
+    })
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -122,7 +130,11 @@ impl Request {
         if let Some(features) = &self.features {
             cargo.args(["--features", features]);
         }
-        cargo.args(["--", "--method", method]).args(&self.rest);
+        match ROWS.iter().find(|[row, ..]| row == &method) {
+            Some([_, method, option]) => cargo.args(["--", "--method", method, "--set", option]),
+            None => cargo.args(["--", "--method", method]),
+        };
+        cargo.args(&self.rest);
         cargo
     }
 
@@ -144,7 +156,7 @@ fn table(lines: &[Line]) -> String {
     );
     let mut above: Option<(f64, f64)> = None;
     for line in lines {
-        let (who, method) = (line.who, line.method());
+        let (who, method) = (line.who, &line.method);
         let (speed, memory) = (line.number("tokens_per_s"), line.number("peak_rss_bytes") / 1e9);
         let share = line.values["gemm_share"]
             .as_f64()
@@ -183,13 +195,20 @@ mod tests {
         assert_eq!(request.python.as_deref(), Some("py"));
         assert_eq!(parse(&[]).unwrap().methods, ["lora", "full"]);
         assert!(parse(&["--method"]).is_err());
+        let dora = parse(&["--seq", "64"]).unwrap().ours("dora");
+        let args: Vec<_> = dora.get_args().filter_map(|arg| arg.to_str()).collect();
+        assert!(
+            args.ends_with(&["--method", "lora", "--set", "dora=true", "--seq", "64"]),
+            "{args:?}"
+        );
     }
 
     #[test]
     fn torch_rows_carry_the_ratio() {
         let line = |who, speed: f64, bytes: f64| Line {
             who,
-            values: json!({ "method": "lora", "tokens_per_s": speed, "peak_rss_bytes": bytes }),
+            method: "lora".into(),
+            values: json!({ "tokens_per_s": speed, "peak_rss_bytes": bytes }),
         };
         let text = table(&[line("ft", 300.0, 2e9), line("torch", 200.0, 4e9)]);
         assert!(text.contains("ft: 1.50 x the speed, 0.50 x the memory"), "{text}");
