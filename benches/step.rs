@@ -144,10 +144,10 @@ fn build(args: &Args, method: &PeftConfig, device: &Device) -> Result<(Model, us
 fn checkpointing(text: &str) -> Result<Checkpointing, String> {
     match text {
         "off" => Ok(Checkpointing::Off),
-        blocks => blocks
-            .parse()
-            .map(Checkpointing::Every)
-            .map_err(|_| "off, or a number of blocks".into()),
+        blocks => match blocks.parse() {
+            Ok(0) | Err(_) => Err("off, or a number of blocks".into()),
+            Ok(blocks) => Ok(Checkpointing::Every(blocks)),
+        },
     }
 }
 
