@@ -10,7 +10,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::adapterhub;
-use crate::attach::{Attached, Choice, attach, module_specs, preview};
+use crate::attach::{Attached, Choice, attach, module_specs};
 use crate::error::{Error, Result};
 use crate::methods::{ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::peft_config;
@@ -20,6 +20,7 @@ use crate::tensor_file::write_tensor_file;
 
 mod layout;
 mod record;
+mod sizes;
 mod twin;
 mod virtual_tokens;
 
@@ -87,15 +88,8 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let (config, layout) = read(dir)?;
     layout.refuse_pickle(dir)?;
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
-    file.has_sizes_of(config.method())?;
-    let encoder = dir.join(ENCODER);
-    let to_fill = config.to_be_filled(encoder.is_file());
-    let claimed = preview(&module_specs(model), &to_fill)?.parameters;
-    file.holds_about(
-        claimed,
-        &dir.join(CONFIG),
-        std::fs::metadata(&encoder).map_or(0, |m| m.len()),
-    )?;
+    let to_fill = config.to_be_filled(dir.join(ENCODER).is_file());
+    sizes::check(dir, &file, &to_fill, &module_specs(model))?;
     let attached = attach(model, &to_fill, 0)?;
     twin::drop(model, &attached.choice, &mut file.tensors);
     for mut module in model.target_modules() {
@@ -267,46 +261,6 @@ impl TensorFile {
             path: path.into(),
             tensors,
             mismatches: Vec::new(),
-        })
-    }
-
-    /// Fails where `method`'s own sizes are not those of the tensors here, before memory is taken for them.
-    fn has_sizes_of(&self, method: &dyn PeftMethod) -> Result<()> {
-        let Some((key, size, end)) = method.size_in_file() else {
-            return Ok(());
-        };
-        let mut sized = self.tensors.iter().filter(|(name, _)| name.ends_with(end)).peekable();
-        let why = match sized.peek() {
-            None => format!("has no tensor {end}"),
-            Some(_) => match sized.find(|(_, data)| data.shape().first() != Some(&size)) {
-                None => return Ok(()),
-                Some((name, data)) => format!(
-                    "{name} is {:?}, but {CONFIG} says {key} = {size}",
-                    data.shape().to_vec()
-                ),
-            },
-        };
-        Err(Error::Format {
-            path: self.path.clone(),
-            why,
-        })
-    }
-
-    /// Fails where sizes in `config` come to far more than the folder holds, before memory is taken for them. Tensors that
-    /// differ by less are listed one by one later.
-    fn holds_about(&self, claimed: usize, config: &Path, encoder_bytes: u64) -> Result<()> {
-        const SLACK: usize = 1 << 20;
-        let held = self.tensors.values().map(TensorData::num_elements).sum::<usize>() + encoder_bytes as usize / 4;
-        if claimed <= 16 * held + SLACK {
-            return Ok(());
-        }
-        let why = format!(
-            "the sizes in it come to {claimed} parameters on this model, but the folder holds {held}; take all files from one \
-             adapter, and the model that it was trained on"
-        );
-        Err(Error::Format {
-            path: config.into(),
-            why,
         })
     }
 
