@@ -121,6 +121,7 @@ impl Checkpoint {
             Dtype::U8 => bnb::Type::U8,
             Dtype::I8 => bnb::Type::I8,
             Dtype::F32 => bnb::Type::F32,
+            Dtype::BF16 => bnb::Type::BF16,
             _ => return None,
         };
         Some(bnb::Stored {

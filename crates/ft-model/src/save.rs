@@ -164,6 +164,7 @@ impl Item {
             Content::Codes(stored) => match stored.dtype {
                 bnb::Type::U8 => Dtype::U8,
                 bnb::Type::I8 => Dtype::I8,
+                bnb::Type::BF16 => Dtype::BF16,
                 bnb::Type::F32 => Dtype::F32,
             },
             Content::Floats(tensor) => match type_name(tensor) {

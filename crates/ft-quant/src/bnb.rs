@@ -3,6 +3,7 @@
 //! ```text
 //! 4-bit   X.weight u8 [bytes, 1]   .absmax f32 or u8   .quant_map f32 [16]   .quant_state.bitsandbytes__nf4 u8 (JSON)
 //!         with double quantization also .nested_absmax f32   .nested_quant_map f32 [256]
+//!         after use on a CPU with AVX-512, by bitsandbytes 0.50: .absmax bf16 [in / blocksize, out]
 //! int8    X.weight i8 [out, in]    X.SCB f32 [out]     X.weight_format u8, 0: row by row
 //! ```
 
@@ -24,6 +25,8 @@ pub enum Type {
     I8,
     /// Little-endian f32.
     F32,
+    /// Little-endian bf16.
+    BF16,
 }
 
 /// One tensor of a checkpoint.
@@ -242,9 +245,15 @@ fn four_bit(weight: &str, kind: Kind, state: &Stored, shape: [usize; 2], find: &
             offset: offset.ok_or_else(|| bad("nested_offset must be a number".into()))? as f32,
         })
     } else {
-        Scales::Plain(find.floats(&name("absmax"), blocks)?)
+        Scales::Plain(absmax(&name("absmax"), scheme.block, shape, find)?)
     };
-    let codes = find.get(weight, Type::U8, numbers.div_ceil(2))?.bytes;
+    let codes = find.get(weight, Type::U8, numbers.div_ceil(2))?;
+    if codes.shape == [shape[0], shape[1] / 2] && shape[1] > 2 {
+        return Err(Error::Stored(format!(
+            "{weight}: its codes are in the order of bitsandbytes' CPU kernel; save the model again with `save_pretrained`"
+        )));
+    }
+    let codes = codes.bytes;
     Ok(Found {
         encoded: Encoded {
             scheme,
@@ -255,6 +264,29 @@ fn four_bit(weight: &str, kind: Kind, state: &Stored, shape: [usize; 2], find: &
         dtype: Some(dtype),
         names,
     })
+}
+
+/// Scales of the blocks in the order of the codes. bitsandbytes 0.50 turns them and rounds them to bf16 when a layer computes
+/// on a CPU with AVX-512, and saves them so, while it saves the codes as they were.
+fn absmax(name: &str, block: usize, [out, inner]: [usize; 2], find: &Finder<'_>) -> Result<Vec<f32>> {
+    let turned = (find.find)(name).filter(|stored| stored.dtype == Type::BF16);
+    let Some(stored) = turned else {
+        return find.floats(name, (out * inner).div_ceil(block));
+    };
+    if inner % block != 0 || stored.shape != [inner / block, out] {
+        return Err(Error::Stored(format!(
+            "{name}: {:?} of type BF16, where {:?} is what bitsandbytes saves after use on a CPU; save the model again from \
+             weights that were not used",
+            stored.shape,
+            [inner / block, out]
+        )));
+    }
+    let value = |row: usize, col: usize| {
+        let at = 2 * (col * out + row);
+        half::bf16::from_le_bytes([stored.bytes[at], stored.bytes[at + 1]]).to_f32()
+    };
+    let rows = (0..out).flat_map(|row| (0..inner / block).map(move |col| (row, col)));
+    Ok(rows.map(|(row, col)| value(row, col)).collect())
 }
 
 fn int8(path: &str, scales: &Stored, shape: [usize; 2], find: &Finder<'_>) -> Result<Found> {

@@ -7,6 +7,8 @@ use safetensors::SafeTensors;
 use crate::{Encoded, Kind, Layout, Packed, Scales, Scheme, Weight, bnb, nested};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
+mod used_on_cpu;
+
 /// One of the fixtures of bitsandbytes.
 struct File(Vec<u8>);
 
