@@ -7,8 +7,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor, activation};
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use ft_data::{Batch, Sample};
 use ft_model::{Model, ModelConfig};
 use ft_optim::{Optim, OptimConfig};
@@ -123,9 +122,10 @@ fn main() {
     println!("{result}");
 }
 
-/// Ends as a wrong argument does: one line and the status 2.
+/// Ends with one line and the status of a wrong argument.
 fn refuse(why: &str) -> ! {
-    Args::command().error(ErrorKind::ValueValidation, why).exit()
+    eprintln!("step: {why}");
+    std::process::exit(2)
 }
 
 fn build(args: &Args, method: &PeftConfig, device: &Device) -> Result<(Model, usize, usize), String> {
