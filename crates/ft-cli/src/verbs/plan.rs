@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ft_train::Plan as RunPlan;
+use ft_train::{Error, Plan as RunPlan};
 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::Failure;
@@ -35,11 +35,14 @@ impl Plan {
             None => embedded::quickstart(&sets)?,
         };
         let picked = device::pick(self.device.device)?;
-        let summary = RunPlan::resolve(config, &picked.device, &picked.name)?.summary();
-        if self.json {
-            output::json(&summary)
-        } else {
-            output::write(&summary.to_string())
+        let summary = RunPlan::draft(config, &picked.device, &picked.name)?.summary();
+        match self.json {
+            true => output::json(&summary)?,
+            false => output::write(&summary.to_string())?,
+        }
+        match summary.refusals.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Plan(summary.refusals).into()),
         }
     }
 }

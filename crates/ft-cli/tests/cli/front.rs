@@ -182,6 +182,26 @@ fn plan_counts_steps_parameters_and_bytes() {
 }
 
 #[test]
+fn a_plan_is_whole_where_something_stands_in_the_way() {
+    let bench = Bench::new();
+    let huge = ["train.steps=1000000000", "train.save_every=1", "train.keep=1000000000"];
+    let sets = huge.iter().flat_map(|set| ["--set", set]);
+    let args: Vec<&str> = ["plan", &bench.config].into_iter().chain(sets).collect();
+    let plan = ft(&args);
+    assert_eq!(plan.code, 1);
+    assert!(
+        plan.stdout.contains("\nmemory") && plan.stdout.contains("\ndisk"),
+        "{}",
+        plan.stdout
+    );
+    assert!(plan.stderr.contains("on the disk"), "{}", plan.stderr);
+    let plan = ft(&[&args[..], &["--json"]].concat());
+    assert_eq!(plan.code, 1);
+    let object: Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert_eq!(object["refusals"].as_array().map(Vec::len), Some(1), "{object}");
+}
+
+#[test]
 fn a_quantized_model_is_a_model() {
     let bench = Bench::new();
     let out = bench.path("quantized").display().to_string();

@@ -149,8 +149,14 @@ impl Facts<'_> {
     }
 }
 
-/// Every refusal at once, or the warnings.
-pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
+/// What the checks found.
+pub(super) struct Findings {
+    pub refusals: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// Every finding at once.
+pub(super) fn all(facts: &Facts) -> Findings {
     let mut refusals = Vec::new();
     let mut warnings = Vec::new();
     let mut opinions = Vec::new();
@@ -172,11 +178,7 @@ pub(super) fn all(facts: &Facts) -> Result<Vec<String>> {
         true => warnings.extend(opinions),
         false => refusals.extend(opinions.iter().map(|o| format!("{o} (--force starts anyway)"))),
     }
-    if refusals.is_empty() {
-        Ok(warnings)
-    } else {
-        Err(Error::Plan(refusals))
-    }
+    Findings { refusals, warnings }
 }
 
 /// Whether the checkpoints find room.

@@ -39,7 +39,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
 use crate::{Error, Result, memory};
 
-/// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
+/// A run that is worked out. One made by [`Plan::resolve`] is ready to go, for [`crate::fit`].
 #[derive(Debug)]
 pub struct Plan {
     /// The configuration with nothing left out.
@@ -62,6 +62,8 @@ pub struct Plan {
     pub advice: Vec<Advice>,
     /// Samples and tokens.
     pub data: DataSummary,
+    /// What stands in the way of the run.
+    pub refusals: Vec<String>,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
     /// Where the run happens, and what made it.
@@ -89,7 +91,20 @@ impl Plan {
     /// # Errors
     /// Unreadable files, samples that the model cannot take, targets that match nothing, and numbers that do not add up;
     /// all findings of one kind together.
-    pub fn resolve(mut config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
+    pub fn resolve(config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
+        let plan = Self::draft(config, device, device_name)?;
+        match plan.refusals.is_empty() {
+            true => Ok(plan),
+            false => Err(Error::Plan(plan.refusals)),
+        }
+    }
+
+    /// As [`resolve`](Self::resolve), but the plan is whole where something stands in the way that only the run itself needs, such
+    /// as room on the disk: see [`refusals`](Self::refusals).
+    ///
+    /// # Errors
+    /// What leaves nothing to plan: unreadable files, targets that match nothing, numbers that do not add up.
+    pub fn draft(mut config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
         checks::numbers(&config)?;
         let device = device.clone().inner();
         let cpu = ft_kernels::is_cpu(&device);
@@ -172,7 +187,7 @@ impl Plan {
         }
         let (checkpoint, result) = job::on_disk(&job);
         let disk = Disk::new(checkpoint, result, &steps, &config.train.out);
-        let mut warnings = checks::all(&checks::Facts {
+        let checks::Findings { refusals, mut warnings } = checks::all(&checks::Facts {
             config: &config,
             model: &model,
             virtual_tokens: peft.method().virtual_tokens(),
@@ -185,7 +200,7 @@ impl Plan {
             generation: &generation,
             disk: &disk,
             cpu,
-        })?;
+        });
         generation
             .eos_token_id
             .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
@@ -203,6 +218,7 @@ impl Plan {
             advice,
             memory_advice,
             data,
+            refusals,
             warnings,
             provenance: Provenance::new(device_name),
             base_crc32,

@@ -57,6 +57,8 @@ pub struct PlanSummary {
     pub rows: usize,
     /// What to change where it does not fit, one on top of the other.
     pub advice: Vec<Advice>,
+    /// What stands in the way of the run.
+    pub refusals: Vec<String>,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
 }
@@ -88,6 +90,7 @@ impl Plan {
             bytes_available: self.budget,
             fits: self.budget.map(|budget| self.bytes.total() <= budget),
             advice: self.advice.clone(),
+            refusals: self.refusals.clone(),
             warnings: self.warnings.clone(),
         }
     }
