@@ -114,7 +114,7 @@ fn main() {
         "gemm_share": gflop_per_step(&args) / step / rate,
         "loss": loss,
         "trainable": trainable,
-        "quant": args.quant, "method": args.method, "options": args.options, "checkpointing": args.checkpointing,
+        "quant": args.quant, "method": args.method, "options": args.options, "checkpointing": args.checkpointing.to_string(),
         "loss_kind": format!("{:?}", args.loss).to_lowercase(),
         "batch": args.batch, "seq": args.seq, "hidden": args.hidden, "layers": args.layers, "vocab": args.vocab,
         "device": args.device,
@@ -141,14 +141,10 @@ fn build(args: &Args, method: &PeftConfig, device: &Device) -> Result<(Model, us
     Ok((model, config.num_parameters(), trainable))
 }
 
+/// As a configuration spells it.
 fn checkpointing(text: &str) -> Result<Checkpointing, String> {
-    match text {
-        "off" => Ok(Checkpointing::Off),
-        blocks => match blocks.parse() {
-            Ok(0) | Err(_) => Err("off, or a number of blocks".into()),
-            Ok(blocks) => Ok(Checkpointing::Every(blocks)),
-        },
-    }
+    let value = text.parse::<u64>().map_or_else(|_| text.into(), Value::from);
+    serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
 fn scheme(text: &str) -> Result<Scheme, String> {

@@ -236,9 +236,8 @@ impl Keys {
             (None | Some(Value::Null), None) => Err(self.error(key, "missing; a number is needed here".into())),
             (Some(value), _) => {
                 let size = value.as_u64().map(|n| n as usize);
-                let whole =
-                    size.ok_or_else(|| self.error(key, format!("a non-negative whole number is needed, got {value}")));
-                whole.and_then(|size| self.within(key, size, LARGEST))
+                let why = || format!("a non-negative whole number is needed, got {value}");
+                self.within(key, size.ok_or_else(|| self.error(key, why()))?, LARGEST)
             }
         }
     }

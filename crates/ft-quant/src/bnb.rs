@@ -165,22 +165,32 @@ pub fn read(path: &str, shape: [usize; 2], find: impl Fn(&str) -> Option<Stored>
     }
 }
 
+impl Stored {
+    /// Fails unless it has so many numbers of this type.
+    fn holding(self, dtype: Type, len: usize) -> Result<Self> {
+        let found = self.shape.iter().product::<usize>();
+        if self.dtype != dtype || found != len {
+            return Err(Error::Stored(format!(
+                "{}: {len} numbers of type {dtype:?} expected, found {found} of type {:?}",
+                self.name, self.dtype
+            )));
+        }
+        Ok(self)
+    }
+}
+
 struct Finder<'a> {
     find: &'a dyn Fn(&str) -> Option<Stored>,
 }
 
 impl Finder<'_> {
+    fn any(&self, name: &str) -> Result<Stored> {
+        (self.find)(name).ok_or_else(|| Error::Stored(format!("{name}: missing")))
+    }
+
     /// The tensor with so many numbers of this type.
     fn get(&self, name: &str, dtype: Type, len: usize) -> Result<Stored> {
-        let stored = (self.find)(name).ok_or_else(|| Error::Stored(format!("{name}: missing")))?;
-        let found = stored.shape.iter().product::<usize>();
-        if stored.dtype != dtype || found != len {
-            return Err(Error::Stored(format!(
-                "{name}: {len} numbers of type {dtype:?} expected, found {found} of type {:?}",
-                stored.dtype
-            )));
-        }
-        Ok(stored)
+        self.any(name)?.holding(dtype, len)
     }
 
     fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -269,10 +279,10 @@ fn four_bit(weight: &str, kind: Kind, state: &Stored, shape: [usize; 2], find: &
 /// Scales of the blocks in the order of the codes. bitsandbytes 0.50 turns them and rounds them to bf16 when a layer computes
 /// on a CPU with AVX-512, and saves them so, while it saves the codes as they were.
 fn absmax(name: &str, block: usize, [out, inner]: [usize; 2], find: &Finder<'_>) -> Result<Vec<f32>> {
-    let turned = (find.find)(name).filter(|stored| stored.dtype == Type::BF16);
-    let Some(stored) = turned else {
-        return find.floats(name, (out * inner).div_ceil(block));
-    };
+    let stored = find.any(name)?;
+    if stored.dtype != Type::BF16 {
+        return Ok(floats(&stored.holding(Type::F32, (out * inner).div_ceil(block))?));
+    }
     if inner % block != 0 || stored.shape != [inner / block, out] {
         return Err(Error::Stored(format!(
             "{name}: {:?} of type BF16, where {:?} is what bitsandbytes saves after use on a CPU; save the model again from \

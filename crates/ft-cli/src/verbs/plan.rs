@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ft_train::{Error, Plan as RunPlan};
+use ft_train::{Error, PlanSummary};
 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::Failure;
@@ -35,7 +35,7 @@ impl Plan {
             None => embedded::quickstart(&sets)?,
         };
         let picked = device::pick(self.device.device)?;
-        let summary = RunPlan::draft(config, &picked.device, &picked.name)?.summary();
+        let summary = PlanSummary::of(config, &picked.device, &picked.name)?;
         match self.json {
             true => output::json(&summary)?,
             false => output::write(&summary.to_string())?,

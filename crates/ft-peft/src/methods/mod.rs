@@ -7,6 +7,7 @@ use ft_quant::Weight;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::pass::Pass;
@@ -63,7 +64,8 @@ pub trait PeftMethod {
     /// A size of its own, by PEFT's key, and the end of the names of the tensors in its file that have this many rows. Sizes that
     /// follow from the base model's matrices are not meant.
     fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
-        None
+        let tokens = self.virtual_tokens();
+        (tokens > 0).then_some(("num_virtual_tokens", tokens, EMBEDDINGS))
     }
 
     /// Whether weights of the base can stand for its adapter, so that [`fold`](crate::fold) can merge it.

@@ -16,7 +16,6 @@ use serde_json::json;
 
 use super::common::{checked, dropout, invalid, prompt_record, size};
 use super::{PeftConfig, PeftMethod};
-use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::prompt_tuning::input_table;
@@ -100,10 +99,6 @@ impl PeftMethod for PTuningConfig {
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
-    }
-
-    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
-        Some(("num_virtual_tokens", self.num_virtual_tokens, EMBEDDINGS))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::PeftMethod;
 use super::prefix_tuning::{InitWeights, PrefixTuningConfig, file};
-use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::Target;
@@ -67,10 +66,6 @@ impl PeftMethod for PTuningV2Config {
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
-    }
-
-    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
-        Some(("num_virtual_tokens", self.num_virtual_tokens, EMBEDDINGS))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

@@ -18,7 +18,6 @@ use serde_json::json;
 
 use super::common::{checked, invalid, prompt_record, size};
 use super::{PeftConfig, PeftMethod};
-use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
@@ -91,10 +90,6 @@ impl PeftMethod for PrefixTuningConfig {
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
-    }
-
-    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
-        Some(("num_virtual_tokens", self.num_virtual_tokens, EMBEDDINGS))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

@@ -16,7 +16,6 @@ use super::common::{checked, invalid, prompt_record, size};
 use super::p_tuning::PTuningConfig;
 use super::prefix_tuning::PrefixTuningConfig;
 use super::{PeftConfig, PeftMethod};
-use crate::adapter::EMBEDDINGS;
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
@@ -198,10 +197,6 @@ impl PeftMethod for PromptTuningConfig {
 
     fn virtual_tokens(&self) -> usize {
         self.num_virtual_tokens
-    }
-
-    fn size_in_file(&self) -> Option<(&'static str, usize, &'static str)> {
-        Some(("num_virtual_tokens", self.num_virtual_tokens, EMBEDDINGS))
     }
 
     fn parameters_at(&self, spec: &ModuleSpec) -> usize {

@@ -39,7 +39,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
 use crate::{Error, Result, memory};
 
-/// A run that is worked out. One made by [`Plan::resolve`] is ready to go, for [`crate::fit`].
+/// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
 #[derive(Debug)]
 pub struct Plan {
     /// The configuration with nothing left out.
@@ -62,12 +62,12 @@ pub struct Plan {
     pub advice: Vec<Advice>,
     /// Samples and tokens.
     pub data: DataSummary,
-    /// What stands in the way of the run.
-    pub refusals: Vec<String>,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
     /// Where the run happens, and what made it.
     pub provenance: Provenance,
+    /// What stands in the way of the run; nothing once it is resolved.
+    refusals: Vec<String>,
     /// Settings that take less memory, beside a smaller micro-batch.
     pub(crate) memory_advice: Vec<String>,
     pub(crate) device: Device,
@@ -99,12 +99,8 @@ impl Plan {
         }
     }
 
-    /// As [`resolve`](Self::resolve), but the plan is whole where something stands in the way that only the run itself needs, such
-    /// as room on the disk: see [`refusals`](Self::refusals).
-    ///
-    /// # Errors
-    /// What leaves nothing to plan: unreadable files, targets that match nothing, numbers that do not add up.
-    pub fn draft(mut config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
+    /// The plan with what stands in the way of the run itself, such as room on the disk.
+    fn draft(mut config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
         checks::numbers(&config)?;
         let device = device.clone().inner();
         let cpu = ft_kernels::is_cpu(&device);

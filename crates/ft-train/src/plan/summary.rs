@@ -3,12 +3,14 @@
 use ft_peft::Choice;
 use std::collections::BTreeMap;
 
+use burn::tensor::Device;
 use ft_peft::Part;
 use serde::Serialize;
 
 use super::Disk;
 use super::{Advice, Bytes, DataSummary, Plan, Steps};
-use crate::memory;
+use crate::config::RunConfig;
+use crate::{Result, memory};
 
 /// Everything decided before a run; serializes to the object of `ft plan --json`, and displays as its text.
 #[derive(Clone, Debug, Serialize)]
@@ -61,6 +63,17 @@ pub struct PlanSummary {
     pub refusals: Vec<String>,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
+}
+
+impl PlanSummary {
+    /// As [`Plan::resolve`], but whole where something stands in the way that only the run itself needs, such as room on the
+    /// disk: see [`refusals`](Self::refusals).
+    ///
+    /// # Errors
+    /// What leaves nothing to plan: unreadable files, targets that match nothing, numbers that do not add up.
+    pub fn of(config: RunConfig, device: &Device, device_name: &str) -> Result<Self> {
+        Ok(Plan::draft(config, device, device_name)?.summary())
+    }
 }
 
 impl Plan {
