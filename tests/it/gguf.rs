@@ -11,7 +11,7 @@ use ft_peft::plain::PlainLora;
 use ft_peft::{Adaptable, AnyTensor, adapter, fold};
 use serde_json::{Value, json};
 
-use crate::support::fixture;
+use crate::support::{crc32, fixture};
 
 /// A file read back by the letter of the format.
 struct Read {
@@ -84,16 +84,6 @@ fn read(path: &Path) -> Read {
         metadata,
         tensors: infos.into_iter().map(tensor).collect(),
     }
-}
-
-/// CRC-32 as zlib computes it.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, byte: &u8| {
-        (0..8).fold(crc ^ u32::from(*byte), |c, _| {
-            if c & 1 == 1 { c >> 1 ^ 0xEDB8_8320 } else { c >> 1 }
-        })
-    };
-    !bytes.iter().fold(!0, step)
 }
 
 fn written(base: &Path, adapter: Option<&Path>, dtype: Dtype) -> Read {

@@ -7,6 +7,7 @@ mod compute;
 mod evaluate;
 mod families;
 mod faults;
+mod fuzz;
 mod generate;
 mod gguf;
 mod guide;

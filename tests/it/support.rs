@@ -115,3 +115,13 @@ pub fn learned(labels: &Array, device: &Device) -> (Tensor<1, Int>, Tensor<1, In
         Tensor::from_ints(targets.as_slice(), device),
     )
 }
+
+/// CRC-32 as zlib computes it.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |c, _| {
+            if c & 1 == 1 { c >> 1 ^ 0xEDB8_8320 } else { c >> 1 }
+        })
+    };
+    !bytes.iter().fold(!0, step)
+}

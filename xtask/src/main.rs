@@ -7,6 +7,7 @@ mod base;
 mod bench;
 mod check_gpu;
 mod ci;
+mod fuzz;
 mod golden;
 mod guide;
 mod shell;
@@ -59,6 +60,11 @@ const COMMANDS: &[Command] = &[
         name: "soak",
         usage: "[ROUNDS]  kill a run with SIGKILL that often (50) and resume it: the weights must be those of the run left alone",
         run: soak::run,
+    },
+    Command {
+        name: "fuzz",
+        usage: "[CASES] [TARGET]  mutated files of every kind that is read (100000): an error in words, never a panic, abort or hang",
+        run: fuzz::run,
     },
     Command {
         name: "base",

@@ -77,8 +77,36 @@ impl Failure {
         if let Some(hint) = &self.hint {
             text.push_str(&format!("  instead: {hint}\n"));
         }
-        text
+        legible(&text)
     }
+}
+
+/// The text with values of a megabyte and lists of thousands, which a file may hold, cut short.
+fn legible(text: &str) -> String {
+    const LINES: usize = 60;
+    let mut cut: String = text.split_inclusive('\n').take(LINES).map(short_words).collect();
+    let more = text.lines().count().saturating_sub(LINES);
+    if more > 0 {
+        cut.push_str(&format!("  and {more} more lines\n"));
+    }
+    cut
+}
+
+fn short_words(line: &str) -> String {
+    const LONGEST: usize = 300;
+    const KEPT: usize = 100;
+    let short = |word: &str| {
+        let (text, space) = word.split_at(word.trim_end().len());
+        match text.len() > LONGEST {
+            true => format!(
+                "{}[.. {} bytes]{space}",
+                &text[..text.floor_char_boundary(KEPT)],
+                text.len()
+            ),
+            false => word.to_owned(),
+        }
+    };
+    line.split_inclusive(char::is_whitespace).map(short).collect()
 }
 
 impl<E: Error + 'static> From<E> for Failure {
@@ -186,6 +214,21 @@ mod tests {
             "error: cannot load the model\n  because: cannot read config.json\n  because: disk on fire\n"
         );
         assert_eq!(failure.code, FAILED);
+    }
+
+    #[test]
+    fn what_nobody_would_read_is_cut() {
+        let long = Failure::new(format!(
+            "a: {} is no size\n{}",
+            "é".repeat(600_000),
+            "  line\n".repeat(1000)
+        ));
+        let text = long.render(false);
+        let value = format!("error: a: {}[.. 1200000 bytes] is no size\n  line\n", "é".repeat(50));
+        assert!(
+            text.starts_with(&value) && text.ends_with("  line\n  and 942 more lines\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Whether every file that [`open`](Self::open) would read is in `dir`.
+    pub fn is_whole(dir: &Path) -> bool {
+        files_of(dir).is_ok_and(|files| files.iter().all(|file| file.is_file()))
+    }
+
     /// Names and shapes, in name order.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry))

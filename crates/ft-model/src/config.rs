@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
 use ft_peft::AttentionShape;
 use ft_quant::Scheme;
 use serde_json::{Map, Value};
@@ -106,6 +107,17 @@ impl ModelConfig {
     /// Whether the checkpoint's projections are stored in codes.
     pub fn is_quantized(&self) -> bool {
         self.raw.get("quantization_config").is_some_and(|q| !q.is_null())
+    }
+
+    /// The type of the weights, where the file states one (`dtype`, before transformers 5 `torch_dtype`).
+    pub fn stated_dtype(&self) -> Option<DType> {
+        let stated = ["dtype", "torch_dtype"].into_iter().find_map(|key| self.raw.get(key));
+        match stated?.as_str()? {
+            "bfloat16" => Some(DType::BF16),
+            "float16" => Some(DType::F16),
+            "float32" => Some(DType::F32),
+            _ => None,
+        }
     }
 
     /// `initializer_range`: standard deviation of the matrices of a new model, 0.02 as in GPT-2 and Llama where the file says

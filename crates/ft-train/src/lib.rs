@@ -35,7 +35,7 @@ pub use engine::{
     write_teacher_cache,
 };
 pub use error::{Error, Result};
-pub use plan::{Disk, Plan, PlanSummary};
+pub use plan::{DeviceTraits, Disk, Plan, PlanSummary};
 pub use watch::{
     BeforeAfter, BestStep, Ending, Outcome, ProgressRenderer, SampleCompletion, Score, Shown, Style, read_metrics,
 };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ft_train::{Error, PlanSummary};
+use ft_train::{DeviceTraits, Error, PlanSummary};
 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::Failure;
@@ -16,6 +16,9 @@ pub struct Plan {
     config: Option<PathBuf>,
     #[command(flatten)]
     set: SetArg,
+    /// A device that this machine or this build need not have; with --memory, whether the run fits there
+    #[arg(long = "for", value_name = "DEVICE", value_parser = DeviceTraits::NAMES, conflicts_with = "device")]
+    elsewhere: Option<String>,
     /// Memory that the run may take, such as 8GB; what the machine has left where it is not given
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
@@ -34,8 +37,13 @@ impl Plan {
             Some(file) => configs::load(file, &sets)?,
             None => embedded::quickstart(&sets)?,
         };
-        let picked = device::pick(self.device.device)?;
-        let summary = PlanSummary::of(config, &picked.device, &picked.name)?;
+        let summary = match self.elsewhere.as_deref().and_then(DeviceTraits::named) {
+            Some(traits) => PlanSummary::elsewhere(config, &traits)?,
+            None => {
+                let picked = device::pick(self.device.device)?;
+                PlanSummary::of(config, &picked.device, &picked.name)?
+            }
+        };
         match self.json {
             true => output::json(&summary)?,
             false => output::write(&summary.to_string())?,

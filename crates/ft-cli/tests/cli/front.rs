@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{Bench, ft, json};
+use crate::support::{Bench, Done, ft, json};
 
 #[test]
 fn help_and_version_go_to_stdout() {
@@ -199,6 +199,44 @@ fn a_plan_is_whole_where_something_stands_in_the_way() {
     assert_eq!(plan.code, 1);
     let object: Value = serde_json::from_str(&plan.stdout).unwrap();
     assert_eq!(object["refusals"].as_array().map(Vec::len), Some(1), "{object}");
+}
+
+/// People plan before they rent, from what a model's page shows: no weights, another device.
+#[test]
+fn a_plan_is_made_for_a_device_that_is_not_here() {
+    let bench = Bench::new();
+    let bare = bench.path("bare");
+    ft_embedded::unpack(&bare).unwrap();
+    fs::remove_file(bare.join("model.safetensors")).unwrap();
+    let model = format!("model.path={}", bare.display());
+    let args = ["plan", &bench.config, "--set", &model];
+
+    let with = |more: &[&str]| ft(&[&args[..], more].concat());
+    let object = |plan: &Done| -> Value { serde_json::from_str(&plan.stdout).unwrap() };
+    let fits = with(&["--for", "cuda", "--memory", "24GB", "--json"]);
+    assert_eq!(fits.code, 0, "{}", fits.stderr);
+    let plan = object(&fits);
+    assert_eq!(
+        (&plan["device"], &plan["fits"]),
+        (&"cuda".into(), &true.into()),
+        "{plan}"
+    );
+    assert_eq!(plan["bytes"]["runtime"], 0, "the program is in the host's memory");
+    assert_eq!(plan["disk"]["available"], Value::Null, "{plan}");
+
+    let small = object(&with(&["--for", "cuda", "--memory", "1MB", "--json"]));
+    assert_eq!(small["fits"], false, "{small}");
+    let unknown = object(&with(&["--for", "cuda", "--json"]));
+    assert_eq!(unknown["fits"], Value::Null, "{unknown}");
+
+    let here = with(&["--device", "cpu"]);
+    assert!(
+        here.code == 1 && here.stderr.contains("holds no weights (model.safetensors"),
+        "{}",
+        here.stderr
+    );
+    let other = with(&["--for", "tpu"]);
+    assert!(other.code == 2 && other.stderr.contains("vulkan"), "{}", other.stderr);
 }
 
 #[test]

@@ -52,6 +52,10 @@ impl Conversation {
 
 const NAME: &str = "chat_template";
 
+/// What one rendering may do: instructions, each of which also pays for 64 bytes of what it makes (a gigabyte in all). Templates of
+/// real checkpoints take thousands.
+const FUEL: u64 = 1 << 24;
+
 impl ChatTemplate {
     /// Compiles `source`; `specials` are `bos_token`, `eos_token` and so on.
     ///
@@ -151,6 +155,7 @@ fn environment() -> Environment<'static> {
             .build()
             .expect("the default delimiters"),
     );
+    env.set_fuel(Some(FUEL));
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(python::call_method);
     env.add_filter("tojson", python_json::filter);
@@ -172,7 +177,10 @@ fn raise_exception(message: Rest<String>, _: Kwargs) -> Result<Value, minijinja:
 
 /// The innermost message with the template's line.
 fn explain(error: &minijinja::Error) -> String {
-    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let what = match error.kind() {
+        ErrorKind::OutOfFuel => "it loops or makes text without end".to_owned(),
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+    };
     match error.line() {
         Some(line) => format!("{what} (line {line} of the template)"),
         None => what,

@@ -8,8 +8,7 @@ use ft_model::ModelConfig;
 use ft_peft::PeftConfig;
 use ft_peft::methods::trainable_tokens::Token;
 
-use super::Disk;
-use super::{DataSummary, Steps};
+use super::{DataSummary, DeviceTraits, Disk, Steps};
 use crate::config::{BatchSize, Checkpointing, Dtype, PeftSection, RunConfig};
 use crate::{Error, Result, memory};
 
@@ -131,7 +130,9 @@ pub(super) struct Facts<'a> {
     pub data: &'a DataSummary,
     pub generation: &'a GenerationConfig,
     pub disk: &'a Disk,
-    pub cpu: bool,
+    pub device: &'a DeviceTraits,
+    /// Weights are there to be loaded.
+    pub has_weights: bool,
 }
 
 impl Facts<'_> {
@@ -166,6 +167,13 @@ pub(super) fn all(facts: &Facts) -> Findings {
         let (n, all) = (facts.virtual_tokens, facts.model.max_position_embeddings);
         refusals.push(format!(
             "peft.num_virtual_tokens: {n} virtual tokens leave no position of the model's {all} for text"
+        ));
+    }
+    if facts.device.is_here() && !facts.has_weights {
+        refusals.push(format!(
+            "model.path: {} holds no weights (model.safetensors, or all files of model.safetensors.index.json); download or copy \
+             them",
+            facts.config.model.path.display()
         ));
     }
     stop(facts, &mut opinions, &mut warnings);
@@ -306,7 +314,7 @@ fn optimizer(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<Strin
             facts.peft.name()
         ));
     }
-    if facts.config.optim.pages() && facts.cpu {
+    if facts.config.optim.pages() && facts.device.is_cpu() {
         warnings.push(format!(
             "optim.kind = \"{}\" pages nothing on the CPU, where states are in host memory anyway; it takes the steps of \
              \"adamw\"",

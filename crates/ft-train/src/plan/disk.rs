@@ -19,16 +19,26 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// For checkpoints of `checkpoint` bytes, and a result of `result` bytes, in the run folder `out`.
-    pub(crate) fn new(checkpoint: u64, result: u64, steps: &Steps, out: &Path) -> Self {
+    /// For checkpoints of `checkpoint` bytes, and a result of `result` bytes, on a disk that is not here.
+    pub(crate) fn new(checkpoint: u64, result: u64, steps: &Steps) -> Self {
         let saves = steps.total.div_ceil(steps.save_every) as u64;
         // The new one is whole before the oldest goes away, and the best one stays besides.
         let kept = (steps.keep as u64 + 1 + u64::from(steps.load_best)).min(saves);
-        let held = bytes_in(&out.join("checkpoints"));
         Self {
             checkpoint,
-            needed: (kept.saturating_mul(checkpoint).saturating_add(result)).saturating_sub(held),
+            needed: kept.saturating_mul(checkpoint).saturating_add(result),
+            available: None,
+        }
+    }
+
+    /// The same in the run folder `out` of this machine.
+    pub(crate) fn here(checkpoint: u64, result: u64, steps: &Steps, out: &Path) -> Self {
+        let whole = Self::new(checkpoint, result, steps);
+        let held = bytes_in(&out.join("checkpoints"));
+        Self {
+            needed: whole.needed.saturating_sub(held),
             available: available(out),
+            ..whole
         }
     }
 

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::tensor::{DType, Device, FloatDType};
+use burn::tensor::{DType, FloatDType};
 use ft_data::Tokenizer;
-use ft_model::{Checkpoint, LoadDtype, ModelConfig, held_as};
+use ft_model::{Checkpoint, LoadDtype, ModelConfig};
 use ft_optim::OptimConfig;
 use ft_peft::{Attached, Kind, ModuleSpec, PeftConfig};
 use ft_quant::Scheme;
 use safetensors::Dtype;
 
-use super::Demand;
 use super::bytes::Bytes;
 use super::other_model::OtherBytes;
+use super::{Demand, DeviceTraits};
 use crate::config::{Checkpointing, ModelSection, PeftSection};
 use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
@@ -84,7 +84,7 @@ pub(super) fn quantizable(
 /// What the memory depends on.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
-    pub device: &'a Device,
+    pub device: &'a DeviceTraits,
     pub model: &'a ModelConfig,
     pub folder: &'a Path,
     pub peft: &'a PeftConfig,
@@ -101,7 +101,6 @@ pub(super) struct Job<'a> {
     pub in_backward: bool,
     /// What the process holds already.
     pub runtime: u64,
-    pub cpu: bool,
     /// Rows and columns of the largest micro-batch.
     pub batch: (usize, usize),
 }
@@ -159,7 +158,7 @@ const JSON: u64 = 64 * 1024;
 /// What the optimizer keeps on the device of the run.
 fn states(job: &Job) -> u64 {
     let mut bytes = state_bytes(job);
-    if job.optim.pages() && !job.cpu {
+    if job.optim.pages() && !job.device.is_cpu() {
         // Three at a time: the one in use, the one before and the one after it.
         bytes.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
         bytes.truncate(3);
@@ -241,21 +240,25 @@ fn weights(job: &Job, stored: &Stored) -> u64 {
 
 /// What frozen weights are loaded as.
 struct Stored<'a> {
-    device: &'a Device,
+    device: &'a DeviceTraits,
     dtype: LoadDtype,
-    /// Where the file's types count.
+    /// What `config.json` says.
+    stated: DType,
+    /// Where the file's types count and the file is there.
     file: Option<Checkpoint>,
 }
 
 impl<'a> Stored<'a> {
     fn new(job: &Job<'a>) -> Result<Self> {
-        let file = match job.dtype == LoadDtype::Auto || job.model.is_quantized() {
+        let types_count = job.dtype == LoadDtype::Auto || job.model.is_quantized();
+        let file = match types_count && (Checkpoint::is_whole(job.folder) || job.model.is_quantized()) {
             true => Some(Checkpoint::open(job.folder)?),
             false => None,
         };
         Ok(Self {
             device: job.device,
             dtype: job.dtype,
+            stated: job.model.stated_dtype().unwrap_or(DType::F32),
             file,
         })
     }
@@ -270,8 +273,11 @@ impl<'a> Stored<'a> {
                 _ => None,
             }
         };
-        let own = self.file.as_ref().and_then(own).unwrap_or(DType::F32);
-        held_as(self.dtype.of(own), self.device).size() as u64
+        let own = match &self.file {
+            Some(file) => own(file).unwrap_or(DType::F32),
+            None => self.stated,
+        };
+        self.device.held_as(self.dtype.of(own)).size() as u64
     }
 }
 
@@ -280,7 +286,7 @@ impl<'a> Stored<'a> {
 fn half(job: &Job, stored: &Stored) -> bool {
     match job.compute {
         Some(dtype) => dtype != FloatDType::F32,
-        None if job.cpu => false,
+        None if job.device.is_cpu() => false,
         None => {
             let mut tables = job
                 .model

@@ -6,6 +6,7 @@ mod bytes;
 mod checks;
 mod data;
 mod demand;
+mod device;
 pub(crate) mod disk;
 mod job;
 mod other_model;
@@ -17,10 +18,10 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::{DType, Device, FloatDType};
 use ft_data::{Sample, Tokenizer};
 use ft_infer::{GenerationConfig, GenerationOptions};
-use ft_model::{LoadDtype, ModelConfig};
+use ft_model::{Checkpoint, LoadDtype, ModelConfig};
 use ft_peft::{Attached, PeftConfig};
 
 pub use advice::Advice;
@@ -29,6 +30,7 @@ pub use bytes::Bytes;
 pub use data::DataSummary;
 pub(crate) use data::{checksum, spread};
 pub use demand::{Demand, Moment};
+pub use device::DeviceTraits;
 pub use disk::Disk;
 pub use steps::Steps;
 pub use summary::PlanSummary;
@@ -92,7 +94,7 @@ impl Plan {
     /// Unreadable files, samples that the model cannot take, targets that match nothing, and numbers that do not add up;
     /// all findings of one kind together.
     pub fn resolve(config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
-        let plan = Self::draft(config, device, device_name)?;
+        let plan = Self::draft(config, device, &DeviceTraits::of(device, device_name))?;
         match plan.refusals.is_empty() {
             true => Ok(plan),
             false => Err(Error::Plan(plan.refusals)),
@@ -100,10 +102,10 @@ impl Plan {
     }
 
     /// The plan with what stands in the way of the run itself, such as room on the disk.
-    fn draft(mut config: RunConfig, device: &Device, device_name: &str) -> Result<Plan> {
+    fn draft(mut config: RunConfig, device: &Device, traits: &DeviceTraits) -> Result<Plan> {
         checks::numbers(&config)?;
         let device = device.clone().inner();
-        let cpu = ft_kernels::is_cpu(&device);
+        let cpu = traits.is_cpu();
         let folder = existing(&config.model.path, "model.path")?;
         let model = ModelConfig::from_dir(folder)?;
         let peft = job::method(&config.peft)?;
@@ -140,7 +142,7 @@ impl Plan {
         };
         let compute = compute(config.model.compute);
         let job = job::Job {
-            device: &device,
+            device: traits,
             model: &model,
             folder,
             peft: &peft,
@@ -153,11 +155,10 @@ impl Plan {
             accumulates: config.train.accumulation > 1,
             checkpointing: config.train.checkpointing,
             in_backward: config.train.optimizer_in_backward,
-            runtime: *RUNTIME.get_or_init(|| memory::resident().unwrap_or(0) + RUN_ITSELF),
-            cpu,
+            runtime: if cpu { runtime() } else { 0 },
             batch: batches.largest_micro_batch(),
         };
-        let budget = budget(&config, cpu);
+        let budget = budget(&config, traits);
         let samples = shape[0] * shape[1];
         let (mut bytes, mut batches) = (job::bytes(&job)?, batches);
         if config.train.batch_size == BatchSize::Auto {
@@ -182,7 +183,10 @@ impl Plan {
             (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(size), accumulation);
         }
         let (checkpoint, result) = job::on_disk(&job);
-        let disk = Disk::new(checkpoint, result, &steps, &config.train.out);
+        let disk = match traits.is_here() {
+            true => Disk::here(checkpoint, result, &steps, &config.train.out),
+            false => Disk::new(checkpoint, result, &steps),
+        };
         let checks::Findings { refusals, mut warnings } = checks::all(&checks::Facts {
             config: &config,
             model: &model,
@@ -195,12 +199,13 @@ impl Plan {
             data: &data,
             generation: &generation,
             disk: &disk,
-            cpu,
+            device: traits,
+            has_weights: config.model.init || Checkpoint::is_whole(folder),
         });
         generation
             .eos_token_id
             .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
-        warnings.extend(compute_fits(compute, &device, cpu)?);
+        warnings.extend(compute_fits(compute, traits)?);
         let base_crc32 = base::fingerprint(folder, !config.model.init)?;
         Ok(Plan {
             config: resolved(config, &steps),
@@ -216,7 +221,7 @@ impl Plan {
             data,
             refusals,
             warnings,
-            provenance: Provenance::new(device_name),
+            provenance: Provenance::new(traits.name()),
             base_crc32,
             device,
             cpu,
@@ -262,10 +267,10 @@ impl Plan {
 }
 
 /// Bytes that the whole process may take: what `train.memory` says, or on the CPU what it has and what is left.
-fn budget(config: &RunConfig, cpu: bool) -> Option<u64> {
+fn budget(config: &RunConfig, device: &DeviceTraits) -> Option<u64> {
     match &config.train.memory {
         Some(text) => crate::config::bytes_of(text),
-        None if cpu => Some(memory::available()? + memory::resident()?),
+        None if device.is_cpu() && device.is_here() => Some(memory::available()? + memory::resident()?),
         None => None,
     }
 }
@@ -280,8 +285,12 @@ fn earlier_batch(config: &RunConfig) -> Option<(usize, usize)> {
     Some((number("batch_size")?, number("accumulation")?)).filter(|_| !Checkpoints::of(out).steps().is_empty())
 }
 
-/// What the process held when it first planned: a second plan must not count the first one's run, nor differ from it by chance.
-static RUNTIME: OnceLock<u64> = OnceLock::new();
+/// Bytes of the program in host memory. What the process held when it first planned counts: a second plan must not count the
+/// first one's run, nor differ from it by chance.
+fn runtime() -> u64 {
+    static RUNTIME: OnceLock<u64> = OnceLock::new();
+    *RUNTIME.get_or_init(|| memory::resident().unwrap_or(0) + RUN_ITSELF)
+}
 
 /// Code, stacks and records that only a run touches: what is left over on average when measured runs are taken apart
 /// (`benches/plan.rs`).
@@ -323,13 +332,13 @@ fn compute(typed: Dtype) -> Option<FloatDType> {
 }
 
 /// Why the typed activations are a bad or impossible choice for the device.
-fn compute_fits(typed: Option<FloatDType>, device: &Device, cpu: bool) -> Result<Option<String>> {
+fn compute_fits(typed: Option<FloatDType>, device: &DeviceTraits) -> Result<Option<String>> {
     match typed {
         None | Some(FloatDType::F32) => Ok(None),
-        Some(dtype) if !device.supports_dtype(dtype) => Err(Error::Plan(vec![format!(
+        Some(dtype) if !device.computes_in(DType::from(dtype)) => Err(Error::Plan(vec![format!(
             "model.compute: this device does not compute in {dtype:?}; leave it out, and the best type it has is taken"
         )])),
-        Some(_) if cpu => Ok(Some(
+        Some(_) if device.is_cpu() => Ok(Some(
             "model.compute: the CPU has fast paths for f32 alone; leave it out (model.dtype = \"bf16\" halves the memory of the \
              weights all the same)"
                 .into(),

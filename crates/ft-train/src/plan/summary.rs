@@ -8,7 +8,7 @@ use ft_peft::Part;
 use serde::Serialize;
 
 use super::Disk;
-use super::{Advice, Bytes, DataSummary, Plan, Steps};
+use super::{Advice, Bytes, DataSummary, DeviceTraits, Plan, Steps};
 use crate::config::RunConfig;
 use crate::{Result, memory};
 
@@ -72,7 +72,20 @@ impl PlanSummary {
     /// # Errors
     /// What leaves nothing to plan: unreadable files, targets that match nothing, numbers that do not add up.
     pub fn of(config: RunConfig, device: &Device, device_name: &str) -> Result<Self> {
-        Ok(Plan::draft(config, device, device_name)?.summary())
+        Self::draft(config, device, &DeviceTraits::of(device, device_name))
+    }
+
+    /// The same for a device that is not in this machine, or not in this build: memory, disk and weights that would be looked at
+    /// are not there, so that it fits or not by `train.memory` alone.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn elsewhere(config: RunConfig, device: &DeviceTraits) -> Result<Self> {
+        Self::draft(config, &Device::default(), device)
+    }
+
+    fn draft(config: RunConfig, device: &Device, traits: &DeviceTraits) -> Result<Self> {
+        Ok(Plan::draft(config, device, traits)?.summary())
     }
 }
 

@@ -88,7 +88,7 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
     let peft = job::method(&config.peft).unwrap();
     let attached = job::preview(&model, &peft).unwrap();
     let job = job::Job {
-        device: &Device::flex(),
+        device: &DeviceTraits::of(&Device::flex(), "cpu"),
         model: &model,
         folder: Path::new("."),
         peft: &peft,
@@ -102,7 +102,6 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
         checkpointing: config.train.checkpointing,
         in_backward: config.train.optimizer_in_backward,
         runtime: 7,
-        cpu: true,
         batch,
     };
     (job::bytes(&job).unwrap(), attached)
