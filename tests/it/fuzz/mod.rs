@@ -55,6 +55,7 @@ fn no_input_brings_it_down() {
     for target in targets {
         let told = run(target, from..from + each);
         println!("{}", told.summary(target, each));
+        told.failures.iter().for_each(|failure| println!("  {failure}"));
         assert!(
             told.accepted + told.refused + told.failures.len() == each,
             "every case counts"

@@ -52,9 +52,12 @@ impl Conversation {
 
 const NAME: &str = "chat_template";
 
-/// What one rendering may do: instructions, each of which also pays for 64 bytes of what it makes (a gigabyte in all). Templates of
-/// real checkpoints take thousands.
-const FUEL: u64 = 1 << 24;
+/// What one rendering may do: instructions, each of which also pays for 64 bytes of what it makes (half a gigabyte in all).
+/// Templates of real checkpoints take thousands.
+const FUEL: u64 = 1 << 23;
+
+/// minijinja counts lines and columns in 16 bits.
+const LONGEST: usize = u16::MAX as usize;
 
 impl ChatTemplate {
     /// Compiles `source`; `specials` are `bos_token`, `eos_token` and so on.
@@ -64,6 +67,11 @@ impl ChatTemplate {
     pub fn new(source: &str, specials: &BTreeMap<String, String>) -> Result<ChatTemplate> {
         // Jinja reads every kind of line break as "\n".
         let (expanded, marks_generation) = generation::expand(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        if expanded.lines().any(|line| line.len() >= LONGEST) || expanded.lines().count() >= LONGEST {
+            return Err(Error::Template(format!(
+                "it has {LONGEST} lines or more, or a line of as many bytes"
+            )));
+        }
         let mut env = environment();
         env.add_template_owned(NAME, expanded)
             .map_err(|e| Error::Template(explain(&e)))?;

@@ -23,6 +23,12 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     }
     let hidden_size = keys.size("n_embd", Some(768))?;
     let heads = keys.size("n_head", Some(12))?;
+    if !hidden_size.is_multiple_of(heads.max(1)) {
+        return Err(keys.error(
+            "n_head",
+            format!("{heads} heads do not share n_embd = {hidden_size} evenly"),
+        ));
+    }
     let layers = keys.size("n_layer", Some(12))?;
     let renamed = Keys::with_sizes(
         keys,
