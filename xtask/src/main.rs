@@ -43,7 +43,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        usage: "[METHOD..]  the technique comparison table; `bench step [--python PYTHON]`: one step beside torch + PEFT",
+        usage: "[METHOD..]  the technique comparison table; `bench step [--python PYTHON]`: one step beside torch + PEFT; \
+                `bench distill`: a student taught with and without its teacher",
         run: bench::run,
     },
     Command {

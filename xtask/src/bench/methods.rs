@@ -8,10 +8,10 @@
 //! `ft train` (`--set train.steps=100`). `--record` keeps the figures for the guide.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
+use super::program::{Program, set};
 use super::record::{Figures, record};
 use crate::{Outcome, shell};
 
@@ -23,7 +23,7 @@ pub fn run(args: &[String]) -> Outcome {
         rates,
         keep,
     } = split(args)?;
-    let ft = Ft::build(&profile)?;
+    let ft = Ft(Program::build(&profile)?);
     let all = ft.methods()?;
     if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
         return Err(format!("{unknown}: no such method; there are {}", all.join(", ")));
@@ -88,24 +88,13 @@ const NEEDED: &[(&str, &str)] = &[(
     "peft.token_indices=[\"<|endoftext|>\", \"?\", \".\"]",
 )];
 
-/// The built program.
-struct Ft(std::path::PathBuf);
+/// The built program, for this table.
+struct Ft(Program);
 
 impl Ft {
-    fn build(profile: &str) -> Result<Self, String> {
-        let package = ["--package", "ft-cli", "--bin", "ft"];
-        shell::status(
-            shell::cargo()
-                .args(["build", "--quiet", "--profile", profile])
-                .args(package),
-        )?;
-        let folder = if profile == "dev" { "debug" } else { profile };
-        Ok(Self(target_folder()?.join(folder).join("ft")))
-    }
-
     /// The values of `peft.method`, as the program's own schema lists them.
     fn methods(&self) -> Result<Vec<String>, String> {
-        let schema = json(&shell::output(Command::new(&self.0).args(["config", "schema"]))?)?;
+        let schema = self.0.json(&["config".into(), "schema".into()])?;
         let choices = schema["$defs"]["PeftConfig"]["oneOf"].as_array();
         let names = choices.into_iter().flatten();
         let names = names.filter_map(|choice| choice["properties"]["method"]["const"].as_str());
@@ -115,7 +104,7 @@ impl Ft {
     /// The run with the lowest held-out loss.
     fn best(&self, method: &str, rates: &[f64], rest: &[String]) -> Result<Row, String> {
         let options = options(method);
-        let plan = json(&self.json("plan", &options)?)?;
+        let plan = self.compare("plan", &options)?;
         let base = plan["steps"]["base_lr"]
             .as_f64()
             .ok_or("the plan names no learning rate")?;
@@ -138,7 +127,7 @@ impl Ft {
         args.push("--quiet".into());
         let row = Row {
             method: method.to_owned(),
-            outcome: json(&self.json("train", &args)?)?,
+            outcome: self.compare("train", &args)?,
             file: largest_file(&out.join("final")),
             lr,
         };
@@ -146,9 +135,10 @@ impl Ft {
         Ok(row)
     }
 
-    fn json(&self, verb: &str, args: &[String]) -> Result<String, String> {
+    fn compare(&self, verb: &str, args: &[String]) -> Result<Value, String> {
         let config = shell::root().join("configs/compare-methods.toml");
-        shell::output(Command::new(&self.0).arg(verb).arg(config).arg("--json").args(args))
+        let first = [verb.to_owned(), config.display().to_string(), "--json".to_owned()];
+        self.0.json(&[&first, args].concat())
     }
 }
 
@@ -157,20 +147,6 @@ fn options(method: &str) -> Vec<String> {
     let settings = needed.map(|(_, setting)| setting.to_string());
     let settings = settings.chain([format!("peft.method={method}")]);
     settings.flat_map(|setting| set(&setting)).collect()
-}
-
-fn set(setting: &str) -> [String; 2] {
-    ["--set".to_owned(), setting.to_owned()]
-}
-
-fn target_folder() -> Result<std::path::PathBuf, String> {
-    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let folder = json(&metadata)?["target_directory"].as_str().map(Into::into);
-    folder.ok_or_else(|| "cargo metadata names no target folder".into())
-}
-
-fn json(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))
 }
 
 /// Size of the weights: nothing else in the result is larger.

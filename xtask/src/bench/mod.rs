@@ -1,7 +1,9 @@
 //! `cargo xtask bench [METHOD..]`: the technique comparison table. `cargo xtask bench step`: one training step, timed, beside
-//! torch + PEFT.
+//! torch + PEFT. `cargo xtask bench distill`: what a student learns from a teacher and without one.
 
+mod distill;
 mod methods;
+mod program;
 mod record;
 mod step;
 
@@ -10,6 +12,7 @@ use crate::Outcome;
 pub fn run(args: &[String]) -> Outcome {
     match args.split_first() {
         Some((first, rest)) if first == "step" => step::run(rest),
+        Some((first, rest)) if first == "distill" => distill::run(rest),
         _ => methods::run(args),
     }
 }

@@ -1,0 +1,44 @@
+//! The program that benchmarks run.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::shell;
+
+/// The built `ft`.
+pub struct Program(PathBuf);
+
+impl Program {
+    pub fn build(profile: &str) -> Result<Self, String> {
+        let package = ["--package", "ft-cli", "--bin", "ft"];
+        shell::status(
+            shell::cargo()
+                .args(["build", "--quiet", "--profile", profile])
+                .args(package),
+        )?;
+        let folder = if profile == "dev" { "debug" } else { profile };
+        Ok(Self(target_folder()?.join(folder).join("ft")))
+    }
+
+    /// The object that a verb prints.
+    pub fn json(&self, args: &[String]) -> Result<Value, String> {
+        parse(&shell::output(Command::new(&self.0).args(args))?)
+    }
+}
+
+/// `--set KEY=VALUE`.
+pub fn set(setting: &str) -> [String; 2] {
+    ["--set".to_owned(), setting.to_owned()]
+}
+
+fn target_folder() -> Result<PathBuf, String> {
+    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let folder = parse(&metadata)?["target_directory"].as_str().map(Into::into);
+    folder.ok_or_else(|| "cargo metadata names no target folder".into())
+}
+
+fn parse(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))
+}
