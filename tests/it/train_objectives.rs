@@ -15,6 +15,7 @@ const KINDS: &[&[&str]] = &[
         "objective.label_smoothing=0.1",
         "objective.sft_weight=0.5",
     ],
+    &["objective.kind=dpo", "objective.precompute_ref_log_probs=true"],
     &["objective.kind=ipo"],
     &["objective.kind=orpo"],
     &["objective.kind=simpo"],
@@ -114,6 +115,28 @@ fn every_objective_learns_and_resumes_to_the_byte() {
                 .collect::<Vec<_>>()
         };
         assert_eq!(figures(&cut), figures(&alone), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_reference_that_is_asked_once_says_the_same() {
+    let workshop = workshop();
+    for kind in ["dpo", "ipo"] {
+        let [live, once] = ["false", "true"].map(|once| {
+            let kind = format!("objective.kind={kind}");
+            let once = format!("objective.precompute_ref_log_probs={once}");
+            let sets = sets(&workshop, &[&kind, &once], &["eval.samples=0"]);
+            let out = format!("{kind}-{once}");
+            workshop.fit(&out, &strs(&sets)).unwrap();
+            workshop.curve(&out)
+        });
+        assert_eq!(live.len(), once.len());
+        for (a, b) in live.iter().zip(&once) {
+            for (a, b) in [(a.1, b.1), (a.2, b.2)] {
+                let apart = (a.unwrap_or(0.0) - b.unwrap_or(0.0)).abs();
+                assert!(apart <= 1e-4 * a.unwrap_or(1.0).abs().max(1e-2), "{kind}: {a:?} {b:?}");
+            }
+        }
     }
 }
 

@@ -253,6 +253,13 @@ pub(crate) fn no_template() -> Error {
     )
 }
 
+/// The crate panics where what it reads last, the decoder, is no JSON.
+#[derive(serde::Deserialize)]
+struct Syntax {
+    #[serde(rename = "decoder")]
+    _decoder: Option<Value>,
+}
+
 fn load_inner(files: &Files) -> Result<tokenizers::Tokenizer> {
     const NAME: &str = "tokenizer.json";
     let bytes = files.bytes(NAME)?.ok_or_else(|| {
@@ -261,6 +268,7 @@ fn load_inner(files: &Files) -> Result<tokenizers::Tokenizer> {
             "not found; save the checkpoint's fast tokenizer (transformers' save_pretrained writes it)".into(),
         )
     })?;
+    serde_json::from_slice::<Syntax>(&bytes).map_err(|e| files.error(NAME, e.to_string()))?;
     let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| files.error(NAME, e.to_string()))?;
     // Length is our own business: a stored truncation would cut, and a stored padding would fill, behind our back.
     inner

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::targets::{plain_hidden, prompts_and_answers};
 use super::teacher_cache::{About, TeacherCache, starts};
 use super::{
-    Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, Reference, Unit, at_targets, check,
+    Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, Part, Reference, Unit, at_targets, check,
 };
 use crate::Result;
 use crate::batches::{MicroBatch, StepBatch};
@@ -215,13 +215,6 @@ enum Scores {
         cache: TeacherCache,
         starts: [Vec<usize>; 2],
     },
-}
-
-/// Which samples a batch is made of.
-#[derive(Clone, Copy)]
-enum Part {
-    Train = 0,
-    Valid = 1,
 }
 
 #[derive(Debug)]

@@ -32,6 +32,8 @@ pub struct DpoConfig {
     pub sft_weight: f64,
     /// The model to measure against: `"base"` (the adapter off), or a folder (`ref_model`).
     pub reference: Reference,
+    /// Ask the reference once before the first step, and not at every step: it takes no memory then while the run trains.
+    pub precompute_ref_log_probs: bool,
 }
 
 /// A form of DPO's loss.
@@ -55,6 +57,7 @@ impl Default for DpoConfig {
             label_smoothing: 0.0,
             sft_weight: 0.0,
             reference: Reference::Base,
+            precompute_ref_log_probs: false,
         }
     }
 }
@@ -72,6 +75,10 @@ impl PairLoss for DpoConfig {
 
     fn reference(&self) -> Option<&Reference> {
         Some(&self.reference)
+    }
+
+    fn asks_once(&self) -> bool {
+        self.precompute_ref_log_probs
     }
 
     fn judge(&self, pairs: &Pairs) -> Judged {

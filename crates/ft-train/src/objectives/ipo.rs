@@ -21,6 +21,8 @@ pub struct IpoConfig {
     pub beta: f64,
     /// The model to measure against: `"base"` (the adapter off), or a folder.
     pub reference: Reference,
+    /// Ask the reference once before the first step, and not at every step: it takes no memory then while the run trains.
+    pub precompute_ref_log_probs: bool,
 }
 
 impl Default for IpoConfig {
@@ -28,6 +30,7 @@ impl Default for IpoConfig {
         Self {
             beta: 0.1,
             reference: Reference::Base,
+            precompute_ref_log_probs: false,
         }
     }
 }
@@ -39,6 +42,10 @@ impl PairLoss for IpoConfig {
 
     fn reference(&self) -> Option<&Reference> {
         Some(&self.reference)
+    }
+
+    fn asks_once(&self) -> bool {
+        self.precompute_ref_log_probs
     }
 
     fn judge(&self, pairs: &Pairs) -> Judged {

@@ -18,6 +18,7 @@ mod log_probs;
 mod orpo;
 mod pairs;
 mod reference;
+mod reference_scores;
 mod sft;
 mod simpo;
 mod targets;
@@ -110,6 +111,13 @@ pub struct Figure {
     pub sum: Tensor<1>,
     /// The count.
     pub count: usize,
+}
+
+/// Which samples a batch is made of: an index into [`Given`]'s.
+#[derive(Clone, Copy)]
+enum Part {
+    Train = 0,
+    Valid = 1,
 }
 
 /// The loss of a micro-batch as a function of the hidden states after the final norm, `[rows, width, hidden]`.

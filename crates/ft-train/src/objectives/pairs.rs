@@ -8,13 +8,14 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use ft_data::{Batch, Examples};
 use ft_model::Model;
 
 use super::log_probs::{plain_log_probs, row_log_probs, row_targets};
+use super::reference_scores::ReferenceScores;
 use super::{
-    Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, PREFERENCE_RATE, Reference, Unit, read,
+    Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, PREFERENCE_RATE, Part, Reference, Unit, read,
 };
 use crate::Result;
 use crate::batches::{MicroBatch, StepBatch, Totals};
@@ -70,6 +71,11 @@ pub(super) trait PairLoss: Clone + Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether that model is asked before the first step alone.
+    fn asks_once(&self) -> bool {
+        false
+    }
+
     /// The loss of each pair.
     fn judge(&self, pairs: &Pairs) -> Judged;
 
@@ -97,9 +103,14 @@ impl<L: PairLoss> ObjectiveKind for L {
     }
 
     fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
+        let model = self.other().map(|other| given.model(other)).transpose()?;
         Ok(Arc::new(PairObjective {
-            reference: self.other().map(|other| given.model(other)).transpose()?,
+            reference: model.map(|model| match self.asks_once() {
+                true => ReferenceScores::computed(&model, given),
+                false => ReferenceScores::Live(model),
+            }),
             loss: self.clone(),
+            device: given.base().device(),
         }))
     }
 }
@@ -108,15 +119,16 @@ impl<L: PairLoss> ObjectiveKind for L {
 #[derive(Debug)]
 struct PairObjective<L> {
     loss: L,
-    /// The model to measure against.
-    reference: Option<Model>,
+    /// Where the model computes.
+    device: Device,
+    /// What it is measured against.
+    reference: Option<ReferenceScores>,
 }
 
 impl<L: PairLoss> PairObjective<L> {
-    fn reference_of(&self, batch: &Batch) -> Option<[Tensor<1>; 2]> {
-        self.reference
-            .as_ref()
-            .map(|model| halves(plain_log_probs(model, batch)))
+    fn reference_of(&self, batch: &Batch, part: Part, device: &Device) -> Option<[Tensor<1>; 2]> {
+        let reference = self.reference.as_ref()?;
+        Some(halves(reference.of(batch, part, device)))
     }
 
     /// Sum of the losses of all pairs, `[1]`, and the figures.
@@ -151,7 +163,7 @@ impl<L: PairLoss> Objective for PairObjective<L> {
     }
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a> {
-        let reference = self.reference_of(&micro.batch);
+        let reference = self.reference_of(&micro.batch, Part::Train, &self.device);
         Box::new(move |model, hidden| {
             let log_probs = row_log_probs(model, hidden, &micro.batch);
             self.sum(log_probs, &micro.batch, step.totals(), reference.clone())
@@ -163,7 +175,7 @@ impl<L: PairLoss> Objective for PairObjective<L> {
         let [chosen, _] = halves(log_probs.clone());
         let chosen_nll = read(chosen.sum().neg());
         let totals = Totals::of([batch]);
-        let loss = self.sum(log_probs, batch, totals, self.reference_of(batch));
+        let loss = self.sum(log_probs, batch, totals, self.reference_of(batch, Part::Valid, &self.device));
         HeldOut {
             nll: Some((chosen_nll, totals.chosen_tokens)),
             ..loss.held_out(batch.examples())

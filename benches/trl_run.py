@@ -1,0 +1,173 @@
+"""A run of `ft train` beside the same one with TRL: preferences (DPO) or distillation (GKD's loss on the data's answers).
+
+    pip install -r benches/requirements.txt trl
+    python benches/trl_run.py dpo     --ft target/release/ft --model MODEL --data pairs.jsonl
+    python benches/trl_run.py distill --ft target/release/ft --model STUDENT --teacher TEACHER --data pairs.jsonl
+
+The file holds one object per line with `prompt`, `chosen` and `rejected` (distillation learns the chosen answers). Both sides train LoRA
+(rank 8, all linear layers, no dropout) in f32 for one epoch over the same --count records, --batch-size at a time, with AdamW at one rate;
+prompts and answers are cut to --prompt and --answer words, so that both sides see every token. They run in turns, --rounds times, each in
+its own process; seconds are those of the training loop alone, and the fastest round counts. Prints a Markdown table.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("objective", choices=["dpo", "distill"])
+    p.add_argument("--ft", required=True)
+    p.add_argument("--model", required=True)
+    p.add_argument("--teacher")
+    p.add_argument("--data", required=True, type=pathlib.Path)
+    p.add_argument("--count", type=int, default=32)
+    p.add_argument("--batch-size", type=int, default=4)
+    p.add_argument("--prompt", type=int, default=96, help="words")
+    p.add_argument("--answer", type=int, default=64, help="words")
+    p.add_argument("--rounds", type=int, default=2)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--side", choices=["trl"], help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if (a.teacher is None) == (a.objective == "distill"):
+        p.error("distill takes --teacher, and dpo none")
+    return a
+
+
+def records(a):
+    """The first records that have all three texts, cut to so many words."""
+    found = []
+    for line in a.data.open():
+        record = json.loads(line)
+        cut = {k: " ".join(record[k].split()[:n]) for k, n in [("prompt", a.prompt), ("chosen", a.answer), ("rejected", a.answer)]}
+        if all(cut.values()) and cut["chosen"] != cut["rejected"]:
+            found.append(cut)
+        if len(found) == a.count:
+            return found
+    raise SystemExit(f"{a.data}: {len(found)} usable records, {a.count} are wanted")
+
+
+def messages(record):
+    return [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["chosen"]}]
+
+
+def ours(a, rows, folder):
+    """Seconds, tokens and peak bytes of `ft train`."""
+    out = folder / "run"
+    if a.objective == "dpo":
+        (folder / "data.jsonl").write_text("".join(json.dumps({**r, **{k: " " + r[k] for k in ("chosen", "rejected")}}) + "\n" for r in rows))
+        sets = ['data.format="preference"', 'objective.kind="dpo"']
+    else:
+        (folder / "data.jsonl").write_text("".join(json.dumps({"messages": messages(r)}) + "\n" for r in rows))
+        (folder / "template.jinja").write_text(TEMPLATE)
+        sets = ['data.format="chat"', f'data.chat_template="{folder / "template.jinja"}"', 'objective.kind="distill"', "objective.alpha=1.0",
+                "objective.beta=0.5", f'objective.teacher="{a.teacher}"']
+    config = folder / "run.toml"
+    config.write_text(f"""
+[model]
+path = "{a.model}"
+[peft]
+method = "lora"
+rank = 8
+alpha = 16
+targets = "all-linear"
+[data]
+train = "{folder / 'data.jsonl'}"
+max_length = 1024
+[optim]
+lr = 1e-5
+[train]
+batch_size = {a.batch_size}
+epochs = 1
+save_every = 1000000
+out = "{out}"
+force = true
+""")
+    sets = [x for s in sets for x in ("--set", s)]
+    done = subprocess.run([a.ft, "train", str(config), "--json", "--quiet", *sets], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    said = json.loads(done.stdout)
+    return {"seconds": said["seconds"], "tokens": said["tokens"], "peak": said["peak_memory_bytes"], "steps": said["steps"]}
+
+
+def theirs(a, rows):
+    """The same of TRL, in this process."""
+    import resource
+    import time
+
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+    torch.set_num_threads(a.threads)
+    tokenizer = AutoTokenizer.from_pretrained(a.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+
+    class Clock(TrainerCallback):
+        seconds = 0.0
+
+        def on_step_begin(self, *_, **__):
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            self.seconds += time.perf_counter() - self.start
+
+    clock = Clock()
+    common = dict(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=a.batch_size, num_train_epochs=1, learning_rate=1e-5, use_cpu=True,
+                  bf16=False, fp16=False, gradient_checkpointing=False, max_length=1024, report_to="none", save_strategy="no",
+                  logging_strategy="no", disable_tqdm=True, lr_scheduler_type="constant", max_grad_norm=1.0)
+    peft = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32)
+    if a.objective == "dpo":
+        from trl import DPOConfig, DPOTrainer
+
+        data = Dataset.from_list([{**r, **{k: " " + r[k] for k in ("chosen", "rejected")}} for r in rows])
+        trainer = DPOTrainer(model=model, args=DPOConfig(**common), train_dataset=data, processing_class=tokenizer, peft_config=peft,
+                             callbacks=[clock])
+    else:
+        from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+        tokenizer.chat_template = TEMPLATE
+        teacher = AutoModelForCausalLM.from_pretrained(a.teacher, dtype=torch.float32)
+        data = Dataset.from_list([{"messages": messages(r)} for r in rows])
+        trainer = GKDTrainer(model=model, teacher_model=teacher, args=GKDConfig(**common, lmbda=0.0, beta=0.5, temperature=1.0),
+                             train_dataset=data, processing_class=tokenizer, peft_config=peft, callbacks=[clock])
+    steps = trainer.train().global_step
+    return {"seconds": clock.seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "steps": steps}
+
+
+def main():
+    a = arguments()
+    rows = records(a)
+    if a.side:
+        print(json.dumps(theirs(a, rows)))
+        return
+    best = {}
+    for round_ in range(a.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            runs = {"ft": ours(a, rows, pathlib.Path(folder))}
+        other = subprocess.run([sys.executable, *sys.argv, "--side", "trl"], capture_output=True, text=True)
+        if other.returncode:
+            raise SystemExit(other.stderr)
+        runs["TRL"] = json.loads(other.stdout.splitlines()[-1])
+        for name, run in runs.items():
+            print(f"round {round_ + 1}: {name} {run['seconds']:.1f} s, {run['peak'] / 1e9:.2f} GB, {run['steps']} steps", file=sys.stderr)
+            if name not in best or run["seconds"] < best[name]["seconds"]:
+                best[name] = run
+    mine, trl = best["ft"], best["TRL"]
+    if mine["steps"] != trl["steps"]:
+        raise SystemExit(f"{mine['steps']} steps here, {trl['steps']} there")
+    print("| objective | tokens | ft, tokens/s | TRL, tokens/s | times | ft, GB | TRL, GB | share |\n|---|---|---|---|---|---|---|---|")
+    print(f"| {a.objective} | {mine['tokens']} | {mine['tokens'] / mine['seconds']:.0f} | {mine['tokens'] / trl['seconds']:.0f} | "
+          f"{trl['seconds'] / mine['seconds']:.2f} | {mine['peak'] / 1e9:.2f} | {trl['peak'] / 1e9:.2f} | {mine['peak'] / trl['peak']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
