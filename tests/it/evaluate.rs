@@ -151,7 +151,7 @@ fn a_report_holds_what_was_asked_for() {
     let end = samples[2].ids.len() - 2;
     samples[2].ids[end] = 5;
     let config = EvalConfig {
-        metrics: ["perplexity", "exact_match", "bleu", "rouge_l"]
+        metrics: ["perplexity", "byte_perplexity", "exact_match", "bleu", "rougeL"]
             .map(String::from)
             .to_vec(),
         batch_size: 2,
@@ -164,11 +164,23 @@ fn a_report_holds_what_was_asked_for() {
     assert!((found.loss.exp() - found.perplexity).abs() < 1e-9);
     assert_eq!(found.answers.len(), 3, "four samples, three prompts");
     assert_eq!(found.answers[0].references.len(), 2);
+    assert_eq!(
+        found.answers[0].prompt,
+        Some(tokenizer.decode(samples[0].prompt(), true))
+    );
+    let text = |sample: &Sample| tokenizer.decode(sample.answer(), true);
+    let bytes: usize = samples.iter().map(|sample| text(sample).len()).sum();
+    let per_byte = (found.loss * found.tokens as f64 / bytes as f64).exp();
+    assert!(
+        (found.metrics["byte_perplexity"] - per_byte).abs() < 1e-9,
+        "{:?}",
+        found.metrics
+    );
     assert_eq!(found.answers[1].hypothesis, found.answers[1].references[0]);
     assert!(!found.answers[1].hypothesis.contains("</s>"));
     assert_eq!(found.metrics["exact_match"], 2.0 / 3.0);
     assert!(
-        (found.metrics["rouge_l"] - (2.0 + 15.0 / 16.0) / 3.0).abs() < 1e-9,
+        (found.metrics["rougeL"] - (2.0 + 15.0 / 16.0) / 3.0).abs() < 1e-9,
         "{:?}",
         found.metrics
     );
@@ -189,8 +201,10 @@ fn a_report_holds_what_was_asked_for() {
             "tokens",
             "samples",
             "bleu",
+            "byte_perplexity",
             "exact_match",
-            "rouge_l"
+            "rougeL",
+            "signatures"
         ]
     );
 

@@ -7,8 +7,7 @@ use ft_data::{Sample, Tokenizer};
 use ft_infer::{GenerationConfig, Token, generate};
 use ft_model::Model;
 
-use crate::Result;
-use crate::metrics::Answer;
+use crate::{Answer, Result};
 
 /// Lets the model answer the samples' prompts and puts the data's answers beside it.
 ///
@@ -30,16 +29,12 @@ pub fn answers(
     let (prompts, references): (Vec<Vec<u32>>, Vec<Vec<&[u32]>>) = grouped(samples).into_iter().unzip();
     let generations = generate(model, &prompts, config, on_token)?;
     let text = |ids: &[u32]| tokenizer.decode(ids, true);
-    let answer = |(hypothesis, references): (&[u32], Vec<&[u32]>)| Answer {
-        hypothesis: text(hypothesis),
+    let answer = |(at, references): (usize, Vec<&[u32]>)| Answer {
+        prompt: Some(text(&prompts[at])),
+        hypothesis: text(generations[at].content()),
         references: references.into_iter().map(text).collect(),
     };
-    Ok(generations
-        .iter()
-        .map(|generation| generation.content())
-        .zip(references)
-        .map(answer)
-        .collect())
+    Ok(references.into_iter().enumerate().map(answer).collect())
 }
 
 /// Every prompt once, in the order of its first sample, with the answers of all its samples.

@@ -14,6 +14,19 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
+    /// A line of a file of predictions that is none.
+    #[error("line {line}: {what}")]
+    Prediction {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file without predictions.
+    #[error(
+        "no prediction in it; one JSON object per line is expected: {{\"prediction\": text, \"references\": [text, ..]}}"
+    )]
+    NoPredictions,
     /// Not one token to predict.
     #[error("the data has no token to predict: every sample is empty or without an answer")]
     NothingToPredict,

@@ -1,7 +1,7 @@
 //! The likelihood of data under a model, batch by batch.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ft_data::{Batch, Sample};
+use ft_data::{Batch, Sample, Tokenizer};
 use ft_model::{Model, Rows};
 use ft_peft::Pass;
 
@@ -28,6 +28,35 @@ impl Evaluation {
     /// e to the loss: 1 is certainty, the size of the vocabulary is guessing.
     pub fn perplexity(&self) -> f64 {
         self.loss().exp()
+    }
+}
+
+/// The likelihood of a text, and how long the text is in units that do not depend on the tokenizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Likelihood {
+    /// Of all target tokens.
+    pub evaluation: Evaluation,
+    /// Words of the target text, cut at white space.
+    pub words: usize,
+    /// Its bytes in UTF-8.
+    pub bytes: usize,
+}
+
+impl Likelihood {
+    /// Adds what the target tokens of `samples` spell: every run of them by itself, special tokens left out.
+    pub fn new(evaluation: Evaluation, tokenizer: &Tokenizer, samples: &[Sample]) -> Self {
+        let mut likelihood = Self {
+            evaluation,
+            ..Self::default()
+        };
+        for sample in samples {
+            for run in sample.runs() {
+                let text = tokenizer.decode(&sample.ids[run], true);
+                likelihood.words += text.split_whitespace().count();
+                likelihood.bytes += text.len();
+            }
+        }
+        likelihood
     }
 }
 

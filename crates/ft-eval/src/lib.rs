@@ -3,28 +3,36 @@
 //! ```text
 //!  samples ─▶ batches ─▶ evaluate ─▶ Evaluation { nll_sum, tokens, samples } ─▶ loss, perplexity ─┐
 //!     └─▶ prompts ─▶ ft_infer::generate ─▶ Answer { hypothesis, references } ─▶ exact_match, ... ─┴─▶ Report (JSON)
+//!                    a file of predictions ─▶ read_predictions ─┘
 //! ```
 //!
 //! ```
-//! use ft_eval::{Answer, Compute, find};
+//! use ft_eval::{Settings, find, read_predictions, score};
 //!
-//! let answers = [
-//!     Answer { hypothesis: "The Mill is a pub.".into(), references: vec!["The  Mill is a pub.".into()] },
-//!     Answer { hypothesis: "no".into(), references: vec!["yes".into(), "sure".into()] },
-//! ];
-//! let Compute::Answers(exact_match) = find("exact_match")?.compute else { unreachable!() };
-//! assert_eq!(exact_match(&answers), 0.5);
+//! let answers = read_predictions(br#"
+//!     {"prediction": "The Mill is a pub.", "references": ["The  Mill is a pub."]}
+//!     {"prediction": "no", "references": ["yes", "sure"]}
+//! "#)?;
+//! let scores = score(&[find("exact_match")?, find("bleu")?], &answers, &Settings::default());
+//! assert_eq!(scores.values["exact_match"], 0.5);
+//! assert_eq!(scores.signatures["bleu"], "nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0");
 //! # Ok::<(), ft_eval::Error>(())
 //! ```
 
+mod answer;
 mod answers;
 mod error;
 mod evaluation;
 pub mod metrics;
 mod report;
+mod settings;
+mod text;
 
+pub use answer::{Answer, read_predictions};
 pub use answers::answers;
 pub use error::{Error, Result, SampleProblem};
-pub use evaluation::{Evaluation, batches, check, evaluate};
-pub use metrics::{Answer, Compute, Metric, find};
+pub use evaluation::{Evaluation, Likelihood, batches, check, evaluate};
+pub use metrics::{Compute, Metric, Scores, find, score};
 pub use report::{EvalConfig, Report, report};
+pub use settings::{Settings, Smoothing};
+pub use text::BleuTokenizer;

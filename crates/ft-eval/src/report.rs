@@ -8,14 +8,18 @@ use ft_infer::{GenerationConfig, Token};
 use ft_model::Model;
 use serde::Serialize;
 
-use crate::metrics::{self, Answer, Compute, Metric};
-use crate::{Evaluation, Result, answers, batches, check, evaluate};
+use crate::metrics::{self, Compute, Metric};
+use crate::{Answer, Evaluation, Likelihood, Result, Scores, Settings, answers, batches, check, evaluate, score};
 
 /// What to evaluate, and how.
 #[derive(Clone, Debug)]
 pub struct EvalConfig {
     /// Names out of [`metrics::METRICS`]. Loss and perplexity are always reported.
     pub metrics: Vec<String>,
+    /// What the text metrics leave open.
+    pub settings: Settings,
+    /// Whether prompts are answered even where no metric needs it.
+    pub answer: bool,
     /// Samples in a batch.
     pub batch_size: usize,
     /// Batch widths are multiples of this: 1 on a CPU, 64 on a GPU.
@@ -30,6 +34,8 @@ impl Default for EvalConfig {
     fn default() -> Self {
         Self {
             metrics: vec!["perplexity".into()],
+            settings: Settings::default(),
+            answer: false,
             batch_size: 8,
             multiple: 1,
             generation: GenerationConfig::default(),
@@ -52,7 +58,10 @@ pub struct Report {
     /// The other metrics by name.
     #[serde(flatten)]
     pub metrics: BTreeMap<&'static str, f64>,
-    /// The generated answers, where a metric needed them.
+    /// The signatures of those that have one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub signatures: BTreeMap<&'static str, String>,
+    /// The generated answers, where they were needed.
     #[serde(skip)]
     pub answers: Vec<Answer>,
 }
@@ -65,6 +74,7 @@ impl Report {
             tokens: evaluation.tokens,
             samples: evaluation.samples,
             metrics: BTreeMap::new(),
+            signatures: BTreeMap::new(),
             answers: Vec::new(),
         }
     }
@@ -89,7 +99,7 @@ pub fn report(
         .map(|name| metrics::find(name))
         .collect::<Result<_>>()?;
     check(model, samples)?;
-    let generates = wanted.iter().any(|metric| metric.needs_answers());
+    let generates = config.answer || wanted.iter().any(|metric| metric.needs_answers());
     // Generating takes by far the longer part of the time.
     let likelihood_share = if generates { 0.1 } else { 1.0 };
     let all = batches(samples, config.batch_size, config.multiple);
@@ -105,7 +115,10 @@ pub fn report(
             progress(likelihood_share + (1.0 - likelihood_share) * share);
         })?;
     }
-    report.metrics = score(&wanted, &evaluation, &report.answers);
+    let Scores { mut values, signatures } = score(&wanted, &report.answers, &config.settings);
+    let likelihood = Likelihood::new(evaluation, tokenizer, samples);
+    values.extend(of_likelihood(&wanted, &likelihood));
+    (report.metrics, report.signatures) = (values, signatures);
     progress(1.0);
     Ok(report)
 }
@@ -146,14 +159,12 @@ fn first_prompts(samples: &[Sample], limit: Option<usize>) -> Vec<Sample> {
     kept
 }
 
-fn score(wanted: &[&Metric], evaluation: &Evaluation, answers: &[Answer]) -> BTreeMap<&'static str, f64> {
-    let value = |metric: &&Metric| match metric.compute {
-        Compute::Likelihood(compute) => compute(evaluation),
-        Compute::Answers(compute) => compute(answers),
-    };
-    // Perplexity has its own field.
-    let others = wanted.iter().filter(|metric| metric.name != "perplexity");
-    others.map(|metric| (metric.name, value(metric))).collect()
+/// The metrics of the likelihood but for perplexity, which has its own field.
+fn of_likelihood(wanted: &[&Metric], likelihood: &Likelihood) -> impl Iterator<Item = (&'static str, f64)> {
+    wanted.iter().filter_map(|metric| match metric.compute {
+        Compute::Likelihood(compute) if metric.name != "perplexity" => Some((metric.name, compute(likelihood))),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

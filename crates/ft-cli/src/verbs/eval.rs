@@ -1,39 +1,46 @@
-//! `ft eval`: how well a model does on a file of examples.
+//! `ft eval`: how well a model does on a file of examples, or how good the answers in a file are.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use ft_data::{DataConfig, FormatName, Overlong, Sample, load_samples};
-use ft_eval::{EvalConfig, Report};
+use ft_eval::{Answer, BleuTokenizer, EvalConfig, Metric, Report, Scores, Settings, Smoothing};
+use serde::Serialize;
 
 use crate::args::DeviceArg;
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 use crate::model::{Loaded, width_multiple, working_dtype};
 use crate::verbs::generate::Sampling;
 use crate::{device, locate, logging, output};
 
-/// Measure a model on a file of examples
+/// Measure a model on a file of examples, or score a file of predictions
 #[derive(clap::Args, Debug)]
 pub struct Eval {
     /// Folder, run folder (whose data settings then apply), or embedded:tiny
-    #[arg(value_name = "MODEL")]
-    model: String,
-    /// Examples: .jsonl, .json, .csv, .tsv or .txt
+    #[arg(value_name = "MODEL", required_unless_present = "predictions")]
+    model: Option<String>,
+    /// Examples: .jsonl, .json, .csv, .tsv or .txt; those with the same prompt are each other's alternatives
+    #[arg(long, value_name = "FILE", required_unless_present = "predictions")]
+    data: Option<PathBuf>,
+    /// Score these answers instead, without a model: JSONL of {"prediction": text, "references": [text, ..]}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "adapter", "format", "map", "max_length", "max_answers", "out"])]
+    predictions: Option<PathBuf>,
+    /// Write the model's answers as JSONL, in the form that --predictions reads
     #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    out: Option<PathBuf>,
     /// Adapter folder in PEFT layout
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// text, prompt-completion, instruct or chat; recognised by its columns when left out
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", help = format_help())]
     format: Option<FormatName>,
     /// Fill a field of the format from other columns, e.g. --map "prompt=Facts: {mr}" (repeatable)
     #[arg(long, value_name = "FIELD=TEXT", value_parser = field)]
     map: Vec<(String, String)>,
-    /// Names, separated by commas: perplexity, exact_match, bleu, rouge_l
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "perplexity")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help = metric_help())]
     metric: Vec<String>,
+    #[command(flatten)]
+    choices: Choices,
     /// Samples in one forward pass
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -52,6 +59,62 @@ pub struct Eval {
     device: DeviceArg,
 }
 
+/// What the text metrics leave open.
+#[derive(clap::Args, Debug)]
+struct Choices {
+    /// How BLEU cuts text: 13a, intl, char or none
+    #[arg(long, value_name = "NAME", default_value_t)]
+    tokenize: BleuTokenizer,
+    /// What BLEU does where no n-gram is right: exp, floor, add-k or none
+    #[arg(long, value_name = "NAME", default_value = "exp")]
+    smooth_method: String,
+    /// The value of floor (0.1) or add-k (1)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    smooth_value: Option<f64>,
+    /// BLEU and chrF without regard to case
+    #[arg(long)]
+    lowercase: bool,
+    /// ROUGE of word stems (Porter's)
+    #[arg(long)]
+    stem: bool,
+}
+
+impl Choices {
+    fn settings(&self) -> Result<Settings, Failure> {
+        Ok(Settings {
+            tokenizer: self.tokenize,
+            smoothing: Smoothing::new(&self.smooth_method, self.smooth_value).map_err(Failure::wrong_use)?,
+            lowercase: self.lowercase,
+            stem: self.stem,
+        })
+    }
+}
+
+/// What predictions are scored by where nothing was asked for.
+const TEXT_METRICS: [&str; 8] = [
+    "exact_match",
+    "f1",
+    "bleu",
+    "chrf",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+];
+
+fn format_help() -> String {
+    let names: Vec<&str> = FormatName::all().map(|format| format.as_str()).collect();
+    format!("{}; recognised by its columns when left out", names.join(", "))
+}
+
+fn metric_help() -> String {
+    format!(
+        "Names, separated by commas: {} [default: perplexity; of --predictions: {}]",
+        ft_eval::metrics::names(),
+        TEXT_METRICS.join(",")
+    )
+}
+
 fn field(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected FIELD=TEXT")?;
     Ok((name.trim().to_string(), value.to_string()))
@@ -62,22 +125,57 @@ impl Eval {
         for name in &self.metric {
             ft_eval::find(name).map_err(Failure::wrong_use)?;
         }
-        let data = self.data_config()?;
-        let located = locate::locate(&self.model, self.adapter.as_deref())?;
+        let settings = self.choices.settings()?;
+        match (&self.predictions, &self.model, &self.data) {
+            (Some(file), ..) => self.score(file, &settings),
+            (None, Some(model), Some(data)) => self.measure(model, data, settings),
+            _ => Err(Failure::wrong_use("MODEL with --data, or --predictions, is needed")),
+        }
+    }
+
+    fn score(&self, file: &Path, settings: &Settings) -> Result<(), Failure> {
+        let mut names: Vec<&str> = self.metric.iter().map(String::as_str).collect();
+        if names.is_empty() {
+            names.extend(TEXT_METRICS);
+        }
+        let metrics: Vec<&Metric> = names.into_iter().map(ft_eval::find).collect::<Result<_, _>>()?;
+        if let Some(metric) = metrics.iter().find(|metric| !metric.needs_answers()) {
+            return Err(Failure::wrong_use(format!(
+                "--metric {}: predictions say nothing about it; it needs MODEL and --data",
+                metric.name
+            )));
+        }
+        let text = std::fs::read(file).context(file.display())?;
+        let answers = ft_eval::read_predictions(&text).context(file.display())?;
+        let scores = ft_eval::score(&metrics, &answers, settings);
+        match self.json {
+            true => output::json(&Scored::new(&answers, &scores)),
+            false => output::write(&scores_page(answers.len(), &scores)),
+        }
+    }
+
+    fn measure(&self, model: &str, data: &Path, settings: Settings) -> Result<(), Failure> {
+        if let Some(out) = self.out.as_ref().filter(|out| out.exists()) {
+            return Err(Failure::wrong_use(format!("--out {}: exists already", out.display())));
+        }
+        let config = self.data_config(model, data)?;
+        let located = locate::locate(model, self.adapter.as_deref())?;
         let picked = device::pick(self.device.device)?;
         let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
-        let tokenizer = data.tokenizer(loaded.tokenizer.clone())?;
+        let tokenizer = config.tokenizer(loaded.tokenizer.clone())?;
         let positions = loaded.model.positions();
-        let data = DataConfig {
-            max_length: data.max_length.min(positions),
-            ..data
+        let config = DataConfig {
+            max_length: config.max_length.min(positions),
+            ..config
         };
-        let set = load_samples(&self.data, &data, &tokenizer).map_err(in_flags)?;
+        let set = load_samples(data, &config, &tokenizer).map_err(in_flags)?;
         for warning in set.statistics.warnings() {
             tracing::warn!("{warning}");
         }
         let config = EvalConfig {
             metrics: self.metric.clone(),
+            settings,
+            answer: self.out.is_some(),
             batch_size: self.batch as usize,
             multiple: width_multiple(&picked),
             generation: loaded.generation(&self.sampling.options())?,
@@ -88,6 +186,9 @@ impl Eval {
         let samples: Vec<Sample> = set.samples.iter().filter_map(Sample::wanted).collect();
         let report = ft_eval::report(&loaded.model, &tokenizer, &samples, &config, &mut |s| progress.show(s))?;
         progress.end();
+        if let Some(out) = &self.out {
+            write_answers(out, &report.answers)?;
+        }
         if self.json {
             output::json(&report)
         } else {
@@ -96,13 +197,13 @@ impl Eval {
     }
 
     /// Settings of the run that the model comes from, where nothing else was typed.
-    fn data_config(&self) -> Result<DataConfig, Failure> {
-        let run = Path::new(&self.model).join("config.toml");
+    fn data_config(&self, model: &str, data: &Path) -> Result<DataConfig, Failure> {
+        let run = Path::new(model).join("config.toml");
         let mut config = match run.is_file() && self.format.is_none() && self.map.is_empty() {
             true => ft_train::RunConfig::load(&run, &[])?.data,
-            false => DataConfig::new(&self.data),
+            false => DataConfig::new(data),
         };
-        config.train = self.data.clone();
+        config.train = data.to_path_buf();
         (config.valid, config.valid_split) = (None, 0.0);
         config.format = self.format.or(config.format);
         config.map.extend(self.map.iter().cloned().collect::<BTreeMap<_, _>>());
@@ -126,6 +227,43 @@ fn in_flags(error: ft_data::Error) -> Failure {
     }
 }
 
+fn write_answers(out: &Path, answers: &[Answer]) -> Result<(), Failure> {
+    let mut text = String::new();
+    for answer in answers {
+        text.push_str(&serde_json::to_string(answer)?);
+        text.push('\n');
+    }
+    let draft = output::draft(out);
+    std::fs::write(&draft, text).context(draft.display())?;
+    std::fs::rename(&draft, out).context(out.display())
+}
+
+/// The scores of a file of predictions.
+#[derive(Serialize)]
+struct Scored<'a> {
+    samples: usize,
+    #[serde(flatten)]
+    values: &'a BTreeMap<&'static str, f64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    signatures: &'a BTreeMap<&'static str, String>,
+}
+
+impl<'a> Scored<'a> {
+    fn new(answers: &[Answer], scores: &'a Scores) -> Self {
+        Self {
+            samples: answers.len(),
+            values: &scores.values,
+            signatures: &scores.signatures,
+        }
+    }
+}
+
+fn scores_page(samples: usize, scores: &Scores) -> String {
+    let mut rows = vec![vec!["samples".into(), output::count(samples as u64)]];
+    rows.extend(metric_rows(&scores.values, &scores.signatures));
+    output::table(&rows, &[false, true])
+}
+
 fn page(report: &Report) -> String {
     let mut rows = vec![
         vec!["loss".to_string(), format!("{:.6}", report.loss)],
@@ -133,13 +271,19 @@ fn page(report: &Report) -> String {
         vec!["tokens".into(), output::count(report.tokens as u64)],
         vec!["samples".into(), output::count(report.samples as u64)],
     ];
-    rows.extend(
-        report
-            .metrics
-            .iter()
-            .map(|(name, value)| vec![name.to_string(), format!("{value:.4}")]),
-    );
+    rows.extend(metric_rows(&report.metrics, &report.signatures));
     output::table(&rows, &[false, true])
+}
+
+/// Values, each with its signature where it has one.
+fn metric_rows<'a>(
+    values: &'a BTreeMap<&'static str, f64>,
+    signatures: &'a BTreeMap<&'static str, String>,
+) -> impl Iterator<Item = Vec<String>> {
+    values.iter().map(|(name, value)| {
+        let signature = signatures.get(name).cloned().unwrap_or_default();
+        vec![name.to_string(), format!("{value:.4}"), signature]
+    })
 }
 
 /// A percentage on a terminal's stderr, and nothing elsewhere.

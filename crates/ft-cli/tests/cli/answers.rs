@@ -84,6 +84,104 @@ fn eval_reports_sums_per_target_token() {
 }
 
 #[test]
+fn predictions_are_scored_without_a_model() {
+    let bench = Bench::new();
+    let lines = concat!(
+        "{\"prediction\": \"The Mill is a cheap pub.\", \"references\": [\"The Mill is a pub.\", \"The mill is a cheap pub\"]}\n",
+        "\n",
+        "{\"prediction\": \"Alba\", \"references\": [\"Alba\"], \"id\": 7}\n",
+    );
+    let file = bench.write("predictions.jsonl", lines);
+    let score = |more: &[&str]| json(&[&["eval", "--predictions", &file, "--json"], more].concat());
+    let all = score(&[]);
+    for key in [
+        "exact_match",
+        "f1",
+        "bleu",
+        "chrf",
+        "rouge1",
+        "rouge2",
+        "rougeL",
+        "rougeLsum",
+    ] {
+        assert!(all[key].is_f64(), "{key}: {all}");
+    }
+    assert_eq!(
+        (&all["samples"], &all["exact_match"], &all["f1"]),
+        (&2.into(), &0.5.into(), &1.0.into())
+    );
+    let bleu = score(&[
+        "--metric",
+        "bleu",
+        "--tokenize",
+        "char",
+        "--smooth-method",
+        "floor",
+        "--lowercase",
+    ]);
+    assert_eq!(
+        bleu["signatures"]["bleu"],
+        "nrefs:var|case:lc|eff:no|tok:char|smooth:floor[0.10]|version:2.6.0"
+    );
+    assert_eq!(bleu.as_object().unwrap().len(), 3, "{bleu}");
+
+    let wrong: &[(&[&str], &str)] = &[
+        (&["--metric", "perplexity"], "needs MODEL"),
+        (&["--metric", "blue"], "rougeLsum"),
+        (&["--smooth-value", "0.5"], "takes no value"),
+        (&["--tokenize", "zh"], "13a, intl, char, none"),
+        (&["--out", "x.jsonl"], "cannot be used with"),
+    ];
+    for (more, says) in wrong {
+        let done = ft(&[&["eval", "--predictions", &file], *more].concat());
+        assert!(
+            done.code == 2 && done.stderr.contains(says),
+            "{more:?}: {}",
+            done.stderr
+        );
+    }
+    let bad = bench.write(
+        "bad.jsonl",
+        "{\"prediction\": \"a\", \"references\": [\"b\"]}\n{\"prediction\": \"a\"}\n",
+    );
+    let done = ft(&["eval", "--predictions", &bad]);
+    assert_eq!(done.code, 1);
+    let names = ["bad.jsonl", "line 2", "references"];
+    assert!(names.iter().all(|name| done.stderr.contains(name)), "{}", done.stderr);
+}
+
+#[test]
+fn answers_are_written_as_predictions() {
+    let bench = Bench::new();
+    let two = "{\"prompt\": \"Who has key 3? \", \"completion\": \"Door 3 has it.\"}\n{\"prompt\": \"Who has key 3? \", \"completion\": \"The third.\"}\n";
+    let data = bench.write("two.jsonl", two);
+    let out = bench.path("answers.jsonl").display().to_string();
+    let eval = [
+        "eval",
+        "embedded:tiny",
+        "--data",
+        &data,
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "8",
+        "--json",
+    ];
+    let measured = json(&[&eval[..], &["--metric", "chrf", "--out", &out]].concat());
+    let line: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(line["prompt"], "Who has key 3? ");
+    assert_eq!(line["references"], serde_json::json!(["Door 3 has it.", "The third."]));
+    let scored = json(&["eval", "--predictions", &out, "--metric", "chrf", "--json"]);
+    assert_eq!(scored["chrf"], measured["chrf"]);
+    let again = ft(&[&eval[..], &["--out", &out]].concat());
+    assert!(
+        again.code == 2 && again.stderr.contains("exists already"),
+        "{}",
+        again.stderr
+    );
+}
+
+#[test]
 fn every_prompt_may_have_its_adapter() {
     let bench = Bench::new();
     let config = |seed: &str, out: &str| {

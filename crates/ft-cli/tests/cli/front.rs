@@ -20,6 +20,10 @@ fn help_and_version_go_to_stdout() {
         );
         assert_eq!(ft(&[verb, "--help"]).code, 0, "{verb}");
     }
+    let eval = ft(&["eval", "--help"]).stdout;
+    for name in ["unpaired-preference", "rougeLsum", "matthews"] {
+        assert!(eval.contains(name), "{name}: {eval}");
+    }
     assert!(ft(&["--version"]).stdout.starts_with("ft "));
 }
 

@@ -1,62 +1,114 @@
-//! BLEU (Papineni et al. 2002) of a corpus, from 0 to 100, as sacrebleu computes it by default: tokenization 13a, up to 4-grams,
-//! several references, exponential smoothing, mixed case (signature `nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp`).
+//! BLEU (Papineni et al. 2002), from 0 to 100, as sacreBLEU 2.6.0 computes it: up to 4-grams, several references, its tokenizers
+//! and smoothings.
 
-use std::collections::HashMap;
+use super::{Answer, signature};
+use crate::text::ngrams::{counts, most, overlap};
+use crate::{Settings, Smoothing};
 
-use super::Answer;
-
-pub(super) const ABOUT: &str = "corpus BLEU, 0 to 100 (sacrebleu's default: 13a, exponential smoothing)";
+pub(super) const ABOUT: &str = "corpus BLEU, 0 to 100 (sacreBLEU's)";
+pub(super) const ABOUT_SENTENCE: &str = "mean over answers of sentence BLEU, 0 to 100 (sacreBLEU's sentence_bleu)";
 
 /// Longest n-gram.
 const ORDER: usize = 4;
 
+/// sacreBLEU's logarithm of 0: e to a fourth of it is 0.
+const LOG_OF_ZERO: f64 = -9_999_999_999.0;
+
 /// What the score is computed from, summed over the corpus.
 #[derive(Default)]
-struct Counts {
+struct Statistics {
     matched: [usize; ORDER],
     total: [usize; ORDER],
     hypothesis: usize,
     reference: usize,
 }
 
-pub(super) fn compute(answers: &[Answer]) -> f64 {
-    let mut counts = Counts::default();
-    answers.iter().for_each(|answer| counts.add(answer));
-    counts.score()
+/// BLEU of all answers together.
+pub(super) fn corpus(answers: &[Answer], settings: &Settings) -> f64 {
+    let mut statistics = Statistics::default();
+    answers.iter().for_each(|answer| statistics.add(answer, settings));
+    statistics.score(settings.smoothing, false)
 }
 
-impl Counts {
-    fn add(&mut self, answer: &Answer) {
-        let hypothesis = tokenize(&answer.hypothesis);
-        let references: Vec<Vec<String>> = answer.references.iter().map(|text| tokenize(text)).collect();
+/// The mean of each answer's BLEU over the orders that it is long enough for (`effective_order`).
+pub(super) fn mean_of_sentences(answers: &[Answer], settings: &Settings) -> f64 {
+    let score = |answer: &Answer| {
+        let mut statistics = Statistics::default();
+        statistics.add(answer, settings);
+        statistics.score(settings.smoothing, true)
+    };
+    super::mean(answers, score)
+}
+
+pub(super) fn corpus_signature(answers: &[Answer], settings: &Settings) -> String {
+    signed(answers, settings, "no")
+}
+
+pub(super) fn sentence_signature(answers: &[Answer], settings: &Settings) -> String {
+    signed(answers, settings, "yes")
+}
+
+fn signed(answers: &[Answer], settings: &Settings, effective_order: &str) -> String {
+    let (tokenizer, smoothing) = (settings.tokenizer, settings.smoothing);
+    let rest = format!("eff:{effective_order}|tok:{tokenizer}|smooth:{smoothing}");
+    signature(answers, settings.lowercase, &rest)
+}
+
+impl Statistics {
+    fn add(&mut self, answer: &Answer, settings: &Settings) {
+        let tokens = |text: &String| match settings.lowercase {
+            true => settings.tokenizer.tokens(&text.to_lowercase()),
+            false => settings.tokenizer.tokens(text),
+        };
+        let hypothesis = tokens(&answer.hypothesis);
+        let references: Vec<Vec<String>> = answer.references.iter().map(tokens).collect();
         self.hypothesis += hypothesis.len();
         self.reference += closest(hypothesis.len(), references.iter().map(Vec::len));
         for n in 1..=ORDER {
-            let allowed = most(references.iter().map(|reference| ngrams(reference, n)));
-            for (gram, count) in ngrams(&hypothesis, n) {
-                self.total[n - 1] += count;
-                self.matched[n - 1] += count.min(allowed.get(gram).copied().unwrap_or(0));
-            }
+            let allowed = most(references.iter().map(|reference| counts(reference, n)));
+            self.total[n - 1] += (hypothesis.len() + 1).saturating_sub(n);
+            self.matched[n - 1] += overlap(&counts(&hypothesis, n), &allowed);
         }
     }
 
-    fn score(&self) -> f64 {
-        if self.matched.iter().all(|matched| *matched == 0) || self.total.contains(&0) {
+    fn score(&self, smoothing: Smoothing, effective_order: bool) -> f64 {
+        if self.matched.iter().all(|matched| *matched == 0) {
             return 0.0;
         }
-        // Every order without a match counts as half the match of the one before it: 1/2, 1/4, ...
-        let mut share = 1.0;
-        let log_precision = |(&matched, &total): (&usize, &usize)| {
-            let matched = if matched > 0 {
-                matched as f64
-            } else {
-                share /= 2.0;
-                share
-            };
-            (100.0 * matched / total as f64).ln()
-        };
-        let mean = self.matched.iter().zip(&self.total).map(log_precision).sum::<f64>() / ORDER as f64;
+        let precisions = self.precisions(smoothing);
+        // Without `effective_order`, an order that no answer is long enough for counts as no match.
+        let orders = if effective_order { precisions.len() } else { ORDER };
+        let log = |p: &f64| if *p == 0.0 { LOG_OF_ZERO } else { p.ln() };
+        let absent = (orders - precisions.len()) as f64 * LOG_OF_ZERO;
+        let mean = (precisions.iter().map(log).sum::<f64>() + absent) / orders as f64;
         self.brevity() * mean.exp()
+    }
+
+    /// Smoothed precisions in percent, up to the longest n-gram that there is.
+    fn precisions(&self, smoothing: Smoothing) -> Vec<f64> {
+        let mut precisions = Vec::with_capacity(ORDER);
+        let mut share = 1.0;
+        for (n, (&matched, &total)) in self.matched.iter().zip(&self.total).enumerate() {
+            let (mut matched, mut total) = (matched as f64, total as f64);
+            if let Smoothing::AddK(k) = smoothing
+                && n > 0
+            {
+                (matched, total) = (matched + k, total + k);
+            }
+            if total == 0.0 {
+                break;
+            }
+            precisions.push(match smoothing {
+                _ if matched > 0.0 => 100.0 * matched / total,
+                Smoothing::Exp => {
+                    share *= 2.0;
+                    100.0 / (share * total)
+                }
+                Smoothing::Floor(value) => 100.0 * value / total,
+                Smoothing::AddK(_) | Smoothing::None => 0.0,
+            });
+        }
+        precisions
     }
 
     /// Answers shorter than the references lose; the n-gram precisions alone would favour them.
@@ -75,99 +127,13 @@ fn closest(length: usize, references: impl Iterator<Item = usize>) -> usize {
         .unwrap_or(0)
 }
 
-/// The n-grams of a text and how often each occurs.
-fn ngrams(tokens: &[String], n: usize) -> HashMap<&[String], usize> {
-    let mut counts = HashMap::new();
-    tokens.windows(n).for_each(|gram| *counts.entry(gram).or_insert(0) += 1);
-    counts
-}
-
-/// Of every n-gram the largest count in any one reference.
-fn most<'a>(references: impl Iterator<Item = HashMap<&'a [String], usize>>) -> HashMap<&'a [String], usize> {
-    let mut most = HashMap::new();
-    for (gram, count) in references.flatten() {
-        let held = most.entry(gram).or_insert(0);
-        *held = count.max(*held);
-    }
-    most
-}
-
-/// Tokenization 13a of NIST's mteval-v13a: punctuation apart from words, but for periods, commas inside numbers and hyphens.
-fn tokenize(text: &str) -> Vec<String> {
-    let text = text
-        .trim_end()
-        .replace("<skipped>", "")
-        .replace("-\n", "")
-        .replace('\n', " ");
-    let text = text
-        .replace("&quot;", "\"")
-        .replace("&amp;", "&")
-        .replace("&lt;", "<")
-        .replace("&gt;", ">");
-    let mut text: Vec<char> = format!(" {text} ").chars().collect();
-    text = apart(&text);
-    text = split_pairs(
-        &text,
-        |a, b| !a.is_ascii_digit() && matches!(b, '.' | ','),
-        |a, b| [a, ' ', b, ' '],
-    );
-    text = split_pairs(
-        &text,
-        |a, b| matches!(a, '.' | ',') && !b.is_ascii_digit(),
-        |a, b| [' ', a, ' ', b],
-    );
-    text = split_pairs(&text, |a, b| a.is_ascii_digit() && b == '-', |a, b| [a, ' ', b, ' ']);
-    text.into_iter()
-        .collect::<String>()
-        .split_whitespace()
-        .map(str::to_string)
-        .collect()
-}
-
-/// ASCII punctuation but `'`, `,`, `-` and `.` becomes a token of its own.
-fn apart(text: &[char]) -> Vec<char> {
-    let punctuation = |c: char| c.is_ascii_punctuation() && !matches!(c, '\'' | ',' | '-' | '.');
-    text.iter()
-        .flat_map(|&c| if punctuation(c) { vec![' ', c, ' '] } else { vec![c] })
-        .collect()
-}
-
-/// Replaces neighbours that match, from left to right; both are used up, as in a regular expression's substitution.
-fn split_pairs(
-    text: &[char],
-    matches: impl Fn(char, char) -> bool,
-    replace: impl Fn(char, char) -> [char; 4],
-) -> Vec<char> {
-    let mut result = Vec::with_capacity(text.len() * 2);
-    let mut rest = text;
-    while let [a, tail @ ..] = rest {
-        match tail {
-            [b, after @ ..] if matches(*a, *b) => {
-                result.extend(replace(*a, *b));
-                rest = after;
-            }
-            _ => {
-                result.push(*a);
-                rest = tail;
-            }
-        }
-    }
-    result
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::tests::answer;
 
-    #[test]
-    fn tokens_of_13a() {
-        let tokens = |text: &str| tokenize(text).join(" ");
-        assert_eq!(
-            tokens("It's 3.5%, or 1,000-2 (not &quot;x&quot;)..."),
-            "It's 3.5 % , or 1,000 - 2 ( not \" x \" ) . . ."
-        );
-        assert_eq!(tokens("well-known end-\nings\nhere.  "), "well-known endings here .");
+    fn compute(answers: &[Answer]) -> f64 {
+        corpus(answers, &Settings::default())
     }
 
     #[test]
@@ -176,6 +142,8 @@ mod tests {
         assert!((compute(&[answer(text, &["a dog", text])]) - 100.0).abs() < 1e-9);
         assert_eq!(compute(&[answer("x y z w", &[text])]), 0.0);
         assert_eq!(compute(&[answer("", &[text])]), 0.0);
-        assert_eq!(compute(&[answer("the cat", &["the cat"])]), 0.0, "no 4-gram at all");
+        let short = [answer("the cat", &["the cat"])];
+        assert_eq!(compute(&short), 0.0, "no 4-gram at all");
+        assert!((mean_of_sentences(&short, &Settings::default()) - 100.0).abs() < 1e-9);
     }
 }

@@ -4,21 +4,19 @@
 //! punctuation and articles count.
 
 use super::Answer;
+use crate::Settings;
 
 pub(super) const ABOUT: &str = "share of answers equal to a reference, white space aside";
 
-pub(super) fn compute(answers: &[Answer]) -> f64 {
-    let hits = answers.iter().filter(|answer| {
+pub(super) fn compute(answers: &[Answer], _: &Settings) -> f64 {
+    super::mean(answers, |answer| {
         let hypothesis = normalize(&answer.hypothesis);
-        answer
-            .references
-            .iter()
-            .any(|reference| normalize(reference) == hypothesis)
-    });
-    hits.count() as f64 / answers.len().max(1) as f64
+        let mut references = answer.references.iter();
+        f64::from(references.any(|reference| normalize(reference) == hypothesis))
+    })
 }
 
-fn normalize(text: &str) -> String {
+pub(super) fn normalize(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -35,6 +33,7 @@ mod tests {
             answer("the cat sat.", &["the cat sat"]),
             answer("", &[" "]),
         ];
+        let compute = |answers: &[Answer]| compute(answers, &Settings::default());
         assert_eq!(compute(&answers), 0.5);
         assert_eq!(compute(&[]), 0.0);
     }

@@ -1,37 +1,47 @@
-//! The metrics: one file each, one line in [`METRICS`] each.
+//! The metrics: one file per family, one line in [`METRICS`] each.
 
-use crate::{Error, Evaluation, Result};
+use std::collections::BTreeMap;
+
+use crate::{Answer, Error, Likelihood, Result, Settings};
 
 mod bleu;
+mod chrf;
+mod cider;
+mod classification;
+mod coco_rouge;
 mod exact_match;
+mod nist;
 mod perplexity;
-mod rouge_l;
+mod rouge;
+mod squad;
 
 /// Every metric, in the order of reports.
 pub const METRICS: &[Metric] = &[
-    Metric {
-        name: "perplexity",
-        about: perplexity::ABOUT,
-        compute: Compute::Likelihood(perplexity::compute),
-    },
-    Metric {
-        name: "exact_match",
-        about: exact_match::ABOUT,
-        compute: Compute::Answers(exact_match::compute),
-    },
-    Metric {
-        name: "bleu",
-        about: bleu::ABOUT,
-        compute: Compute::Answers(bleu::compute),
-    },
-    Metric {
-        name: "rouge_l",
-        about: rouge_l::ABOUT,
-        compute: Compute::Answers(rouge_l::compute),
-    },
+    Metric::likelihood("perplexity", perplexity::ABOUT, perplexity::of_tokens),
+    Metric::likelihood("word_perplexity", perplexity::ABOUT_WORD, perplexity::of_words),
+    Metric::likelihood("byte_perplexity", perplexity::ABOUT_BYTE, perplexity::of_bytes),
+    Metric::likelihood("bits_per_byte", perplexity::ABOUT_BITS, perplexity::bits),
+    Metric::answers("exact_match", exact_match::ABOUT, exact_match::compute),
+    Metric::answers("f1", squad::ABOUT_F1, squad::f1),
+    Metric::answers("squad_exact_match", squad::ABOUT_EXACT, squad::exact),
+    Metric::answers("bleu", bleu::ABOUT, bleu::corpus).signed(bleu::corpus_signature),
+    Metric::answers("sentence_bleu", bleu::ABOUT_SENTENCE, bleu::mean_of_sentences).signed(bleu::sentence_signature),
+    Metric::answers("chrf", chrf::ABOUT, chrf::chrf).signed(chrf::chrf_signature),
+    Metric::answers("chrf++", chrf::ABOUT_PLUS, chrf::chrf_plus).signed(chrf::chrf_plus_signature),
+    Metric::answers("rouge1", rouge::ABOUT_1, rouge::rouge_1),
+    Metric::answers("rouge2", rouge::ABOUT_2, rouge::rouge_2),
+    Metric::answers("rougeL", rouge::ABOUT_L, rouge::rouge_l),
+    Metric::answers("rougeLsum", rouge::ABOUT_LSUM, rouge::rouge_lsum),
+    Metric::answers("nist", nist::ABOUT, nist::compute),
+    Metric::answers("cider", cider::ABOUT, cider::compute),
+    Metric::answers("coco_rougeL", coco_rouge::ABOUT, coco_rouge::compute),
+    Metric::answers("accuracy", classification::ABOUT_ACCURACY, classification::accuracy),
+    Metric::answers("macro_f1", classification::ABOUT_MACRO, classification::macro_f1),
+    Metric::answers("micro_f1", classification::ABOUT_MICRO, classification::micro_f1),
+    Metric::answers("matthews", classification::ABOUT_MATTHEWS, classification::matthews),
 ];
 
-/// A number, or several, that say how good a model is.
+/// A number that says how good a model is.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// What a person types and a report shows.
@@ -40,28 +50,55 @@ pub struct Metric {
     pub about: &'static str,
     /// How it is computed.
     pub compute: Compute,
+    /// What must be said beside the number for others to compute the same, as sacreBLEU writes it.
+    pub signature: Option<Signature>,
 }
 
 /// What a metric looks at.
 #[derive(Clone, Copy, Debug)]
 pub enum Compute {
     /// The likelihood of the data under the model.
-    Likelihood(fn(&Evaluation) -> f64),
-    /// Generated answers beside the answers of the data.
-    Answers(fn(&[Answer]) -> f64),
+    Likelihood(fn(&Likelihood) -> f64),
+    /// Answers beside the answers of the data.
+    Answers(fn(&[Answer], &Settings) -> f64),
 }
 
-/// A generated answer and the answers that would have been right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What the model wrote.
-    pub hypothesis: String,
-    /// What the data has for the same prompt; at least one.
-    pub references: Vec<String>,
+/// The signature of a score.
+pub type Signature = fn(&[Answer], &Settings) -> String;
+
+/// Values by the names of metrics, and the signatures of those that have one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// The values.
+    pub values: BTreeMap<&'static str, f64>,
+    /// The signatures.
+    pub signatures: BTreeMap<&'static str, String>,
 }
 
 impl Metric {
-    /// Whether answers must be generated for it.
+    const fn new(name: &'static str, about: &'static str, compute: Compute) -> Self {
+        Self {
+            name,
+            about,
+            compute,
+            signature: None,
+        }
+    }
+
+    const fn likelihood(name: &'static str, about: &'static str, compute: fn(&Likelihood) -> f64) -> Self {
+        Self::new(name, about, Compute::Likelihood(compute))
+    }
+
+    const fn answers(name: &'static str, about: &'static str, compute: fn(&[Answer], &Settings) -> f64) -> Self {
+        Self::new(name, about, Compute::Answers(compute))
+    }
+
+    const fn signed(mut self, signature: Signature) -> Self {
+        self.signature = Some(signature);
+        self
+    }
+
+    /// Whether it looks at answers.
     pub fn needs_answers(&self) -> bool {
         matches!(self.compute, Compute::Answers(_))
     }
@@ -79,59 +116,38 @@ pub fn find(name: &str) -> Result<&'static Metric> {
 }
 
 /// The names of all metrics, for messages.
-pub(crate) fn names() -> String {
+pub fn names() -> String {
     METRICS.iter().map(|metric| metric.name).collect::<Vec<_>>().join(", ")
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// An answer with its references.
-    pub(crate) fn answer(hypothesis: &str, references: &[&str]) -> Answer {
-        Answer {
-            hypothesis: hypothesis.into(),
-            references: references.iter().map(ToString::to_string).collect(),
+/// The values of those metrics that look at answers; 0 where there is no answer at all.
+pub fn score(metrics: &[&Metric], answers: &[Answer], settings: &Settings) -> Scores {
+    let mut scores = Scores::default();
+    for metric in metrics {
+        if let Compute::Answers(compute) = metric.compute {
+            scores.values.insert(metric.name, compute(answers, settings));
+            let signature = metric.signature.map(|sign| (metric.name, sign(answers, settings)));
+            scores.signatures.extend(signature);
         }
     }
-
-    #[test]
-    fn names_are_unique_and_found() {
-        for metric in METRICS {
-            assert_eq!(METRICS.iter().filter(|other| other.name == metric.name).count(), 1);
-            assert_eq!(find(metric.name).unwrap().about, metric.about);
-        }
-        let error = find("blue").unwrap_err().to_string();
-        assert!(error.contains("blue") && error.contains("bleu, rouge_l"), "{error}");
-    }
-
-    /// The golden file that `tests/fixtures/metrics/generate.py` wrote with sacrebleu and rouge-score.
-    #[test]
-    fn text_metrics_agree_with_the_reference_packages() {
-        let golden: serde_json::Value =
-            serde_json::from_str(include_str!("../../../../tests/fixtures/metrics/golden.json")).unwrap();
-        for case in golden["cases"].as_array().unwrap() {
-            let strings = |value: &serde_json::Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap() };
-            let references = case["references"].as_array().unwrap();
-            let answers: Vec<Answer> = strings(&case["hypotheses"])
-                .into_iter()
-                .zip(references)
-                .map(|(hypothesis, references)| Answer {
-                    hypothesis,
-                    references: strings(references),
-                })
-                .collect();
-            for (name, tolerance) in [("bleu", 1e-9), ("rouge_l", 1e-12)] {
-                let Compute::Answers(compute) = find(name).unwrap().compute else {
-                    panic!()
-                };
-                let (got, expected) = (compute(&answers), case[name].as_f64().unwrap());
-                assert!(
-                    (got - expected).abs() < tolerance,
-                    "{name} of {}: {got}, not {expected}",
-                    case["name"]
-                );
-            }
-        }
-    }
+    scores
 }
+
+/// The mean of a number over all answers.
+fn mean(answers: &[Answer], of: impl Fn(&Answer) -> f64) -> f64 {
+    answers.iter().map(of).sum::<f64>() / answers.len().max(1) as f64
+}
+
+/// sacreBLEU's signature: how many references, upper and lower case, what the metric adds, the version whose numbers these are.
+fn signature(answers: &[Answer], lowercase: bool, rest: &str) -> String {
+    let first = answers.first().map_or(0, |answer| answer.references.len());
+    let references = match answers.iter().all(|answer| answer.references.len() == first) {
+        true => first.to_string(),
+        false => "var".into(),
+    };
+    let case = if lowercase { "lc" } else { "mixed" };
+    format!("nrefs:{references}|case:{case}|{rest}|version:2.6.0")
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

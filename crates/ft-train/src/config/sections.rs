@@ -165,7 +165,7 @@ pub struct EvalSection {
     pub samples: usize,
     /// Answer them at every evaluation too.
     pub samples_each: bool,
-    /// Names of metrics that need generated answers, measured before and after the run: `exact_match`, `bleu`, `rouge_l`.
+    /// Names of metrics that need generated answers, measured before and after the run: `exact_match`, `bleu`, `rougeL` and others.
     pub metrics: Vec<String>,
     /// Held-out prompts answered for `metrics`, spread evenly; all where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ft_data::{Sample, Tokenizer};
-use ft_eval::Compute;
+use ft_eval::{Compute, Settings};
 use ft_infer::{GenerationConfig, Token};
 use ft_model::Model;
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ impl Prompts {
             go_on(stop)
         })?;
         let value = |metric: &&ft_eval::Metric| match metric.compute {
-            Compute::Answers(compute) => Some((metric.name.to_owned(), compute(&answers))),
+            Compute::Answers(compute) => Some((metric.name.to_owned(), compute(&answers, &Settings::default()))),
             Compute::Likelihood(_) => None,
         };
         Ok(self.metrics.iter().filter_map(value).collect())
