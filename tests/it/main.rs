@@ -18,6 +18,8 @@ mod loraplus;
 mod methods;
 mod methods_laws;
 mod objectives;
+mod packing;
+mod packing_runs;
 mod production;
 mod prompts;
 mod prompts_laws;

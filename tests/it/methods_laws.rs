@@ -81,6 +81,9 @@ pub const METHODS: &[(&str, bool)] = &[
     ),
 ];
 
+/// Families whose projections have no biases.
+const UNBIASED: [&str; 3] = ["families/llama", "families/mistral", "families/qwen3"];
+
 pub const BASES: [&str; 3] = ["families/llama", "families/qwen2", "families/gpt2"];
 
 pub fn config(options: &str) -> PeftConfig {
@@ -103,7 +106,7 @@ fn distance(a: Tensor<3>, b: Tensor<3>) -> f32 {
 }
 
 /// A base as it is held.
-struct Held {
+pub struct Held {
     name: &'static str,
     dtype: LoadDtype,
     scheme: Option<Scheme>,
@@ -129,7 +132,7 @@ const STORAGES: [(LoadDtype, Option<Scheme>); 6] = {
 
 impl Held {
     /// The model on one and the same device.
-    fn load(&self, device: &Device) -> Model {
+    pub fn load(&self, device: &Device) -> Model {
         let load = || {
             let model = Model::load_quantized(&fixture(self.name), self.dtype, self.scheme, device).unwrap();
             model.computing_in(FloatDType::F32)
@@ -152,8 +155,13 @@ impl Held {
 }
 
 /// Every method on every base in every storage, with its options for messages.
-fn each(mut law: impl FnMut(&str, &Held, bool, &PeftConfig)) {
-    for name in BASES {
+fn each(law: impl FnMut(&str, &Held, bool, &PeftConfig)) {
+    each_on(&BASES, law);
+}
+
+/// Every method on these bases in every storage.
+pub fn each_on(bases: &[&'static str], mut law: impl FnMut(&str, &Held, bool, &PeftConfig)) {
+    for name in bases.iter().copied() {
         for (dtype, scheme) in STORAGES {
             let held = Held {
                 name,
@@ -162,8 +170,7 @@ fn each(mut law: impl FnMut(&str, &Held, bool, &PeftConfig)) {
                 loaded: RefCell::default(),
             };
             for (options, identity) in METHODS {
-                // A Llama has no biases.
-                if options.contains("bitfit") && name == "families/llama" {
+                if options.contains("bitfit") && UNBIASED.contains(&name) {
                     continue;
                 }
                 let what = match scheme {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::train_support::Workshop;
 
 /// Options over the workshop's configuration, and what the loss is measured on.
-const KINDS: &[&[&str]] = &[
+pub const KINDS: &[&[&str]] = &[
     &["objective.kind=dpo"],
     &[
         "objective.kind=dpo",
@@ -46,7 +46,7 @@ const KINDS: &[&[&str]] = &[
 ];
 
 /// The workshop with preferences, and with a teacher that was fine-tuned on the task.
-fn workshop() -> Workshop {
+pub fn workshop() -> Workshop {
     let workshop = Workshop::new();
     for file in ["train", "valid"] {
         let text = fs::read_to_string(workshop.path(&format!("{file}.jsonl"))).unwrap();
@@ -69,7 +69,7 @@ fn workshop() -> Workshop {
 }
 
 /// The options with paths into the workshop and the data that they need.
-fn sets(workshop: &Workshop, kind: &[&str], more: &[&str]) -> Vec<String> {
+pub fn sets(workshop: &Workshop, kind: &[&str], more: &[&str]) -> Vec<String> {
     let place = |set: &str| match set.strip_prefix("objective.teacher=") {
         Some("teacher") => format!("objective.teacher={}", workshop.path("teacher").display()),
         _ => set.to_owned(),
@@ -88,7 +88,7 @@ fn sets(workshop: &Workshop, kind: &[&str], more: &[&str]) -> Vec<String> {
     sets
 }
 
-fn strs(sets: &[String]) -> Vec<&str> {
+pub fn strs(sets: &[String]) -> Vec<&str> {
     sets.iter().map(String::as_str).collect()
 }
 

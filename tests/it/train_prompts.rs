@@ -125,7 +125,7 @@ fn a_plan_counts_virtual_tokens() {
             format!("peft.method={method}"),
             format!("peft.num_virtual_tokens={tokens}"),
         );
-        plan(&[&method, &tokens]).unwrap().bytes.activations
+        plan(&[&method, &tokens, "data.pack=false"]).unwrap().bytes.activations
     };
     let prompts = [10, 20, 40].map(|n| activations("prompt_tuning", n));
     assert!(prompts[0] < prompts[1], "{prompts:?}");

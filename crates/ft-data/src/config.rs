@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::formats::FormatName;
+use crate::pack::Pack;
 
 /// Where the examples are and how they become samples. Paths are relative to the current directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +36,11 @@ pub struct DataConfig {
     /// What happens to longer samples.
     #[serde(default)]
     pub overlong: Overlong,
+    /// Packing: samples share rows of at most `max_length` tokens and never see each other. "auto": the samples of a forward pass share
+    /// its rows where samples are short, and steps stay what they are. true: rows are filled from all samples, and
+    /// `train.batch_size` counts rows. false: every sample has a row of its own.
+    #[serde(default)]
+    pub pack: Pack,
     /// A new random order each epoch, with samples of similar length batched together; false keeps the order of the file.
     #[serde(default = "defaults::shuffle")]
     pub shuffle: bool,
@@ -91,6 +97,7 @@ impl DataConfig {
             map: BTreeMap::new(),
             max_length: defaults::max_length(),
             overlong: Overlong::default(),
+            pack: Pack::default(),
             shuffle: defaults::shuffle(),
             separator: defaults::separator(),
             chat_template: None,

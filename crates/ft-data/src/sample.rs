@@ -106,6 +106,11 @@ impl Sample {
         self.sequences().map(Sample::len).max().unwrap_or(0)
     }
 
+    /// Tokens of all its sequences.
+    pub fn tokens(&self) -> usize {
+        self.sequences().map(Sample::len).sum()
+    }
+
     /// Tokens in the sample.
     pub fn len(&self) -> usize {
         self.ids.len()

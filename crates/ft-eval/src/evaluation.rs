@@ -130,7 +130,7 @@ fn evaluate_batch(model: &Model, batch: &Batch) -> Evaluation {
     let tokens = batch.targets.len();
     if tokens == 0 {
         return Evaluation {
-            samples: batch.rows,
+            samples: batch.sequences(),
             ..Evaluation::default()
         };
     }
@@ -139,12 +139,12 @@ fn evaluate_batch(model: &Model, batch: &Batch) -> Evaluation {
     let ids = Tensor::<2, Int>::from_data(ids, &device);
     let positions = Tensor::<1, Int>::from_data(TensorData::new(batch.positions.clone(), [tokens]), &device);
     let targets = Tensor::<1, Int>::from_data(TensorData::new(batch.targets.clone(), [tokens]), &device);
-    let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval()); // [rows, width, hidden]
+    let hidden = model.forward(ids, &Rows::packed(batch.documents()), None, &Pass::eval()); // [rows, width, hidden]
     let hidden = hidden.flatten::<2>(0, 1).select(0, positions); // [tokens, hidden]
     let nll = model.token_nll(hidden, targets).into_data();
     Evaluation {
         nll_sum: nll.iter::<f64>().sum(),
         tokens,
-        samples: batch.rows,
+        samples: batch.sequences(),
     }
 }

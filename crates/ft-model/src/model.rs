@@ -125,7 +125,7 @@ impl Model {
 
     /// Columns that an adapter puts before every text.
     pub fn virtual_tokens(&self) -> usize {
-        self.decoder.embeddings().virtual_tokens() + self.decoder.prefixes().virtual_tokens()
+        self.prompt() + self.decoder.prefixes().virtual_tokens()
     }
 
     /// Positions that are left for text, in tokens.
@@ -152,14 +152,16 @@ impl Model {
         let offset = cache.as_ref().map_or(0, |c| c.len());
         let hidden = self.decoder.embed(ids, rows, offset, pass);
         let [_, columns, _] = hidden.dims();
-        let blocks = 0..self.num_blocks();
+        // A cache holds the prompt already.
+        let prompt = if columns == seq { 0 } else { self.prompt() };
+        let (blocks, inner) = (0..self.num_blocks(), rows.behind_prompts(prompt));
         let hidden = self
             .decoder
-            .blocks(blocks, hidden, &self.config, rows, cache.as_deref_mut(), pass);
+            .blocks(blocks, hidden, &self.config, &inner, cache.as_deref_mut(), pass);
         if let Some(cache) = cache {
             cache.advance(columns);
         }
-        self.decoder.norm(behind(columns - seq, hidden))
+        self.decoder.norm(behind(prompt, hidden, rows))
     }
 
     /// Blocks between [`embed`](Self::embed) and [`norm`](Self::norm): what can be computed again piece by piece.
@@ -167,7 +169,13 @@ impl Model {
         self.config.num_hidden_layers
     }
 
-    /// Input of the first block, `[batch, n + seq, hidden]` with the n columns of a prompt.
+    /// Columns of a prompt among the embeddings.
+    fn prompt(&self) -> usize {
+        self.decoder.embeddings().virtual_tokens()
+    }
+
+    /// Input of the first block, `[batch, n + seq, hidden]` with the n columns of a prompt; where rows are packed, of as many prompts as
+    /// a row has documents.
     pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, pass: &Pass) -> Tensor<3> {
         self.decoder.embed(ids, rows, 0, pass)
     }
@@ -176,13 +184,13 @@ impl Model {
     /// called twice, it gives the same numbers twice. Where the pass says that the output is unread, only its
     /// gradients are right. `forward` is `embed`, `blocks(0..num_blocks())`, `norm`.
     pub fn blocks(&self, range: Range<usize>, hidden: Tensor<3>, rows: &Rows, pass: &Pass) -> Tensor<3> {
-        self.decoder.blocks(range, hidden, &self.config, rows, None, pass)
+        let rows = rows.behind_prompts(self.prompt());
+        self.decoder.blocks(range, hidden, &self.config, &rows, None, pass)
     }
 
     /// The norm after the last block, of the text's columns: `[batch, n + seq, hidden]` to `[batch, seq, hidden]`.
-    pub fn norm(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.decoder
-            .norm(behind(self.decoder.embeddings().virtual_tokens(), hidden))
+    pub fn norm(&self, hidden: Tensor<3>, rows: &Rows) -> Tensor<3> {
+        self.decoder.norm(behind(self.prompt(), hidden, rows))
     }
 
     /// Whether anything trains that is held neither by `block` and those after it nor by what follows them: if nothing does,

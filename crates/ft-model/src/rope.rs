@@ -90,15 +90,36 @@ impl Rope {
 
     /// `(cos, sin)`, each `[rows, seq, head_dim / 2]` in f32, for the positions of each row.
     pub(crate) fn tables(&self, positions: &[Vec<usize>], head_dim: usize, device: &Device) -> (Tensor<3>, Tensor<3>) {
-        let frequencies = self.inverse_frequencies(head_dim);
-        let angles = positions
-            .iter()
-            .flatten()
-            .flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
-        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
         let shape = [positions.len(), positions[0].len(), head_dim / 2];
+        let (count, last) = (
+            shape[0] * shape[1],
+            positions.iter().flatten().max().copied().unwrap_or(0),
+        );
+        let (sin, cos) = match count > last + 1 {
+            false => self.angles(positions.iter().flatten().copied(), head_dim),
+            // Positions come more than once: each is computed once.
+            true => {
+                let (sin, cos) = self.angles(0..=last, head_dim);
+                let of = |table: &[f32]| -> Vec<f32> {
+                    let half = head_dim / 2;
+                    let values = positions
+                        .iter()
+                        .flatten()
+                        .flat_map(|p| &table[p * half..(p + 1) * half]);
+                    values.copied().collect()
+                };
+                (of(&sin), of(&cos))
+            }
+        };
         let table = |values| Tensor::from_data(TensorData::new(values, shape), device);
         (table(cos), table(sin))
+    }
+
+    /// `(sin, cos)` of these positions, `[positions, head_dim / 2]`.
+    fn angles(&self, positions: impl Iterator<Item = usize>, head_dim: usize) -> (Vec<f32>, Vec<f32>) {
+        let frequencies = self.inverse_frequencies(head_dim);
+        let angles = positions.flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        angles.map(f32::sin_cos).unzip()
     }
 }
 

@@ -8,9 +8,17 @@ pub enum Rows {
     Right,
     /// Row r has `pad[r]` columns of padding before its first token (generation over prompts of several lengths).
     Left(Vec<usize>),
+    /// Row r holds documents that start at the columns `starts[r]`, ascending from 0: none sees another, and positions start again at
+    /// each. Padding, if any, is behind the last one. Without a cache.
+    Packed(Vec<Vec<usize>>),
 }
 
 impl Rows {
+    /// Documents that start at these columns of each row; rows of one each where there are none.
+    pub fn packed(starts: Option<Vec<Vec<usize>>>) -> Self {
+        starts.map_or(Rows::Right, Rows::Packed)
+    }
+
     /// Position of each column of a call that starts at column `offset`, behind a prefix: one row of `seq` for all, or one
     /// per batch row. Padding columns get that of the first column.
     pub(crate) fn positions(&self, prefix: usize, offset: usize, seq: usize) -> Vec<Vec<usize>> {
@@ -26,6 +34,13 @@ impl Rows {
                         .collect()
                 })
                 .collect(),
+            Rows::Packed(rows) => rows
+                .iter()
+                .map(|starts| {
+                    let own = documents(starts, seq).enumerate();
+                    own.map(|(column, (_, start))| prefix + column - start).collect()
+                })
+                .collect(),
         }
     }
 
@@ -38,18 +53,27 @@ impl Rows {
         window: Option<usize>,
         device: &Device,
     ) -> Mask {
-        let first = match self {
-            Rows::Right => None,
-            Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => None,
+        let first = |rows: usize, columns: Vec<i32>| {
+            Some(Tensor::<2, Int>::from_data(
+                TensorData::new(columns, [rows, seq]),
+                device,
+            ))
+        };
+        let (first, window) = match self {
+            Rows::Right => (None, window),
+            Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => (None, window),
             Rows::Left(pads) => {
-                let columns: Vec<i32> = pads
-                    .iter()
-                    .flat_map(|pad| std::iter::repeat_n(*pad as i32, seq))
-                    .collect();
-                Some(Tensor::<2, Int>::from_data(
-                    TensorData::new(columns, [pads.len(), seq]),
-                    device,
-                ))
+                let columns = pads.iter().flat_map(|pad| std::iter::repeat_n(*pad as i32, seq));
+                (first(pads.len(), columns.collect()), window)
+            }
+            Rows::Packed(rows) => {
+                assert_eq!(offset, 0, "packed rows have no cache");
+                let columns = rows.iter().flat_map(|starts| documents(starts, seq));
+                let columns = columns.map(|(_, start)| start as i32).collect();
+                // No document is longer: the window hides nothing more, and says how far back keys can lie.
+                let longest = longest(rows, seq);
+                let window = window.map_or(longest, |window| window.min(longest));
+                (first(rows.len(), columns), Some(window))
             }
         };
         Mask {
@@ -58,5 +82,71 @@ impl Rows {
             first,
             prefix,
         }
+    }
+
+    /// The same with `prompt` columns before every text.
+    pub(crate) fn behind_prompts(&self, prompt: usize) -> Self {
+        let row = |starts: &Vec<usize>| {
+            let moved = starts.iter().enumerate();
+            moved.map(|(document, start)| start + document * prompt).collect()
+        };
+        match self {
+            Rows::Packed(rows) if prompt > 0 => Rows::Packed(rows.iter().map(row).collect()),
+            other => other.clone(),
+        }
+    }
+
+    /// Columns that prompts of `prompt` columns add to every row.
+    pub(crate) fn prompt_columns(&self, prompt: usize) -> usize {
+        match self {
+            Rows::Right | Rows::Left(_) => prompt,
+            Rows::Packed(rows) => prompt * rows.iter().map(Vec::len).max().unwrap_or(0),
+        }
+    }
+}
+
+/// The document of each column, and where it starts.
+pub(crate) fn documents(starts: &[usize], seq: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+    let ends = starts.iter().skip(1).copied().chain([seq]);
+    let documents = starts.iter().copied().zip(ends).enumerate();
+    documents.flat_map(|(document, (start, end))| std::iter::repeat_n((document, start), end.saturating_sub(start)))
+}
+
+/// Columns of the longest document, padding included.
+fn longest(rows: &[Vec<usize>], seq: usize) -> usize {
+    let row = |starts: &Vec<usize>| {
+        let ends = starts.iter().skip(1).copied().chain([seq]);
+        ends.zip(starts).map(|(end, start)| end.saturating_sub(*start)).max()
+    };
+    rows.iter().filter_map(row).max().unwrap_or(0).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_start_again_at_each_document() {
+        let rows = Rows::Packed(vec![vec![0, 3, 4], vec![0]]);
+        assert_eq!(rows.positions(0, 0, 6), [[0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 4, 5]]);
+        assert_eq!(rows.positions(2, 0, 4), [[2, 3, 4, 2], [2, 3, 4, 5]]);
+        assert_eq!(Rows::packed(None), Rows::Right);
+    }
+
+    #[test]
+    fn a_document_sees_itself_alone_within_the_window() {
+        let rows = Rows::Packed(vec![vec![0, 3, 4], vec![0, 1, 2]]);
+        let mask = |window| rows.mask(0, 0, 6, window, &Device::flex());
+        let first: Vec<i32> = mask(None).first.unwrap().into_data().iter().collect();
+        assert_eq!(first, [0, 0, 0, 3, 4, 4, 0, 1, 2, 2, 2, 2]);
+        assert_eq!((mask(None).window, mask(Some(2)).window), (Some(4), Some(2)));
+    }
+
+    #[test]
+    fn prompts_stand_before_every_document() {
+        let rows = Rows::Packed(vec![vec![0, 3], vec![0]]);
+        assert_eq!(rows.behind_prompts(2), Rows::Packed(vec![vec![0, 5], vec![0]]));
+        assert_eq!((rows.prompt_columns(2), Rows::Right.prompt_columns(2)), (4, 2));
+        assert_eq!(Rows::Right.behind_prompts(2), Rows::Right);
     }
 }

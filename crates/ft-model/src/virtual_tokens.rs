@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use ft_kernels::{Mask, Output};
 
-use crate::rows::Rows;
+use crate::rows::{Rows, documents};
 
 /// What one layer is told beside its input.
 #[derive(Clone, Debug)]
@@ -39,37 +39,64 @@ impl View {
     }
 }
 
-/// Embeddings `[n, hidden]` of a prompt before the text `[batch, seq, hidden]` of every row, behind its padding:
-/// `[batch, n + seq, hidden]`. Each row stays in one piece, so positions, masks and windows need not know.
+/// Embeddings `[n, hidden]` of a prompt before the text `[batch, seq, hidden]` of every row, behind its padding, or before every
+/// document of a row: `[batch, n + seq, hidden]`, with documents as wide as [`Rows::prompt_columns`] says. Each text stays in one piece
+/// with its prompt, so positions, masks and windows need not know.
 pub(crate) fn prepend(prompt: Tensor<2>, text: Tensor<3>, rows: &Rows) -> Tensor<3> {
     let ([n, hidden], [batch, seq, _]) = (prompt.dims(), text.dims());
     let prompt = prompt.cast(text.dtype()).unsqueeze::<3>().expand([batch, n, hidden]);
     let both = Tensor::cat(vec![prompt, text], 1);
-    let Rows::Left(pads) = rows else { return both };
-    if pads.iter().all(|pad| *pad == 0) {
-        return both;
-    }
-    // Column of `both` that each column of the result takes: padding, prompt, text.
-    let width = n + seq;
-    let row = |(r, pad): (usize, &usize)| {
-        let (start, pad) = (r * width, *pad);
-        let order = (n..n + pad).chain(0..n).chain(n + pad..width);
-        order.map(move |column| (start + column) as i32).collect::<Vec<_>>()
+    // Columns of `both` that each row of the result takes.
+    let columns: Vec<Vec<usize>> = match rows {
+        Rows::Right => return both,
+        Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => return both,
+        // Padding, prompt, text.
+        Rows::Left(pads) => {
+            let row = |pad: &usize| (n..n + pad).chain(0..n).chain(n + pad..n + seq).collect();
+            pads.iter().map(row).collect()
+        }
+        Rows::Packed(documents) => {
+            let width = seq + rows.prompt_columns(n);
+            let row = |starts: &Vec<usize>| {
+                let ends = starts.iter().skip(1).copied().chain([seq]);
+                let document = |(start, end): (&usize, usize)| (0..n).chain(n + start..n + end);
+                let texts = starts.iter().zip(ends).flat_map(document);
+                texts.chain(std::iter::repeat(0)).take(width).collect()
+            };
+            documents.iter().map(row).collect()
+        }
     };
-    let order: Vec<i32> = pads.iter().enumerate().flat_map(row).collect();
-    let order = Tensor::<1, Int>::from_data(TensorData::new(order, [batch * width]), &both.device());
-    let rows = both.reshape([batch * width, hidden]).select(0, order);
-    rows.reshape([batch, width, hidden])
+    pick(both, &columns)
 }
 
-/// The columns behind the first `n`.
-pub(crate) fn behind(n: usize, hidden: Tensor<3>) -> Tensor<3> {
+/// The text's columns of hidden states that [`prepend`]ed prompts of `n` columns went into.
+pub(crate) fn behind(n: usize, hidden: Tensor<3>, rows: &Rows) -> Tensor<3> {
     let [_, columns, _] = hidden.dims();
-    if n == 0 {
-        hidden
-    } else {
-        hidden.narrow(1, n, columns - n)
+    let seq = columns - rows.prompt_columns(n);
+    match rows {
+        _ if n == 0 => hidden,
+        Rows::Right | Rows::Left(_) => hidden.narrow(1, n, seq),
+        Rows::Packed(packed) => {
+            let row = |starts: &Vec<usize>| {
+                let own = documents(starts, seq).enumerate();
+                own.map(|(column, (document, _))| column + n * (document + 1)).collect()
+            };
+            let columns: Vec<Vec<usize>> = packed.iter().map(row).collect();
+            pick(hidden, &columns)
+        }
     }
+}
+
+/// For each row of x `[batch, seq, hidden]` the columns that are named, as many for each.
+fn pick(x: Tensor<3>, columns: &[Vec<usize>]) -> Tensor<3> {
+    let [batch, seq, hidden] = x.dims();
+    let width = columns.first().map_or(0, Vec::len);
+    let rows = columns.iter().enumerate();
+    let cells = rows.flat_map(|(row, columns)| columns.iter().map(move |column| (row * seq + column) as i32));
+    let cells = TensorData::new(cells.collect::<Vec<i32>>(), [batch * width]);
+    let cells = Tensor::<1, Int>::from_data(cells, &x.device());
+    let x = x.reshape([batch * seq, hidden]).select(0, cells);
+    x.reshape([batch, width, hidden])
 }
 
 #[cfg(test)]
@@ -93,5 +120,19 @@ mod tests {
         assert_eq!(left, [1.0, 2.0, 5.0, 6.0, 7.0, 0.0, 1.0, 2.0, 8.0, 9.0]);
         assert_eq!(found(Rows::Right)[5..], [1.0, 2.0, 0.0, 8.0, 9.0]);
         assert_eq!(found(Rows::Left(vec![0, 0])), found(Rows::Right));
+    }
+
+    #[test]
+    fn a_prompt_stands_before_every_document() {
+        let device = Device::flex();
+        let prompt = Tensor::<2>::from_floats([[1.0], [2.0]], &device);
+        let text = Tensor::<3>::from_floats([[[5.0], [6.0], [7.0]], [[8.0], [9.0], [0.0]]], &device);
+        let rows = Rows::Packed(vec![vec![0, 1], vec![0]]);
+        let both = prepend(prompt, text.clone(), &rows);
+        let values = |x: Tensor<3>| x.into_data().try_to_vec::<f32>().unwrap();
+        let found = values(both.clone());
+        assert_eq!(found[..7], [1.0, 2.0, 5.0, 1.0, 2.0, 6.0, 7.0]);
+        assert_eq!(found[7..12], [1.0, 2.0, 8.0, 9.0, 0.0]);
+        assert_eq!(values(behind(2, both, &rows)), values(text));
     }
 }

@@ -28,7 +28,7 @@ pub mod objectives;
 pub mod plan;
 mod watch;
 
-pub use batches::{Batches, MicroBatch, Padding, StepBatch, Totals};
+pub use batches::{Batches, MicroBatch, Packing, Padding, StepBatch, Totals};
 pub use config::{Issue, Provenance, RunConfig};
 pub use engine::{
     ActivationPolicy, Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, TrainModel, fit,

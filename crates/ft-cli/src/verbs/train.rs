@@ -142,6 +142,7 @@ impl Train {
 fn tell(event: &Event) {
     match event {
         Event::Warning(text) => tracing::warn!("{text}"),
+        Event::Note(text) => note(text),
         Event::Resumed { step, path } => note(&format!("resumed after step {step} from {}", output::path(path))),
         Event::Saved { step, path } => tracing::info!("saved step {step} in {}", output::path(path)),
         // The renderer shows it.

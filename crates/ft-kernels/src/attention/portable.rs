@@ -8,6 +8,8 @@ use std::ops::Range;
 
 /// Scores per block of queries: 128 MiB in f32.
 const SCORES: usize = 1 << 25;
+/// Queries per block where a window keeps keys near.
+const BLOCK: usize = 128;
 /// What hidden scores are lowered by: they vanish in the softmax of any row that sees something.
 const HIDDEN: f64 = 1e30;
 
@@ -124,6 +126,8 @@ impl Shapes {
 
     fn blocks(&self) -> Vec<Range<usize>> {
         let rows = (SCORES / (self.b * self.hq() * self.t).max(1)).clamp(1, self.s.max(1));
+        // Queries and keys of a block are then about as many.
+        let rows = self.span.window.map_or(rows, |window| rows.min(window.max(BLOCK)));
         (0..self.s.max(1))
             .step_by(rows)
             .map(|i| i..(i + rows).min(self.s))

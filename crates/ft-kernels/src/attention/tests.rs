@@ -3,6 +3,8 @@ use crate::testing::{backward, close, dot, gradient, ints, leaf, numeric, to_vec
 use burn::backend::Flex;
 use burn::tensor::{DType, Tensor};
 
+mod packed;
+
 /// The sizes of a call and its mask.
 #[derive(Debug, Clone)]
 struct Case {

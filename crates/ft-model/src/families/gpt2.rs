@@ -103,9 +103,12 @@ impl Gpt2 {
     pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
         let device = ids.device();
         let text = self.wte.forward(ids, pass);
-        let text = match self.wte.prompt(pass).filter(|_| offset == 0) {
-            None => text,
-            Some(prompt) => prepend(prompt, text, rows),
+        let (text, rows) = match self.wte.prompt(pass).filter(|_| offset == 0) {
+            None => (text, rows.clone()),
+            Some(prompt) => {
+                let inner = rows.behind_prompts(prompt.dims()[0]);
+                (prepend(prompt, text, rows), inner)
+            }
         };
         let [_, seq, _] = text.dims();
         let positions = rows.positions(self.prefixes.virtual_tokens(), offset, seq);

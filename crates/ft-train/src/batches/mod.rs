@@ -9,21 +9,26 @@
 //! Step batches, not micro-batches, are what the order is made of: `batch_size` 2 with `accumulation` 4 sees the same samples
 //! at every step as 8 with 1. A step batch never crosses the end of an epoch; the last one may be smaller. The first batch of a
 //! run is the one that takes the most memory, so that memory runs out at once or not at all.
+//!
+//! Where rows are packed from all samples, "sample" above reads "row".
 
 mod loaders;
+mod packing;
 #[cfg(test)]
 mod tests;
 
 use burn::tensor::Tensor;
 use ft_data::{Batch, Order, Sample, sub_seed};
 pub use loaders::{EvalLoader, StepLoader};
+use packing::Packed;
+pub use packing::Packing;
 
 /// What one optimizer step is fed.
 #[derive(Clone, Debug)]
 pub struct StepBatch {
     /// Steps before it.
     pub step: usize,
-    /// Its samples, by number.
+    /// What it is made of, by number: samples, or rows that were packed from all samples.
     pub rows: Vec<usize>,
     /// Forward passes of the step.
     pub micro_batches: Vec<MicroBatch>,
@@ -62,9 +67,9 @@ impl Totals {
             totals.tokens += batch.target_tokens();
             totals.examples += batch.examples();
             let chosen = batch
-                .row_of
+                .sequence_of
                 .iter()
-                .filter(|row| (**row as usize).is_multiple_of(batch.group));
+                .filter(|of| (**of as usize).is_multiple_of(batch.group));
             totals.chosen_tokens += chosen.count();
         }
         totals
@@ -95,7 +100,7 @@ impl StepBatch {
 /// One forward pass.
 #[derive(Clone, Debug)]
 pub struct MicroBatch {
-    /// The padded samples.
+    /// The samples, padded or packed.
     pub batch: Batch,
     /// Seed of this pass's dropout masks.
     pub dropout_seed: u64,
@@ -105,7 +110,9 @@ pub struct MicroBatch {
 #[derive(Debug)]
 pub struct Batches {
     samples: Vec<Sample>,
+    /// Columns of the longest sequence of each.
     lengths: Vec<usize>,
+    packed: Packed,
     batch_size: usize,
     accumulation: usize,
     shuffle: bool,
@@ -139,6 +146,7 @@ impl Batches {
         Self {
             samples,
             lengths,
+            packed: Packed::default(),
             batch_size,
             accumulation,
             shuffle,
@@ -146,6 +154,32 @@ impl Batches {
             seed,
             pad,
             reach: usize::MAX,
+        }
+    }
+
+    /// The same with samples that share rows, behind `prompt` columns before each of their sequences; after
+    /// [`answering`](Self::answering).
+    pub fn packed(self, packing: Packing, prompt: usize) -> Self {
+        let packed = self.pack(packing, prompt);
+        Self { packed, ..self }
+    }
+
+    fn pack(&self, packing: Packing, prompt: usize) -> Packed {
+        let seed = self.shuffle.then_some(self.seed);
+        let columns = |i: usize| self.samples[i].tokens().max(self.lengths[i]);
+        Packed::new(packing, &self.samples, columns, prompt, seed)
+    }
+
+    /// How samples share rows.
+    pub fn packing(&self) -> Packing {
+        self.packed.packing
+    }
+
+    /// The columns of what steps are made of: samples, or packed rows.
+    fn items(&self) -> &[usize] {
+        match self.packed.packing {
+            Packing::Rows(_) => &self.packed.row_lengths,
+            Packing::Off | Packing::Passes(_) => &self.lengths,
         }
     }
 
@@ -181,13 +215,13 @@ impl Batches {
 
     /// Optimizer steps of one pass over the samples.
     pub fn steps_per_epoch(&self) -> usize {
-        self.samples.len().div_ceil(self.batch_size * self.accumulation)
+        self.items().len().div_ceil(self.batch_size * self.accumulation)
     }
 
-    /// Sample indices of every step of an epoch. An order that is not shuffled is the user's, and stays as it is.
+    /// What every step of an epoch is made of: samples, or packed rows, by number. An order that is not shuffled is the user's, and stays as it is.
     pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
         let samples = self.batch_size * self.accumulation;
-        let mut step_batches = Order::epoch(&self.lengths, samples, self.seed, epoch as u64, self.shuffle);
+        let mut step_batches = Order::epoch(self.items(), samples, self.seed, epoch as u64, self.shuffle);
         if epoch == 0 && self.shuffle && self.longest_first && !step_batches.is_empty() {
             let (step, _) = self.largest_of(&step_batches, self.batch_size);
             step_batches.swap(0, step);
@@ -195,7 +229,7 @@ impl Batches {
         step_batches
     }
 
-    /// The batch of samples `rows`, fed at `step` (0 is the first).
+    /// The batch of samples or packed rows `rows`, fed at `step` (0 is the first).
     pub fn step_batch(&self, rows: &[usize], step: usize) -> StepBatch {
         self.step_batch_of(rows, step, self.batch_size)
     }
@@ -211,7 +245,7 @@ impl Batches {
             .chunks(size)
             .enumerate()
             .map(|(i, rows)| MicroBatch {
-                batch: Batch::new(&self.pick(rows), self.pad.id, self.pad.multiple).numbered(rows),
+                batch: self.batch(rows),
                 dropout_seed: sub_seed(self.seed, &name(i)),
             })
             .collect();
@@ -221,8 +255,52 @@ impl Batches {
         }
     }
 
-    fn pick(&self, rows: &[usize]) -> Vec<&Sample> {
-        rows.iter().map(|r| &self.samples[*r]).collect()
+    fn batch(&self, items: &[usize]) -> Batch {
+        let Padding { id, multiple } = self.pad;
+        let pick = |row: &Vec<usize>| row.iter().map(|i| &self.samples[*i]).collect::<Vec<_>>();
+        let rows = self.packed.layout(items);
+        let batch = match self.packed.packing {
+            Packing::Off => Batch::new(&rows.iter().flat_map(pick).collect::<Vec<_>>(), id, multiple),
+            Packing::Passes(_) | Packing::Rows(_) => {
+                Batch::packed(&rows.iter().map(pick).collect::<Vec<_>>(), id, multiple)
+            }
+        };
+        batch.numbered(&rows.concat())
+    }
+
+    /// Cells of all forward passes of an epoch, padding and `prompt` columns before every sequence included.
+    pub fn cells_per_epoch(&self, prompt: usize) -> usize {
+        self.cells(&self.packed, prompt)
+    }
+
+    /// The same if the samples of these passes shared rows.
+    pub fn cells_sharing(&self, length: usize, prompt: usize) -> usize {
+        self.cells(&self.pack(Packing::Passes(length), prompt), prompt)
+    }
+
+    fn cells(&self, packed: &Packed, prompt: usize) -> usize {
+        let step_batches = self.epoch(0);
+        let passes = step_batches.iter().flat_map(|batch| batch.chunks(self.batch_size));
+        let cells = |(rows, width): (usize, usize)| rows * (prompt + width.next_multiple_of(self.pad.multiple));
+        passes.map(|items| cells(self.shape(packed, items))).sum()
+    }
+
+    /// Samples, or packed rows, of the largest forward pass of a step.
+    pub fn largest_pass(&self, batch: &StepBatch) -> usize {
+        let items = |batch: &Batch| match self.packed.packing {
+            Packing::Off | Packing::Passes(_) => batch.examples(),
+            Packing::Rows(_) => batch.rows,
+        };
+        let passes = batch.micro_batches.iter().map(|micro| items(&micro.batch));
+        passes.max().unwrap_or(0)
+    }
+
+    /// What steps are made of.
+    pub fn item(&self) -> &'static str {
+        match self.packed.packing {
+            Packing::Off | Packing::Passes(_) => "samples",
+            Packing::Rows(_) => "packed rows",
+        }
     }
 
     /// Rows and columns of the micro-batch with the most cells in the first epoch.
@@ -249,14 +327,22 @@ impl Batches {
 
     /// The first batch with the largest micro-batch of `size`, and its rows and columns; zeros where there is no batch.
     fn largest_of(&self, step_batches: &[Vec<usize>], size: usize) -> (usize, (usize, usize)) {
-        let shape = |rows: &[usize]| {
-            let sequences = rows.iter().map(|r| self.samples[*r].rows()).sum::<usize>();
-            (sequences, rows.iter().map(|r| self.lengths[*r]).max().unwrap_or(0))
-        };
-        let cut = |(step, batch)| <[usize]>::chunks(batch, size).map(move |rows| (step, shape(rows)));
+        let cut =
+            |(step, batch)| <[usize]>::chunks(batch, size).map(move |items| (step, self.shape(&self.packed, items)));
         let micro = step_batches.iter().map(Vec::as_slice).enumerate().flat_map(cut);
         // `max_by_key` takes the last of equals.
         let largest = micro.rev().max_by_key(|(_, (rows, width))| rows * width);
         largest.unwrap_or_default()
+    }
+
+    /// Rows and columns of a forward pass.
+    fn shape(&self, packed: &Packed, items: &[usize]) -> (usize, usize) {
+        match packed.packing {
+            Packing::Off => {
+                let sequences = items.iter().map(|i| self.samples[*i].rows()).sum::<usize>();
+                (sequences, items.iter().map(|i| self.lengths[*i]).max().unwrap_or(0))
+            }
+            Packing::Passes(_) | Packing::Rows(_) => packed.shape(items),
+        }
     }
 }

@@ -90,3 +90,55 @@ fn a_window_cut_again_is_the_window_of_a_run_with_that_size() {
         (own.target_tokens, own.tokens, 4)
     );
 }
+
+#[test]
+fn packed_rows_hold_every_sample_once_and_epochs_differ_in_their_order_alone() {
+    let packed = batches(&lengths(), [2, 2], true, true).packed(Packing::Rows(256), 0);
+    let rows = lengths().iter().sum::<usize>().div_ceil(256);
+    assert!(packed.steps_per_epoch() <= (rows + 2).div_ceil(4), "rows are full");
+    let (count, tokens) = packed.largest_micro_batch();
+    assert!(count == 2 && (250..=256).contains(&tokens), "{count} x {tokens}");
+    let numbers = |epoch: usize| {
+        let steps = packed.epoch(epoch);
+        let batches = steps
+            .iter()
+            .enumerate()
+            .map(|(step, rows)| packed.step_batch(rows, step));
+        let numbers = batches
+            .flat_map(|batch| batch.micro_batches)
+            .flat_map(|micro| micro.batch.numbers);
+        numbers.collect::<Vec<usize>>()
+    };
+    let sorted = |mut numbers: Vec<usize>| {
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(sorted(numbers(0)), (0..403).collect::<Vec<_>>());
+    assert_eq!(sorted(numbers(1)), (0..403).collect::<Vec<_>>());
+    assert_ne!(numbers(0), numbers(1));
+    assert_eq!(numbers(1), numbers(1));
+}
+
+#[test]
+fn passes_share_rows_and_take_the_samples_that_they_would_take_anyway() {
+    let (own, shared) = (
+        batches(&lengths(), [8, 2], true, true),
+        batches(&lengths(), [8, 2], true, true).packed(Packing::Passes(256), 0),
+    );
+    assert_eq!(own.epoch(1), shared.epoch(1), "steps of one order");
+    for (step, samples) in own.epoch(0).iter().enumerate() {
+        let (own, shared) = (own.step_batch(samples, step), shared.step_batch(samples, step));
+        assert_eq!((own.tokens, own.target_tokens), (shared.tokens, shared.target_tokens));
+        for (own, shared) in own.micro_batches.iter().zip(&shared.micro_batches) {
+            let (own_batch, batch) = (&own.batch, &shared.batch);
+            assert_eq!(
+                (&own_batch.numbers, own.dropout_seed),
+                (&batch.numbers, shared.dropout_seed)
+            );
+            assert_eq!(own_batch.targets, batch.targets);
+            assert!(batch.rows * batch.width <= own_batch.rows * own_batch.width && batch.width <= 256);
+        }
+    }
+    assert!(shared.cells_per_epoch(0) <= own.cells_per_epoch(0));
+    assert_eq!(own.cells_sharing(256, 0), shared.cells_per_epoch(0));
+}

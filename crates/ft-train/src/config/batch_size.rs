@@ -1,4 +1,4 @@
-//! `train.batch_size`: a number of samples, or `"auto"`; and `train.memory`: `"8GB"`.
+//! `train.batch_size`: a number of samples (of rows with `data.pack = true`), or `"auto"`; and `train.memory`: `"8GB"`.
 
 use std::fmt;
 

@@ -56,8 +56,8 @@ pub enum Dtype {
 pub struct TrainSection {
     /// Run folder; `runs/<name of the configuration file>` where it is not given.
     pub out: PathBuf,
-    /// Samples in one forward pass; `"auto"` for the largest number that fits, while an optimizer step keeps 8 times
-    /// `accumulation` samples.
+    /// Samples in one forward pass, or rows with `data.pack = true`; `"auto"` for the largest number that fits, while an optimizer
+    /// step keeps 8 times `accumulation` of them.
     #[serde(default = "defaults::batch_size")]
     pub batch_size: BatchSize,
     /// Memory that the run may take (`"8GB"`), for the plan and for `batch_size = "auto"`; what the machine has left

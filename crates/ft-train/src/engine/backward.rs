@@ -56,7 +56,7 @@ pub fn backward_through(
 ) -> (Model, Tensor<1>) {
     match activations.checkpointing {
         Checkpointing::Off => {
-            let hidden = model.forward(ids(&model, batch), &Rows::Right, None, pass);
+            let hidden = model.forward(ids(&model, batch), &layout(batch), None, pass);
             let value = loss(&model, hidden);
             let grads = GradientsParams::from_grads(value.backward(), &model);
             let value = value.inner();
@@ -80,6 +80,11 @@ fn either<T>(flow: ControlFlow<T, T>) -> T {
     }
 }
 
+/// How the batch's sequences lie in its rows.
+fn layout(batch: &Batch) -> Rows {
+    Rows::packed(batch.documents())
+}
+
 /// ids `[rows, width]` on the model's device.
 fn ids(model: &Model, batch: &Batch) -> Tensor<2, Int> {
     let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
@@ -88,6 +93,7 @@ fn ids(model: &Model, batch: &Batch) -> Tensor<2, Int> {
 
 /// What the forward pass leaves for the backward pass.
 struct Kept {
+    rows: Rows,
     /// Input of the first block, with the tape of the embeddings.
     start: Tensor<3>,
     /// First block of each further segment with its input.
@@ -98,7 +104,8 @@ struct Kept {
 
 impl Kept {
     fn new(model: &Model, batch: &Batch, pass: &Pass, every: usize, offload: bool) -> Self {
-        let start = model.embed(ids(model, batch), &Rows::Right, pass);
+        let rows = layout(batch);
+        let start = model.embed(ids(model, batch), &rows, pass);
         // Dropped at the end of this function: while it lives, weights cannot be written in place.
         let plain = model.valid();
         let blocks = plain.num_blocks();
@@ -108,9 +115,10 @@ impl Kept {
             if first > 0 {
                 segments.push((first, Activation::keep(hidden.clone(), offload)));
             }
-            hidden = plain.blocks(first..blocks.min(first + every), hidden, &Rows::Right, pass);
+            hidden = plain.blocks(first..blocks.min(first + every), hidden, &rows, pass);
         }
         Self {
+            rows,
             start,
             segments,
             last: hidden,
@@ -127,7 +135,7 @@ impl Kept {
         let again = pass.with_output(Output::Unread);
         let mut end = model.num_blocks();
         let leaf = leaf(self.last, model.trains_before(end));
-        let value = loss(&model, model.norm(leaf.clone()));
+        let value = loss(&model, model.norm(leaf.clone(), &self.rows));
         let mut grads = value.backward();
         let mut upstream = leaf.grad_remove(&mut grads);
         let value = value.inner();
@@ -144,7 +152,7 @@ impl Kept {
         for (first, input) in self.segments.into_iter().rev() {
             let Some(gradient) = upstream.take() else { break };
             let leaf = self::leaf(input.back(), model.trains_before(first));
-            let output = model.blocks(first..end, leaf.clone(), &Rows::Right, &again);
+            let output = model.blocks(first..end, leaf.clone(), &self.rows, &again);
             let mut grads = backward_from(output, gradient);
             upstream = leaf.grad_remove(&mut grads);
             let grads = GradientsParams::from_module(&mut grads, &model);
@@ -155,7 +163,7 @@ impl Kept {
             end = first;
         }
         if let Some(gradient) = upstream {
-            let output = model.blocks(0..end, self.start, &Rows::Right, &again);
+            let output = model.blocks(0..end, self.start, &self.rows, &again);
             let grads = GradientsParams::from_grads(backward_from(output, gradient), &model);
             model = either(each(model, piece(grads, None)));
         }

@@ -88,6 +88,8 @@ pub enum Progress {
 pub enum Event {
     /// Allowed, but probably not meant.
     Warning(String),
+    /// Worth knowing.
+    Note(String),
     /// The run goes on from here.
     Resumed {
         /// Steps done.
@@ -127,6 +129,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         mut on_event,
     } = options;
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
+    on_event(&Event::Note(format!("packing: {}", plan.packing)));
     let _lock = RunLock::take(plan.out())?;
     let from = resume::prepare(&plan, resume, &mut on_event)?;
     let base = load(&plan)?;

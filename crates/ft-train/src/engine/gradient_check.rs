@@ -57,19 +57,14 @@ impl GradientCheck {
     /// Whether rows that train alone may have learned nothing from `batch`: none of them was looked up where it matters.
     fn rows_rest(&self, batch: &StepBatch) -> bool {
         let matters = |batch: &Batch| {
-            // Nothing that stands behind the last position that predicts a target has a gradient.
-            let last = |row: usize| {
-                batch
-                    .positions
-                    .iter()
-                    .filter(|at| **at as usize / batch.width == row)
-                    .max()
-                    .copied()
-            };
-            (0..batch.rows).any(|row| {
-                let cells = last(row).map_or(0..0, |last| row * batch.width..last as usize + 1);
-                batch.ids[cells].iter().any(|id| self.rows.contains(id))
-            })
+            // Nothing that stands behind the last position of a sequence that predicts a target has a gradient.
+            let mut last = vec![0; batch.sequences()];
+            for (at, of) in batch.positions.iter().zip(&batch.sequence_of) {
+                last[*of as usize] = *at as usize + 1;
+            }
+            let reached = batch.starts.iter().zip(last).filter(|(start, end)| *start < end);
+            let mut ids = reached.flat_map(|(start, end)| &batch.ids[*start..end]);
+            ids.any(|id| self.rows.contains(id))
         };
         !self.rows.is_empty() && !batch.micro_batches.iter().any(|micro| matters(&micro.batch))
     }

@@ -117,7 +117,7 @@ impl Session {
         let Some(limit) = &mut self.limit else { return Ok(()) };
         let Some(peak) = limit.exceeded() else { return Ok(()) };
         let (peak, bytes) = (human(peak), human(limit.bytes));
-        let divides = largest(batch) > 1 && !self.in_backward;
+        let divides = self.batches.largest_pass(batch) > 1 && !self.in_backward;
         if divides && limit.is_of_the_step() {
             self.halve(batch, &format!("{peak} taken, train.memory is {bytes}"))?;
             self.save_soon = true;
@@ -137,21 +137,22 @@ impl Session {
     /// The batch as this run now cuts it.
     fn cut(&self, batch: &StepBatch) -> StepBatch {
         match self.state.micro_batch {
-            Some(size) if size < largest(batch) => self.batches.recut(batch, size),
+            Some(size) if size < self.batches.largest_pass(batch) => self.batches.recut(batch, size),
             _ => batch.clone(),
         }
     }
 
-    /// From here on, half the samples of the batch's largest forward pass in each.
+    /// From here on, half the samples of the batch's largest forward pass in each, or half the rows where rows are packed from all samples.
     fn halve(&mut self, batch: &StepBatch, why: &str) -> Result<()> {
-        let (rows, step) = (largest(batch), batch.step + 1);
-        if rows <= 1 {
+        let (count, step) = (self.batches.largest_pass(batch), batch.step + 1);
+        if count <= 1 {
             return Err(self.no_room_for(batch));
         }
-        let size = rows.div_ceil(2);
+        let size = count.div_ceil(2);
         self.state.micro_batch = Some(size);
+        let what = self.batches.item();
         (self.on_event)(&Event::Warning(format!(
-            "step {step}: {why} with {rows} samples in a forward pass; from here on {size}, and more passes in each step"
+            "step {step}: {why} with {count} {what} in a forward pass; from here on {size}, and more passes in each step"
         )));
         Ok(())
     }
@@ -172,8 +173,9 @@ impl Session {
     }
 
     fn no_room_for(&self, batch: &StepBatch) -> Error {
-        let width = batch.micro_batches.iter().map(|m| m.batch.width).max().unwrap_or(0);
-        self.no_room(batch.step + 1, largest(batch), width)
+        let shapes = batch.micro_batches.iter().map(|m| (m.batch.rows, m.batch.width));
+        let (rows, width) = shapes.max_by_key(|(rows, width)| rows * width).unwrap_or_default();
+        self.no_room(batch.step + 1, rows, width)
     }
 
     fn no_room(&self, step: usize, rows: usize, width: usize) -> Error {
@@ -185,16 +187,6 @@ impl Session {
             last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
         }
     }
-}
-
-/// Rows of the largest micro-batch.
-fn largest(batch: &StepBatch) -> usize {
-    batch
-        .micro_batches
-        .iter()
-        .map(|micro| micro.batch.rows)
-        .max()
-        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -83,13 +83,13 @@ impl Guard {
     }
 }
 
-/// `[{"ids": [..], "learn": [..]}, ..]`, one object per row.
+/// `[{"ids": [..], "learn": [..]}, ..]`, one object per sequence.
 pub fn rows_of(batch: &ft_data::Batch) -> Vec<serde_json::Value> {
     let learned: std::collections::HashSet<i32> = batch.positions.iter().map(|p| p + 1).collect();
     let row = |r: usize| {
-        let cells = r * batch.width..r * batch.width + batch.lengths[r];
+        let cells = batch.cells(r);
         let learn: Vec<bool> = cells.clone().map(|c| learned.contains(&(c as i32))).collect();
         json!({ "ids": &batch.ids[cells], "learn": learn })
     };
-    (0..batch.rows).map(row).collect()
+    (0..batch.sequences()).map(row).collect()
 }

@@ -288,7 +288,7 @@ impl Distill {
             no_repeat_ngram_size: 0,
             num_beams: 1,
             seed: sub_seed(self.seed, &format!("answers/{}", step.step)),
-            batch_size: batches.clone().map(|batch| batch.rows).max().unwrap_or(1),
+            batch_size: batches.clone().map(Batch::sequences).max().unwrap_or(1),
             ..self.generation.clone()
         };
         let answers = ft_infer::generate(model, &prompts, &config, &mut ft_infer::no_stream)?;
@@ -297,9 +297,9 @@ impl Distill {
             .zip(&answers)
             .map(|(prompt, answer)| Sample::answered([prompt.as_slice(), &answer.tokens].concat(), prompt.len()));
         let micro = step.micro_batches.iter().map(|micro| {
-            let own: Vec<Sample> = samples.by_ref().take(micro.batch.rows).collect();
+            let own: Vec<Sample> = samples.by_ref().take(micro.batch.sequences()).collect();
             MicroBatch {
-                batch: Batch::new(&own.iter().collect::<Vec<_>>(), 0, micro.batch.multiple),
+                batch: micro.batch.with_sequences(&own),
                 dropout_seed: micro.dropout_seed,
             }
         });

@@ -94,7 +94,7 @@ impl Kto {
     /// z of these batches, `[1]`.
     fn estimate(&self, model: &Model, batches: &[&Batch]) -> Tensor<1> {
         let mismatched = mismatched(batches);
-        let count = mismatched.iter().map(|batch| batch.rows).sum::<usize>();
+        let count = mismatched.iter().map(Batch::sequences).sum::<usize>();
         let sums = mismatched.iter().map(|batch| self.ratios(model, batch).sum()).collect();
         Tensor::cat(sums, 0)
             .sum()
@@ -168,7 +168,7 @@ impl Objective for Kto {
     }
 }
 
-/// The prompts of these batches, each with the answer to the prompt before it; in batches of the same sizes.
+/// The prompts of these batches, each with the answer to the prompt before it; in batches that are laid out alike.
 fn mismatched(batches: &[&Batch]) -> Vec<Batch> {
     let halves: Vec<(Vec<u32>, Vec<u32>)> = batches.iter().flat_map(|batch| prompts_and_answers(batch)).collect();
     let count = halves.len();
@@ -180,9 +180,9 @@ fn mismatched(batches: &[&Batch]) -> Vec<Batch> {
     let mut rest = samples.as_slice();
     let mut out = Vec::new();
     for batch in batches {
-        let (own, later) = rest.split_at(batch.rows);
+        let (own, later) = rest.split_at(batch.sequences());
         rest = later;
-        out.push(Batch::new(&own.iter().collect::<Vec<_>>(), 0, 1));
+        out.push(batch.with_sequences(own));
     }
     out
 }
@@ -190,7 +190,7 @@ fn mismatched(batches: &[&Batch]) -> Vec<Batch> {
 fn per_row(batch: &Batch, like: &Tensor<1>, value: impl Fn(bool) -> f32) -> Tensor<1> {
     let values: Vec<f32> = batch.labels.iter().map(|good| value(*good)).collect();
     let device = like.device().without_autodiff();
-    Tensor::from_data(TensorData::new(values, [batch.rows]), (&device, DType::F32))
+    Tensor::from_data(TensorData::new(values, [batch.sequences()]), (&device, DType::F32))
 }
 
 /// TRL's names.
@@ -203,9 +203,9 @@ fn figures(rewards: Tensor<1>, log_probs: Tensor<1>, z: &Tensor<1>, batch: &Batc
     let figure = |name, sum, count| Figure { name, sum, count };
     vec![
         figure("rewards/chosen", picked(&rewards, true), good),
-        figure("rewards/rejected", picked(&rewards, false), batch.rows - good),
+        figure("rewards/rejected", picked(&rewards, false), batch.sequences() - good),
         figure("logps/chosen", picked(&log_probs, true), good),
-        figure("logps/rejected", picked(&log_probs, false), batch.rows - good),
+        figure("logps/rejected", picked(&log_probs, false), batch.sequences() - good),
         figure("kl", z.clone(), 1),
     ]
 }

@@ -34,7 +34,8 @@ impl ReferenceScores {
                 let set = &sets[part as usize];
                 let values: Vec<f32> = batch.numbers.iter().flat_map(|number| set[*number]).collect();
                 let device = device.clone().without_autodiff();
-                Tensor::from_data(TensorData::new(values, [batch.rows]), (&device, DType::F32))
+                let answers = values.len();
+                Tensor::from_data(TensorData::new(values, [answers]), (&device, DType::F32))
             }
         }
     }

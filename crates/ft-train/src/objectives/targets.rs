@@ -26,17 +26,17 @@ pub fn nll_sum(model: &Model, hidden: Tensor<3>, batch: &Batch, smoothing: f64) 
 pub fn plain_hidden(model: &Model, batch: &Batch) -> Tensor<3> {
     let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
     let ids = Tensor::<2, Int>::from_data(ids, &model.device());
-    model.forward(ids, &Rows::Right, None, &Pass::eval())
+    model.forward(ids, &Rows::packed(batch.documents()), None, &Pass::eval())
 }
 
-/// The tokens of each row before its first target, and from it on. A row without one is all prompt.
+/// The tokens of each sequence before its first target, and from it on. A sequence without one is all prompt.
 pub fn prompts_and_answers(batch: &Batch) -> Vec<(Vec<u32>, Vec<u32>)> {
-    let row = |row: usize| {
-        let first = batch.row_of.iter().position(|r| *r as usize == row);
-        let cells = row * batch.width..row * batch.width + batch.lengths[row];
+    let halves = |sequence: usize| {
+        let first = batch.sequence_of.iter().position(|of| *of as usize == sequence);
+        let cells = batch.cells(sequence);
         let split = first.map_or(cells.end, |first| batch.positions[first] as usize + 1);
         let ids = |range: std::ops::Range<usize>| batch.ids[range].iter().map(|id| *id as u32).collect();
         (ids(cells.start..split), ids(split..cells.end))
     };
-    (0..batch.rows).map(row).collect()
+    (0..batch.sequences()).map(halves).collect()
 }

@@ -238,7 +238,7 @@ impl TeacherCache {
         let (k, n) = (self.about.top_k, batch.target_tokens());
         let (mut ids, mut log_probs) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k));
         for (row, number) in batch.numbers.iter().enumerate() {
-            let count = batch.row_of.iter().filter(|r| **r as usize == row).count();
+            let count = batch.sequence_of.iter().filter(|of| **of as usize == row).count();
             let first = self.start + starts[*number] * 8 * k;
             for record in self.map[first..first + count * 8 * k].chunks(8 * k) {
                 let (own, rest) = record.split_at(4 * k);

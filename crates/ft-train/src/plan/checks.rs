@@ -68,6 +68,7 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
         }
     }
     wrong.extend(config.objective.kind().check());
+    wrong.extend(super::packing::refusal(config));
     if train.optimizer_in_backward {
         wrong.extend(in_backward(config));
     }

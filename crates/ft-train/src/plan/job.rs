@@ -204,7 +204,7 @@ pub(super) fn checkpoint_numbers(job: &Job) -> usize {
 }
 
 /// Columns before the text: those that go through every layer, and those that are only keys and values.
-fn virtual_tokens(peft: &PeftConfig) -> [usize; 2] {
+pub(super) fn virtual_tokens(peft: &PeftConfig) -> [usize; 2] {
     let n = peft.method().virtual_tokens();
     match peft {
         PeftConfig::PrefixTuning(_) | PeftConfig::PTuningV2(_) => [0, n],

@@ -10,6 +10,7 @@ mod device;
 pub(crate) mod disk;
 mod job;
 mod other_model;
+mod packing;
 mod steps;
 mod summary;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub(crate) use data::{checksum, spread};
 pub use demand::{Demand, Moment};
 pub use device::DeviceTraits;
 pub use disk::Disk;
+pub use packing::PackingSummary;
 pub use steps::Steps;
 pub use summary::PlanSummary;
 pub(crate) use summary::thousands;
@@ -64,6 +66,8 @@ pub struct Plan {
     pub advice: Vec<Advice>,
     /// Samples and tokens.
     pub data: DataSummary,
+    /// Whether samples share rows.
+    pub packing: PackingSummary,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
     /// Where the run happens, and what made it.
@@ -127,11 +131,12 @@ impl Plan {
         }
         let shape = [config.train.batch_size.count(), config.train.accumulation];
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
-        let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding);
-        let steps = Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty());
-        let batches = batches
-            .reaching(steps.total)
+        let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding)
             .answering(config.objective.kind().answer_tokens());
+        let [prompt, _] = job::virtual_tokens(&peft);
+        let (batches, packing) = packing::packed(&config, batches, prompt, cpu);
+        let steps = Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty());
+        let batches = batches.reaching(steps.total);
         peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.total as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
@@ -219,6 +224,7 @@ impl Plan {
             advice,
             memory_advice,
             data,
+            packing,
             refusals,
             warnings,
             provenance: Provenance::new(traits.name()),

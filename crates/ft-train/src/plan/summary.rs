@@ -8,7 +8,7 @@ use ft_peft::Part;
 use serde::Serialize;
 
 use super::Disk;
-use super::{Advice, Bytes, DataSummary, DeviceTraits, Plan, Steps};
+use super::{Advice, Bytes, DataSummary, DeviceTraits, PackingSummary, Plan, Steps};
 use crate::config::RunConfig;
 use crate::{Result, memory};
 
@@ -37,6 +37,8 @@ pub struct PlanSummary {
     pub steps: Steps,
     /// Samples and tokens.
     pub data: DataSummary,
+    /// Whether samples share rows.
+    pub packing: PackingSummary,
     /// Rows of the largest micro-batch.
     pub batch_rows: usize,
     /// Columns of the largest micro-batch.
@@ -105,6 +107,7 @@ impl Plan {
             device: self.provenance.device.clone(),
             steps: self.steps.clone(),
             data: self.data.clone(),
+            packing: self.packing.clone(),
             batch_rows: rows,
             batch_width: width,
             batch_step: self.batches.step_of_largest(),
@@ -175,6 +178,7 @@ impl std::fmt::Display for PlanSummary {
                 thousands(valid.tokens)
             )?;
         }
+        writeln!(f, "packing    {}", self.packing)?;
         let epochs = format!("{:.2} epochs of {}", steps.epochs, steps.per_epoch);
         writeln!(
             f,

@@ -15,13 +15,13 @@ use crate::checkpoint::{Checkpoints, read_state, read_tensors};
 use crate::{Ending, FitOptions, Outcome, Resume, RunConfig, fit};
 
 thread_local! {
-    /// A forward pass of more rows fails on this thread.
+    /// A forward pass of more examples fails on this thread.
     static HOLDS: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 /// Fails as a read from a CubeCL device does that could not allocate.
 pub(crate) fn refuse(batch: &ft_data::Batch) {
-    if batch.rows > HOLDS.get() {
+    if batch.examples() > HOLDS.get() {
         let reason = "Error while reading data: WithContext { reason: \"An IO error happened\\nCaused by:\\n  out of device \
                       memory allocating 4294967296 bytes\" }";
         // As `panic!`, without the lines of the hook.
@@ -31,7 +31,7 @@ pub(crate) fn refuse(batch: &ft_data::Batch) {
 
 struct Bench(tempfile::TempDir);
 
-const CONFIG: &str = "[model]\npath = 'base'\ninit = true\n[peft]\nmethod = 'full'\n[data]\ntrain = 'train.txt'\nformat = 'text'\n\
+const CONFIG: &str = "[model]\npath = 'base'\ninit = true\n[peft]\nmethod = 'full'\n[data]\ntrain = 'train.txt'\nformat = 'text'\npack = false\n\
     [optim]\nlr = 1e-2\n[train]\nsteps = 9\nsave_every = 3\nlog_every = 1\nkeep = 9\n[eval]\nsamples = 0\n";
 
 impl Bench {
@@ -234,6 +234,24 @@ fn a_sample_that_does_not_fit_alone_ends_the_run_with_what_else_would_help() {
         (outcome.unwrap().steps, micro_batch(&bench.checkpoint("out", 6))),
         (9, Some(1))
     );
+}
+
+/// However samples share rows: a pass of as many samples, or of as many rows.
+#[test]
+fn packed_passes_are_cut_too() {
+    for (pack, length, holds, size) in [("true", 16, 6, 2), ("'auto'", 64, 2, 2)] {
+        let bench = Bench::new();
+        let config = CONFIG.replace(
+            "pack = false",
+            &format!("pack = {pack}\nmax_length = {length}\nshuffle = false"),
+        );
+        fs::write(bench.path("run.toml"), config).unwrap();
+        HOLDS.set(holds);
+        let (outcome, told) = bench.run(("large", [8, 1]), None, nothing);
+        assert_eq!(outcome.unwrap().micro_batch, Some(size), "{told:?}");
+        bench.run(("small", [size, 8 / size]), None, nothing).0.unwrap();
+        assert_eq!(bench.apart("large", "small"), 0.0, "pack = {pack}");
+    }
 }
 
 #[test]
