@@ -40,4 +40,5 @@ mod train_random;
 mod train_resume;
 mod train_scaling;
 mod train_support;
+mod train_tasks;
 mod train_watch;

@@ -26,6 +26,7 @@ mod error;
 pub mod memory;
 pub mod objectives;
 pub mod plan;
+pub mod tasks;
 mod watch;
 
 pub use batches::{Batches, MicroBatch, Padding, StepBatch, Totals};

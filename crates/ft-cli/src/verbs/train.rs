@@ -195,6 +195,12 @@ fn scores(before: Option<&Score>, after: Option<&Score>) -> String {
     rows.push(row("perplexity", &|s| s.perplexity));
     rows.extend(
         after
+            .tasks
+            .keys()
+            .map(|name| row(&format!("loss, {name}"), &|s| s.tasks.get(name).copied())),
+    );
+    rows.extend(
+        after
             .metrics
             .keys()
             .map(|name| row(name, &|s| s.metrics.get(name).copied())),
@@ -224,6 +230,7 @@ mod tests {
         let score = |loss: f64, em: f64| Score {
             loss,
             perplexity: Some(loss.exp()),
+            tasks: BTreeMap::new(),
             metrics: BTreeMap::from([("exact_match".to_string(), em)]),
         };
         let text = scores(Some(&score(2.0, 0.0)), Some(&score(0.5, 0.9)));

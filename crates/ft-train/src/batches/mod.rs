@@ -2,8 +2,8 @@
 //! be saved to resume.
 //!
 //! ```text
-//! epoch ──Order──> step batches of batch_size · accumulation samples, of similar length
-//!                     └── one optimizer step each, cut into micro-batches of batch_size
+//! epoch ──Course──> its samples ──Order──> step batches of batch_size · accumulation samples, of similar length
+//!                                             └── one optimizer step each, cut into micro-batches of batch_size
 //! ```
 //!
 //! Step batches, not micro-batches, are what the order is made of: `batch_size` 2 with `accumulation` 4 sees the same samples
@@ -17,6 +17,8 @@ mod tests;
 use burn::tensor::Tensor;
 use ft_data::{Batch, Order, Sample, sub_seed};
 pub use loaders::{EvalLoader, StepLoader};
+
+use crate::tasks::{Course, Mixture, Place};
 
 /// What one optimizer step is fed.
 #[derive(Clone, Debug)]
@@ -106,6 +108,8 @@ pub struct MicroBatch {
 pub struct Batches {
     samples: Vec<Sample>,
     lengths: Vec<usize>,
+    /// Which of them are fed when.
+    course: Course,
     batch_size: usize,
     accumulation: usize,
     shuffle: bool,
@@ -137,6 +141,7 @@ impl Batches {
     ) -> Self {
         let lengths = samples.iter().map(Sample::width).collect();
         Self {
+            course: Course::of(Mixture::whole(0..samples.len())),
             samples,
             lengths,
             batch_size,
@@ -147,6 +152,11 @@ impl Batches {
             pad,
             reach: usize::MAX,
         }
+    }
+
+    /// The same with the samples in another order than all of them once in every epoch.
+    pub fn along(self, course: Course) -> Self {
+        Self { course, ..self }
     }
 
     /// The same for a run of `steps`: samples that it does not come to are not among the [largest](Self::largest).
@@ -179,17 +189,49 @@ impl Batches {
         &self.samples
     }
 
-    /// Optimizer steps of one pass over the samples.
-    pub fn steps_per_epoch(&self) -> usize {
-        self.samples.len().div_ceil(self.batch_size * self.accumulation)
+    /// Samples of a step.
+    pub fn step_samples(&self) -> usize {
+        self.batch_size * self.accumulation
     }
 
-    /// Sample indices of every step of an epoch. An order that is not shuffled is the user's, and stays as it is.
+    /// Optimizer steps of one pass over the samples, phase by phase.
+    pub fn steps_per_epoch(&self) -> usize {
+        let steps = self
+            .course
+            .list()
+            .iter()
+            .map(|phase| phase.steps_per_epoch(self.step_samples()));
+        steps.sum()
+    }
+
+    /// Which samples are fed when.
+    pub fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// Where a step is in the course.
+    pub fn place(&self, step: usize) -> Place {
+        self.course.place(step, self.step_samples())
+    }
+
+    /// Sample indices of every step of an epoch of a run that has one phase.
     pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
-        let samples = self.batch_size * self.accumulation;
-        let mut step_batches = Order::epoch(&self.lengths, samples, self.seed, epoch as u64, self.shuffle);
+        self.epoch_of(0, epoch)
+    }
+
+    /// Sample indices of every step of an epoch of a phase. An order that is not shuffled is the user's, and stays as it is.
+    pub fn epoch_of(&self, phase: usize, epoch: usize) -> Vec<Vec<usize>> {
+        let seed = match phase {
+            0 => self.seed,
+            _ => sub_seed(self.seed, &format!("phase {phase}")),
+        };
+        let rows = self.course.list()[phase].mixture.rows(epoch, seed, self.shuffle);
+        let lengths: Vec<usize> = rows.iter().map(|row| self.lengths[*row]).collect();
+        let order = Order::epoch(&lengths, self.step_samples(), seed, epoch as u64, self.shuffle);
+        let named = |step: Vec<usize>| step.into_iter().map(|i| rows[i]).collect();
+        let mut step_batches: Vec<Vec<usize>> = order.into_iter().map(named).collect();
         if epoch == 0 && self.shuffle && self.longest_first && !step_batches.is_empty() {
-            let (step, _) = self.largest_of(&step_batches, self.batch_size);
+            let (step, _) = self.largest_of(step_batches.iter().enumerate(), self.batch_size);
             step_batches.swap(0, step);
         }
         step_batches
@@ -232,29 +274,41 @@ impl Batches {
 
     /// The same with the step batches cut into micro-batches of `size`.
     pub fn largest(&self, size: usize) -> (usize, usize) {
-        self.largest_of(&self.ahead(), size).1
+        let ahead = self.ahead();
+        self.largest_of(ahead.iter().map(|(step, rows)| (*step, rows)), size).1
     }
 
     /// The step, from 1, that has the largest micro-batch of the first epoch.
     pub fn step_of_largest(&self) -> usize {
-        self.largest_of(&self.ahead(), self.batch_size).0 + 1
+        let ahead = self.ahead();
+        let ahead = ahead.iter().map(|(step, rows)| (*step, rows));
+        self.largest_of(ahead, self.batch_size).0 + 1
     }
 
-    /// The step batches of the first epoch that the run comes to.
-    fn ahead(&self) -> Vec<Vec<usize>> {
-        let mut step_batches = self.epoch(0);
-        step_batches.truncate(self.reach);
-        step_batches
+    /// The step batches of the first epoch of every phase that the run comes to, with their steps.
+    fn ahead(&self) -> Vec<(usize, Vec<usize>)> {
+        let phases = self.course.list().iter().enumerate();
+        let first = phases.flat_map(|(number, phase)| {
+            let steps = phase.steps.min(self.reach.saturating_sub(phase.start));
+            let batches = self.epoch_of(number, 0).into_iter().take(steps);
+            batches.enumerate().map(|(i, rows)| (phase.start + i, rows))
+        });
+        first.collect()
     }
 
     /// The first batch with the largest micro-batch of `size`, and its rows and columns; zeros where there is no batch.
-    fn largest_of(&self, step_batches: &[Vec<usize>], size: usize) -> (usize, (usize, usize)) {
+    fn largest_of<'b>(
+        &self,
+        step_batches: impl DoubleEndedIterator<Item = (usize, &'b Vec<usize>)>,
+        size: usize,
+    ) -> (usize, (usize, usize)) {
         let shape = |rows: &[usize]| {
             let sequences = rows.iter().map(|r| self.samples[*r].rows()).sum::<usize>();
             (sequences, rows.iter().map(|r| self.lengths[*r]).max().unwrap_or(0))
         };
-        let cut = |(step, batch)| <[usize]>::chunks(batch, size).map(move |rows| (step, shape(rows)));
-        let micro = step_batches.iter().map(Vec::as_slice).enumerate().flat_map(cut);
+        let shape = &shape;
+        let cut = move |(step, batch): (usize, &'b Vec<usize>)| batch.chunks(size).map(move |rows| (step, shape(rows)));
+        let micro = step_batches.flat_map(cut);
         // `max_by_key` takes the last of equals.
         let largest = micro.rev().max_by_key(|(_, (rows, width))| rows * width);
         largest.unwrap_or_default()

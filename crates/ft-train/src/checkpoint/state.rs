@@ -100,17 +100,20 @@ impl Pending {
 }
 
 /// What an evaluation came to.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean of the objective's loss.
     pub loss: Exact,
     /// Mean negative log-likelihood in nats per target token, where it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nll: Option<Exact>,
+    /// Mean of the objective's loss of every task, where there are tasks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<Exact>,
 }
 
 /// An evaluation that no other has beaten.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// Optimizer steps done then.
     pub step: usize,

@@ -17,6 +17,7 @@ mod paths;
 mod peft;
 mod sections;
 mod source;
+pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -41,6 +42,7 @@ pub use objective::ObjectiveSection;
 pub use peft::PeftSection;
 pub use sections::*;
 use source::{Sources, Tree};
+pub use tasks::{EpochEnd, MixBy, MixtureSection, TaskConfig};
 pub use write::Provenance;
 
 /// One thing wrong with a configuration, and where.
@@ -81,7 +83,14 @@ pub struct RunConfig {
     #[serde(default)]
     pub peft: PeftSection,
     /// What it learns from.
+    #[serde(default = "no_data")]
     pub data: DataConfig,
+    /// Several tasks, in the place of `data.train` and `data.valid`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task: Vec<TaskConfig>,
+    /// How often each task has its turn.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mixture: MixtureSection,
     /// What is minimized.
     #[serde(default)]
     pub objective: ObjectiveSection,
@@ -99,6 +108,14 @@ pub struct RunConfig {
     /// How sample answers are generated, over what the checkpoint itself says.
     #[serde(default)]
     pub generate: GenerationOptions,
+}
+
+fn no_data() -> DataConfig {
+    DataConfig::new("")
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Free-form tables: a file that gives one replaces the one it extends, instead of mixing two.
@@ -276,11 +293,16 @@ fn from_tree(mut tree: Tree, sources: &Sources) -> Result<RunConfig> {
     paths::make_absolute(&mut tree, sources);
     let spans = source::spans(&tree);
     let root = Spanned::new(0..0, tree);
-    RunConfig::deserialize(toml::Deserializer::from(root)).map_err(|e| {
+    let config = RunConfig::deserialize(toml::Deserializer::from(root)).map_err(|e| {
         let (at, key) = place(&e, &spans, sources);
         let message = missing(e.message(), &key);
         Error::config(Issue::new(at, message))
-    })
+    })?;
+    if config.task.is_empty() && config.data.train.as_os_str().is_empty() {
+        let message = "`data.train` is missing: a file of examples, or several in [[task]] tables";
+        return Err(Error::config(Issue::new("", message)));
+    }
+    Ok(config)
 }
 
 /// Where serde stopped: the location, and the innermost key around it.

@@ -225,8 +225,17 @@ pub(super) fn spans(tree: &Tree) -> Vec<(String, Range<usize>)> {
                 key.span().end.max(value.span().end),
             );
             out.push((path.clone(), start..end));
-            if let DeValue::Table(inner) = value.get_ref() {
-                collect(inner, &path, out);
+            match value.get_ref() {
+                DeValue::Table(inner) => collect(inner, &path, out),
+                DeValue::Array(list) => {
+                    for item in list.iter() {
+                        if let DeValue::Table(inner) = item.get_ref() {
+                            out.push((path.clone(), item.span()));
+                            collect(inner, &path, out);
+                        }
+                    }
+                }
+                _ => {}
             }
         }
     }

@@ -37,6 +37,7 @@ use crate::engine::save::Saver;
 use crate::engine::session::Session;
 use crate::engine::strategy::StepStrategy;
 use crate::objectives::{Objective, ObjectiveConfig};
+use crate::tasks::BestBy;
 use crate::watch;
 use crate::watch::Ending;
 use crate::watch::completions::{CompletionsFile, Prompts, Shown};
@@ -143,7 +144,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let state = with_loss_scale(&plan, state, &model)?;
     write_config(&plan)?;
 
-    let prompts = Prompts::new(&plan.valid, plan.batches.samples(), &plan.config.eval, &plan.generation);
+    let prompts = Prompts::of(&plan);
     let before = before(&plan, &model, &prompts, from.is_some(), &stop)?;
     on_event(&Event::Answered(before.clone()));
 
@@ -178,6 +179,8 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         saved,
         save_soon: false,
         batches: plan.batches.clone(),
+        tasks: plan.tasks.clone(),
+        best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
         limit: MemoryLimit::new(&plan),
         memory_advice: plan.memory_advice.clone(),
         state,
@@ -293,7 +296,12 @@ fn train(
         .eval
         .batch_size
         .unwrap_or(plan.config.train.batch_size.count());
-    let held_out = EvalLoader::new(&plan.valid, eval_size, plan.padding);
+    let held_out = EvalLoader::new(
+        &plan.valid,
+        &plan.tasks.held_out(plan.valid.len()),
+        eval_size,
+        plan.padding,
+    );
     let strategy = Arc::new(StepStrategy::new(session));
     let mut training = SupervisedTraining::<TrainModel>::new(plan.out(), Arc::new(batches), Arc::new(held_out))
         .metric_train_numeric(MeanMetric::<Loss>::default())
@@ -339,13 +347,13 @@ fn conclude(
     before: Shown,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::of(plan, &session.state, ending, session.saved);
-    outcome.before = Score::new(session.state.first_eval, &before);
+    outcome.before = Score::new(session.state.first_eval.as_ref(), &before, &plan.tasks);
     if ending == Ending::Interrupted {
         return Ok(outcome);
     }
     let model = best(plan, &session.state, model)?;
     let after = prompts.ask(&model, &plan.tokenizer, &session.stop)?;
-    outcome.after = Score::new(result(plan, &session.state), &after);
+    outcome.after = Score::new(result(plan, &session.state), &after, &plan.tasks);
     outcome.take_answers(before, after);
     outcome.final_dir = Some(session.saver.finish(&model)?);
     outcome.report = Some(watch::report::write(plan, &outcome)?);
@@ -353,17 +361,18 @@ fn conclude(
 }
 
 /// The evaluation of the weights that [`best`] picks. The last step is always evaluated.
-fn result(plan: &Plan, state: &TrainerState) -> Option<Evaluation> {
+fn result<'s>(plan: &Plan, state: &'s TrainerState) -> Option<&'s Evaluation> {
     if plan.steps.load_best {
-        return state.best.map(|best| best.evaluation);
+        return state.best.as_ref().map(|best| &best.evaluation);
     }
-    state.last_eval
+    state.last_eval.as_ref()
 }
 
 /// The weights of the best evaluation, where they are asked for and are not the last.
 fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
     match state
         .best
+        .as_ref()
         .filter(|best| plan.steps.load_best && best.step != state.step)
     {
         None => Ok(model),

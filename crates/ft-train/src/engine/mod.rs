@@ -8,6 +8,7 @@
 mod backward;
 mod clock;
 mod early_stopping;
+mod evaluated;
 mod fit;
 mod gradient_check;
 mod in_backward;

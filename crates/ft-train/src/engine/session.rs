@@ -17,7 +17,7 @@ use ft_optim::{GradNorm, Optim};
 use serde_json::json;
 
 use crate::batches::{Batches, StepBatch};
-use crate::checkpoint::{Best, Checkpoints, Exact, TrainerState};
+use crate::checkpoint::{Checkpoints, TrainerState};
 use crate::engine::clock::Clock;
 use crate::engine::early_stopping::SharedPatience;
 use crate::engine::fit::Event;
@@ -28,8 +28,9 @@ use crate::engine::model::TrainModel;
 use crate::engine::non_finite::{Bad, Guard, rows_of};
 use crate::engine::save::Saver;
 use crate::memory;
-use crate::objectives::{Figure, HeldOut};
+use crate::objectives::Figure;
 use crate::plan::Steps;
+use crate::tasks::{BestBy, Tasks};
 use crate::watch::Ending;
 use crate::watch::completions::CompletionsFile;
 use crate::watch::history::MetricsFile;
@@ -110,6 +111,10 @@ pub struct Session {
     pub save_soon: bool,
     /// Cuts a batch anew where memory runs out.
     pub batches: Arc<Batches>,
+    /// Whose the samples are.
+    pub tasks: Tasks,
+    /// What the best evaluation goes by.
+    pub best_by: BestBy,
     /// What the process may take, on the CPU.
     pub limit: Option<MemoryLimit>,
     /// What else takes less memory.
@@ -130,7 +135,7 @@ impl Session {
     /// Whether a checkpoint belongs here and has not been written.
     pub fn save_due(&self) -> bool {
         let step = self.state.step;
-        let improved = self.steps.load_best && self.state.best.is_some_and(|b| b.step == step);
+        let improved = self.steps.load_best && self.state.best.as_ref().is_some_and(|b| b.step == step);
         step > 0 && self.saved != Some(step) && (self.steps.saves_at(step) || improved || self.save_soon)
     }
 
@@ -321,44 +326,6 @@ impl Session {
         Ok(())
     }
 
-    /// Takes an evaluation of the present weights into the state.
-    pub fn evaluated(&mut self, held_out: &HeldOut, seconds: f64) -> Result<()> {
-        let state = &mut self.state;
-        let evaluation = held_out.mean();
-        let mut line = json!({
-            "step": state.step,
-            "epoch": state.epoch,
-            "eval_loss": evaluation.loss.0,
-        });
-        if let (Some(nll), Some((_, tokens))) = (evaluation.nll, held_out.nll) {
-            line["eval_perplexity"] = nll.0.exp().into();
-            line["eval_tokens"] = tokens.into();
-        }
-        for (name, sum, count) in &held_out.figures {
-            line[format!("eval_{name}")] = (sum / (*count).max(1) as f64).into();
-        }
-        line["eval_seconds"] = seconds.into();
-        self.metrics.push(&line)?;
-        if let Some(board) = &mut self.board {
-            board.push(&line)?;
-        }
-        state.log(line);
-        state.last_eval = Some(evaluation);
-        if state.step == 0 {
-            state.first_eval = Some(evaluation);
-        }
-        state.evaluated = Some(state.step);
-        let Exact(loss) = evaluation.loss;
-        if state.step > 0 && loss.is_finite() && state.best.is_none_or(|b| loss < b.evaluation.loss.0) {
-            state.best = Some(Best {
-                step: state.step,
-                evaluation,
-            });
-        }
-        (self.on_event)(&Event::Evaluated { step: state.step, loss });
-        Ok(())
-    }
-
     /// Writes a checkpoint of the present state.
     pub fn save(&mut self, model: &TrainModel) -> Result<PathBuf> {
         self.read_losses()?;
@@ -370,7 +337,12 @@ impl Session {
             .checkpoint(&model.model, &self.optim, &self.method, &self.state)?;
         self.saved = Some(self.state.step);
         self.save_soon = false;
-        let best = self.state.best.map(|b| b.step).filter(|_| self.steps.load_best);
+        let best = self
+            .state
+            .best
+            .as_ref()
+            .map(|b| b.step)
+            .filter(|_| self.steps.load_best);
         Checkpoints::of(&self.saver.out).prune(self.steps.keep, best)?;
         (self.on_event)(&Event::Saved {
             step: self.state.step,

@@ -199,7 +199,8 @@ impl Run {
         });
         let model = self.model()?.valid();
         let valid = self.valid.clone();
-        let mut held_out = HeldOut::default();
+        let groups = self.session.tasks.0.len().max(1);
+        let mut held_out = vec![HeldOut::default(); groups];
         let mut batches = valid.iter();
         while let Some(batch) = batches.next() {
             if self.session.stopped() {
@@ -214,7 +215,7 @@ impl Run {
                 None,
             );
             self.tell_valid(LearnerEvent::ProcessedItem(item));
-            held_out.add(part);
+            held_out[self.session.group_of(&batch)].add(part);
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch));
         let flushed = self.components.event_processor.flush();
@@ -230,7 +231,7 @@ impl Run {
         if self.session.stopped() {
             return Ok(());
         }
-        self.session.evaluated(&held_out, seconds)?;
+        self.session.evaluated(held_out, seconds)?;
         self.judge(epoch);
         Ok(())
     }

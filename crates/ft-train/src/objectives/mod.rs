@@ -22,6 +22,7 @@ mod sft;
 mod simpo;
 mod targets;
 pub(crate) mod teacher_cache;
+mod weighted;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -145,12 +146,20 @@ impl HeldOut {
         }
     }
 
+    /// All parts together.
+    pub(crate) fn together(parts: Vec<HeldOut>) -> HeldOut {
+        let mut all = HeldOut::default();
+        parts.into_iter().for_each(|part| all.add(part));
+        all
+    }
+
     /// The means.
     pub(crate) fn mean(&self) -> Evaluation {
         let mean = |sum: f64, count: usize| Exact(sum / count.max(1) as f64);
         Evaluation {
             loss: mean(self.loss, self.count),
             nll: self.nll.map(|(sum, count)| mean(sum, count)),
+            tasks: Vec::new(),
         }
     }
 }

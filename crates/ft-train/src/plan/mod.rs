@@ -11,6 +11,7 @@ mod job;
 mod other_model;
 mod steps;
 mod summary;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +27,7 @@ use ft_peft::{Attached, PeftConfig};
 pub use advice::Advice;
 pub(crate) use base::fingerprint_with as fingerprint;
 pub use bytes::Bytes;
-pub use data::DataSummary;
+pub use data::{DataSummary, TaskSummary};
 pub(crate) use data::{checksum, spread};
 pub use demand::{Demand, Moment};
 pub use disk::Disk;
@@ -37,6 +38,7 @@ pub(crate) use summary::thousands;
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
 use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
+use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
 /// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
@@ -80,6 +82,7 @@ pub struct Plan {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) batches: Arc<Batches>,
     pub(crate) valid: Vec<Sample>,
+    pub(crate) tasks: Tasks,
     pub(crate) padding: Padding,
     pub(crate) generation: GenerationConfig,
 }
@@ -113,7 +116,14 @@ impl Plan {
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
         let attached = job::preview(&model, &peft)?;
         job::quantizable(&model, &config.model, &peft, &attached)?;
-        let (train, valid, mut data) = data::load(&config, &tokenizer)?;
+        let data::Loaded {
+            train,
+            valid,
+            summary: mut data,
+            tasks,
+        } = data::load(&config, &tokenizer)?;
+        let course = tasks::course(&config, &tasks, train.len())?;
+        tasks::count(&mut data, &tasks, &course);
         let padding = Padding {
             id: tokenizer.padding(),
             multiple: if cpu { 1 } else { 64 },
@@ -125,7 +135,7 @@ impl Plan {
         }
         let shape = [config.train.batch_size.count(), config.train.accumulation];
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
-        let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding);
+        let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding).along(course);
         let steps = Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty());
         let batches = batches
             .reaching(steps.total)
@@ -225,6 +235,7 @@ impl Plan {
             tokenizer,
             batches: Arc::new(batches),
             valid,
+            tasks,
             padding,
             generation,
         })

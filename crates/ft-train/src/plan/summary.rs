@@ -162,6 +162,16 @@ impl std::fmt::Display for PlanSummary {
                 thousands(valid.tokens)
             )?;
         }
+        for task in &self.data.tasks {
+            let (samples, out) = (thousands(task.samples), thousands(task.held_out));
+            let turns = task.per_epoch as f64 / task.samples.max(1) as f64;
+            let epoch = thousands(task.per_epoch);
+            let name = format!("task {}", task.name);
+            writeln!(
+                f,
+                "{name:<10} {samples} samples, {out} held out; {epoch} in an epoch, each {turns:.2} times"
+            )?;
+        }
         let epochs = format!("{:.2} epochs of {}", steps.epochs, steps.per_epoch);
         writeln!(
             f,
