@@ -4,6 +4,8 @@ mod bottleneck;
 mod bottleneck_runs;
 mod checkpointing;
 mod compute;
+mod continual;
+mod continual_golden;
 mod evaluate;
 mod families;
 mod faults;

@@ -21,6 +21,7 @@
 mod batches;
 pub mod checkpoint;
 pub mod config;
+pub mod continual;
 mod engine;
 mod error;
 pub mod memory;

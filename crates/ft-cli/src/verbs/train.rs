@@ -143,6 +143,20 @@ fn tell(event: &Event) {
     match event {
         Event::Warning(text) => tracing::warn!("{text}"),
         Event::Resumed { step, path } => note(&format!("resumed after step {step} from {}", output::path(path))),
+        Event::TaskEnded {
+            step,
+            task,
+            names,
+            losses,
+        } => {
+            let each = names.iter().zip(losses).map(|(name, loss)| format!("{name} {loss:.4}"));
+            let each: Vec<String> = each.collect();
+            note(&format!(
+                "after step {step} task {} ends; losses: {}",
+                names[*task],
+                each.join(", ")
+            ));
+        }
         Event::Saved { step, path } => tracing::info!("saved step {step} in {}", output::path(path)),
         // The renderer shows it.
         Event::Evaluated { .. } | Event::Answered(_) => {}
@@ -159,6 +173,10 @@ fn note(text: &str) {
 
 fn page(outcome: &Outcome) -> String {
     let mut page = scores(outcome.before.as_ref(), outcome.after.as_ref());
+    page += &outcome
+        .continual
+        .as_ref()
+        .map_or(String::new(), |scores| super::continual::matrix(scores) + "\n");
     page += &outcome.samples.iter().map(answers).collect::<String>();
     page += &format!(
         "{} steps, {} tokens, {:.1} s of training, {} parameters trained\n",

@@ -57,8 +57,14 @@ impl DataLoader<StepBatch> for StepLoader {
 struct StepIter<'a> {
     loader: &'a StepLoader,
     step: usize,
-    /// Phase and epoch, and their step batches.
-    order: Option<((usize, usize), Vec<Vec<usize>>)>,
+    order: Option<EpochOrder>,
+}
+
+/// The step batches of an epoch of a phase.
+struct EpochOrder {
+    phase: usize,
+    epoch: usize,
+    steps: Vec<Vec<usize>>,
 }
 
 impl Iterator for StepIter<'_> {
@@ -71,11 +77,15 @@ impl Iterator for StepIter<'_> {
         let batches = &self.loader.batches;
         let Place { phase, epoch, index } = batches.place(self.step);
         let order = match self.order.take() {
-            Some((at, order)) if at == (phase, epoch) => order,
-            _ => batches.epoch_of(phase, epoch),
+            Some(order) if (order.phase, order.epoch) == (phase, epoch) => order,
+            _ => EpochOrder {
+                phase,
+                epoch,
+                steps: batches.epoch_of(phase, epoch),
+            },
         };
-        let batch = batches.step_batch(&order[index], self.step);
-        self.order = Some(((phase, epoch), order));
+        let batch = batches.step_batch(&order.steps[index], self.step);
+        self.order = Some(order);
         self.step += 1;
         Some(Ok(batch))
     }

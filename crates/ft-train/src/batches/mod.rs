@@ -37,6 +37,8 @@ pub struct StepBatch {
     pub baseline: Option<Tensor<1>>,
     /// The model that trains wrote the answers itself.
     pub own_answers: bool,
+    /// Whether adapters drop what they are said to, and embeddings get noise.
+    pub drops: bool,
     /// What the loss is multiplied by before the backward pass, where activations are in f16; the gradients are divided by it.
     pub loss_factor: Option<f64>,
 }
@@ -84,6 +86,7 @@ impl StepBatch {
             micro_batches,
             baseline: None,
             own_answers: false,
+            drops: true,
             loss_factor: None,
         }
     }

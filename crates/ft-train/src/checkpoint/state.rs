@@ -45,6 +45,9 @@ pub struct TrainerState {
     pub first_eval: Option<Evaluation>,
     /// The last evaluation.
     pub last_eval: Option<Evaluation>,
+    /// What tasks one after the other have come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continual: Option<ContinualState>,
     /// Seconds of training before this checkpoint, evaluations and pauses left out.
     pub seconds: f64,
     /// The last lines of `metrics.jsonl`.
@@ -112,6 +115,17 @@ pub struct Evaluation {
     pub tasks: Vec<Exact>,
 }
 
+/// What tasks one after the other have come to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContinualState {
+    /// The loss of every task, a row for every task that has ended.
+    pub matrix: Vec<Vec<Exact>>,
+    /// Perplexity of general text before the first step.
+    pub general_before: Option<Exact>,
+    /// After the last task.
+    pub general_after: Option<Exact>,
+}
+
 /// An evaluation that no other has beaten.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
@@ -170,6 +184,7 @@ impl TrainerState {
             patience: Patience::default(),
             first_eval: None,
             last_eval: None,
+            continual: None,
             seconds: 0.0,
             log_history: Vec::new(),
             version: from.version.clone(),

@@ -12,6 +12,7 @@
 mod batch_size;
 mod check;
 mod checkpointing;
+pub(crate) mod continual;
 mod objective;
 mod paths;
 mod peft;
@@ -38,6 +39,7 @@ use crate::{Error, Result};
 pub use batch_size::BatchSize;
 pub(crate) use batch_size::bytes_of;
 pub use checkpointing::Checkpointing;
+pub use continual::ContinualSection;
 pub use objective::ObjectiveSection;
 pub use peft::PeftSection;
 pub use sections::*;
@@ -91,6 +93,9 @@ pub struct RunConfig {
     /// How often each task has its turn.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mixture: MixtureSection,
+    /// The tasks one after the other, without forgetting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continual: Option<ContinualSection>,
     /// What is minimized.
     #[serde(default)]
     pub objective: ObjectiveSection,
@@ -241,7 +246,7 @@ fn merged<'s>(sources: &'s Sources, own: usize, base: Option<usize>, sets: &[usi
 }
 
 /// Lays `over` on `tree`, whose keys give way to what excludes them. Another method, or another objective, displaces the whole
-/// section of the one before, and the learning rate that was chosen for it.
+/// section of the one before, and the learning rate that was chosen for it; another strategy the options of the one before.
 fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
     for (section, tag, default) in TAGGED {
         let before = source::text(tree, tag).unwrap_or(default);
@@ -250,6 +255,12 @@ fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
             source::remove(tree, section);
             source::remove(tree, "optim.lr");
         }
+    }
+    let strategy = |tree: &Tree<'s>| source::text(tree, "continual.strategy").map(str::to_owned);
+    if let Some(new) = strategy(&over)
+        && strategy(tree) != Some(new)
+    {
+        source::keep_only(tree, "continual", "steps_per_task");
     }
     for (_, displaced) in DISPLACES.iter().filter(|(typed, _)| source::holds(&over, typed)) {
         source::remove(tree, displaced);

@@ -215,6 +215,16 @@ pub(super) fn remove(tree: &mut Tree, path: &str) {
     }
 }
 
+/// Removes every key of a section but one.
+pub(super) fn keep_only(tree: &mut Tree, section: &str, key: &str) {
+    if let Some(DeValue::Table(inner)) = tree.get_mut(section).map(Spanned::get_mut) {
+        *inner = std::mem::take(inner)
+            .into_iter()
+            .filter(|(name, _)| name.get_ref() == key)
+            .collect();
+    }
+}
+
 /// Every dotted path of the tree with the bytes it covers, key and value; outer ones first.
 pub(super) fn spans(tree: &Tree) -> Vec<(String, Range<usize>)> {
     fn collect(tree: &Tree, prefix: &str, out: &mut Vec<(String, Range<usize>)>) {

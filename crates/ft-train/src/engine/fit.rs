@@ -36,6 +36,7 @@ use crate::engine::resume::{self, Resume};
 use crate::engine::save::Saver;
 use crate::engine::session::Session;
 use crate::engine::strategy::StepStrategy;
+use crate::engine::task_end::OverTasks;
 use crate::objectives::{Objective, ObjectiveConfig};
 use crate::tasks::BestBy;
 use crate::watch;
@@ -105,6 +106,17 @@ pub enum Event {
         /// Mean negative log-likelihood per learned token.
         loss: f64,
     },
+    /// A task has ended where tasks come one after the other.
+    TaskEnded {
+        /// Steps done.
+        step: usize,
+        /// Its number.
+        task: usize,
+        /// The names of all tasks.
+        names: Vec<String>,
+        /// The loss of each.
+        losses: Vec<f64>,
+    },
     /// A checkpoint was written.
     Saved {
         /// Steps done.
@@ -135,7 +147,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let objective = plan.config.objective.kind().build(&given)?;
     let model = adapt(&plan, base)?;
     let optim = Optim::new(&plan.config.optim)?;
-    let mut method = MethodHook::of(&plan.peft);
+    let mut method = MethodHook::of(&plan.peft).with(OverTasks::strategy(&plan));
     let (mut model, mut optim, state) = match &from {
         Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
@@ -152,7 +164,6 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     if plan.config.train.dump_batches.is_some() && from.is_none() {
         saver.initial(&model)?;
     }
-    let saved = from.as_ref().map(|(_, state)| state.step);
     let done = from.as_ref().map(|(_, state)| Done {
         step: state.step,
         evaluated: state.evaluated,
@@ -176,10 +187,11 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         patience: patience.clone(),
         stop,
         interrupter: interrupter.clone(),
-        saved,
+        saved: done.map(|done| done.step),
         save_soon: false,
         batches: plan.batches.clone(),
         tasks: plan.tasks.clone(),
+        over_tasks: OverTasks::of(&plan),
         best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
         limit: MemoryLimit::new(&plan),
         memory_advice: plan.memory_advice.clone(),
@@ -347,6 +359,7 @@ fn conclude(
     before: Shown,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::of(plan, &session.state, ending, session.saved);
+    outcome.continual = session.scores();
     outcome.before = Score::new(session.state.first_eval.as_ref(), &before, &plan.tasks);
     if ending == Ending::Interrupted {
         return Ok(outcome);

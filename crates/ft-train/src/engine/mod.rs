@@ -24,6 +24,7 @@ mod score;
 mod session;
 mod step;
 mod strategy;
+mod task_end;
 
 pub use backward::{ActivationPolicy, Piece};
 pub use fit::{Event, FitOptions, Progress, fit};

@@ -27,6 +27,7 @@ use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::{Bad, Guard, rows_of};
 use crate::engine::save::Saver;
+use crate::engine::task_end::OverTasks;
 use crate::memory;
 use crate::objectives::Figure;
 use crate::plan::Steps;
@@ -113,6 +114,8 @@ pub struct Session {
     pub batches: Arc<Batches>,
     /// Whose the samples are.
     pub tasks: Tasks,
+    /// Where tasks come one after the other.
+    pub over_tasks: Option<OverTasks>,
     /// What the best evaluation goes by.
     pub best_by: BestBy,
     /// What the process may take, on the CPU.
@@ -146,8 +149,8 @@ impl Session {
             .early_stopping
             .is_some_and(|rule| self.state.patience.failed >= rule.patience);
         match () {
-            // Only a stop leaves an evaluation undone.
-            () if self.evaluation_due() => self.stopped().then_some(Ending::Interrupted),
+            // Only a stop leaves an evaluation, or the end of a task, undone.
+            () if self.evaluation_due() || self.task_end_due() => self.stopped().then_some(Ending::Interrupted),
             () if self.finished() => Some(Ending::Finished),
             () if impatient => Some(Ending::EarlyStopped),
             () => self.stopped().then_some(Ending::Interrupted),
@@ -169,6 +172,8 @@ impl Session {
     pub fn train(&mut self, slot: &mut Option<TrainModel>, batch: &StepBatch) -> Result<Option<StepOutput>> {
         self.clock.run();
         let lr = self.steps.lr(self.state.step);
+        let mixed = self.mixed(batch);
+        let batch = mixed.as_ref().unwrap_or(batch);
         let stepped = match self.in_backward {
             true => Some(self.step_in_backward(slot, batch, lr)?),
             false => self.step_after_backward(slot, batch, lr)?,
@@ -194,6 +199,13 @@ impl Session {
         }
         self.mind_the_limit(&batch)?;
         Ok(Some(StepOutput { tokens_per_s, ..output }))
+    }
+
+    /// The batch with the samples that are fed beside its own, if there are any.
+    fn mixed(&mut self, batch: &StepBatch) -> Option<StepBatch> {
+        let beside = self.method.mix(batch.step, batch.rows.len());
+        let rows = || [batch.rows.as_slice(), &beside].concat();
+        (!beside.is_empty()).then(|| self.batches.step_batch(&rows(), batch.step))
     }
 
     /// Takes note of the loss of a step whose gradients are about to be used: one that is no number must not reach the weights
@@ -309,6 +321,10 @@ impl Session {
             "tokens_per_s": rate,
             "memory_bytes": memory::now(&self.saver.device),
         });
+        if self.over_tasks.is_some() {
+            let task = self.steps.task_ends.partition_point(|end| *end < state.step);
+            line["task"] = self.tasks.0.get(task).map(|task| task.name.as_str()).into();
+        }
         if let Some(size) = state.micro_batch {
             line["micro_batch"] = size.into();
         }

@@ -100,7 +100,8 @@ impl Run {
         let mut open = false;
         loop {
             let boundary = self.session.step().is_multiple_of(self.session.steps.eval_every);
-            if open && (boundary || self.session.evaluation_due()) {
+            let part_ends = open && (boundary || self.session.evaluation_due());
+            if part_ends {
                 self.tell_train(LearnerEvent::EndSplit(self.finished_epoch()));
             }
             if self.session.evaluation_due() && !self.session.stopped() {
@@ -108,7 +109,10 @@ impl Run {
             }
             if open && boundary {
                 self.tell_train(LearnerEvent::EndEpoch(self.finished_epoch()));
-                open = false;
+            }
+            open &= !part_ends;
+            if self.session.task_end_due() && !self.session.evaluation_due() {
+                self.end_task()?;
             }
             if self.session.save_due() {
                 self.save()?;
@@ -142,6 +146,14 @@ impl Run {
             self.save()?;
         }
         Ok(ending)
+    }
+
+    fn end_task(&mut self) -> Result<()> {
+        let Self { session, model, .. } = self;
+        let model = model
+            .as_ref()
+            .ok_or_else(|| Error::Training("no model at the end of a task".into()))?;
+        session.end_task(model)
     }
 
     fn save(&mut self) -> Result<()> {
@@ -230,6 +242,10 @@ impl Run {
         }
         if self.session.stopped() {
             return Ok(());
+        }
+        if self.session.step() == 0 {
+            let train = self.model.as_ref();
+            train.into_iter().for_each(|train| self.session.general_before(train));
         }
         self.session.evaluated(held_out, seconds)?;
         self.judge(epoch);

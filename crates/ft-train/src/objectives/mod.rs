@@ -48,6 +48,7 @@ pub use orpo::OrpoConfig;
 pub use reference::Reference;
 pub use sft::SftConfig;
 pub use simpo::SimpoConfig;
+pub(crate) use targets::plain_hidden;
 pub use targets::{at_targets, nll_sum};
 pub use teacher_cache::WrittenCache;
 

@@ -71,6 +71,7 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     }
     wrong.extend(config.objective.kind().check());
     wrong.extend(crate::config::tasks::check(config));
+    wrong.extend(crate::config::continual::check(config));
     wrong.extend(best_by(config));
     if train.optimizer_in_backward {
         wrong.extend(in_backward(config));
@@ -149,6 +150,7 @@ pub(super) struct Facts<'a> {
     pub tokenizer: &'a Tokenizer,
     pub train: &'a [Sample],
     pub valid: &'a [Sample],
+    pub general: &'a [Sample],
     pub steps: &'a Steps,
     pub data: &'a DataSummary,
     pub generation: &'a GenerationConfig,
@@ -184,6 +186,7 @@ pub(super) fn all(facts: &Facts) -> Findings {
     let mut opinions = Vec::new();
     samples("data.train", facts.train, facts, &mut refusals);
     samples("data.valid", facts.valid, facts, &mut refusals);
+    samples("eval.general", facts.general, facts, &mut refusals);
     if facts.positions() == 0 {
         let (n, all) = (facts.virtual_tokens, facts.model.max_position_embeddings);
         refusals.push(format!(

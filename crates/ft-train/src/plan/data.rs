@@ -131,6 +131,21 @@ pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer)
     Ok((train, valid))
 }
 
+/// The samples of `eval.general`.
+pub(super) fn general(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
+    let Some(path) = &config.eval.general else {
+        return Ok(Vec::new());
+    };
+    present([("eval.general".into(), Some(path))])?;
+    let data = DataConfig {
+        max_length: config.data.max_length,
+        separator: config.data.separator.clone(),
+        ..DataConfig::new(path)
+    };
+    let samples = load_samples(path, &data, tokenizer)?.samples;
+    Ok(spread(samples, config.eval.max_samples.unwrap_or(usize::MAX)))
+}
+
 /// The samples of a file, if they are examples of what the objective learns from.
 fn read(path: &Path, data: &DataConfig, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
     let data = load_samples(path, data, tokenizer)?;

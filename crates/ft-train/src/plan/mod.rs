@@ -38,6 +38,7 @@ pub(crate) use summary::thousands;
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
 use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
+use crate::continual::Copies;
 use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
@@ -83,6 +84,8 @@ pub struct Plan {
     pub(crate) batches: Arc<Batches>,
     pub(crate) valid: Vec<Sample>,
     pub(crate) tasks: Tasks,
+    /// General text.
+    pub(crate) general: Vec<Sample>,
     pub(crate) padding: Padding,
     pub(crate) generation: GenerationConfig,
 }
@@ -122,26 +125,28 @@ impl Plan {
             summary: mut data,
             tasks,
         } = data::load(&config, &tokenizer)?;
-        let course = tasks::course(&config, &tasks, train.len())?;
-        tasks::count(&mut data, &tasks, &course);
-        let padding = Padding {
-            id: tokenizer.padding(),
-            multiple: if cpu { 1 } else { 64 },
-        };
         let mut chosen = None;
         let earlier = earlier_batch(&config).filter(|_| config.train.batch_size == BatchSize::Auto);
         if let Some((batch_size, accumulation)) = earlier {
             (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(batch_size), accumulation);
         }
         let shape = [config.train.batch_size.count(), config.train.accumulation];
+        let (course, task_ends) = tasks::course(&config, &tasks, train.len(), shape[0].saturating_mul(shape[1]))?;
+        tasks::count(&mut data, &tasks, &course);
+        let general = data::general(&config, &tokenizer)?;
+        let padding = Padding {
+            id: tokenizer.padding(),
+            multiple: if cpu { 1 } else { 64 },
+        };
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
         let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding).along(course);
-        let steps = Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty());
+        let steps =
+            Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty()).over(task_ends, batches.course());
         let batches = batches
             .reaching(steps.total)
             .answering(config.objective.kind().answer_tokens());
         peft.method_mut().set_total_steps(steps.total)?;
-        config.schedule.check(steps.base_lr, steps.total as u64)?;
+        config.schedule.check(steps.base_lr, steps.shortest() as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
         data.stop_token = checks::stop_token(batches.samples(), &tokenizer, &model, &generation);
         let dtype = match config.model.init {
@@ -160,7 +165,8 @@ impl Plan {
             dtype,
             compute,
             quant: config.model.quant,
-            accumulates: config.train.accumulation > 1,
+            accumulates: config.train.accumulation > 1 || adds_passes(&config),
+            copies: copies(&config),
             checkpointing: config.train.checkpointing,
             in_backward: config.train.optimizer_in_backward,
             runtime: *RUNTIME.get_or_init(|| memory::resident().unwrap_or(0) + RUN_ITSELF),
@@ -173,7 +179,7 @@ impl Plan {
         if config.train.batch_size == BatchSize::Auto {
             let size = advice::largest(&job, &batches, samples, budget.ok_or_else(advice::unknown_budget)?)?;
             batches = batches.cut(size);
-            let accumulates = samples > size;
+            let accumulates = samples > size || adds_passes(&config);
             let batch = batches.largest_micro_batch();
             bytes = job::bytes(&job::Job {
                 accumulates,
@@ -201,6 +207,7 @@ impl Plan {
             tokenizer: &tokenizer,
             train: batches.samples(),
             valid: &valid,
+            general: &general,
             steps: &steps,
             data: &data,
             generation: &generation,
@@ -236,6 +243,7 @@ impl Plan {
             batches: Arc::new(batches),
             valid,
             tasks,
+            general,
             padding,
             generation,
         })
@@ -270,6 +278,18 @@ impl Plan {
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
+}
+
+/// Whether the strategy against forgetting adds forward passes to a step.
+fn adds_passes(config: &RunConfig) -> bool {
+    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
+    strategy.is_some_and(|kind| kind.adds_passes())
+}
+
+/// Copies of what trains that the strategy against forgetting holds.
+fn copies(config: &RunConfig) -> Copies {
+    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
+    strategy.map_or(Copies::default(), |kind| kind.copies(config.task.len()))
 }
 
 /// Bytes that the whole process may take: what `train.memory` says, or on the CPU what it has and what is left.

@@ -76,15 +76,47 @@ fn summary(task: &Task, train: &[Sample]) -> TaskSummary {
     }
 }
 
-/// What a run over `samples` training samples is fed.
+/// What a run over `samples` training samples is fed, and where its tasks end if they come one after the other. An optimizer step
+/// takes `in_step` samples.
 ///
 /// # Errors
-/// Shares with which an epoch would never end.
-pub(super) fn course(config: &RunConfig, tasks: &Tasks, samples: usize) -> Result<Course> {
-    match tasks.0.is_empty() {
-        true => Ok(Course::of(Mixture::whole(0..samples))),
-        false => Ok(Course::of(mixture(config, tasks)?)),
+/// Shares with which an epoch would never end; more steps than can be counted.
+pub(super) fn course(
+    config: &RunConfig,
+    tasks: &Tasks,
+    samples: usize,
+    in_step: usize,
+) -> Result<(Course, Vec<usize>)> {
+    let Some(continual) = &config.continual else {
+        let mixture = match tasks.0.is_empty() {
+            true => Mixture::whole(0..samples),
+            false => mixture(config, tasks)?,
+        };
+        return Ok((Course::of(mixture), Vec::new()));
+    };
+    let steps = |task: &Task| match (continual.steps_per_task, config.train.steps) {
+        (Some(each), _) => each,
+        (None, Some(all)) => all.div_ceil(tasks.0.len()),
+        (None, None) => {
+            let per_epoch = task.train.len().div_ceil(in_step) as f64;
+            ((config.train.epochs.unwrap_or(1.0) * per_epoch).ceil() as usize).max(1)
+        }
+    };
+    let mut ends = Vec::new();
+    let mut end = 0usize;
+    for task in &tasks.0 {
+        let too_many = || Error::Plan(vec!["continual.steps_per_task: more steps than can be counted".into()]);
+        end = end.checked_add(steps(task)).ok_or_else(too_many)?;
+        ends.push(end);
     }
+    if continual.strategy.kind().is_joint() {
+        return Ok((Course::of(mixture(config, tasks)?), ends));
+    }
+    let phases = tasks
+        .0
+        .iter()
+        .map(|task| (Mixture::whole(task.train.clone()), steps(task)));
+    Ok((Course::phases(phases), ends))
 }
 
 /// All tasks in their shares.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoints, Evaluation, TrainerState};
+use crate::continual::scores::ContinualScores;
 use crate::tasks::Tasks;
 use crate::watch::completions::Shown;
 use crate::{Plan, memory};
@@ -50,6 +51,9 @@ pub struct Outcome {
     pub after: Option<Score>,
     /// Step and loss of the best evaluation.
     pub best: Option<BestStep>,
+    /// Where tasks come one after the other, what each of them came to after every task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continual: Option<ContinualScores>,
     /// Answers before and after.
     pub samples: Vec<BeforeAfter>,
     /// The run folder.
@@ -135,6 +139,7 @@ impl Outcome {
                 step: b.step,
                 loss: b.evaluation.loss.0,
             }),
+            continual: None,
             samples: Vec::new(),
             out: plan.out().to_owned(),
             checkpoint: saved.map(|step| Checkpoints::of(plan.out()).path(step)),
