@@ -1,4 +1,4 @@
-//! `docs/guide/`: one page per method and per objective, made from its file's header, its options' documentation and the measured figures. This
+//! `docs/guide/`: one page per method, per objective and per strategy against forgetting, made from its file's header, its options' documentation and the measured figures. This
 //! test fails when a page is out of date; `cargo xtask guide` (this test with `FT_BLESS=1`) writes them.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ft_peft::PeftConfig;
 use ft_train::RunConfig;
+use ft_train::continual::StrategyConfig;
 use ft_train::objectives::ObjectiveConfig;
 use serde_json::Value;
 
@@ -26,7 +27,7 @@ fn the_guide_says_what_the_code_says() {
     for name in &found {
         assert!(
             pages.contains_key(name),
-            "docs/guide/{name}: no method and no objective has this page"
+            "docs/guide/{name}: no method, no objective and no strategy has this page"
         );
     }
     for (name, text) in &pages {
@@ -51,6 +52,8 @@ struct Guide {
     configs: BTreeMap<String, Vec<String>>,
     /// Configurations by objective.
     objective_configs: BTreeMap<String, Vec<String>>,
+    /// Configurations by strategy.
+    strategy_configs: BTreeMap<String, Vec<String>>,
     /// Lines of `benches/results/methods.jsonl` by method.
     figures: BTreeMap<String, Value>,
 }
@@ -73,6 +76,7 @@ impl Guide {
             schema: RunConfig::schema(),
             configs: configs("method = "),
             objective_configs: configs("kind = "),
+            strategy_configs: configs("strategy = "),
             figures: figures(),
         }
     }
@@ -82,6 +86,8 @@ impl Guide {
         let mut pages: BTreeMap<String, String> = PeftConfig::NAMES.iter().map(page).collect();
         let page = |name: &&'static str| (objective_file(name), self.objective(name));
         pages.extend(ObjectiveConfig::NAMES.iter().map(page));
+        let page = |name: &&'static str| (strategy_file(name), self.strategy(name));
+        pages.extend(StrategyConfig::NAMES.iter().map(page));
         pages.insert("README.md".into(), self.index());
         pages
     }
@@ -95,6 +101,20 @@ impl Guide {
             let _ = writeln!(text, "To run: {}.\n", links(files));
         }
         text + &table(&self.choices("ObjectiveConfig", "kind", name))
+    }
+
+    /// The page of a strategy against forgetting.
+    fn strategy(&self, name: &str) -> String {
+        let (title, body) = header(&format!("crates/ft-train/src/continual/{name}.rs"));
+        let mut text = format!("# `continual.strategy = \"{name}\"`\n\n{title}\n{body}\n");
+        let _ = writeln!(
+            text,
+            "```toml\n[continual]\nstrategy = \"{name}\"\nsteps_per_task = 200\n```\n"
+        );
+        if let Some(files) = self.strategy_configs.get(name) {
+            let _ = writeln!(text, "To run: {}.\n", links(files));
+        }
+        text + &table(&self.choices("ContinualSection", "strategy", name))
     }
 
     fn index(&self) -> String {
@@ -116,6 +136,12 @@ impl Guide {
         for name in ObjectiveConfig::NAMES {
             let (title, _) = header(&format!("crates/ft-train/src/objectives/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", objective_file(name));
+        }
+        text += "\n# Tasks one after the other\n\nWhat is done against forgetting; every one works with every method, over every storage.\n\n\
+            | `continual.strategy` | |\n|---|---|\n";
+        for name in StrategyConfig::NAMES {
+            let (title, _) = header(&format!("crates/ft-train/src/continual/{name}.rs"));
+            let _ = writeln!(text, "| [`{name}`]({}) | {title} |", strategy_file(name));
         }
         text
     }
@@ -167,6 +193,10 @@ impl Guide {
 
 fn objective_file(name: &str) -> String {
     format!("objective-{name}.md")
+}
+
+fn strategy_file(name: &str) -> String {
+    format!("continual-{name}.md")
 }
 
 fn links(files: &[String]) -> String {

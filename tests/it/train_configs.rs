@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use ft_data::Examples;
 use ft_peft::PeftConfig;
+use ft_train::continual::StrategyConfig;
 use ft_train::objectives::ObjectiveConfig;
 use ft_train::{Plan, RunConfig};
 use serde_json::json;
@@ -57,7 +58,11 @@ fn plan(workshop: &Workshop, path: &Path) {
         .file_stem()
         .is_none_or(|s| s != "quickstart" && s != "compare-methods")
     {
-        sets.extend([set("model.path", "base"), set("data.train", data_for(&own))]);
+        sets.push(set("model.path", "base"));
+        match own.task.is_empty() {
+            true => sets.push(set("data.train", data_for(&own))),
+            false => sets.push(tasks_for(workshop, &own)),
+        }
         if own.data.valid.is_some() {
             sets.push(set("data.valid", data_for(&own)));
         }
@@ -89,14 +94,39 @@ fn plan(workshop: &Workshop, path: &Path) {
 }
 
 #[test]
-fn every_objective_has_a_configuration() {
+fn every_objective_and_every_strategy_has_a_configuration() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let texts: String = files.map(|path| fs::read_to_string(path).unwrap_or_default()).collect();
-    for name in ObjectiveConfig::NAMES.iter().filter(|name| **name != "sft") {
-        let key = format!("kind = \"{name}\"");
+    let objectives = ObjectiveConfig::NAMES.iter().filter(|name| **name != "sft");
+    let keys = objectives.map(|name| format!("kind = \"{name}\""));
+    for key in keys.chain(
+        StrategyConfig::NAMES
+            .iter()
+            .map(|name| format!("strategy = \"{name}\"")),
+    ) {
         assert!(texts.contains(&key), "no configuration in configs/ says {key}");
     }
+}
+
+/// The tasks with tiny files in the place of theirs.
+fn tasks_for(workshop: &Workshop, config: &RunConfig) -> String {
+    let mut tasks = config.task.clone();
+    for task in &mut tasks {
+        let csv = task.train.extension().is_some_and(|e| e == "csv");
+        let file = workshop.path(if csv { "e2e.csv" } else { "gsm8k.jsonl" });
+        (task.train, task.valid) = (file.clone(), Some(file));
+    }
+    let toml = |task: &ft_train::config::TaskConfig| {
+        let table: serde_json::Map<_, _> = serde_json::from_value(json!(task)).unwrap();
+        let map = json!(task.map).to_string().replace("\":", "\"=");
+        let entries = table.iter().map(|(key, value)| match key.as_str() {
+            "map" => format!("map = {map}"),
+            _ => format!("{key} = {value}"),
+        });
+        format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
+    };
+    format!("task=[{}]", tasks.iter().map(toml).collect::<Vec<_>>().join(", "))
 }
 
 /// The tiny file of the same kind.

@@ -15,6 +15,7 @@ use crate::pack::Pack;
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// File of training examples: .jsonl, .json, .csv, .tsv or .txt.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub train: PathBuf,
     /// File of held-out examples, in the same format. Without it and without `valid_split` nothing is evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +70,10 @@ pub enum Overlong {
     Error,
     /// Cut into consecutive windows of `max_length` tokens; for the `text` format only.
     Split,
+}
+
+fn is_empty(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// The defaults that are not the type's own.

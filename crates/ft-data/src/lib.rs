@@ -66,7 +66,7 @@ pub use batch::Batch;
 pub use config::{DataConfig, Overlong};
 pub use error::{Error, Flaw, MAX_FLAWS, Place, Result};
 pub use formats::{Examples, FormatName};
-pub use ft_seed::{stream, sub_seed};
+pub use ft_seed::{below, shuffle, stream, sub_seed};
 pub use load::{Dataset, load_samples, load_source};
 pub use order::Order;
 pub use pack::{Pack, pack_rows, share_rows};

@@ -23,7 +23,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, other: &Counts) {
+    /// The two together.
+    pub fn add(&mut self, other: &Counts) {
         self.records += other.records;
         self.truncated += other.truncated;
         self.truncated_tokens += other.truncated_tokens;

@@ -1,6 +1,6 @@
 //! The seeds and sizes that make the committed files: change a number here and `cargo xtask base` makes another base.
 
-use crate::grammar::{Dice, Lesson, Split, document, lesson};
+use crate::grammar::{Dice, Lesson, Split, Task, document, lesson};
 
 /// Ends every document and every answer; the tokenizer's only special token.
 pub const END: &str = "<|endoftext|>";
@@ -29,6 +29,13 @@ pub fn train() -> impl Iterator<Item = Lesson> {
 /// `valid.jsonl`: names, towns and things that `train.jsonl` never mentions.
 pub fn valid() -> impl Iterator<Item = Lesson> {
     draw(4, 200, |dice| lesson(Split::HeldOut, dice))
+}
+
+/// The two halves of a task: samples to train on, and held-out ones about other names and things.
+pub fn task(task: Task) -> [impl Iterator<Item = Lesson>; 2] {
+    let seed = 10 + 2 * task as u64;
+    let halves = [(Split::Train, seed, 2_000), (Split::HeldOut, seed + 1, 200)];
+    halves.map(|(split, seed, count)| draw(seed, count, move |dice| task.lesson(split, dice)))
 }
 
 fn draw<T>(seed: u64, count: usize, make: impl Fn(&mut Dice) -> T) -> impl Iterator<Item = T> {

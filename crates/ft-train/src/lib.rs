@@ -21,11 +21,13 @@
 mod batches;
 pub mod checkpoint;
 pub mod config;
+pub mod continual;
 mod engine;
 mod error;
 pub mod memory;
 pub mod objectives;
 pub mod plan;
+pub mod tasks;
 mod watch;
 
 pub use batches::{Batches, MicroBatch, Packing, Padding, StepBatch, Totals};

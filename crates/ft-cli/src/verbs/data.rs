@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ft_data::{Bin, Dataset, Place, Preference, Preview, PreviewToken, Tokenizer, load_samples};
+use ft_data::{Bin, DataConfig, Dataset, Place, Preference, Preview, PreviewToken, Tokenizer, load_samples};
+use ft_train::RunConfig;
 use serde_json::{Value, json};
 
 use crate::args::SetArg;
@@ -35,6 +36,9 @@ struct PreviewArgs {
     /// Look at data.valid instead of data.train
     #[arg(long)]
     valid: bool,
+    /// The [[task]] to look at; the first where none is named
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
     #[command(flatten)]
     set: SetArg,
     /// Print one JSON object
@@ -47,12 +51,13 @@ impl Data {
         let Action::Preview(args) = self.action;
         let config = configs::load(&args.config, &args.set.set)?;
         let tokenizer = configs::tokenizer(&config)?;
-        let file = match (args.valid, &config.data.valid) {
-            (false, _) => &config.data.train,
+        let section = section(&config, args.task.as_deref())?;
+        let file = match (args.valid, &section.valid) {
+            (false, _) => &section.train,
             (true, Some(valid)) => valid,
             (true, None) => return Err(Failure::wrong_use("--valid: the configuration has no data.valid")),
         };
-        let data = load_samples(file, &config.data, &tokenizer)?;
+        let data = load_samples(file, &section, &tokenizer)?;
         for warning in data.statistics.warnings() {
             tracing::warn!("{warning}");
         }
@@ -60,6 +65,27 @@ impl Data {
             true => output::json(&object(file, &data, args.samples, &tokenizer)),
             false => output::write(&page(file, &data, args.samples, &tokenizer, colour())),
         }
+    }
+}
+
+/// The data of a task, or of a run without tasks.
+fn section(config: &RunConfig, task: Option<&str>) -> Result<DataConfig, Failure> {
+    let names: Vec<&str> = config.task.iter().map(|task| task.name.as_str()).collect();
+    let found = match task {
+        Some(name) => config.task.iter().find(|task| task.name == name),
+        None => config.task.first(),
+    };
+    match (found, task) {
+        (Some(task), _) => Ok(task.data(&config.data)),
+        (None, None) => Ok(config.data.clone()),
+        (None, Some(name)) => Err(Failure::wrong_use(format!(
+            "--task: the configuration has no [[task]] `{name}`; its tasks: {}",
+            if names.is_empty() {
+                "none".into()
+            } else {
+                names.join(", ")
+            }
+        ))),
     }
 }
 

@@ -4,6 +4,7 @@
 mod adapters;
 mod chat;
 mod config;
+mod continual;
 mod data;
 mod distill;
 mod eval;
@@ -52,4 +53,5 @@ verbs! {
     Inspect => inspect::Inspect,
     Data => data::Data,
     Config => config::Config,
+    Continual => continual::Continual,
 }

@@ -144,6 +144,20 @@ fn tell(event: &Event) {
         Event::Warning(text) => tracing::warn!("{text}"),
         Event::Note(text) => note(text),
         Event::Resumed { step, path } => note(&format!("resumed after step {step} from {}", output::path(path))),
+        Event::TaskEnded {
+            step,
+            task,
+            names,
+            losses,
+        } => {
+            let each = names.iter().zip(losses).map(|(name, loss)| format!("{name} {loss:.4}"));
+            let each: Vec<String> = each.collect();
+            note(&format!(
+                "after step {step} task {} ends; losses: {}",
+                names[*task],
+                each.join(", ")
+            ));
+        }
         Event::Saved { step, path } => tracing::info!("saved step {step} in {}", output::path(path)),
         // The renderer shows it.
         Event::Evaluated { .. } | Event::Answered(_) => {}
@@ -160,6 +174,10 @@ fn note(text: &str) {
 
 fn page(outcome: &Outcome) -> String {
     let mut page = scores(outcome.before.as_ref(), outcome.after.as_ref());
+    page += &outcome
+        .continual
+        .as_ref()
+        .map_or(String::new(), |scores| super::continual::matrix(scores) + "\n");
     page += &outcome.samples.iter().map(answers).collect::<String>();
     page += &format!(
         "{} steps, {} tokens, {:.1} s of training, {} parameters trained\n",
@@ -196,6 +214,12 @@ fn scores(before: Option<&Score>, after: Option<&Score>) -> String {
     rows.push(row("perplexity", &|s| s.perplexity));
     rows.extend(
         after
+            .tasks
+            .keys()
+            .map(|name| row(&format!("loss, {name}"), &|s| s.tasks.get(name).copied())),
+    );
+    rows.extend(
+        after
             .metrics
             .keys()
             .map(|name| row(name, &|s| s.metrics.get(name).copied())),
@@ -225,6 +249,7 @@ mod tests {
         let score = |loss: f64, em: f64| Score {
             loss,
             perplexity: Some(loss.exp()),
+            tasks: BTreeMap::new(),
             metrics: BTreeMap::from([("exact_match".to_string(), em)]),
         };
         let text = scores(Some(&score(2.0, 0.0)), Some(&score(0.5, 0.9)));

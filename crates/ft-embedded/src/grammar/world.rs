@@ -29,7 +29,7 @@ impl Split {
         }
     }
 
-    fn draw(self, make: impl Fn(&mut Dice) -> String, dice: &mut Dice) -> String {
+    pub(super) fn draw(self, make: impl Fn(&mut Dice) -> String, dice: &mut Dice) -> String {
         loop {
             let name = make(dice);
             if self.holds(&name) {
@@ -171,7 +171,7 @@ pub fn town(dice: &mut Dice) -> String {
     .concat()
 }
 
-fn thing(dice: &mut Dice) -> String {
+pub(super) fn thing(dice: &mut Dice) -> String {
     format!("the {} {}", dice.pick(words::ADJECTIVES), dice.pick(words::NOUNS))
 }
 

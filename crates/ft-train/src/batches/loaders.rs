@@ -1,5 +1,6 @@
 //! Batches as burn-train's loaders.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -8,6 +9,7 @@ use burn::tensor::Device;
 use ft_data::{Batch, Sample};
 
 use super::{Batches, Padding, StepBatch};
+use crate::tasks::Place;
 
 /// The batches of the steps `from..total`, as burn-train wants them.
 #[derive(Clone)]
@@ -29,7 +31,7 @@ impl DataLoader<StepBatch> for StepLoader {
         Box::new(StepIter {
             loader: self,
             step: self.from,
-            epoch: None,
+            order: None,
         })
     }
 
@@ -55,7 +57,14 @@ impl DataLoader<StepBatch> for StepLoader {
 struct StepIter<'a> {
     loader: &'a StepLoader,
     step: usize,
-    epoch: Option<(usize, Vec<Vec<usize>>)>,
+    order: Option<EpochOrder>,
+}
+
+/// The step batches of an epoch of a phase.
+struct EpochOrder {
+    phase: usize,
+    epoch: usize,
+    steps: Vec<Vec<usize>>,
 }
 
 impl Iterator for StepIter<'_> {
@@ -66,16 +75,17 @@ impl Iterator for StepIter<'_> {
             return None;
         }
         let batches = &self.loader.batches;
-        let (epoch, index) = (
-            self.step / batches.steps_per_epoch(),
-            self.step % batches.steps_per_epoch(),
-        );
-        let order = match self.epoch.take() {
-            Some((number, order)) if number == epoch => order,
-            _ => batches.epoch(epoch),
+        let Place { phase, epoch, index } = batches.place(self.step);
+        let order = match self.order.take() {
+            Some(order) if (order.phase, order.epoch) == (phase, epoch) => order,
+            _ => EpochOrder {
+                phase,
+                epoch,
+                steps: batches.epoch_of(phase, epoch),
+            },
         };
-        let batch = batches.step_batch(&order[index], self.step);
-        self.epoch = Some((epoch, order));
+        let batch = batches.step_batch(&order.steps[index], self.step);
+        self.order = Some(order);
         self.step += 1;
         Some(Ok(batch))
     }
@@ -88,17 +98,25 @@ impl DataLoaderIterator<StepBatch> for StepIter<'_> {
     }
 }
 
-/// The held-out samples in batches, longest first.
+/// The held-out samples in batches, longest first, task by task.
 #[derive(Clone)]
 pub struct EvalLoader {
     batches: Arc<Vec<Batch>>,
 }
 
 impl EvalLoader {
-    /// Batches of at most `batch_size` samples of similar length.
-    pub fn new(samples: &[Sample], batch_size: usize, pad: Padding) -> Self {
+    /// Batches of at most `batch_size` samples of similar length, each within one of the ranges.
+    pub fn new(samples: &[Sample], ranges: &[Range<usize>], batch_size: usize, pad: Padding) -> Self {
+        let within = |range: &Range<usize>| {
+            let first = range.start;
+            let batches = ft_eval::batches(&samples[range.clone()], batch_size, pad.multiple);
+            batches.map(move |mut batch| {
+                batch.numbers.iter_mut().for_each(|number| *number += first);
+                batch
+            })
+        };
         Self {
-            batches: Arc::new(ft_eval::batches(samples, batch_size, pad.multiple).collect()),
+            batches: Arc::new(ranges.iter().flat_map(within).collect()),
         }
     }
 }

@@ -2,8 +2,8 @@
 //! be saved to resume.
 //!
 //! ```text
-//! epoch ──Order──> step batches of batch_size · accumulation samples, of similar length
-//!                     └── one optimizer step each, cut into micro-batches of batch_size
+//! epoch ──Course──> its samples ──Order──> step batches of batch_size · accumulation samples, of similar length
+//!                                             └── one optimizer step each, cut into micro-batches of batch_size
 //! ```
 //!
 //! Step batches, not micro-batches, are what the order is made of: `batch_size` 2 with `accumulation` 4 sees the same samples
@@ -23,6 +23,8 @@ pub use loaders::{EvalLoader, StepLoader};
 use packing::Packed;
 pub use packing::Packing;
 
+use crate::tasks::{Course, Mixture, Place};
+
 /// What one optimizer step is fed.
 #[derive(Clone, Debug)]
 pub struct StepBatch {
@@ -40,6 +42,8 @@ pub struct StepBatch {
     pub baseline: Option<Tensor<1>>,
     /// The model that trains wrote the answers itself.
     pub own_answers: bool,
+    /// Whether adapters drop what they are said to, and embeddings get noise.
+    pub drops: bool,
     /// What the loss is multiplied by before the backward pass, where activations are in f16; the gradients are divided by it.
     pub loss_factor: Option<f64>,
 }
@@ -87,6 +91,7 @@ impl StepBatch {
             micro_batches,
             baseline: None,
             own_answers: false,
+            drops: true,
             loss_factor: None,
         }
     }
@@ -113,6 +118,8 @@ pub struct Batches {
     /// Columns of the longest sequence of each.
     lengths: Vec<usize>,
     packed: Packed,
+    /// Which of them are fed when.
+    course: Course,
     batch_size: usize,
     accumulation: usize,
     shuffle: bool,
@@ -144,6 +151,7 @@ impl Batches {
     ) -> Self {
         let lengths = samples.iter().map(Sample::width).collect();
         Self {
+            course: Course::of(Mixture::whole(0..samples.len())),
             samples,
             lengths,
             packed: Packed::default(),
@@ -157,11 +165,20 @@ impl Batches {
         }
     }
 
+    /// The same with the samples in another order than all of them once in every epoch; before [`packed`](Self::packed).
+    pub fn along(self, course: Course) -> Self {
+        Self { course, ..self }
+    }
+
     /// The same with samples that share rows, behind `prompt` columns before each of their sequences; after
-    /// [`answering`](Self::answering).
+    /// [`answering`](Self::answering). Rows that are made of all samples come once in every epoch, in whatever order the samples were to.
     pub fn packed(self, packing: Packing, prompt: usize) -> Self {
         let packed = self.pack(packing, prompt);
-        Self { packed, ..self }
+        let course = match packing {
+            Packing::Rows(_) => Course::of(Mixture::whole(0..packed.row_lengths.len())),
+            Packing::Off | Packing::Passes(_) => self.course,
+        };
+        Self { packed, course, ..self }
     }
 
     fn pack(&self, packing: Packing, prompt: usize) -> Packed {
@@ -213,17 +230,50 @@ impl Batches {
         &self.samples
     }
 
-    /// Optimizer steps of one pass over the samples.
-    pub fn steps_per_epoch(&self) -> usize {
-        self.items().len().div_ceil(self.batch_size * self.accumulation)
+    /// Samples of a step.
+    pub fn step_samples(&self) -> usize {
+        self.batch_size * self.accumulation
     }
 
-    /// What every step of an epoch is made of: samples, or packed rows, by number. An order that is not shuffled is the user's, and stays as it is.
+    /// Optimizer steps of one pass over the samples, phase by phase.
+    pub fn steps_per_epoch(&self) -> usize {
+        let steps = self
+            .course
+            .list()
+            .iter()
+            .map(|phase| phase.steps_per_epoch(self.step_samples()));
+        steps.sum()
+    }
+
+    /// Which samples are fed when.
+    pub fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// Where a step is in the course.
+    pub fn place(&self, step: usize) -> Place {
+        self.course.place(step, self.step_samples())
+    }
+
+    /// [`epoch_of`](Self::epoch_of) a run that has one phase.
     pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
-        let samples = self.batch_size * self.accumulation;
-        let mut step_batches = Order::epoch(self.items(), samples, self.seed, epoch as u64, self.shuffle);
+        self.epoch_of(0, epoch)
+    }
+
+    /// What every step of an epoch of a phase is made of: samples, or packed rows, by number. An order that is not shuffled is the user's, and stays as it is.
+    pub fn epoch_of(&self, phase: usize, epoch: usize) -> Vec<Vec<usize>> {
+        let seed = match phase {
+            0 => self.seed,
+            _ => sub_seed(self.seed, &format!("phase {phase}")),
+        };
+        let rows = self.course.list()[phase].mixture.rows(epoch, seed, self.shuffle);
+        let items = self.items();
+        let lengths: Vec<usize> = rows.iter().map(|row| items[*row]).collect();
+        let order = Order::epoch(&lengths, self.step_samples(), seed, epoch as u64, self.shuffle);
+        let named = |step: Vec<usize>| step.into_iter().map(|i| rows[i]).collect();
+        let mut step_batches: Vec<Vec<usize>> = order.into_iter().map(named).collect();
         if epoch == 0 && self.shuffle && self.longest_first && !step_batches.is_empty() {
-            let (step, _) = self.largest_of(&step_batches, self.batch_size);
+            let (step, _) = self.largest_of(step_batches.iter().enumerate(), self.batch_size);
             step_batches.swap(0, step);
         }
         step_batches
@@ -278,8 +328,22 @@ impl Batches {
         self.cells(&self.pack(Packing::Passes(length), prompt), prompt)
     }
 
+    /// Columns of all sequences of an epoch, each with its `prompt` columns.
+    pub fn columns_per_epoch(&self, prompt: usize) -> usize {
+        let items = self.first_epochs().concat();
+        let samples = self.packed.layout(&items).concat();
+        let columns = |sample: &Sample| sample.tokens() + prompt * sample.rows();
+        samples.iter().map(|i| columns(&self.samples[*i])).sum()
+    }
+
+    /// The step batches of the first epoch of every phase.
+    fn first_epochs(&self) -> Vec<Vec<usize>> {
+        let phases = 0..self.course.list().len();
+        phases.flat_map(|phase| self.epoch_of(phase, 0)).collect()
+    }
+
     fn cells(&self, packed: &Packed, prompt: usize) -> usize {
-        let step_batches = self.epoch(0);
+        let step_batches = self.first_epochs();
         let passes = step_batches.iter().flat_map(|batch| batch.chunks(self.batch_size));
         let cells = |(rows, width): (usize, usize)| rows * (prompt + width.next_multiple_of(self.pad.multiple));
         passes.map(|items| cells(self.shape(packed, items))).sum()
@@ -310,26 +374,38 @@ impl Batches {
 
     /// The same with the step batches cut into micro-batches of `size`.
     pub fn largest(&self, size: usize) -> (usize, usize) {
-        self.largest_of(&self.ahead(), size).1
+        let ahead = self.ahead();
+        self.largest_of(ahead.iter().map(|(step, rows)| (*step, rows)), size).1
     }
 
     /// The step, from 1, that has the largest micro-batch of the first epoch.
     pub fn step_of_largest(&self) -> usize {
-        self.largest_of(&self.ahead(), self.batch_size).0 + 1
+        let ahead = self.ahead();
+        let ahead = ahead.iter().map(|(step, rows)| (*step, rows));
+        self.largest_of(ahead, self.batch_size).0 + 1
     }
 
-    /// The step batches of the first epoch that the run comes to.
-    fn ahead(&self) -> Vec<Vec<usize>> {
-        let mut step_batches = self.epoch(0);
-        step_batches.truncate(self.reach);
-        step_batches
+    /// The step batches of the first epoch of every phase that the run comes to, with their steps.
+    fn ahead(&self) -> Vec<(usize, Vec<usize>)> {
+        let phases = self.course.list().iter().enumerate();
+        let first = phases.flat_map(|(number, phase)| {
+            let steps = phase.steps.min(self.reach.saturating_sub(phase.start));
+            let batches = self.epoch_of(number, 0).into_iter().take(steps);
+            batches.enumerate().map(|(i, rows)| (phase.start + i, rows))
+        });
+        first.collect()
     }
 
     /// The first batch with the largest micro-batch of `size`, and its rows and columns; zeros where there is no batch.
-    fn largest_of(&self, step_batches: &[Vec<usize>], size: usize) -> (usize, (usize, usize)) {
-        let cut =
-            |(step, batch)| <[usize]>::chunks(batch, size).map(move |items| (step, self.shape(&self.packed, items)));
-        let micro = step_batches.iter().map(Vec::as_slice).enumerate().flat_map(cut);
+    fn largest_of<'b>(
+        &self,
+        step_batches: impl DoubleEndedIterator<Item = (usize, &'b Vec<usize>)>,
+        size: usize,
+    ) -> (usize, (usize, usize)) {
+        let cut = |(step, batch): (usize, &'b Vec<usize>)| {
+            batch.chunks(size).map(move |items| (step, self.shape(&self.packed, items)))
+        };
+        let micro = step_batches.flat_map(cut);
         // `max_by_key` takes the last of equals.
         let largest = micro.rev().max_by_key(|(_, (rows, width))| rows * width);
         largest.unwrap_or_default()

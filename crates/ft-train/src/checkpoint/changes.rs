@@ -39,6 +39,9 @@ const RULES: &[(&str, Weight)] = &[
     ("model.tokenizer", Weight::Free),
     ("data.train", Weight::Free),
     ("data.valid", Weight::Told),
+    ("task.*.train", Weight::Free),
+    ("task.*.valid", Weight::Told),
+    ("task.*.metrics", Weight::Free),
     ("peft.from", Weight::Free),
     ("peft.loraplus_lr_ratio", Weight::Told),
     ("peft.loraplus_lr_embedding", Weight::Told),
@@ -61,6 +64,7 @@ const RULES: &[(&str, Weight)] = &[
     ("train.epochs", Weight::Told),
     ("train.eval_every", Weight::Told),
     ("train.load_best", Weight::Told),
+    ("train.best_by", Weight::Told),
     ("train.early_stopping", Weight::Told),
     ("optim.kind", Weight::Fatal),
     ("optim", Weight::Told),
@@ -94,14 +98,18 @@ pub fn compare(old: &str, new: &str) -> Vec<Change> {
 }
 
 fn weight(key: &str) -> Weight {
-    let covers = |rule: &str| key == rule || key.strip_prefix(rule).is_some_and(|rest| rest.starts_with('.'));
+    let covers = |rule: &str| {
+        let mut parts = key.split('.');
+        rule.split('.')
+            .all(|wanted| parts.next().is_some_and(|part| wanted == "*" || wanted == part))
+    };
     RULES
         .iter()
         .find(|(rule, _)| covers(rule))
         .map_or(Weight::Fatal, |(_, w)| *w)
 }
 
-/// Leaves by dotted path; lists are leaves. A text that is no TOML has none, and every key counts as changed.
+/// Leaves by dotted path; lists are leaves, but those of tables with a name, such as `[[task]]`, are tables by name. A text that is no TOML has none, and every key counts as changed.
 fn flat(text: &str) -> BTreeMap<String, Value> {
     fn collect(table: Table, prefix: &str, out: &mut BTreeMap<String, Value>) {
         for (key, value) in table {
@@ -112,6 +120,18 @@ fn flat(text: &str) -> BTreeMap<String, Value> {
             };
             match value {
                 Value::Table(inner) => collect(inner, &path, out),
+                Value::Array(list) if list.iter().any(Value::is_table) => {
+                    for (place, item) in list.into_iter().enumerate() {
+                        let Value::Table(mut table) = item else { continue };
+                        let name = table.remove("name");
+                        let name = name
+                            .as_ref()
+                            .and_then(Value::as_str)
+                            .map_or(place.to_string(), str::to_owned);
+                        table.insert("place".into(), Value::Integer(place as i64));
+                        collect(table, &format!("{path}.{name}"), out);
+                    }
+                }
                 leaf => {
                     out.insert(path, leaf);
                 }

@@ -4,6 +4,7 @@
 //! step-N/  trainable.safetensors    what trains, f32, by parameter path
 //!          optimizer.safetensors    moments, by parameter path
 //!          training_hook.safetensors       what the method itself remembers (AdaLoRA: importances, ranks), where it does
+//!          continual.safetensors    what a strategy against forgetting remembers (EWC: Fisher information, anchors), where there is one
 //!          trainer_state.json       step, data cursor, sums, best evaluation, configuration
 //!          adapter_* | model.*      the same weights as others read them (PEFT or Hugging Face layout)
 //!          manifest.json            size and CRC-32 of every file
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use changes::{Change, compare};
 pub use folder::{Draft, clean, damage, write_file};
-pub use state::{Best, Evaluation, Exact, Fingerprints, Patience, Pending, TrainerState};
+pub use state::{Best, ContinualState, Evaluation, Exact, Fingerprints, Patience, Pending, TrainerState};
 pub use tensors::{read_tensors, write_saved, write_tensors};
 
 use crate::{Error, Result};
@@ -30,6 +31,7 @@ use crate::{Error, Result};
 pub(crate) const TRAINABLE: &str = "trainable.safetensors";
 pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(crate) const HOOK: &str = "training_hook.safetensors";
+pub(crate) const CONTINUAL: &str = "continual.safetensors";
 pub(crate) const STATE: &str = "trainer_state.json";
 
 /// The checkpoints of one run.

@@ -45,6 +45,9 @@ pub struct TrainerState {
     pub first_eval: Option<Evaluation>,
     /// The last evaluation.
     pub last_eval: Option<Evaluation>,
+    /// What tasks one after the other have come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continual: Option<ContinualState>,
     /// Seconds of training before this checkpoint, evaluations and pauses left out.
     pub seconds: f64,
     /// The last lines of `metrics.jsonl`.
@@ -100,17 +103,31 @@ impl Pending {
 }
 
 /// What an evaluation came to.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean of the objective's loss.
     pub loss: Exact,
     /// Mean negative log-likelihood in nats per target token, where it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nll: Option<Exact>,
+    /// Mean of the objective's loss of every task, where there are tasks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<Exact>,
+}
+
+/// What tasks one after the other have come to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContinualState {
+    /// The loss of every task, a row for every task that has ended.
+    pub matrix: Vec<Vec<Exact>>,
+    /// Perplexity of general text before the first step.
+    pub general_before: Option<Exact>,
+    /// After the last task.
+    pub general_after: Option<Exact>,
 }
 
 /// An evaluation that no other has beaten.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// Optimizer steps done then.
     pub step: usize,
@@ -167,6 +184,7 @@ impl TrainerState {
             patience: Patience::default(),
             first_eval: None,
             last_eval: None,
+            continual: None,
             seconds: 0.0,
             log_history: Vec::new(),
             version: from.version.clone(),

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeArray, DeValue};
 
 use super::Issue;
 use super::source::{Sources, Tree, join};
@@ -86,8 +86,10 @@ impl<'s> Check<'s> {
     }
 
     fn value(&mut self, value: &Spanned<DeValue>, path: &str, nodes: &[&'s Value]) {
-        if let DeValue::Table(inner) = value.get_ref() {
-            nodes.iter().for_each(|node| self.table(inner, path, node));
+        match value.get_ref() {
+            DeValue::Table(inner) => nodes.iter().for_each(|node| self.table(inner, path, node)),
+            DeValue::Array(list) => self.items(list, path, nodes),
+            _ => {}
         }
         let leaves: Vec<&Value> = nodes.iter().flat_map(|n| leaves(n, self.root)).collect();
         let wanted: Vec<&str> = leaves.iter().flat_map(|l| type_names(l)).collect();
@@ -97,6 +99,18 @@ impl<'s> Check<'s> {
         }
         if let DeValue::String(text) = value.get_ref() {
             self.word(text, path, value.span().start, &leaves);
+        }
+    }
+
+    /// Tables in a list, such as `[[task]]`.
+    fn items(&mut self, list: &DeArray, path: &str, nodes: &[&'s Value]) {
+        let lists = nodes.iter().flat_map(|node| leaves(node, self.root));
+        let items: Vec<&Value> = lists
+            .map(|list| &list["items"])
+            .filter(|items| items.is_object())
+            .collect();
+        for item in list.iter().filter(|item| matches!(item.get_ref(), DeValue::Table(_))) {
+            self.value(item, path, &items);
         }
     }
 
@@ -294,6 +308,9 @@ fn kind(value: &DeValue) -> &'static str {
 pub(super) fn all_paths(schema: &Value) -> Vec<String> {
     fn collect(node: &Value, root: &Value, prefix: &str, out: &mut Vec<String>) {
         for shape in leaves(node, root) {
+            if shape["items"].is_object() {
+                collect(&shape["items"], root, prefix, out);
+            }
             for (name, below) in shape["properties"].as_object().into_iter().flatten() {
                 let path = join(prefix, name);
                 if !out.contains(&path) {

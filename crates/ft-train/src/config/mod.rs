@@ -12,11 +12,13 @@
 mod batch_size;
 mod check;
 mod checkpointing;
+pub(crate) mod continual;
 mod objective;
 mod paths;
 mod peft;
 mod sections;
 mod source;
+pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -37,10 +39,12 @@ use crate::{Error, Result};
 pub use batch_size::BatchSize;
 pub(crate) use batch_size::bytes_of;
 pub use checkpointing::Checkpointing;
+pub use continual::ContinualSection;
 pub use objective::ObjectiveSection;
 pub use peft::PeftSection;
 pub use sections::*;
 use source::{Sources, Tree};
+pub use tasks::{EpochEnd, MixBy, MixtureSection, TaskConfig};
 pub use write::Provenance;
 
 /// One thing wrong with a configuration, and where.
@@ -81,7 +85,17 @@ pub struct RunConfig {
     #[serde(default)]
     pub peft: PeftSection,
     /// What it learns from.
+    #[serde(default = "no_data")]
     pub data: DataConfig,
+    /// Several tasks, in the place of `data.train` and `data.valid`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task: Vec<TaskConfig>,
+    /// How often each task has its turn.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mixture: MixtureSection,
+    /// The tasks one after the other, without forgetting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continual: Option<ContinualSection>,
     /// What is minimized.
     #[serde(default)]
     pub objective: ObjectiveSection,
@@ -99,6 +113,14 @@ pub struct RunConfig {
     /// How sample answers are generated, over what the checkpoint itself says.
     #[serde(default)]
     pub generate: GenerationOptions,
+}
+
+fn no_data() -> DataConfig {
+    DataConfig::new("")
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Free-form tables: a file that gives one replaces the one it extends, instead of mixing two.
@@ -224,7 +246,7 @@ fn merged<'s>(sources: &'s Sources, own: usize, base: Option<usize>, sets: &[usi
 }
 
 /// Lays `over` on `tree`, whose keys give way to what excludes them. Another method, or another objective, displaces the whole
-/// section of the one before, and the learning rate that was chosen for it.
+/// section of the one before, and the learning rate that was chosen for it; another strategy the options of the one before.
 fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
     for (section, tag, default) in TAGGED {
         let before = source::text(tree, tag).unwrap_or(default);
@@ -233,6 +255,12 @@ fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
             source::remove(tree, section);
             source::remove(tree, "optim.lr");
         }
+    }
+    let strategy = |tree: &Tree<'s>| source::text(tree, "continual.strategy").map(str::to_owned);
+    if let Some(new) = strategy(&over)
+        && strategy(tree) != Some(new)
+    {
+        source::keep_only(tree, "continual", "steps_per_task");
     }
     for (_, displaced) in DISPLACES.iter().filter(|(typed, _)| source::holds(&over, typed)) {
         source::remove(tree, displaced);
@@ -276,11 +304,16 @@ fn from_tree(mut tree: Tree, sources: &Sources) -> Result<RunConfig> {
     paths::make_absolute(&mut tree, sources);
     let spans = source::spans(&tree);
     let root = Spanned::new(0..0, tree);
-    RunConfig::deserialize(toml::Deserializer::from(root)).map_err(|e| {
+    let config = RunConfig::deserialize(toml::Deserializer::from(root)).map_err(|e| {
         let (at, key) = place(&e, &spans, sources);
         let message = missing(e.message(), &key);
         Error::config(Issue::new(at, message))
-    })
+    })?;
+    if config.task.is_empty() && config.data.train.as_os_str().is_empty() {
+        let message = "`data.train` is missing: a file of examples, or several in [[task]] tables";
+        return Err(Error::config(Issue::new("", message)));
+    }
+    Ok(config)
 }
 
 /// Where serde stopped: the location, and the innermost key around it.

@@ -16,6 +16,9 @@ const INPUTS: &[&str] = &[
     "data.train",
     "data.valid",
     "data.chat_template",
+    "task.train",
+    "task.valid",
+    "eval.general",
     "objective.reference",
     "objective.teacher",
     "objective.teacher_adapter",
@@ -29,15 +32,31 @@ pub(super) fn make_absolute(tree: &mut Tree, sources: &Sources) {
         let Some((section, name)) = key.split_once('.') else {
             continue;
         };
-        let Some(DeValue::Table(table)) = tree.get_mut(section).map(Spanned::get_mut) else {
-            continue;
-        };
-        match table.get_mut(name) {
-            // A word, even where a folder has this name.
-            Some(value) if value.get_ref().as_str() == Some(Reference::BASE) && section == "objective" => {}
-            Some(value) => rewrite(value, sources),
-            None => {}
+        for table in tables(tree, section) {
+            match table.get_mut(name) {
+                // A word, even where a folder has this name.
+                Some(value) if value.get_ref().as_str() == Some(Reference::BASE) && section == "objective" => {}
+                Some(value) => rewrite(value, sources),
+                None => {}
+            }
         }
+    }
+}
+
+/// The table of a section, or every one of a list such as `[[task]]`.
+fn tables<'t, 's>(tree: &'t mut Tree<'s>, section: &str) -> Vec<&'t mut Tree<'s>> {
+    match tree.get_mut(section).map(Spanned::get_mut) {
+        Some(DeValue::Table(table)) => vec![table],
+        Some(DeValue::Array(list)) => {
+            let items = list.iter_mut().map(Spanned::get_mut);
+            items
+                .filter_map(|item| match item {
+                    DeValue::Table(table) => Some(table),
+                    _ => None,
+                })
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 

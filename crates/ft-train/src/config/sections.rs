@@ -113,6 +113,10 @@ pub struct TrainSection {
     /// saved as a checkpoint.
     #[serde(default)]
     pub load_best: bool,
+    /// What `load_best` and `early_stopping` go by where there are tasks: `"micro"`, the mean over all held-out units; `"macro"`, the
+    /// mean over the tasks' means; or the name of a task.
+    #[serde(default = "defaults::best_by")]
+    pub best_by: String,
     /// Stop when evaluations no longer improve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
@@ -165,6 +169,10 @@ pub struct EvalSection {
     pub samples: usize,
     /// Answer them at every evaluation too.
     pub samples_each: bool,
+    /// A file of general text, as in `data.train`: its perplexity is measured before and after a run over tasks, to tell what the
+    /// model has lost beside them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub general: Option<PathBuf>,
     /// Names of metrics that need generated answers, measured before and after the run: `exact_match`, `bleu`, `rougeL` and others.
     pub metrics: Vec<String>,
     /// Held-out prompts answered for `metrics`, spread evenly; all where it is not given.
@@ -180,6 +188,7 @@ impl Default for EvalSection {
             at_start: true,
             samples: 3,
             samples_each: true,
+            general: None,
             metrics: Vec::new(),
             max_answers: None,
         }
@@ -207,6 +216,9 @@ mod defaults {
     }
     pub fn keep() -> usize {
         2
+    }
+    pub fn best_by() -> String {
+        crate::config::tasks::RESERVED[0].into()
     }
     pub fn tensorboard() -> std::path::PathBuf {
         "tb".into()

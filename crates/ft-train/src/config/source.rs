@@ -215,6 +215,16 @@ pub(super) fn remove(tree: &mut Tree, path: &str) {
     }
 }
 
+/// Removes every key of a section but one.
+pub(super) fn keep_only(tree: &mut Tree, section: &str, key: &str) {
+    if let Some(DeValue::Table(inner)) = tree.get_mut(section).map(Spanned::get_mut) {
+        *inner = std::mem::take(inner)
+            .into_iter()
+            .filter(|(name, _)| name.get_ref() == key)
+            .collect();
+    }
+}
+
 /// Every dotted path of the tree with the bytes it covers, key and value; outer ones first.
 pub(super) fn spans(tree: &Tree) -> Vec<(String, Range<usize>)> {
     fn collect(tree: &Tree, prefix: &str, out: &mut Vec<(String, Range<usize>)>) {
@@ -225,8 +235,17 @@ pub(super) fn spans(tree: &Tree) -> Vec<(String, Range<usize>)> {
                 key.span().end.max(value.span().end),
             );
             out.push((path.clone(), start..end));
-            if let DeValue::Table(inner) = value.get_ref() {
-                collect(inner, &path, out);
+            match value.get_ref() {
+                DeValue::Table(inner) => collect(inner, &path, out),
+                DeValue::Array(list) => {
+                    for item in list.iter() {
+                        if let DeValue::Table(inner) = item.get_ref() {
+                            out.push((path.clone(), item.span()));
+                            collect(inner, &path, out);
+                        }
+                    }
+                }
+                _ => {}
             }
         }
     }

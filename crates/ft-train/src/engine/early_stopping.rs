@@ -1,13 +1,12 @@
 //! Early stopping by evaluations, with a memory that checkpoints hold.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn::train::EarlyStoppingStrategy;
-use burn::train::metric::store::{Aggregate, EventStoreClient, Split};
+use burn::train::metric::store::EventStoreClient;
 
 use crate::checkpoint::{Exact, Patience};
 use crate::config::EarlyStopping;
-use crate::watch::metrics::{Kind, Loss};
 
 /// Early stopping as burn-train asks for it, with a threshold, and with a memory that checkpoints can hold.
 #[derive(Clone)]
@@ -18,17 +17,36 @@ pub struct PatientStopping {
 
 /// The memory of [`PatientStopping`], seen from both sides.
 #[derive(Clone, Debug, Default)]
-pub struct SharedPatience(Arc<Mutex<Patience>>);
+pub struct SharedPatience(Arc<Mutex<Memory>>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    patience: Patience,
+    /// What the last evaluation came to, by what the best goes by.
+    offered: Option<f64>,
+}
 
 impl SharedPatience {
     /// A memory that goes on from a checkpoint's.
     pub fn new(patience: Patience) -> Self {
-        Self(Arc::new(Mutex::new(patience)))
+        Self(Arc::new(Mutex::new(Memory {
+            patience,
+            offered: None,
+        })))
     }
 
     /// The memory now.
     pub fn get(&self) -> Patience {
-        *self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.lock().patience
+    }
+
+    /// The number by which the next judgement goes.
+    pub fn offer(&self, score: f64) {
+        self.lock().offered = Some(score);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -39,7 +57,7 @@ impl PatientStopping {
     }
 
     fn judge(&self, loss: f64) -> bool {
-        let mut memory = self.memory.0.lock().unwrap_or_else(|e| e.into_inner());
+        let memory = &mut self.memory.lock().patience;
         let improved = memory.best.is_none_or(|best| loss < best.0 - self.rule.threshold);
         if improved {
             *memory = Patience {
@@ -54,9 +72,10 @@ impl PatientStopping {
 }
 
 impl EarlyStoppingStrategy for PatientStopping {
-    fn should_stop(&mut self, epoch: usize, store: &EventStoreClient) -> bool {
-        let loss = store.find_metric(Loss::NAME, epoch, Aggregate::Mean, &Split::Valid);
-        loss.is_some_and(|loss| self.judge(loss))
+    /// burn-train's own store knows the mean over everything alone.
+    fn should_stop(&mut self, _: usize, _: &EventStoreClient) -> bool {
+        let score = self.memory.lock().offered.take();
+        score.is_some_and(|score| self.judge(score))
     }
 }
 

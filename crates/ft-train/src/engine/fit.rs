@@ -36,7 +36,9 @@ use crate::engine::resume::{self, Resume};
 use crate::engine::save::Saver;
 use crate::engine::session::Session;
 use crate::engine::strategy::StepStrategy;
+use crate::engine::task_end::OverTasks;
 use crate::objectives::{Objective, ObjectiveConfig};
+use crate::tasks::BestBy;
 use crate::watch;
 use crate::watch::Ending;
 use crate::watch::completions::{CompletionsFile, Prompts, Shown};
@@ -106,6 +108,17 @@ pub enum Event {
         /// Mean negative log-likelihood per learned token.
         loss: f64,
     },
+    /// A task has ended where tasks come one after the other.
+    TaskEnded {
+        /// Steps done.
+        step: usize,
+        /// Its number.
+        task: usize,
+        /// The names of all tasks.
+        names: Vec<String>,
+        /// The loss of each.
+        losses: Vec<f64>,
+    },
     /// A checkpoint was written.
     Saved {
         /// Steps done.
@@ -137,7 +150,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let objective = plan.config.objective.kind().build(&given)?;
     let model = adapt(&plan, base)?;
     let optim = Optim::new(&plan.config.optim)?;
-    let mut method = MethodHook::of(&plan.peft);
+    let mut method = MethodHook::of(&plan.peft).with(OverTasks::strategy(&plan));
     let (mut model, mut optim, state) = match &from {
         Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
@@ -146,7 +159,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let state = with_loss_scale(&plan, state, &model)?;
     write_config(&plan)?;
 
-    let prompts = Prompts::new(&plan.valid, plan.batches.samples(), &plan.config.eval, &plan.generation);
+    let prompts = Prompts::of(&plan);
     let before = before(&plan, &model, &prompts, from.is_some(), &stop)?;
     on_event(&Event::Answered(before.clone()));
 
@@ -154,7 +167,6 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     if plan.config.train.dump_batches.is_some() && from.is_none() {
         saver.initial(&model)?;
     }
-    let saved = from.as_ref().map(|(_, state)| state.step);
     let done = from.as_ref().map(|(_, state)| Done {
         step: state.step,
         evaluated: state.evaluated,
@@ -178,9 +190,12 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         patience: patience.clone(),
         stop,
         interrupter: interrupter.clone(),
-        saved,
+        saved: done.map(|done| done.step),
         save_soon: false,
         batches: plan.batches.clone(),
+        tasks: plan.tasks.clone(),
+        over_tasks: OverTasks::of(&plan),
+        best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
         limit: MemoryLimit::new(&plan),
         memory_advice: plan.memory_advice.clone(),
         state,
@@ -296,7 +311,12 @@ fn train(
         .eval
         .batch_size
         .unwrap_or(plan.config.train.batch_size.count());
-    let held_out = EvalLoader::new(&plan.valid, eval_size, plan.padding);
+    let held_out = EvalLoader::new(
+        &plan.valid,
+        &plan.tasks.held_out(plan.valid.len()),
+        eval_size,
+        plan.padding,
+    );
     let strategy = Arc::new(StepStrategy::new(session));
     let mut training = SupervisedTraining::<TrainModel>::new(plan.out(), Arc::new(batches), Arc::new(held_out))
         .metric_train_numeric(MeanMetric::<Loss>::default())
@@ -342,13 +362,14 @@ fn conclude(
     before: Shown,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::of(plan, &session.state, ending, session.saved);
-    outcome.before = Score::new(session.state.first_eval, &before);
+    outcome.continual = session.scores();
+    outcome.before = Score::new(session.state.first_eval.as_ref(), &before, &plan.tasks);
     if ending == Ending::Interrupted {
         return Ok(outcome);
     }
     let model = best(plan, &session.state, model)?;
     let after = prompts.ask(&model, &plan.tokenizer, &session.stop)?;
-    outcome.after = Score::new(result(plan, &session.state), &after);
+    outcome.after = Score::new(result(plan, &session.state), &after, &plan.tasks);
     outcome.take_answers(before, after);
     outcome.final_dir = Some(session.saver.finish(&model)?);
     outcome.report = Some(watch::report::write(plan, &outcome)?);
@@ -356,17 +377,18 @@ fn conclude(
 }
 
 /// The evaluation of the weights that [`best`] picks. The last step is always evaluated.
-fn result(plan: &Plan, state: &TrainerState) -> Option<Evaluation> {
+fn result<'s>(plan: &Plan, state: &'s TrainerState) -> Option<&'s Evaluation> {
     if plan.steps.load_best {
-        return state.best.map(|best| best.evaluation);
+        return state.best.as_ref().map(|best| &best.evaluation);
     }
-    state.last_eval
+    state.last_eval.as_ref()
 }
 
 /// The weights of the best evaluation, where they are asked for and are not the last.
 fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
     match state
         .best
+        .as_ref()
         .filter(|best| plan.steps.load_best && best.step != state.step)
     {
         None => Ok(model),

@@ -1,31 +1,59 @@
-//! The method's own part in the loop, where it has one: [`ft_peft::Regime`] around optimizer and checkpoints.
+//! What is done around a step beside the gradients of its samples: by the method, where it has a part in the loop
+//! ([`ft_peft::TrainingHook`]), and by the strategy against forgetting, where tasks come one after the other ([`Strategy`]).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use ft_model::Model;
 use ft_peft::{Adaptable, PeftConfig, TrainingHook};
 use serde_json::Value;
 
-use crate::checkpoint::{HOOK, read_tensors, write_tensors};
+use crate::batches::StepBatch;
+use crate::checkpoint::{CONTINUAL, HOOK, read_tensors, write_tensors};
+use crate::continual::{Now, Strategy, Summed};
+use crate::engine::model::TrainModel;
+use crate::objectives::SftConfig;
 use crate::{Error, Result};
 
-/// Does nothing for most methods.
-pub struct MethodHook(Option<Box<dyn TrainingHook>>);
+/// Does nothing for most methods and most runs.
+pub struct MethodHook {
+    method: Option<Box<dyn TrainingHook>>,
+    strategy: Option<Box<dyn Strategy>>,
+}
 
 impl MethodHook {
     /// That of a method before the first step.
     pub fn of(method: &PeftConfig) -> Self {
-        Self(method.method().training_hook())
+        Self {
+            method: method.method().training_hook(),
+            strategy: None,
+        }
     }
 
-    /// Adds the gradient of the method's penalty to that of a loss that is summed over `count` units, so that the penalty
+    /// The same with a strategy against forgetting.
+    pub fn with(self, strategy: Option<Box<dyn Strategy>>) -> Self {
+        Self { strategy, ..self }
+    }
+
+    /// Numbers of the training samples that the strategy feeds beside those of step `step`, which feeds `samples` of its own.
+    pub fn mix(&mut self, step: usize, samples: usize) -> Vec<usize> {
+        self.strategy
+            .as_mut()
+            .map_or(Vec::new(), |strategy| strategy.mix(step, samples))
+    }
+
+    /// Adds the gradients of the penalties to that of a loss that is summed over `count` units, so that each penalty
     /// counts once in the mean.
     pub fn penalize(&mut self, model: &Model, grads: GradientsParams, count: usize) -> GradientsParams {
+        let grads = match &mut self.strategy {
+            Some(strategy) => strategy.penalize(model, grads, count),
+            None => grads,
+        };
         // The copy shares every tensor; a list of places needs a model of its own.
         let penalty =
             |training_hook: &mut Box<dyn TrainingHook>| training_hook.penalty(&mut model.clone().target_modules());
-        let Some(penalty) = self.0.as_mut().and_then(penalty) else {
+        let Some(penalty) = self.method.as_mut().and_then(penalty) else {
             return grads;
         };
         let own = penalty.mul_scalar(count.max(1) as f64).backward();
@@ -35,43 +63,104 @@ impl MethodHook {
         both.grads()
     }
 
-    /// Shows it what the optimizer is about to use.
+    /// Lets the strategy change the gradient of everything that trains. None when `go_on` is false between two forward passes.
+    ///
+    /// # Errors
+    /// What the forward passes that this takes run into.
+    pub fn project(
+        &mut self,
+        train: &TrainModel,
+        of_step: Summed,
+        batch: &StepBatch,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<GradientsParams>> {
+        match &mut self.strategy {
+            Some(strategy) => at(train, go_on, |now| strategy.project(of_step, batch, now)),
+            None => Ok(Some(of_step.grads)),
+        }
+    }
+
+    /// Task `task` has ended, and another follows. False when `go_on` was false before everything was done.
+    ///
+    /// # Errors
+    /// What the forward passes that this takes run into.
+    pub fn end_task(&mut self, train: &TrainModel, task: usize, go_on: &dyn Fn() -> bool) -> Result<bool> {
+        match &mut self.strategy {
+            Some(strategy) => at(train, go_on, |now| strategy.end_task(task, now)),
+            None => Ok(true),
+        }
+    }
+
+    /// Shows the method what the optimizer is about to use.
     pub fn observe(&mut self, model: &Model, grads: &GradientsParams) {
-        if let Some(training_hook) = &mut self.0 {
+        if let Some(training_hook) = &mut self.method {
             training_hook.observe(&mut model.clone().target_modules(), grads);
         }
     }
 
     /// The optimizer has taken step number `step`.
     pub fn moved(&mut self, model: &mut Model, step: usize) {
-        if let Some(training_hook) = &mut self.0 {
+        if let Some(training_hook) = &mut self.method {
             training_hook.moved(&mut model.target_modules(), step);
         }
     }
 
     /// Puts its numbers into a line of the log.
     pub fn report(&self, line: &mut Value) {
-        if let (Some(training_hook), Value::Object(line)) = (&self.0, line) {
+        let Value::Object(line) = line else { return };
+        if let Some(training_hook) = &self.method {
             line.extend(training_hook.report());
+        }
+        if let Some(strategy) = &self.strategy {
+            strategy.report(line);
         }
     }
 
     /// Writes its state into a checkpoint.
-    pub fn save(&self, folder: &Path) -> Result<()> {
-        match &self.0 {
-            Some(training_hook) => write_tensors(&folder.join(HOOK), &training_hook.state()),
+    pub fn save(&self, folder: &Path, model: &Model) -> Result<()> {
+        if let Some(training_hook) = &self.method {
+            write_tensors(&folder.join(HOOK), &training_hook.state())?;
+        }
+        match &self.strategy {
+            Some(strategy) => write_tensors(&folder.join(CONTINUAL), &strategy.state(model)),
             None => Ok(()),
         }
     }
 
     /// Reads it back, and with it what it has done to the adapters of `model`.
     pub fn load(&mut self, folder: &Path, model: &mut Model) -> Result<()> {
-        let Some(training_hook) = &mut self.0 else {
+        if let Some(training_hook) = &mut self.method {
+            let path = folder.join(HOOK);
+            training_hook
+                .load_state(&mut model.target_modules(), read_tensors(&path)?)
+                .map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+        }
+        let Some(strategy) = &mut self.strategy else {
             return Ok(());
         };
-        let path = folder.join(HOOK);
-        training_hook
-            .load_state(&mut model.target_modules(), read_tensors(&path)?)
-            .map_err(|e| Error::checkpoint(&path, e.to_string()))
+        let path = folder.join(CONTINUAL);
+        let loaded = strategy.load_state(model, read_tensors(&path)?);
+        loaded.map_err(|why| Error::checkpoint(&path, why))
     }
+}
+
+/// Lets a strategy look at the model as it is.
+fn at<T>(train: &TrainModel, go_on: &dyn Fn() -> bool, look: impl FnOnce(&Now<'_>) -> T) -> T {
+    let summed = |train: &TrainModel, batch: &StepBatch| {
+        let output = train.gradients(batch, go_on)?;
+        Ok(output.map(|output| Summed {
+            grads: output.grads,
+            count: output.item.count,
+        }))
+    };
+    // Of the data, whatever the run minimizes.
+    let likely = TrainModel {
+        objective: Arc::new(SftConfig::default()),
+        ..train.clone()
+    };
+    look(&Now {
+        model: &train.model,
+        gradients: &|batch| summed(train, batch),
+        likelihood: &|batch| summed(&likely, batch),
+    })
 }

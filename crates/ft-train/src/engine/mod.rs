@@ -8,6 +8,7 @@
 mod backward;
 mod clock;
 mod early_stopping;
+mod evaluated;
 mod fit;
 mod gradient_check;
 mod in_backward;
@@ -23,6 +24,7 @@ mod score;
 mod session;
 mod step;
 mod strategy;
+mod task_end;
 
 pub use backward::{ActivationPolicy, Piece};
 pub use fit::{Event, FitOptions, Progress, fit};

@@ -169,7 +169,10 @@ impl Parts<'_> {
             figures.borrow_mut().extend(loss.figures);
             scaled(loss.sum, factor)
         };
-        let pass = Pass::train(micro.dropout_seed).with_noise(self.objective.noise_alpha());
+        let pass = match batch.drops {
+            true => Pass::train(micro.dropout_seed).with_noise(self.objective.noise_alpha()),
+            false => Pass::eval(),
+        };
         let each = |model, piece: Piece<'_>| each(model, piece, &figures.borrow());
         let (model, sum) = backward_through(model, &micro.batch, &pass, self.activations, loss, each);
         (model, scaled(sum, factor.map(f64::recip)), figures.into_inner())

@@ -69,7 +69,7 @@ impl Saver {
     ) -> Result<()> {
         write_saved(&folder.join(TRAINABLE), &saved_tensors(model))?;
         write_saved(&folder.join(OPTIMIZER), &optim.saved_state(model))?;
-        method.save(folder)?;
+        method.save(folder, model)?;
         let path = folder.join(STATE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;

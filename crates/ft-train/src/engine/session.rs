@@ -17,7 +17,7 @@ use ft_optim::{GradNorm, Optim};
 use serde_json::json;
 
 use crate::batches::{Batches, StepBatch};
-use crate::checkpoint::{Best, Checkpoints, Exact, TrainerState};
+use crate::checkpoint::{Checkpoints, TrainerState};
 use crate::engine::clock::Clock;
 use crate::engine::early_stopping::SharedPatience;
 use crate::engine::fit::Event;
@@ -27,9 +27,11 @@ use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::{Bad, Guard, rows_of};
 use crate::engine::save::Saver;
+use crate::engine::task_end::OverTasks;
 use crate::memory;
-use crate::objectives::{Figure, HeldOut};
+use crate::objectives::Figure;
 use crate::plan::Steps;
+use crate::tasks::{BestBy, Tasks};
 use crate::watch::Ending;
 use crate::watch::completions::CompletionsFile;
 use crate::watch::history::MetricsFile;
@@ -110,6 +112,12 @@ pub struct Session {
     pub save_soon: bool,
     /// Cuts a batch anew where memory runs out.
     pub batches: Arc<Batches>,
+    /// Whose the samples are.
+    pub tasks: Tasks,
+    /// Where tasks come one after the other.
+    pub over_tasks: Option<OverTasks>,
+    /// What the best evaluation goes by.
+    pub best_by: BestBy,
     /// What the process may take, on the CPU.
     pub limit: Option<MemoryLimit>,
     /// What else takes less memory.
@@ -130,7 +138,7 @@ impl Session {
     /// Whether a checkpoint belongs here and has not been written.
     pub fn save_due(&self) -> bool {
         let step = self.state.step;
-        let improved = self.steps.load_best && self.state.best.is_some_and(|b| b.step == step);
+        let improved = self.steps.load_best && self.state.best.as_ref().is_some_and(|b| b.step == step);
         step > 0 && self.saved != Some(step) && (self.steps.saves_at(step) || improved || self.save_soon)
     }
 
@@ -141,8 +149,8 @@ impl Session {
             .early_stopping
             .is_some_and(|rule| self.state.patience.failed >= rule.patience);
         match () {
-            // Only a stop leaves an evaluation undone.
-            () if self.evaluation_due() => self.stopped().then_some(Ending::Interrupted),
+            // Only a stop leaves an evaluation, or the end of a task, undone.
+            () if self.evaluation_due() || self.task_end_due() => self.stopped().then_some(Ending::Interrupted),
             () if self.finished() => Some(Ending::Finished),
             () if impatient => Some(Ending::EarlyStopped),
             () => self.stopped().then_some(Ending::Interrupted),
@@ -164,6 +172,8 @@ impl Session {
     pub fn train(&mut self, slot: &mut Option<TrainModel>, batch: &StepBatch) -> Result<Option<StepOutput>> {
         self.clock.run();
         let lr = self.steps.lr(self.state.step);
+        let mixed = self.mixed(batch);
+        let batch = mixed.as_ref().unwrap_or(batch);
         let stepped = match self.in_backward {
             true => Some(self.step_in_backward(slot, batch, lr)?),
             false => self.step_after_backward(slot, batch, lr)?,
@@ -189,6 +199,13 @@ impl Session {
         }
         self.mind_the_limit(&batch)?;
         Ok(Some(StepOutput { tokens_per_s, ..output }))
+    }
+
+    /// The batch with the samples that are fed beside its own, if there are any.
+    fn mixed(&mut self, batch: &StepBatch) -> Option<StepBatch> {
+        let beside = self.method.mix(batch.step, batch.rows.len());
+        let rows = || [batch.rows.as_slice(), &beside].concat();
+        (!beside.is_empty()).then(|| self.batches.step_batch(&rows(), batch.step))
     }
 
     /// Takes note of the loss of a step whose gradients are about to be used: one that is no number must not reach the weights
@@ -304,6 +321,10 @@ impl Session {
             "tokens_per_s": rate,
             "memory_bytes": memory::now(&self.saver.device),
         });
+        if self.over_tasks.is_some() {
+            let task = self.steps.task_ends.partition_point(|end| *end < state.step);
+            line["task"] = self.tasks.0.get(task).map(|task| task.name.as_str()).into();
+        }
         if let Some(size) = state.micro_batch {
             line["micro_batch"] = size.into();
         }
@@ -321,44 +342,6 @@ impl Session {
         Ok(())
     }
 
-    /// Takes an evaluation of the present weights into the state.
-    pub fn evaluated(&mut self, held_out: &HeldOut, seconds: f64) -> Result<()> {
-        let state = &mut self.state;
-        let evaluation = held_out.mean();
-        let mut line = json!({
-            "step": state.step,
-            "epoch": state.epoch,
-            "eval_loss": evaluation.loss.0,
-        });
-        if let (Some(nll), Some((_, tokens))) = (evaluation.nll, held_out.nll) {
-            line["eval_perplexity"] = nll.0.exp().into();
-            line["eval_tokens"] = tokens.into();
-        }
-        for (name, sum, count) in &held_out.figures {
-            line[format!("eval_{name}")] = (sum / (*count).max(1) as f64).into();
-        }
-        line["eval_seconds"] = seconds.into();
-        self.metrics.push(&line)?;
-        if let Some(board) = &mut self.board {
-            board.push(&line)?;
-        }
-        state.log(line);
-        state.last_eval = Some(evaluation);
-        if state.step == 0 {
-            state.first_eval = Some(evaluation);
-        }
-        state.evaluated = Some(state.step);
-        let Exact(loss) = evaluation.loss;
-        if state.step > 0 && loss.is_finite() && state.best.is_none_or(|b| loss < b.evaluation.loss.0) {
-            state.best = Some(Best {
-                step: state.step,
-                evaluation,
-            });
-        }
-        (self.on_event)(&Event::Evaluated { step: state.step, loss });
-        Ok(())
-    }
-
     /// Writes a checkpoint of the present state.
     pub fn save(&mut self, model: &TrainModel) -> Result<PathBuf> {
         self.read_losses()?;
@@ -370,7 +353,12 @@ impl Session {
             .checkpoint(&model.model, &self.optim, &self.method, &self.state)?;
         self.saved = Some(self.state.step);
         self.save_soon = false;
-        let best = self.state.best.map(|b| b.step).filter(|_| self.steps.load_best);
+        let best = self
+            .state
+            .best
+            .as_ref()
+            .map(|b| b.step)
+            .filter(|_| self.steps.load_best);
         Checkpoints::of(&self.saver.out).prune(self.steps.keep, best)?;
         (self.on_event)(&Event::Saved {
             step: self.state.step,

@@ -1,7 +1,7 @@
 //! One optimizer step, top to bottom:
 //!
 //! ```text
-//! gradients of every micro-batch, summed ─> penalty of the method ─> mean over the target tokens, clipping
+//! gradients of every micro-batch, summed ─> penalties ─> changed as a whole ─> mean over the target tokens, clipping
 //!     ─> f16 overflow? not a number? ─> checks and hooks see them ─> optimizer
 //! ```
 //!
@@ -13,6 +13,7 @@ use ft_optim::scale_and_clip;
 
 use crate::Result;
 use crate::batches::StepBatch;
+use crate::continual::Summed;
 use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::Bad;
@@ -31,8 +32,8 @@ pub(crate) struct Tried {
 }
 
 impl TrainModel {
-    /// The gradients that a step hands to the optimizer: of the mean loss of `batch` and of the method's penalty, together
-    /// clipped to a global norm of `clip`. None when `go_on` is false between two forward passes.
+    /// The gradients that a step hands to the optimizer: of the mean loss of `batch` and of the penalties, changed by the
+    /// strategy where there is one, clipped to a global norm of `clip`. None when `go_on` is false between two forward passes.
     ///
     /// # Errors
     /// What the objective's own forward passes run into.
@@ -46,7 +47,14 @@ impl TrainModel {
         let Some(TrainOutput { grads, item }) = self.gradients(batch, go_on)? else {
             return Ok(None);
         };
-        let grads = hook.penalize(&self.model, grads, item.count);
+        let count = item.count;
+        let of_step = Summed {
+            grads: hook.penalize(&self.model, grads, count),
+            count,
+        };
+        let Some(grads) = hook.project(self, of_step, batch, go_on)? else {
+            return Ok(None);
+        };
         let (grads, norm) = scale_and_clip(self, grads, 1.0 / item.count.max(1) as f64, clip);
         let item = StepOutput {
             grad_norm: Some(norm),

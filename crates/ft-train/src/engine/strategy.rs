@@ -100,7 +100,8 @@ impl Run {
         let mut open = false;
         loop {
             let boundary = self.session.step().is_multiple_of(self.session.steps.eval_every);
-            if open && (boundary || self.session.evaluation_due()) {
+            let part_ends = open && (boundary || self.session.evaluation_due());
+            if part_ends {
                 self.tell_train(LearnerEvent::EndSplit(self.finished_epoch()));
             }
             if self.session.evaluation_due() && !self.session.stopped() {
@@ -108,7 +109,10 @@ impl Run {
             }
             if open && boundary {
                 self.tell_train(LearnerEvent::EndEpoch(self.finished_epoch()));
-                open = false;
+            }
+            open &= !part_ends;
+            if self.session.task_end_due() && !self.session.evaluation_due() {
+                self.end_task()?;
             }
             if self.session.save_due() {
                 self.save()?;
@@ -142,6 +146,14 @@ impl Run {
             self.save()?;
         }
         Ok(ending)
+    }
+
+    fn end_task(&mut self) -> Result<()> {
+        let Self { session, model, .. } = self;
+        let model = model
+            .as_ref()
+            .ok_or_else(|| Error::Training("no model at the end of a task".into()))?;
+        session.end_task(model)
     }
 
     fn save(&mut self) -> Result<()> {
@@ -199,7 +211,8 @@ impl Run {
         });
         let model = self.model()?.valid();
         let valid = self.valid.clone();
-        let mut held_out = HeldOut::default();
+        let groups = self.session.tasks.0.len().max(1);
+        let mut held_out = vec![HeldOut::default(); groups];
         let mut batches = valid.iter();
         while let Some(batch) = batches.next() {
             if self.session.stopped() {
@@ -214,7 +227,7 @@ impl Run {
                 None,
             );
             self.tell_valid(LearnerEvent::ProcessedItem(item));
-            held_out.add(part);
+            held_out[self.session.group_of(&batch)].add(part);
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch));
         let flushed = self.components.event_processor.flush();
@@ -230,7 +243,11 @@ impl Run {
         if self.session.stopped() {
             return Ok(());
         }
-        self.session.evaluated(&held_out, seconds)?;
+        if self.session.step() == 0 {
+            let train = self.model.as_ref();
+            train.into_iter().for_each(|train| self.session.general_before(train));
+        }
+        self.session.evaluated(held_out, seconds)?;
         self.judge(epoch);
         Ok(())
     }

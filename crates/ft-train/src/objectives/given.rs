@@ -7,6 +7,7 @@ use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model};
 
 use super::Other;
+use crate::tasks::Tasks;
 use crate::{Error, Result};
 
 /// The base model of the run and how other models are to be loaded beside it.
@@ -20,6 +21,8 @@ pub struct Given<'a> {
     pub(super) generation: GenerationConfig,
     /// The training samples and the held-out ones.
     pub(super) samples: [&'a [Sample]; 2],
+    /// Whose they are.
+    pub(super) tasks: Tasks,
 }
 
 impl<'a> Given<'a> {
@@ -32,13 +35,15 @@ impl<'a> Given<'a> {
             seed,
             generation: generation.clone(),
             samples: [&[], &[]],
+            tasks: Tasks::default(),
         }
     }
 
     /// The same for these training samples and held-out ones.
-    pub fn over(self, train: &'a [Sample], valid: &'a [Sample]) -> Self {
+    pub fn over(self, train: &'a [Sample], valid: &'a [Sample], tasks: &Tasks) -> Self {
         Self {
             samples: [train, valid],
+            tasks: tasks.clone(),
             ..self
         }
     }

@@ -23,6 +23,7 @@ mod sft;
 mod simpo;
 mod targets;
 pub(crate) mod teacher_cache;
+mod weighted;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -48,6 +49,7 @@ pub use orpo::OrpoConfig;
 pub use reference::Reference;
 pub use sft::SftConfig;
 pub use simpo::SimpoConfig;
+pub(crate) use targets::plain_hidden;
 pub use targets::{at_targets, nll_sum};
 pub use teacher_cache::WrittenCache;
 
@@ -153,12 +155,20 @@ impl HeldOut {
         }
     }
 
+    /// All parts together.
+    pub(crate) fn together(parts: Vec<HeldOut>) -> HeldOut {
+        let mut all = HeldOut::default();
+        parts.into_iter().for_each(|part| all.add(part));
+        all
+    }
+
     /// The means.
     pub(crate) fn mean(&self) -> Evaluation {
         let mean = |sum: f64, count: usize| Exact(sum / count.max(1) as f64);
         Evaluation {
             loss: mean(self.loss, self.count),
             nll: self.nll.map(|(sum, count)| mean(sum, count)),
+            tasks: Vec::new(),
         }
     }
 }

@@ -11,6 +11,7 @@ use ft_model::Model;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::weighted::Weighted;
 use super::{Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Unit, check, nll_sum};
 use crate::Result;
 use crate::batches::{MicroBatch, StepBatch};
@@ -33,8 +34,8 @@ impl ObjectiveKind for SftConfig {
         wrong
     }
 
-    fn build(&self, _: &Given<'_>) -> Result<Arc<dyn Objective>> {
-        Ok(Arc::new(*self))
+    fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
+        Ok(Weighted::of(*self, &given.tasks))
     }
 }
 

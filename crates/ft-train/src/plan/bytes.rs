@@ -19,6 +19,8 @@ pub struct Bytes {
     pub logits: u64,
     /// Work memory of the kernels.
     pub scratch: u64,
+    /// What a strategy against forgetting holds: Fisher information, anchors, gradients of memories.
+    pub continual: u64,
     /// A reference or a teacher, as it is held; nothing for what it shares with the base.
     pub other_model: u64,
     /// Copies while a checkpoint is written, where that takes more than a step: gradients and activations are gone then, and
@@ -47,7 +49,7 @@ impl Bytes {
     }
 
     /// Name and bytes of every part.
-    pub fn parts(&self) -> [(&'static str, u64); 10] {
+    pub fn parts(&self) -> [(&'static str, u64); 11] {
         [
             ("weights", self.weights),
             ("adapters", self.adapters),
@@ -56,6 +58,7 @@ impl Bytes {
             ("activations", self.activations),
             ("logits", self.logits),
             ("scratch", self.scratch),
+            ("continual", self.continual),
             ("other model", self.other_model),
             ("saving", self.saving),
             ("runtime", self.runtime),

@@ -9,6 +9,7 @@ use ft_peft::PeftConfig;
 use ft_peft::methods::trainable_tokens::Token;
 
 use super::{DataSummary, DeviceTraits, Disk, Steps};
+use crate::config::tasks::RESERVED;
 use crate::config::{BatchSize, Checkpointing, Dtype, PeftSection, RunConfig};
 use crate::{Error, Result, memory};
 
@@ -69,6 +70,9 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     }
     wrong.extend(config.objective.kind().check());
     wrong.extend(super::packing::refusal(config));
+    wrong.extend(crate::config::tasks::check(config));
+    wrong.extend(crate::config::continual::check(config));
+    wrong.extend(best_by(config));
     if train.optimizer_in_backward {
         wrong.extend(in_backward(config));
     }
@@ -86,6 +90,25 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     } else {
         Err(Error::Plan(wrong))
     }
+}
+
+/// Whether what the best evaluation goes by is there.
+fn best_by(config: &RunConfig) -> Option<String> {
+    let (typed, tasks) = (config.train.best_by.as_str(), &config.task);
+    if typed == RESERVED[0] || (!tasks.is_empty() && typed == RESERVED[1]) || tasks.iter().any(|t| t.name == typed) {
+        return None;
+    }
+    let names: Vec<&str> = RESERVED
+        .into_iter()
+        .chain(tasks.iter().map(|t| t.name.as_str()))
+        .collect();
+    Some(match tasks.is_empty() {
+        true => format!("train.best_by: \"{typed}\" needs [[task]] tables; leave it out"),
+        false => format!(
+            "train.best_by: no task \"{typed}\"; one of \"{}\"",
+            names.join("\", \"")
+        ),
+    })
 }
 
 /// What an optimizer step inside the backward pass cannot be had with.
@@ -127,6 +150,7 @@ pub(super) struct Facts<'a> {
     pub tokenizer: &'a Tokenizer,
     pub train: &'a [Sample],
     pub valid: &'a [Sample],
+    pub general: &'a [Sample],
     pub steps: &'a Steps,
     pub data: &'a DataSummary,
     pub generation: &'a GenerationConfig,
@@ -164,6 +188,7 @@ pub(super) fn all(facts: &Facts) -> Findings {
     let mut opinions = Vec::new();
     samples("data.train", facts.train, facts, &mut refusals);
     samples("data.valid", facts.valid, facts, &mut refusals);
+    samples("eval.general", facts.general, facts, &mut refusals);
     if facts.positions() == 0 {
         let (n, all) = (facts.virtual_tokens, facts.model.max_position_embeddings);
         refusals.push(format!(

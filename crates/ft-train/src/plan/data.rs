@@ -1,11 +1,12 @@
 //! The samples of a run, and what there is to say about them.
 
-use ft_data::{Dataset, Examples, Preference, Sample, Statistics, Tokenizer, load_samples};
+use ft_data::{DataConfig, Dataset, Examples, Preference, Sample, Statistics, Tokenizer, load_samples};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
 use crate::objectives::ObjectiveConfig;
+use crate::tasks::Tasks;
 use crate::{Error, Result};
 
 /// Samples and tokens of a run.
@@ -21,6 +22,33 @@ pub struct DataSummary {
     pub stop_token: Option<u32>,
     /// CRC-32 of the training samples, tokens and learned marks.
     pub crc32: u32,
+    /// The same task by task, where there are tasks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskSummary>,
+}
+
+/// Samples of a task.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskSummary {
+    /// Its name.
+    pub name: String,
+    /// Training samples.
+    pub samples: usize,
+    /// Their target tokens.
+    pub learned: usize,
+    /// Held-out samples.
+    pub held_out: usize,
+    /// Its samples in one pass over the mixture, which has some of them several times or not all of them.
+    pub per_epoch: usize,
+}
+
+/// What the files of a run hold.
+pub(super) struct Loaded {
+    pub train: Vec<Sample>,
+    pub valid: Vec<Sample>,
+    pub summary: DataSummary,
+    /// Whose samples they are.
+    pub tasks: Tasks,
 }
 
 impl DataSummary {
@@ -41,22 +69,54 @@ pub(super) fn tokenizer(config: &RunConfig) -> Result<Tokenizer> {
         .tokenizer(Tokenizer::from_dir(super::existing(folder, key)?)?)?)
 }
 
-/// Training and held-out samples.
-pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<(Vec<Sample>, Vec<Sample>, DataSummary)> {
+/// The samples of a run.
+pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Loaded> {
+    if !config.task.is_empty() {
+        return super::tasks::load(config, tokenizer);
+    }
     let data = &config.data;
-    let missing = [("data.train", Some(&data.train)), ("data.valid", data.valid.as_ref())];
-    let missing = missing
+    present([
+        ("data.train".into(), Some(&data.train)),
+        ("data.valid".into(), data.valid.as_ref()),
+    ])?;
+    let (train, valid) = pair(config, data, tokenizer)?;
+    let summary = DataSummary {
+        format: train.format.as_str().to_owned(),
+        valid: valid
+            .as_ref()
+            .map(|v| Statistics::measure(&v.samples, v.statistics.counts, tokenizer)),
+        crc32: checksum(&train.samples),
+        train: train.statistics,
+        stop_token: None,
+        tasks: Vec::new(),
+    };
+    Ok(Loaded {
+        train: train.samples,
+        valid: valid.map_or(Vec::new(), |v: Dataset| v.samples),
+        summary,
+        tasks: Tasks::default(),
+    })
+}
+
+/// Refuses files that are not there, all at once.
+pub(super) fn present<'p>(files: impl IntoIterator<Item = (String, Option<&'p PathBuf>)>) -> Result<()> {
+    let missing = files
         .into_iter()
         .filter_map(|(key, path)| path.filter(|p| !p.is_file()).map(|p| (key, p)));
     let missing: Vec<String> = missing
         .map(|(key, path)| format!("{key}: no file {}", path.display()))
         .collect();
-    if !missing.is_empty() {
-        return Err(Error::Plan(missing));
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Plan(missing)),
     }
-    let train = read(&data.train, config, tokenizer)?;
+}
+
+/// Training and held-out samples of the section, or of a task's.
+pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer) -> Result<(Dataset, Option<Dataset>)> {
+    let train = read(&data.train, data, config, tokenizer)?;
     let (train, mut valid) = match &data.valid {
-        Some(path) => (train, Some(read(path, config, tokenizer)?)),
+        Some(path) => (train, Some(read(path, data, config, tokenizer)?)),
         None if data.valid_split > 0.0 => {
             let (train, valid) = train.split(data.valid_split, config.train.seed, tokenizer);
             (train, Some(valid))
@@ -68,21 +128,27 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<(Vec<Sam
         valid.samples = spread(samples, limit);
         valid.places = spread(places, limit);
     }
-    let summary = DataSummary {
-        format: train.format.as_str().to_owned(),
-        valid: valid
-            .as_ref()
-            .map(|v| Statistics::measure(&v.samples, v.statistics.counts, tokenizer)),
-        crc32: checksum(&train.samples),
-        train: train.statistics,
-        stop_token: None,
+    Ok((train, valid))
+}
+
+/// The samples of `eval.general`.
+pub(super) fn general(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
+    let Some(path) = &config.eval.general else {
+        return Ok(Vec::new());
     };
-    Ok((train.samples, valid.map_or(Vec::new(), |v: Dataset| v.samples), summary))
+    present([("eval.general".into(), Some(path))])?;
+    let data = DataConfig {
+        max_length: config.data.max_length,
+        separator: config.data.separator.clone(),
+        ..DataConfig::new(path)
+    };
+    let samples = load_samples(path, &data, tokenizer)?.samples;
+    Ok(spread(samples, config.eval.max_samples.unwrap_or(usize::MAX)))
 }
 
 /// The samples of a file, if they are examples of what the objective learns from.
-fn read(path: &Path, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    let data = load_samples(path, &config.data, tokenizer)?;
+fn read(path: &Path, data: &DataConfig, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+    let data = load_samples(path, data, tokenizer)?;
     let (objective, format) = (&config.objective, data.format.as_str());
     match (objective.kind().examples(), data.format.examples()) {
         (wanted, found) if wanted == found => Ok(data),

@@ -15,6 +15,7 @@ use super::bytes::Bytes;
 use super::other_model::OtherBytes;
 use super::{Demand, DeviceTraits};
 use crate::config::{Checkpointing, ModelSection, PeftSection};
+use crate::continual::Copies;
 use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
 
@@ -96,6 +97,8 @@ pub(super) struct Job<'a> {
     pub compute: Option<FloatDType>,
     pub quant: Option<Scheme>,
     pub accumulates: bool,
+    /// Copies of what trains that a strategy against forgetting holds.
+    pub copies: Copies,
     pub checkpointing: Checkpointing,
     /// Gradients are used as soon as they are there.
     pub in_backward: bool,
@@ -127,6 +130,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
+        continual: FLOAT * (numbers * (job.copies.kept + job.copies.in_step)) as u64,
         other_model: 0,
         saving: 0,
         runtime: job.runtime,
@@ -149,7 +153,8 @@ pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     };
     let beside = FLOAT * (job.peft.method().numbers_beside() * job.attached.parameters) as u64;
     let states: u64 = state_bytes(job).iter().sum();
-    (trained + beside + states + result + JSON, result)
+    let copies = trained * job.copies.kept as u64;
+    (trained + beside + states + copies + result + JSON, result)
 }
 
 /// State, manifest and adapter configuration, generously.

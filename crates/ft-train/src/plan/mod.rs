@@ -13,6 +13,7 @@ mod other_model;
 mod packing;
 mod steps;
 mod summary;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,7 @@ use ft_peft::{Attached, PeftConfig};
 pub use advice::Advice;
 pub(crate) use base::fingerprint_with as fingerprint;
 pub use bytes::Bytes;
-pub use data::DataSummary;
+pub use data::{DataSummary, TaskSummary};
 pub(crate) use data::{checksum, spread};
 pub use demand::{Demand, Moment};
 pub use device::DeviceTraits;
@@ -41,6 +42,8 @@ pub(crate) use summary::thousands;
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
 use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
+use crate::continual::Copies;
+use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
 /// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
@@ -86,6 +89,9 @@ pub struct Plan {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) batches: Arc<Batches>,
     pub(crate) valid: Vec<Sample>,
+    pub(crate) tasks: Tasks,
+    /// General text.
+    pub(crate) general: Vec<Sample>,
     pub(crate) padding: Padding,
     pub(crate) generation: GenerationConfig,
 }
@@ -119,26 +125,36 @@ impl Plan {
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
         let attached = job::preview(&model, &peft)?;
         job::quantizable(&model, &config.model, &peft, &attached)?;
-        let (train, valid, mut data) = data::load(&config, &tokenizer)?;
-        let padding = Padding {
-            id: tokenizer.padding(),
-            multiple: if cpu { 1 } else { 64 },
-        };
+        let data::Loaded {
+            train,
+            valid,
+            summary: mut data,
+            tasks,
+        } = data::load(&config, &tokenizer)?;
         let mut chosen = None;
         let earlier = earlier_batch(&config).filter(|_| config.train.batch_size == BatchSize::Auto);
         if let Some((batch_size, accumulation)) = earlier {
             (config.train.batch_size, config.train.accumulation) = (BatchSize::Count(batch_size), accumulation);
         }
         let shape = [config.train.batch_size.count(), config.train.accumulation];
+        let (course, task_ends) = tasks::course(&config, &tasks, train.len(), shape[0].saturating_mul(shape[1]))?;
+        tasks::count(&mut data, &tasks, &course);
+        let general = data::general(&config, &tokenizer)?;
+        let padding = Padding {
+            id: tokenizer.padding(),
+            multiple: if cpu { 1 } else { 64 },
+        };
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
         let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding)
+            .along(course)
             .answering(config.objective.kind().answer_tokens());
         let [prompt, _] = job::virtual_tokens(&peft);
         let (batches, packing) = packing::packed(&config, batches, prompt, cpu);
-        let steps = Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty());
+        let steps =
+            Steps::count(&config, batches.steps_per_epoch(), !valid.is_empty()).over(task_ends, batches.course());
         let batches = batches.reaching(steps.total);
         peft.method_mut().set_total_steps(steps.total)?;
-        config.schedule.check(steps.base_lr, steps.total as u64)?;
+        config.schedule.check(steps.base_lr, steps.shortest() as u64)?;
         let mut generation = generation(&config.generate, folder, &model)?;
         data.stop_token = checks::stop_token(batches.samples(), &tokenizer, &model, &generation);
         let dtype = match config.model.init {
@@ -157,7 +173,8 @@ impl Plan {
             dtype,
             compute,
             quant: config.model.quant,
-            accumulates: config.train.accumulation > 1,
+            accumulates: config.train.accumulation > 1 || adds_passes(&config),
+            copies: copies(&config),
             checkpointing: config.train.checkpointing,
             in_backward: config.train.optimizer_in_backward,
             runtime: if cpu { runtime() } else { 0 },
@@ -169,7 +186,7 @@ impl Plan {
         if config.train.batch_size == BatchSize::Auto {
             let size = advice::largest(&job, &batches, samples, budget.ok_or_else(advice::unknown_budget)?)?;
             batches = batches.cut(size);
-            let accumulates = samples > size;
+            let accumulates = samples > size || adds_passes(&config);
             let batch = batches.largest_micro_batch();
             bytes = job::bytes(&job::Job {
                 accumulates,
@@ -200,6 +217,7 @@ impl Plan {
             tokenizer: &tokenizer,
             train: batches.samples(),
             valid: &valid,
+            general: &general,
             steps: &steps,
             data: &data,
             generation: &generation,
@@ -236,6 +254,8 @@ impl Plan {
             tokenizer,
             batches: Arc::new(batches),
             valid,
+            tasks,
+            general,
             padding,
             generation,
         })
@@ -270,6 +290,18 @@ impl Plan {
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
+}
+
+/// Whether the strategy against forgetting adds forward passes to a step.
+fn adds_passes(config: &RunConfig) -> bool {
+    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
+    strategy.is_some_and(|kind| kind.adds_passes())
+}
+
+/// Copies of what trains that the strategy against forgetting holds.
+fn copies(config: &RunConfig) -> Copies {
+    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
+    strategy.map_or(Copies::default(), |kind| kind.copies(config.task.len()))
 }
 
 /// Bytes that the whole process may take: what `train.memory` says, or on the CPU what it has and what is left.

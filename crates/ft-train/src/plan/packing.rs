@@ -34,7 +34,8 @@ fn hindrance(config: &RunConfig) -> Option<&'static str> {
 
 /// What stands in the way of `data.pack = true`.
 pub(super) fn refusal(config: &RunConfig) -> Option<String> {
-    let why = hindrance(config).filter(|_| config.data.pack == Pack::On)?;
+    let tasks = (!config.task.is_empty()).then_some("rows that are filled from all samples know no [[task]] tables");
+    let why = hindrance(config).or(tasks).filter(|_| config.data.pack == Pack::On)?;
     Some(format!("data.pack: {why}; leave one of them out"))
 }
 
@@ -51,7 +52,7 @@ pub(super) fn packed(config: &RunConfig, batches: Batches, prompt: usize, cpu: b
         }
         (Pack::Auto, None) => worth(&batches, prompt, length),
     };
-    let columns: usize = columns(&batches, prompt).sum();
+    let columns = batches.columns_per_epoch(prompt);
     let share = |batches: &Batches| columns as f64 / batches.cells_per_epoch(prompt).max(1) as f64;
     let filled_unpacked = share(&batches);
     let batches = batches.packed(packing, prompt);

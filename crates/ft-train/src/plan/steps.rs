@@ -4,6 +4,7 @@ use ft_optim::Schedule;
 use serde::Serialize;
 
 use crate::config::{EarlyStopping, RunConfig};
+use crate::tasks::Course;
 
 /// The run counted in optimizer steps. Everything that could be left out of a configuration is a number here.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +37,12 @@ pub struct Steps {
     pub clip: Option<f64>,
     /// Base learning rate.
     pub base_lr: f64,
+    /// Steps done when each task ends, where tasks come one after the other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub task_ends: Vec<usize>,
+    /// First steps of the parts of the run that each have a schedule of their own.
+    #[serde(skip)]
+    starts: Vec<usize>,
     #[serde(skip)]
     curve: Schedule,
 }
@@ -66,23 +73,63 @@ impl Steps {
             early_stopping: train.early_stopping,
             clip: config.optim.clip(),
             base_lr: config.optim.lr(),
+            task_ends: Vec::new(),
+            starts: vec![0],
             curve: config.schedule.clone(),
         }
     }
 
+    /// The same for tasks that end at these steps, if there are any; every phase of the course has the whole schedule.
+    pub fn over(self, task_ends: Vec<usize>, course: &Course) -> Self {
+        let Some(total) = task_ends.last().copied() else {
+            return self;
+        };
+        let starts: Vec<usize> = course.list().iter().map(|phase| phase.start).collect();
+        let first = starts.get(1).copied().unwrap_or(total);
+        Self {
+            total,
+            epochs: total as f64 / self.per_epoch.max(1) as f64,
+            warmup: self.curve.warmup_steps(first as u64) as usize,
+            eval_every: self.eval_every.min(total),
+            // What a task has taught is told by where it began.
+            at_start: true,
+            starts,
+            task_ends,
+            ..self
+        }
+    }
+
+    /// The steps of the part of the run that the step after `done` steps is in.
+    fn part(&self, done: usize) -> (usize, usize) {
+        let next = self.starts.partition_point(|start| *start <= done);
+        (
+            self.starts[next - 1],
+            self.starts.get(next).copied().unwrap_or(self.total),
+        )
+    }
+
     /// Learning rate of the step after `done` steps.
     pub fn lr(&self, done: usize) -> f64 {
-        self.curve.lr(self.base_lr, done as u64, self.total as u64)
+        let (start, end) = self.part(done);
+        self.curve.lr(self.base_lr, (done - start) as u64, (end - start) as u64)
+    }
+
+    /// The shortest part of the run that has a schedule of its own.
+    pub fn shortest(&self) -> usize {
+        let parts = self.starts.iter().map(|start| self.part(*start));
+        parts.map(|(start, end)| end - start).min().unwrap_or(self.total)
     }
 
     /// Whether the weights after `step` steps are evaluated.
     pub fn evaluates_at(&self, step: usize) -> bool {
-        let regular = step > 0 && (step.is_multiple_of(self.eval_every) || step == self.total);
+        let ends = step == self.total || self.task_ends.contains(&step);
+        let regular = step > 0 && (step.is_multiple_of(self.eval_every) || ends);
         self.evaluates && (regular || (step == 0 && self.at_start))
     }
 
     /// Whether a checkpoint is written after `step` steps.
     pub fn saves_at(&self, step: usize) -> bool {
-        step > 0 && (step.is_multiple_of(self.save_every) || step == self.total)
+        let ends = step == self.total || self.task_ends.contains(&step);
+        step > 0 && (step.is_multiple_of(self.save_every) || ends)
     }
 }

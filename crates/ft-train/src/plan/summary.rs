@@ -33,6 +33,9 @@ pub struct PlanSummary {
     pub virtual_tokens: usize,
     /// Device.
     pub device: String,
+    /// What is done against forgetting, where tasks come one after the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<&'static str>,
     /// Steps and intervals.
     pub steps: Steps,
     /// Samples and tokens.
@@ -105,6 +108,7 @@ impl Plan {
             virtual_tokens: self.peft.method().virtual_tokens(),
             targets: targets(&self.attached.choice),
             device: self.provenance.device.clone(),
+            strategy: self.config.continual.as_ref().map(|section| section.strategy.name()),
             steps: self.steps.clone(),
             data: self.data.clone(),
             packing: self.packing.clone(),
@@ -179,6 +183,20 @@ impl std::fmt::Display for PlanSummary {
             )?;
         }
         writeln!(f, "packing    {}", self.packing)?;
+        for task in &self.data.tasks {
+            let (samples, out) = (thousands(task.samples), thousands(task.held_out));
+            let turns = task.per_epoch as f64 / task.samples.max(1) as f64;
+            let epoch = thousands(task.per_epoch);
+            let name = format!("task {}", task.name);
+            writeln!(
+                f,
+                "{name:<10} {samples} samples, {out} held out; {epoch} in an epoch, each {turns:.2} times"
+            )?;
+        }
+        if let Some((strategy, ends)) = self.strategy.as_ref().map(|name| (name, &steps.task_ends)) {
+            let ends: Vec<String> = ends.iter().map(|end| thousands(*end)).collect();
+            writeln!(f, "continual  {strategy}; tasks end after {} steps", ends.join(", "))?;
+        }
         let epochs = format!("{:.2} epochs of {}", steps.epochs, steps.per_epoch);
         writeln!(
             f,

@@ -12,10 +12,10 @@ use ft_model::Model;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::Result;
 use crate::config::EvalSection;
 use crate::plan::spread;
 use crate::watch::history::{Done, MetricsFile};
+use crate::{Plan, Result};
 
 /// A prompt with what is expected and what the model says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +44,31 @@ pub struct Prompts {
     measured: Vec<Sample>,
     metrics: Vec<&'static ft_eval::Metric>,
     generation: GenerationConfig,
+    /// The metrics of single tasks, by name.
+    tasks: Vec<(String, Prompts)>,
 }
 
 impl Prompts {
+    /// Those of a run, with the metrics of its tasks.
+    pub fn of(plan: &Plan) -> Self {
+        let eval = &plan.config.eval;
+        let measured = plan.config.task.iter().zip(&plan.tasks.0);
+        let measured = measured.filter(|(config, _)| !config.metrics.is_empty());
+        let tasks = measured.map(|(config, task)| {
+            let own = EvalSection {
+                samples: 0,
+                metrics: config.metrics.clone(),
+                ..eval.clone()
+            };
+            let held_out = &plan.valid[task.valid.clone()];
+            (task.name.clone(), Self::new(held_out, &[], &own, &plan.generation))
+        });
+        Self {
+            tasks: tasks.collect(),
+            ..Self::new(&plan.valid, plan.batches.samples(), eval, &plan.generation)
+        }
+    }
+
     /// Takes the prompts from the held-out samples; from the training samples where nothing is held out.
     pub fn new(held_out: &[Sample], train: &[Sample], eval: &EvalSection, generation: &GenerationConfig) -> Self {
         let wanted = |samples: &[Sample]| samples.iter().filter_map(Sample::wanted).collect::<Vec<_>>();
@@ -70,14 +92,20 @@ impl Prompts {
             measured,
             metrics,
             generation: generation.clone(),
+            tasks: Vec::new(),
         }
     }
 
     /// Lets a model (on a plain device) answer, until `stop` is raised: the answers then end where they are.
     pub fn ask(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Shown> {
+        let mut metrics = self.measure(model, tokenizer, stop)?;
+        for (task, prompts) in &self.tasks {
+            let own = prompts.measure(model, tokenizer, stop)?;
+            metrics.extend(own.into_iter().map(|(name, value)| (format!("{name}/{task}"), value)));
+        }
         Ok(Shown {
             samples: self.show(model, tokenizer, stop)?,
-            metrics: self.measure(model, tokenizer, stop)?,
+            metrics,
         })
     }
 

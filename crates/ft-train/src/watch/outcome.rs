@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoints, Evaluation, TrainerState};
+use crate::continual::scores::ContinualScores;
+use crate::tasks::Tasks;
 use crate::watch::completions::Shown;
 use crate::{Plan, memory};
 
@@ -49,6 +51,9 @@ pub struct Outcome {
     pub after: Option<Score>,
     /// Step and loss of the best evaluation.
     pub best: Option<BestStep>,
+    /// Where tasks come one after the other, what each of them came to after every task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continual: Option<ContinualScores>,
     /// Answers before and after.
     pub samples: Vec<BeforeAfter>,
     /// The run folder.
@@ -69,17 +74,26 @@ pub struct Score {
     /// e to the mean negative log-likelihood, where it was computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
+    /// The loss of every task, where there are tasks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, f64>,
     /// Metrics that needed answers.
     #[serde(flatten)]
     pub metrics: BTreeMap<String, f64>,
 }
 
 impl Score {
-    pub(crate) fn new(evaluation: Option<Evaluation>, shown: &Shown) -> Option<Self> {
-        let Evaluation { loss, nll } = evaluation?;
+    pub(crate) fn new(evaluation: Option<&Evaluation>, shown: &Shown, tasks: &Tasks) -> Option<Self> {
+        let Evaluation {
+            loss,
+            nll,
+            tasks: losses,
+        } = evaluation?;
+        let losses = tasks.0.iter().zip(losses);
         Some(Self {
             loss: loss.0,
             perplexity: nll.map(|nll| nll.0.exp()),
+            tasks: losses.map(|(task, loss)| (task.name.clone(), loss.0)).collect(),
             metrics: shown.metrics.clone(),
         })
     }
@@ -121,10 +135,11 @@ impl Outcome {
             micro_batch: state.micro_batch,
             before: None,
             after: None,
-            best: state.best.map(|b| BestStep {
+            best: state.best.as_ref().map(|b| BestStep {
                 step: b.step,
                 loss: b.evaluation.loss.0,
             }),
+            continual: None,
             samples: Vec::new(),
             out: plan.out().to_owned(),
             checkpoint: saved.map(|step| Checkpoints::of(plan.out()).path(step)),

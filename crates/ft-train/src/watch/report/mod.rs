@@ -137,6 +137,9 @@ fn scores(outcome: &Outcome) -> String {
         )
     };
     let mut rows = row("loss", &|s| Some(s.loss)) + &row("perplexity", &|s| s.perplexity);
+    for name in any.tasks.keys() {
+        rows += &row(&format!("loss, {name}"), &|s| s.tasks.get(name).copied());
+    }
     for name in any.metrics.keys() {
         rows += &row(name, &|s| s.metrics.get(name).copied());
     }

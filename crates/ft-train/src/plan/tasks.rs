@@ -1,0 +1,143 @@
+//! The samples of several tasks side by side, and the course of a run over them.
+
+use std::ops::Range;
+
+use ft_data::{Counts, Sample, Statistics, Tokenizer};
+
+use super::data::{self, DataSummary, Loaded, TaskSummary};
+use crate::config::RunConfig;
+use crate::tasks::{Course, Mixture, Task, Tasks};
+use crate::{Error, Result};
+
+/// Most samples of an epoch: their numbers are listed one by one.
+const MOST: f64 = 1e9;
+
+/// The samples of all tasks, in the order of the tables.
+pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Loaded> {
+    let files = config.task.iter().flat_map(|task| {
+        let (train, valid) = (Some(&task.train), task.valid.as_ref());
+        [(task.key("train"), train), (task.key("valid"), valid)]
+    });
+    data::present(files)?;
+    let (mut train, mut valid) = (Vec::new(), Vec::new());
+    let (mut counts, mut held_out) = (Counts::default(), Counts::default());
+    let (mut formats, mut tasks, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    for task in &config.task {
+        let (own, out) = data::pair(config, &task.data(&config.data), tokenizer)?;
+        let Some(out) = out.filter(|out| !out.samples.is_empty()) else {
+            empty.push(task.key("no held-out rows are left; give valid, or a larger data.valid_split"));
+            continue;
+        };
+        if !formats.contains(&own.format.as_str()) {
+            formats.push(own.format.as_str());
+        }
+        counts.add(&own.statistics.counts);
+        held_out.add(&out.statistics.counts);
+        tasks.push(Task {
+            name: task.name.clone(),
+            train: extend(&mut train, own.samples),
+            valid: extend(&mut valid, out.samples),
+            loss_weight: task.loss_weight,
+        });
+    }
+    if !empty.is_empty() {
+        return Err(Error::Plan(empty));
+    }
+    let tasks = Tasks(tasks);
+    let summary = DataSummary {
+        format: formats.join(" + "),
+        train: Statistics::measure(&train, counts, tokenizer),
+        valid: Some(Statistics::measure(&valid, held_out, tokenizer)),
+        stop_token: None,
+        crc32: data::checksum(&train),
+        tasks: tasks.0.iter().map(|task| summary(task, &train)).collect(),
+    };
+    Ok(Loaded {
+        train,
+        valid,
+        summary,
+        tasks,
+    })
+}
+
+fn extend(all: &mut Vec<Sample>, own: Vec<Sample>) -> Range<usize> {
+    let start = all.len();
+    all.extend(own);
+    start..all.len()
+}
+
+fn summary(task: &Task, train: &[Sample]) -> TaskSummary {
+    TaskSummary {
+        name: task.name.clone(),
+        samples: task.train.len(),
+        learned: train[task.train.clone()].iter().map(Sample::target_tokens).sum(),
+        held_out: task.valid.len(),
+        per_epoch: 0,
+    }
+}
+
+/// What a run over `samples` training samples is fed, and where its tasks end if they come one after the other. An optimizer step
+/// takes `in_step` samples.
+///
+/// # Errors
+/// Shares with which an epoch would never end; more steps than can be counted.
+pub(super) fn course(
+    config: &RunConfig,
+    tasks: &Tasks,
+    samples: usize,
+    in_step: usize,
+) -> Result<(Course, Vec<usize>)> {
+    let Some(continual) = &config.continual else {
+        let mixture = match tasks.0.is_empty() {
+            true => Mixture::whole(0..samples),
+            false => mixture(config, tasks)?,
+        };
+        return Ok((Course::of(mixture), Vec::new()));
+    };
+    let steps = |task: &Task| match (continual.steps_per_task, config.train.steps) {
+        (Some(each), _) => each,
+        (None, Some(all)) => all.div_ceil(tasks.0.len()),
+        (None, None) => {
+            let per_epoch = task.train.len().div_ceil(in_step) as f64;
+            ((config.train.epochs.unwrap_or(1.0) * per_epoch).ceil() as usize).max(1)
+        }
+    };
+    let mut ends = Vec::new();
+    let mut end = 0usize;
+    for task in &tasks.0 {
+        let too_many = || Error::Plan(vec!["continual.steps_per_task: more steps than can be counted".into()]);
+        end = end.checked_add(steps(task)).ok_or_else(too_many)?;
+        ends.push(end);
+    }
+    if continual.strategy.kind().is_joint() {
+        return Ok((Course::of(mixture(config, tasks)?), ends));
+    }
+    let phases = tasks
+        .0
+        .iter()
+        .map(|task| (Mixture::whole(task.train.clone()), steps(task)));
+    Ok((Course::phases(phases), ends))
+}
+
+/// All tasks in their shares.
+fn mixture(config: &RunConfig, tasks: &Tasks) -> Result<Mixture> {
+    let ranges: Vec<Range<usize>> = tasks.0.iter().map(|task| task.train.clone()).collect();
+    let sizes: Vec<usize> = ranges.iter().map(Range::len).collect();
+    let shares = config.mixture.shares(&config.task, &sizes);
+    let epoch = Mixture::length(&ranges, &shares, config.mixture.epoch);
+    if epoch > MOST {
+        return Err(Error::Plan(vec![format!(
+            "mixture.epoch: with these shares an epoch has {epoch:.0} samples; set mixture.epoch = \"samples\", or raise the smallest \
+             task.weight"
+        )]));
+    }
+    Ok(Mixture::new(&ranges, &shares, config.mixture.epoch))
+}
+
+/// Writes into the summary what a pass over the course takes of each task.
+pub(super) fn count(summary: &mut DataSummary, tasks: &Tasks, course: &Course) {
+    for (summary, task) in summary.tasks.iter_mut().zip(&tasks.0) {
+        let phases = course.list().iter();
+        summary.per_epoch = phases.map(|phase| phase.mixture.samples_of(&task.train)).sum();
+    }
+}

@@ -1,0 +1,71 @@
+//! What the best evaluation goes by: `train.best_by`.
+
+use super::Tasks;
+use crate::checkpoint::Evaluation;
+use crate::config::tasks::RESERVED;
+
+/// The number that is to become small.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BestBy {
+    /// The mean over all held-out units.
+    #[default]
+    Micro,
+    /// The mean of the tasks' means.
+    Macro,
+    /// The mean of one task.
+    Task(usize),
+}
+
+impl BestBy {
+    /// What is typed; a name that no task has is the mean over everything, and refused before.
+    pub fn of(typed: &str, tasks: &Tasks) -> Self {
+        match tasks.names().iter().position(|name| *name == typed) {
+            Some(task) => Self::Task(task),
+            None if typed == RESERVED[1] => Self::Macro,
+            None => Self::Micro,
+        }
+    }
+
+    /// The number of an evaluation.
+    pub fn score(self, evaluation: &Evaluation) -> f64 {
+        let of_tasks = match self {
+            Self::Micro => None,
+            Self::Macro => evaluation.macro_loss(),
+            Self::Task(task) => evaluation.tasks.get(task).map(|loss| loss.0),
+        };
+        of_tasks.unwrap_or(evaluation.loss.0)
+    }
+}
+
+impl Evaluation {
+    /// The mean of the tasks' means, where there are tasks.
+    pub fn macro_loss(&self) -> Option<f64> {
+        let sum: f64 = self.tasks.iter().map(|loss| loss.0).sum();
+        (!self.tasks.is_empty()).then(|| sum / self.tasks.len() as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Exact;
+    use crate::tasks::Task;
+
+    #[test]
+    fn the_best_goes_by_all_units_by_all_tasks_or_by_one() {
+        let task = |name: &str| Task {
+            name: name.into(),
+            train: 0..1,
+            valid: 0..1,
+            loss_weight: 1.0,
+        };
+        let tasks = Tasks(vec![task("a"), task("b")]);
+        let evaluation = Evaluation {
+            loss: Exact(1.0),
+            nll: None,
+            tasks: vec![Exact(0.5), Exact(3.5)],
+        };
+        let score = |typed: &str| BestBy::of(typed, &tasks).score(&evaluation);
+        assert_eq!(["micro", "macro", "a", "b"].map(score), [1.0, 2.0, 0.5, 3.5]);
+    }
+}
