@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, activation::log_softmax};
 use ft_data::Sample;
-use ft_eval::{Error, EvalConfig, Evaluation, batches, check, evaluate, report};
+use ft_eval::{Error, EvalConfig, Evaluation, Question, batches, check, choose, evaluate, report};
 use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model, Rows};
 use ft_peft::Pass;
@@ -214,4 +214,37 @@ fn a_report_holds_what_was_asked_for() {
     };
     let error = report(&model, &tokenizer, &samples, &unknown, &mut |_| ()).unwrap_err();
     assert!(matches!(error, Error::UnknownMetric { .. }));
+}
+
+#[test]
+fn a_choice_is_as_likely_as_its_tokens_after_the_prompt() {
+    let (model, tokenizer) = (load("gpt2"), word_tokenizer());
+    let text = |ids: &[u32]| tokenizer.decode(ids, true);
+    let question = |prompt: &[u32], choices: &[&[u32]]| Question {
+        prompt: text(prompt),
+        choices: choices.iter().map(|ids| text(ids)).collect(),
+        answer: 0,
+    };
+    let long: Vec<u32> = (0..70).map(|i| 5 + i % 40).collect();
+    let questions = [
+        question(&[5, 9, 30], &[&[7], &[11, 12, 13, 14], &[40, 41]]),
+        question(&[20, 21, 22, 23, 24], &[&[50, 51], &[7]]),
+        question(&long, &[&[7, 8]]),
+    ];
+    let found = choose(&model, &tokenizer, &questions, 3, 4, &mut |_| ()).unwrap();
+    for (question, choice) in questions.iter().zip(&found) {
+        for (index, answer) in question.choices.iter().enumerate() {
+            let given = tokenizer.encode(&question.prompt, true).unwrap();
+            let both = tokenizer
+                .encode(&format!("{} {answer}", question.prompt), true)
+                .unwrap();
+            let beyond = both.len().saturating_sub(model.positions());
+            let sample = Sample::answered(both[beyond..].to_vec(), given.len() - beyond);
+            let alone = run(&model, &[sample], 1, 1);
+            assert!(alone.tokens >= 1 && alone.tokens <= 4);
+            let difference = (choice.log_likelihoods[index] + alone.nll_sum).abs();
+            assert!(difference < 1e-4, "{answer}: {difference}");
+            assert_eq!(choice.lengths[index], answer.chars().count());
+        }
+    }
 }

@@ -1,9 +1,8 @@
 //! An answer beside the right ones, and files of them.
 
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Result, jsonl};
 
 /// An answer and the answers that would have been right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,64 +21,22 @@ pub struct Answer {
 /// are left alone, empty lines skipped.
 ///
 /// # Errors
-/// [`Error::Prediction`] names the first line that is none, or that has no reference; [`Error::NoPredictions`] a file without any.
+/// [`Error::Line`] names the first line that is none, or that has no reference; [`Error::NoPredictions`] a file without any.
 pub fn read_predictions(jsonl: &[u8]) -> Result<Vec<Answer>> {
-    let jsonl = jsonl.strip_prefix(b"\xef\xbb\xbf").unwrap_or(jsonl);
-    let lines = (1..).zip(jsonl.split(|byte| *byte == b'\n'));
-    let filled = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
-    let parse = |(number, line)| prediction(line).map_err(|what| Error::Prediction { line: number, what });
-    let answers: Vec<Answer> = filled.map(parse).collect::<Result<_>>()?;
+    let answers = jsonl::read(jsonl, |record| {
+        Ok(Answer {
+            prompt: record
+                .get("prompt")
+                .and_then(|prompt| prompt.as_str())
+                .map(str::to_string),
+            hypothesis: jsonl::get_text(record, "prediction")?.to_string(),
+            references: jsonl::get_texts(record, "references")?,
+        })
+    })?;
     if answers.is_empty() {
         Err(Error::NoPredictions)
     } else {
         Ok(answers)
-    }
-}
-
-fn prediction(line: &[u8]) -> std::result::Result<Answer, String> {
-    let record: Value = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
-    let Value::Object(record) = record else {
-        return Err(format!("{} where an object is expected", kind(&record)));
-    };
-    let get = |key: &str| record.get(key).ok_or_else(|| format!("no \"{key}\" in it"));
-    let references: Vec<String> = match get("references")? {
-        Value::String(one) => vec![one.clone()],
-        Value::Array(all) => all
-            .iter()
-            .map(|value| text("a reference", value))
-            .collect::<std::result::Result<_, _>>()?,
-        other => {
-            return Err(format!(
-                "\"references\" is {}, a list of texts is expected",
-                kind(other)
-            ));
-        }
-    };
-    if references.is_empty() {
-        return Err("\"references\" is empty; at least one right answer is needed".into());
-    }
-    Ok(Answer {
-        prompt: record.get("prompt").and_then(Value::as_str).map(str::to_string),
-        hypothesis: text("\"prediction\"", get("prediction")?)?,
-        references,
-    })
-}
-
-fn text(what: &str, value: &Value) -> std::result::Result<String, String> {
-    match value {
-        Value::String(text) => Ok(text.clone()),
-        other => Err(format!("{what} is {}, a text is expected", kind(other))),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 
@@ -124,7 +81,10 @@ mod tests {
                 "{\"prediction\": 4, \"references\": [\"b\"]}",
                 "\"prediction\" is a number",
             ),
-            ("{\"prediction\": \"a\", \"references\": [null]}", "a reference is null"),
+            (
+                "{\"prediction\": \"a\", \"references\": [null]}",
+                "an entry of \"references\" is null",
+            ),
             (
                 "{\"prediction\": \"a\", \"references\": {}}",
                 "\"references\" is an object",

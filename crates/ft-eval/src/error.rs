@@ -14,9 +14,9 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
-    /// A line of a file of predictions that is none.
+    /// A line of a file of predictions or questions that is none.
     #[error("line {line}: {what}")]
-    Prediction {
+    Line {
         /// Its number, from 1.
         line: usize,
         /// What is wrong with it.
@@ -27,6 +27,14 @@ pub enum Error {
         "no prediction in it; one JSON object per line is expected: {{\"prediction\": text, \"references\": [text, ..]}}"
     )]
     NoPredictions,
+    /// A file without questions.
+    #[error(
+        "no question in it; one JSON object per line is expected: {{\"prompt\": text, \"choices\": [text, ..], \"answer\": number}}"
+    )]
+    NoQuestions,
+    /// The tokenizer failed on a question.
+    #[error("a question cannot be tokenized")]
+    Tokenizer(#[from] ft_data::Error),
     /// Not one token to predict.
     #[error("the data has no token to predict: every sample is empty or without an answer")]
     NothingToPredict,

@@ -127,12 +127,18 @@ pub fn check(model: &Model, samples: &[Sample]) -> Result<()> {
 }
 
 fn evaluate_batch(model: &Model, batch: &Batch) -> Evaluation {
+    Evaluation {
+        nll_sum: target_nll(model, batch).iter().sum(),
+        tokens: batch.targets.len(),
+        samples: batch.sequences(),
+    }
+}
+
+/// Negative log-likelihood of each target of the batch, in nats.
+pub(crate) fn target_nll(model: &Model, batch: &Batch) -> Vec<f64> {
     let tokens = batch.targets.len();
     if tokens == 0 {
-        return Evaluation {
-            samples: batch.sequences(),
-            ..Evaluation::default()
-        };
+        return Vec::new();
     }
     let device = model.device();
     let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
@@ -141,10 +147,5 @@ fn evaluate_batch(model: &Model, batch: &Batch) -> Evaluation {
     let targets = Tensor::<1, Int>::from_data(TensorData::new(batch.targets.clone(), [tokens]), &device);
     let hidden = model.forward(ids, &Rows::packed(batch.documents()), None, &Pass::eval()); // [rows, width, hidden]
     let hidden = hidden.flatten::<2>(0, 1).select(0, positions); // [tokens, hidden]
-    let nll = model.token_nll(hidden, targets).into_data();
-    Evaluation {
-        nll_sum: nll.iter::<f64>().sum(),
-        tokens,
-        samples: batch.sequences(),
-    }
+    model.token_nll(hidden, targets).into_data().iter::<f64>().collect()
 }

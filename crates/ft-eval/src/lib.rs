@@ -4,6 +4,7 @@
 //!  samples ─▶ batches ─▶ evaluate ─▶ Evaluation { nll_sum, tokens, samples } ─▶ loss, perplexity ─┐
 //!     └─▶ prompts ─▶ ft_infer::generate ─▶ Answer { hypothesis, references } ─▶ exact_match, ... ─┴─▶ Report (JSON)
 //!                    a file of predictions ─▶ read_predictions ─┘
+//!  read_questions ─▶ choose ─▶ Choice { log_likelihoods, .. } ─▶ acc, acc_norm
 //! ```
 //!
 //! ```
@@ -21,18 +22,23 @@
 
 mod answer;
 mod answers;
+mod choices;
 mod error;
 mod evaluation;
+mod jsonl;
 pub mod metrics;
+mod questions;
 mod report;
 mod settings;
 mod text;
 
 pub use answer::{Answer, read_predictions};
 pub use answers::answers;
+pub use choices::{Choice, choose};
 pub use error::{Error, Result, SampleProblem};
 pub use evaluation::{Evaluation, Likelihood, batches, check, evaluate};
-pub use metrics::{Compute, Metric, Scores, find, score};
+pub use metrics::{Compute, Metric, Scores, find, score, score_choices};
+pub use questions::{Question, read_questions};
 pub use report::{EvalConfig, Report, report};
 pub use settings::{Settings, Smoothing};
 pub use text::BleuTokenizer;

@@ -20,7 +20,8 @@ pub struct Eval {
     /// Folder, run folder (whose data settings then apply), or embedded:tiny
     #[arg(value_name = "MODEL", required_unless_present = "predictions")]
     model: Option<String>,
-    /// Examples: .jsonl, .json, .csv, .tsv or .txt; those with the same prompt are each other's alternatives
+    /// Examples: .jsonl, .json, .csv, .tsv or .txt; those with the same prompt are each other's alternatives. For acc and acc_norm,
+    /// JSONL of {"prompt": text, "choices": [text, ..], "answer": index}, or rows of ARC, HellaSwag or MMLU
     #[arg(long, value_name = "FILE", required_unless_present = "predictions")]
     data: Option<PathBuf>,
     /// Score these answers instead, without a model: JSONL of {"prediction": text, "references": [text, ..]}
@@ -122,23 +123,34 @@ fn field(text: &str) -> Result<(String, String), String> {
 
 impl Eval {
     pub fn run(self) -> Result<(), Failure> {
-        for name in &self.metric {
-            ft_eval::find(name).map_err(Failure::wrong_use)?;
-        }
         let settings = self.choices.settings()?;
+        let metrics = self.metrics()?;
+        let choices = metrics.iter().filter(|metric| metric.needs_choices()).count();
         match (&self.predictions, &self.model, &self.data) {
-            (Some(file), ..) => self.score(file, &settings),
+            (Some(file), ..) => self.score(file, &metrics, &settings),
+            (None, Some(model), Some(data)) if choices > 0 && choices == metrics.len() => {
+                self.choose(model, data, &metrics)
+            }
+            (None, Some(_), Some(_)) if choices > 0 => Err(Failure::wrong_use(
+                "--metric: acc and acc_norm are of multiple-choice questions, the other metrics are not; ask for them in two calls",
+            )),
             (None, Some(model), Some(data)) => self.measure(model, data, settings),
             _ => Err(Failure::wrong_use("MODEL with --data, or --predictions, is needed")),
         }
     }
 
-    fn score(&self, file: &Path, settings: &Settings) -> Result<(), Failure> {
-        let mut names: Vec<&str> = self.metric.iter().map(String::as_str).collect();
-        if names.is_empty() {
-            names.extend(TEXT_METRICS);
-        }
-        let metrics: Vec<&Metric> = names.into_iter().map(ft_eval::find).collect::<Result<_, _>>()?;
+    /// What was asked for, or what predictions are scored by where nothing was.
+    fn metrics(&self) -> Result<Vec<&'static Metric>, Failure> {
+        let typed: Vec<&str> = self.metric.iter().map(String::as_str).collect();
+        let names = match typed.is_empty() && self.predictions.is_some() {
+            true => TEXT_METRICS.to_vec(),
+            false => typed,
+        };
+        let found: Result<_, _> = names.into_iter().map(ft_eval::find).collect();
+        found.map_err(Failure::wrong_use)
+    }
+
+    fn score(&self, file: &Path, metrics: &[&Metric], settings: &Settings) -> Result<(), Failure> {
         if let Some(metric) = metrics.iter().find(|metric| !metric.needs_answers()) {
             return Err(Failure::wrong_use(format!(
                 "--metric {}: predictions say nothing about it; it needs MODEL and --data",
@@ -147,11 +159,8 @@ impl Eval {
         }
         let text = std::fs::read(file).context(file.display())?;
         let answers = ft_eval::read_predictions(&text).context(file.display())?;
-        let scores = ft_eval::score(&metrics, &answers, settings);
-        match self.json {
-            true => output::json(&Scored::new(&answers, &scores)),
-            false => output::write(&scores_page(answers.len(), &scores)),
-        }
+        let scores = ft_eval::score(metrics, &answers, settings);
+        self.print(answers.len(), &scores)
     }
 
     fn measure(&self, model: &str, data: &Path, settings: Settings) -> Result<(), Failure> {
@@ -193,6 +202,47 @@ impl Eval {
             output::json(&report)
         } else {
             output::write(&page(&report))
+        }
+    }
+
+    /// Multiple choice by log-likelihood.
+    fn choose(&self, model: &str, data: &Path, metrics: &[&Metric]) -> Result<(), Failure> {
+        if self.out.is_some() {
+            return Err(Failure::wrong_use("--out: multiple choice writes no answers"));
+        }
+        let text = std::fs::read(data).context(data.display())?;
+        let questions = ft_eval::read_questions(&text).context(data.display())?;
+        let picked = device::pick(self.device.device)?;
+        let located = locate::locate(model, self.adapter.as_deref())?;
+        let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
+        let (batch, multiple) = (self.batch as usize, width_multiple(&picked));
+        let mut progress = Progress::start();
+        let choices = ft_eval::choose(
+            &loaded.model,
+            &loaded.tokenizer,
+            &questions,
+            batch,
+            multiple,
+            &mut |share| {
+                progress.show(share);
+            },
+        )?;
+        progress.end();
+        let scores = Scores {
+            values: ft_eval::score_choices(metrics, &choices),
+            ..Scores::default()
+        };
+        self.print(questions.len(), &scores)
+    }
+
+    fn print(&self, samples: usize, scores: &Scores) -> Result<(), Failure> {
+        match self.json {
+            true => output::json(&Scored {
+                samples,
+                values: &scores.values,
+                signatures: &scores.signatures,
+            }),
+            false => output::write(&scores_page(samples, scores)),
         }
     }
 
@@ -238,7 +288,7 @@ fn write_answers(out: &Path, answers: &[Answer]) -> Result<(), Failure> {
     std::fs::rename(&draft, out).context(out.display())
 }
 
-/// The scores of a file of predictions.
+/// The scores of predictions or questions.
 #[derive(Serialize)]
 struct Scored<'a> {
     samples: usize,
@@ -246,16 +296,6 @@ struct Scored<'a> {
     values: &'a BTreeMap<&'static str, f64>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     signatures: &'a BTreeMap<&'static str, String>,
-}
-
-impl<'a> Scored<'a> {
-    fn new(answers: &[Answer], scores: &'a Scores) -> Self {
-        Self {
-            samples: answers.len(),
-            values: &scores.values,
-            signatures: &scores.signatures,
-        }
-    }
 }
 
 fn scores_page(samples: usize, scores: &Scores) -> String {

@@ -182,6 +182,33 @@ fn answers_are_written_as_predictions() {
 }
 
 #[test]
+fn questions_are_answered_by_likelihood() {
+    let bench = Bench::new();
+    let lines = concat!(
+        "{\"prompt\": \"The key of the house was\", \"choices\": [\"in the red box.\", \"qzx vkq\"], \"answer\": 0}\n",
+        "{\"question\": \"Who has it?\", \"choices\": {\"text\": [\"zqv xx qk\", \"Tom\"], \"label\": [\"A\", \"B\"]}, \"answerKey\": \"B\"}\n",
+    );
+    let file = bench.write("questions.jsonl", lines);
+    let eval = ["eval", "embedded:tiny", "--data", &file, "--metric"];
+    let found = json(&[&eval[..], &["acc,acc_norm", "--json"]].concat());
+    assert_eq!((&found["samples"], &found["acc"]), (&2.into(), &1.0.into()), "{found}");
+    assert!(found["acc_norm"].is_f64());
+    let mixed = ft(&[&eval[..], &["acc,bleu"]].concat());
+    assert!(
+        mixed.code == 2 && mixed.stderr.contains("two calls"),
+        "{}",
+        mixed.stderr
+    );
+    let bad = bench.write(
+        "bad.jsonl",
+        "{\"prompt\": \"x\", \"choices\": [\"a\"], \"answer\": 3}\n",
+    );
+    let done = ft(&["eval", "embedded:tiny", "--data", &bad, "--metric", "acc"]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("line 1"), "{}", done.stderr);
+}
+
+#[test]
 fn every_prompt_may_have_its_adapter() {
     let bench = Bench::new();
     let config = |seed: &str, out: &str| {

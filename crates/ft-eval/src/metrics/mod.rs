@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Answer, Error, Likelihood, Result, Settings};
+use crate::{Answer, Choice, Error, Likelihood, Result, Settings};
 
 mod bleu;
 mod chrf;
@@ -10,6 +10,7 @@ mod cider;
 mod classification;
 mod coco_rouge;
 mod exact_match;
+mod multiple_choice;
 mod nist;
 mod perplexity;
 mod rouge;
@@ -39,6 +40,8 @@ pub const METRICS: &[Metric] = &[
     Metric::answers("macro_f1", classification::ABOUT_MACRO, classification::macro_f1),
     Metric::answers("micro_f1", classification::ABOUT_MICRO, classification::micro_f1),
     Metric::answers("matthews", classification::ABOUT_MATTHEWS, classification::matthews),
+    Metric::choices("acc", multiple_choice::ABOUT, multiple_choice::acc),
+    Metric::choices("acc_norm", multiple_choice::ABOUT_NORM, multiple_choice::acc_norm),
 ];
 
 /// A number that says how good a model is.
@@ -61,6 +64,8 @@ pub enum Compute {
     Likelihood(fn(&Likelihood) -> f64),
     /// Answers beside the answers of the data.
     Answers(fn(&[Answer], &Settings) -> f64),
+    /// The likelihoods of the answers to multiple-choice questions.
+    Choices(fn(&[Choice]) -> f64),
 }
 
 /// The signature of a score.
@@ -93,6 +98,10 @@ impl Metric {
         Self::new(name, about, Compute::Answers(compute))
     }
 
+    const fn choices(name: &'static str, about: &'static str, compute: fn(&[Choice]) -> f64) -> Self {
+        Self::new(name, about, Compute::Choices(compute))
+    }
+
     const fn signed(mut self, signature: Signature) -> Self {
         self.signature = Some(signature);
         self
@@ -102,6 +111,20 @@ impl Metric {
     pub fn needs_answers(&self) -> bool {
         matches!(self.compute, Compute::Answers(_))
     }
+
+    /// Whether it looks at multiple-choice questions.
+    pub fn needs_choices(&self) -> bool {
+        matches!(self.compute, Compute::Choices(_))
+    }
+}
+
+/// The values of those metrics that look at choices.
+pub fn score_choices(metrics: &[&Metric], choices: &[Choice]) -> BTreeMap<&'static str, f64> {
+    let value = |metric: &&Metric| match metric.compute {
+        Compute::Choices(compute) => Some((metric.name, compute(choices))),
+        _ => None,
+    };
+    metrics.iter().filter_map(value).collect()
 }
 
 /// The metric of that name.

@@ -138,7 +138,7 @@ impl Prompts {
         })?;
         let value = |metric: &&ft_eval::Metric| match metric.compute {
             Compute::Answers(compute) => Some((metric.name.to_owned(), compute(&answers, &Settings::default()))),
-            Compute::Likelihood(_) => None,
+            Compute::Likelihood(_) | Compute::Choices(_) => None,
         };
         Ok(self.metrics.iter().filter_map(value).collect())
     }
