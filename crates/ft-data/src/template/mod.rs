@@ -52,9 +52,9 @@ impl Conversation {
 
 const NAME: &str = "chat_template";
 
-/// What one rendering may do: instructions, each of which also pays for 64 bytes of what it makes (half a gigabyte in all).
+/// What one rendering may do: instructions, each of which also pays for 64 bytes of what it makes (a quarter of a gigabyte in all).
 /// Templates of real checkpoints take thousands.
-const FUEL: u64 = 1 << 23;
+const FUEL: u64 = 1 << 22;
 
 /// minijinja counts lines and columns in 16 bits.
 const LONGEST: usize = u16::MAX as usize;

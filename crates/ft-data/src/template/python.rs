@@ -13,7 +13,21 @@ pub(super) fn call_method(state: &mut State, value: &Value, name: &str, args: &[
     }
 }
 
+/// Bytes of a text that a method works on or makes: no conversation comes near, and templates that double a text do.
+const LONGEST: usize = 1 << 24;
+
+fn fits(bytes: Option<usize>) -> Result<(), Error> {
+    match bytes {
+        Some(bytes) if bytes <= LONGEST => Ok(()),
+        _ => {
+            let what = format!("it makes a text of more than {LONGEST} bytes");
+            Err(Error::new(ErrorKind::InvalidOperation, what))
+        }
+    }
+}
+
 fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
+    fits(Some(text.len()))?;
     let all = |test: fn(char) -> bool| -> Result<Value, Error> {
         let () = from_args(args)?;
         Ok(Value::from(!text.is_empty() && text.chars().all(test)))
@@ -38,8 +52,15 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error>
         }
         "join" => {
             let (items,): (Value,) = from_args(args)?;
-            let items: Vec<String> = items.try_iter()?.map(|item| item.to_string()).collect();
-            Ok(items.join(text).into())
+            let mut joined = String::new();
+            for (i, item) in items.try_iter()?.enumerate() {
+                if i > 0 {
+                    joined.push_str(text);
+                }
+                joined.push_str(&item.to_string());
+                fits(Some(joined.len()))?;
+            }
+            Ok(joined.into())
         }
         "upper" => Ok(text.to_uppercase().into()),
         "lower" => Ok(text.to_lowercase().into()),
@@ -144,6 +165,7 @@ fn without<'a>(text: &'a str, args: &'a [Value], strip: impl Fn(&'a str) -> Opti
 
 fn replace(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (from, to, count): (&str, &str, Option<i64>) = from_args(args)?;
+    fits(text.matches(from).count().checked_mul(to.len()))?;
     Ok(match count.map(usize::try_from) {
         Some(Ok(count)) => text.replacen(from, to, count).into(),
         _ => text.replace(from, to).into(),

@@ -346,3 +346,34 @@ fn template_errors_have_a_line_and_no_panic() {
         "endless recursion"
     );
 }
+
+#[test]
+fn templates_that_would_never_end_or_fill_the_memory_are_stopped() {
+    let error = |source: &str| {
+        let conversation = Conversation::new().with("user", &"word ".repeat(1000));
+        let template = ChatTemplate::new(source, &BTreeMap::new()).map_err(|e| e.to_string());
+        template.and_then(|t| t.render(&conversation, true)).unwrap_err()
+    };
+    let doubling =
+        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}";
+    let loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    for source in [doubling, loops] {
+        assert!(
+            error(source).starts_with("it loops or makes text without end"),
+            "{}",
+            error(source)
+        );
+    }
+    for source in [
+        "{{ messages[0].content.replace('', 'x' * 1000000) }}",
+        "{{ ('x' * 1000000).join(messages[0].content.split(' ')) }}",
+        "{{ ('x' * 20000000).split('x') | length }}",
+    ] {
+        assert!(
+            error(source).contains("a text of more than 16777216 bytes"),
+            "{}",
+            error(source)
+        );
+    }
+    assert!(error(&"x".repeat(70_000)).contains("65535"));
+}

@@ -403,7 +403,9 @@ impl Batches {
         size: usize,
     ) -> (usize, (usize, usize)) {
         let cut = |(step, batch): (usize, &'b Vec<usize>)| {
-            batch.chunks(size).map(move |items| (step, self.shape(&self.packed, items)))
+            batch
+                .chunks(size)
+                .map(move |items| (step, self.shape(&self.packed, items)))
         };
         let micro = step_batches.flat_map(cut);
         // `max_by_key` takes the last of equals.

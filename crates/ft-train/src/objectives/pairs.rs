@@ -175,7 +175,12 @@ impl<L: PairLoss> Objective for PairObjective<L> {
         let [chosen, _] = halves(log_probs.clone());
         let chosen_nll = read(chosen.sum().neg());
         let totals = Totals::of([batch]);
-        let loss = self.sum(log_probs, batch, totals, self.reference_of(batch, Part::Valid, &self.device));
+        let loss = self.sum(
+            log_probs,
+            batch,
+            totals,
+            self.reference_of(batch, Part::Valid, &self.device),
+        );
         HeldOut {
             nll: Some((chosen_nll, totals.chosen_tokens)),
             ..loss.held_out(batch.examples())
