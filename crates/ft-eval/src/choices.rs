@@ -42,12 +42,12 @@ pub fn choose(
         }
     }
     check(model, &samples)?;
-    let mut sums = vec![0.0; samples.len()];
+    let mut sums = vec![0.0f64; samples.len()];
     let all = batches(&samples, batch_size, multiple);
     let count = all.len() as f64;
     for (index, batch) in all.enumerate() {
         progress(index as f64 / count);
-        for (row, nll) in batch.row_of.iter().zip(target_nll(model, &batch)) {
+        for (row, nll) in batch.sequence_of.iter().zip(target_nll(model, &batch)) {
             sums[batch.numbers[*row as usize]] -= nll;
         }
     }

@@ -21,8 +21,6 @@ pub(super) enum ReferenceScores {
 impl ReferenceScores {
     /// Of all samples at once; the model is dropped.
     pub fn computed(model: &Model, given: &Given<'_>) -> Self {
-        let samples: usize = given.samples.iter().map(|set| set.len()).sum();
-        tracing::info!("the reference reads {samples} pairs, once");
         Self::Computed(given.samples.map(|set| of_set(model, set)))
     }
 

@@ -45,11 +45,11 @@ impl Weighted {
 
     /// The batch once for every weight in it, with the targets that weigh so much.
     fn parts(&self, batch: &Batch) -> Vec<(f64, Batch)> {
-        let of_row = |row: &i32| {
-            let number = batch.numbers.get(*row as usize / batch.group);
+        let of_sequence = |sequence: &i32| {
+            let number = batch.numbers.get(*sequence as usize / batch.group);
             number.map_or(1.0, |number| self.weight(*number))
         };
-        let weights: Vec<f64> = batch.row_of.iter().map(of_row).collect();
+        let weights: Vec<f64> = batch.sequence_of.iter().map(of_sequence).collect();
         let mut distinct = weights.clone();
         distinct.sort_by(f64::total_cmp);
         distinct.dedup();
@@ -64,7 +64,7 @@ impl Weighted {
             Batch {
                 positions: some(&batch.positions),
                 targets: some(&batch.targets),
-                row_of: some(&batch.row_of),
+                sequence_of: some(&batch.sequence_of),
                 ..batch.clone()
             }
         };
