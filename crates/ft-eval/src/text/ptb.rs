@@ -2,7 +2,7 @@
 //! pycocoevalcap 1.2 calls it.
 //!
 //! Of the tokenizer's grammar, what running text needs: contractions, hyphens, slashes, numbers and fractions, currency, initials and
-//! common abbreviations, quotation marks, brackets, tags, addresses, emoticons. At every place the rule that reads furthest wins, the
+//! common abbreviations, quotation marks, brackets, tags, addresses, telephone numbers, emoticons. At every place the rule that reads furthest wins, the
 //! first among equals; what a rule only looks ahead at counts as read.
 
 use std::sync::LazyLock;
@@ -64,6 +64,7 @@ const RULES: &[&str] = &[
     r"([yY]{A}){L}",
     r"([-+]?{UNSIGNED})",
     r"((?:{D}{1,4}[- \x{A0}])?{D}{1,4}/{D}{1,4})",
+    r"(\([0-9]{2,3}\)[ \x{A0}]?[0-9]{3,4}[- \x{A0}]?[0-9]{3,5})",
     r"({THING}(?:[-_\x{2010}\x{2011}]{THING})*)",
     r"({UNSIGNED}(?:[-_\x{2010}\x{2011}]{THING})+)",
     r"([cCfF]\#|[cC]\+\+)",
@@ -196,6 +197,7 @@ mod tests {
                 "Mr. Smith at 5 p.m., city center., plan B. The end.it's x@y.com",
                 "mr. smith at 5 p.m. city center. plan b the end.it 's x@y.com",
             ),
+            ("call (212) 684-4700", "call -lrb-212-rrb-\u{a0}684-4700"),
             (
                 "gonna \u{1f600} 'tis 漢字 שלום [x] ... :) #tag",
                 "gon na 't is 漢字 שלום -lsb- x -rsb- :-rrb- #tag",
