@@ -15,6 +15,7 @@ mod interop;
 mod lora;
 mod loraplus;
 mod methods;
+mod methods_held;
 mod methods_laws;
 mod objectives;
 mod packing;
