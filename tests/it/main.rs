@@ -18,6 +18,7 @@ mod interop;
 mod lora;
 mod loraplus;
 mod methods;
+mod methods_held;
 mod methods_laws;
 mod objectives;
 mod packing;

@@ -9,7 +9,8 @@ use ft_peft::attach;
 use ft_train::ActivationPolicy;
 use ft_train::config::Checkpointing;
 
-use crate::methods_laws::{BASES, config, disturb, each_on};
+use crate::methods_held::each_on;
+use crate::methods_laws::{BASES, config, disturb};
 use crate::production::{step_batch, train_model};
 
 /// Documents of odd lengths, of one token and longer than any window of the fixtures.
