@@ -42,7 +42,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        usage: "[METHOD..]  the technique comparison table; `bench step [--python PYTHON]`: one step beside torch + PEFT",
+        usage: "[METHOD..]  the technique comparison table; `bench step [--python PYTHON]`: one step beside torch + PEFT; `bench continual`: what is forgotten",
         run: bench::run,
     },
     Command {

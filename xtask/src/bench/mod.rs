@@ -1,6 +1,7 @@
 //! `cargo xtask bench [METHOD..]`: the technique comparison table. `cargo xtask bench step`: one training step, timed, beside
-//! torch + PEFT.
+//! torch + PEFT. `cargo xtask bench continual`: what every strategy forgets of four tasks, one after the other.
 
+mod continual;
 mod methods;
 mod record;
 mod step;
@@ -10,6 +11,7 @@ use crate::Outcome;
 pub fn run(args: &[String]) -> Outcome {
     match args.split_first() {
         Some((first, rest)) if first == "step" => step::run(rest),
+        Some((first, rest)) if first == "continual" => continual::run(rest),
         _ => methods::run(args),
     }
 }
