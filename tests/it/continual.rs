@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::train_resume::stopped_equals_left_alone;
 use crate::train_support::Workshop;
-use crate::train_tasks::{THREE, with_tasks};
+use crate::train_tasks::{THREE, with_tasks, write_tasks};
 
 /// Every strategy with options that make it act in runs of twelve steps.
 const STRATEGIES: &[&[&str]] = &[
@@ -294,7 +294,7 @@ fn a_run_over_tasks_that_cannot_be_is_named_with_the_way_out() {
         "continual.margin: must be",
     );
     refused(
-        &["continual.strategy=gem", "continual.steps_per_task=7"],
+        &["continual.strategy=gem", "continual.steps_per_task=7", "train.steps=12"],
         "12 steps are not 3 tasks of continual.steps_per_task = 7",
     );
     refused(
@@ -332,6 +332,56 @@ fn a_run_over_tasks_that_cannot_be_is_named_with_the_way_out() {
         error.contains("`continual.memories` belongs to another choice"),
         "{error}"
     );
+}
+
+/// EWC: Fisher information and anchors, also in every checkpoint; its penalty in a step. GEM: a gradient for every earlier task and
+/// the projected one.
+#[test]
+fn the_plan_counts_what_a_strategy_holds() {
+    let workshop = with_tasks(THREE);
+    let plan = |sets: &[&str]| workshop.plan("out", &[SETS, sets].concat()).unwrap();
+    let plain = plan(&["continual.strategy=sequential"]);
+    let numbers = 4 * plain.attached.parameters as u64;
+    assert_eq!(plain.bytes.continual, 0);
+    let ewc = plan(&["continual.strategy=ewc"]);
+    assert_eq!(ewc.bytes.continual, 4 * numbers);
+    assert_eq!(ewc.disk.checkpoint - plain.disk.checkpoint, 2 * numbers);
+    assert_eq!(plan(&["continual.strategy=gem"]).bytes.continual, 3 * numbers);
+    assert_eq!(plan(&["continual.strategy=agem"]).bytes.continual, 2 * numbers);
+    fit(
+        &workshop,
+        "ewc",
+        &["continual.strategy=ewc", "continual.fisher_samples=2"],
+    );
+    let file = workshop.path("ewc/checkpoints/step-12/continual.safetensors");
+    let bytes = fs::metadata(file).unwrap().len();
+    assert!(
+        bytes >= 2 * numbers && bytes < 2 * numbers + 16384,
+        "{bytes} for {numbers}"
+    );
+    let report = fs::read_to_string(workshop.path("ewc/report.html")).unwrap();
+    assert!(report.contains("Tasks one after the other: ewc"));
+}
+
+/// Tasks and their length displace what a file that is extended says about data and steps.
+#[test]
+fn tasks_displace_the_data_of_an_extended_file() {
+    let workshop = Workshop::new();
+    write_tasks(&workshop);
+    let text = format!("extends = \"run.toml\"\n{THREE}\n[continual]\nsteps_per_task = 5\n");
+    fs::write(workshop.path("tasks.toml"), text).unwrap();
+    let config = ft_train::RunConfig::load(&workshop.path("tasks.toml"), &[]).unwrap();
+    assert_eq!(
+        (config.task.len(), config.data.valid.clone(), config.train.steps),
+        (3, None, None)
+    );
+    assert_eq!(config.continual.as_ref().unwrap().strategy.name(), "sequential");
+    // The resolved configuration, which a run folder holds, means the same.
+    let resolve = |config| ft_train::Plan::resolve(config, &burn::tensor::Device::flex(), "cpu").unwrap();
+    let plan = resolve(config);
+    let again = ft_train::RunConfig::parse(&workshop.path("again.toml"), plan.config.to_toml(None), &[]).unwrap();
+    let again = resolve(again);
+    assert_eq!((again.steps.task_ends, &again.config), (vec![5, 10, 15], &plan.config));
 }
 
 /// Another strategy by `--set` leaves the length of the tasks and drops the options of the one before.

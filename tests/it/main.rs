@@ -5,6 +5,7 @@ mod bottleneck_runs;
 mod checkpointing;
 mod compute;
 mod continual;
+mod continual_bench;
 mod continual_golden;
 mod evaluate;
 mod families;

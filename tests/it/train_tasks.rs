@@ -19,7 +19,7 @@ pub fn with_tasks(tables: &str) -> Workshop {
 }
 
 /// `copy` and `shift` beside the workshop's own task of reversing: 9 and 14 samples, 5 of each held out.
-fn write_tasks(workshop: &Workshop) {
+pub fn write_tasks(workshop: &Workshop) {
     let letters = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let write = |name: &str, numbers: std::ops::Range<usize>, word: &str, by: usize| {
         let line = |n: usize| {

@@ -44,7 +44,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "bench",
         usage: "[METHOD..]  the technique comparison table; `bench step [--python PYTHON]`: one step beside torch + PEFT; \
-                `bench distill`: a student taught with and without its teacher",
+                `bench distill`: a student taught with and without its teacher; `bench continual`: what is forgotten",
         run: bench::run,
     },
     Command {

@@ -131,6 +131,10 @@ const WHOLE: &[&str] = &["data.map"];
 const DISPLACES: &[(&str, &str)] = &[
     ("train.steps", "train.epochs"),
     ("train.epochs", "train.steps"),
+    ("task", "data.train"),
+    ("task", "data.valid"),
+    ("continual.steps_per_task", "train.steps"),
+    ("continual.steps_per_task", "train.epochs"),
     ("data.valid", "data.valid_split"),
     ("data.valid_split", "data.valid"),
     ("peft.from", "peft"),

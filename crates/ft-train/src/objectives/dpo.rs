@@ -11,10 +11,10 @@
 //!
 //! The loss is a mean over pairs; `sft_weight` adds that much of the mean negative log-likelihood of the chosen answers' tokens.
 
+use burn::tensor::activation::log_sigmoid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::log_probs::log_sigmoid;
 use super::pairs::{Judged, PairLoss, Pairs};
 use super::{Reference, check};
 
@@ -106,5 +106,38 @@ impl PairLoss for DpoConfig {
 
     fn sft_weight(&self) -> f64 {
         self.sft_weight
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+
+    use super::*;
+
+    /// A fresh adapter says what the reference says, to the bit: the log-ratios are 0 exactly, where the slope is that beside it.
+    #[test]
+    fn the_first_gradient_of_a_fresh_adapter_is_half_of_beta() {
+        let slope = |away: f32, smoothing: f64| {
+            let device = Device::flex().autodiff();
+            let given = |value: f32| Tensor::<1>::from_floats([value], &device);
+            let chosen = given(-3.0 + away).require_grad();
+            let pairs = Pairs {
+                chosen: chosen.clone(),
+                rejected: given(-5.0),
+                reference: Some([given(-3.0), given(-5.0)]),
+                tokens: [given(2.0), given(2.0)],
+            };
+            let options = DpoConfig {
+                label_smoothing: smoothing,
+                ..DpoConfig::default()
+            };
+            let gradients = options.judge(&pairs).losses.sum().backward();
+            chosen.grad(&gradients).unwrap().into_scalar::<f32>()
+        };
+        for away in [0.0, 1e-3, -1e-3] {
+            assert!((slope(away, 0.0) + 0.05).abs() < 1e-5, "{away}: {}", slope(away, 0.0));
+            assert!((slope(away, 0.1) + 0.04).abs() < 1e-5, "{away}: {}", slope(away, 0.1));
+        }
     }
 }

@@ -30,9 +30,3 @@ pub fn row_targets(batch: &Batch, like: &Tensor<1>) -> Tensor<1> {
     batch.sequence_of.iter().for_each(|of| counts[*of as usize] += 1.0);
     Tensor::from_data(TensorData::new(counts, [batch.sequences()]), &like.device())
 }
-
-/// log σ(x), stable on both sides.
-pub fn log_sigmoid(x: Tensor<1>) -> Tensor<1> {
-    // min(x, 0) - log(1 + e^-|x|)
-    x.clone().clamp_max(0.0) - x.abs().neg().exp().log1p()
-}

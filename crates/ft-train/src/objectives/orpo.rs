@@ -9,11 +9,11 @@
 //! NLL is the mean over all tokens of all chosen answers of a step, as in `sft`; the second term is a mean over pairs.
 
 use burn::tensor::Tensor;
+use burn::tensor::activation::log_sigmoid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check;
-use super::log_probs::log_sigmoid;
 use super::pairs::{Judged, PairLoss, Pairs};
 
 /// Options of ORPO.

@@ -5,11 +5,11 @@
 //! L = -log σ(β/|y⁺| log π(y⁺|x) - β/|y⁻| log π(y⁻|x) - γ)
 //! ```
 
+use burn::tensor::activation::log_sigmoid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check;
-use super::log_probs::log_sigmoid;
 use super::pairs::{Judged, PairLoss, Pairs};
 
 /// Options of SimPO; the names in parentheses are TRL's where they differ.

@@ -398,7 +398,11 @@ fn dtype(typed: Dtype, cpu: bool) -> LoadDtype {
 /// The configuration with what was counted written out.
 fn resolved(mut config: RunConfig, steps: &Steps) -> RunConfig {
     let train = &mut config.train;
-    if train.steps.is_none() {
+    let by_task = config
+        .continual
+        .as_ref()
+        .is_some_and(|section| section.steps_per_task.is_some());
+    if train.steps.is_none() && !by_task {
         train.epochs = train.epochs.or(Some(1.0));
     }
     train.eval_every = Some(steps.eval_every);

@@ -1,6 +1,7 @@
 //! `report.json` and `report.html`: what a run was and what came of it, in one file each, with nothing to load.
 
 mod chart;
+mod heat_map;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +52,7 @@ fn html(plan: &Plan, outcome: &Outcome, metrics: &[Value]) -> String {
     let body = [
         facts(plan, outcome),
         scores(outcome),
+        heat_map::heat_map(outcome.continual.as_ref()),
         charts(metrics),
         ranks(metrics),
         samples(&outcome.samples),

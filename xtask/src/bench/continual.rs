@@ -1,0 +1,77 @@
+//! `cargo xtask bench continual [STRATEGY..]`: tasks one after the other on the embedded model, every strategy with LoRA and with full
+//! fine-tuning, three orders of four tasks; mean and standard deviation of what is read off R. The test behind it is ignored by
+//! default, because it takes minutes.
+
+use crate::{Outcome, shell};
+
+pub fn run(args: &[String]) -> Outcome {
+    let Request {
+        profile,
+        names,
+        settings,
+    } = Request::parse(args)?;
+    let mut cargo = shell::cargo();
+    let test = ["test", "--package", "ft-tests", "--test", "it", "--profile", &profile];
+    cargo
+        .args(test)
+        .args(["continual_bench::bench", "--", "--ignored", "--exact", "--nocapture"])
+        .envs(settings);
+    if !names.is_empty() {
+        cargo.env("FT_BENCH_STRATEGIES", names.join(","));
+    }
+    shell::status(&mut cargo)
+}
+
+/// Flags and what the test calls them.
+const SETTINGS: [(&str, &str); 4] = [
+    ("--steps", "FT_BENCH_STEPS"),
+    ("--orders", "FT_BENCH_ORDERS"),
+    ("--methods", "FT_BENCH_METHODS"),
+    ("--set", "FT_BENCH_SET"),
+];
+
+struct Request {
+    profile: String,
+    names: Vec<String>,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Request {
+    fn parse(args: &[String]) -> Result<Self, String> {
+        let mut request = Self {
+            profile: "release".into(),
+            names: Vec::new(),
+            settings: Vec::new(),
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} wants a value"));
+            let setting = SETTINGS.iter().find(|(flag, _)| flag == arg);
+            match (setting, arg.as_str()) {
+                (Some((_, name)), _) => request.settings.push((name, value()?)),
+                (None, "--profile") => request.profile = value()?,
+                (None, flag) if flag.starts_with('-') => return Err(format!("unknown argument `{flag}`")),
+                (None, name) => request.names.push(name.into()),
+            }
+        }
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strategies_and_settings_are_told_apart() {
+        let args = ["ewc", "--steps", "10", "--profile", "dev", "gem"].map(String::from);
+        let request = Request::parse(&args).unwrap();
+        assert_eq!(
+            (request.names, request.profile.as_str()),
+            (vec!["ewc".to_owned(), "gem".into()], "dev")
+        );
+        assert_eq!(request.settings, [("FT_BENCH_STEPS", "10".to_owned())]);
+        assert!(Request::parse(&["--step".to_owned()]).is_err());
+        assert!(Request::parse(&["--steps".to_owned()]).is_err());
+    }
+}
