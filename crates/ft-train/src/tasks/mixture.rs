@@ -97,6 +97,9 @@ impl Part {
     /// What epoch `epoch` takes out of the endless stream of the task's samples.
     fn rows(&self, part: usize, epoch: usize, seed: u64, shuffled: bool) -> Vec<usize> {
         let size = self.rows.len();
+        if size == 0 {
+            return Vec::new();
+        }
         let from = epoch as u128 * self.count as u128;
         let (mut round, mut skip) = (from / size as u128, (from % size as u128) as usize);
         let mut rows = Vec::with_capacity(self.count);
