@@ -37,12 +37,10 @@ impl Plan {
             Some(file) => configs::load(file, &sets)?,
             None => embedded::quickstart(&sets)?,
         };
+        let picked = device::pick(self.device.device)?;
         let summary = match self.elsewhere.as_deref().and_then(DeviceTraits::named) {
-            Some(traits) => PlanSummary::elsewhere(config, &traits)?,
-            None => {
-                let picked = device::pick(self.device.device)?;
-                PlanSummary::of(config, &picked.device, &picked.name)?
-            }
+            Some(traits) => PlanSummary::elsewhere(config, &traits, &picked.device)?,
+            None => PlanSummary::of(config, &picked.device, &picked.name)?,
         };
         match self.json {
             true => output::json(&summary)?,

@@ -107,7 +107,7 @@ impl<L: PairLoss> ObjectiveKind for L {
         Ok(Arc::new(PairObjective {
             reference: model.map(|model| match self.asks_once() {
                 true => ReferenceScores::computed(&model, given),
-                false => ReferenceScores::Live(model),
+                false => ReferenceScores::Live(Box::new(model)),
             }),
             loss: self.clone(),
             device: given.base().device(),

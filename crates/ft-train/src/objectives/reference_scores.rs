@@ -13,7 +13,7 @@ use super::{Given, Part};
 /// Where the log-probabilities of the answers come from.
 #[derive(Debug)]
 pub(super) enum ReferenceScores {
-    Live(Model),
+    Live(Box<Model>),
     /// Chosen and rejected, by the numbers of the training samples and of the held-out ones.
     Computed([Vec<[f32; 2]>; 2]),
 }

@@ -42,7 +42,6 @@ pub(crate) use summary::thousands;
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
 use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
-use crate::continual::Copies;
 use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
@@ -173,8 +172,8 @@ impl Plan {
             dtype,
             compute,
             quant: config.model.quant,
-            accumulates: config.train.accumulation > 1 || adds_passes(&config),
-            copies: copies(&config),
+            accumulates: config.train.accumulation > 1 || tasks::adds_passes(&config),
+            copies: tasks::copies(&config),
             checkpointing: config.train.checkpointing,
             in_backward: config.train.optimizer_in_backward,
             runtime: if cpu { runtime() } else { 0 },
@@ -186,7 +185,7 @@ impl Plan {
         if config.train.batch_size == BatchSize::Auto {
             let size = advice::largest(&job, &batches, samples, budget.ok_or_else(advice::unknown_budget)?)?;
             batches = batches.cut(size);
-            let accumulates = samples > size || adds_passes(&config);
+            let accumulates = samples > size || tasks::adds_passes(&config);
             let batch = batches.largest_micro_batch();
             bytes = job::bytes(&job::Job {
                 accumulates,
@@ -290,18 +289,6 @@ impl Plan {
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
-}
-
-/// Whether the strategy against forgetting adds forward passes to a step.
-fn adds_passes(config: &RunConfig) -> bool {
-    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
-    strategy.is_some_and(|kind| kind.adds_passes())
-}
-
-/// Copies of what trains that the strategy against forgetting holds.
-fn copies(config: &RunConfig) -> Copies {
-    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
-    strategy.map_or(Copies::default(), |kind| kind.copies(config.task.len()))
 }
 
 /// Bytes that the whole process may take: what `train.memory` says, or on the CPU what it has and what is left.

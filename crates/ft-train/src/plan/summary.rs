@@ -81,12 +81,12 @@ impl PlanSummary {
     }
 
     /// The same for a device that is not in this machine, or not in this build: memory, disk and weights that would be looked at
-    /// are not there, so that it fits or not by `train.memory` alone.
+    /// are not there, so that it fits or not by `train.memory` alone. Nothing is computed on `here`, which is any device.
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub fn elsewhere(config: RunConfig, device: &DeviceTraits) -> Result<Self> {
-        Self::draft(config, &Device::default(), device)
+    pub fn elsewhere(config: RunConfig, device: &DeviceTraits, here: &Device) -> Result<Self> {
+        Self::draft(config, here, device)
     }
 
     fn draft(config: RunConfig, device: &Device, traits: &DeviceTraits) -> Result<Self> {

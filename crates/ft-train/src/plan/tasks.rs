@@ -6,6 +6,7 @@ use ft_data::{Counts, Sample, Statistics, Tokenizer};
 
 use super::data::{self, DataSummary, Loaded, TaskSummary};
 use crate::config::RunConfig;
+use crate::continual::Copies;
 use crate::tasks::{Course, Mixture, Task, Tasks};
 use crate::{Error, Result};
 
@@ -140,4 +141,16 @@ pub(super) fn count(summary: &mut DataSummary, tasks: &Tasks, course: &Course) {
         let phases = course.list().iter();
         summary.per_epoch = phases.map(|phase| phase.mixture.samples_of(&task.train)).sum();
     }
+}
+
+/// Whether the strategy against forgetting adds forward passes to a step.
+pub(super) fn adds_passes(config: &RunConfig) -> bool {
+    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
+    strategy.is_some_and(|kind| kind.adds_passes())
+}
+
+/// Copies of what trains that the strategy against forgetting holds.
+pub(super) fn copies(config: &RunConfig) -> Copies {
+    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
+    strategy.map_or(Copies::default(), |kind| kind.copies(config.task.len()))
 }
