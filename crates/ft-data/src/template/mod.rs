@@ -139,6 +139,7 @@ impl ChatTemplate {
         variables.insert("add_generation_prompt".into(), add_generation_prompt.into());
         let template = self.env.get_template(NAME).map_err(|e| explain(&e))?;
         let text = template.render(variables).map_err(|e| explain(&e))?;
+        python::fits(Some(text.len())).map_err(|e| explain(&e))?;
         match self.marks_generation {
             true => generation::take_marks(&text),
             false => Ok((text, Vec::new())),

@@ -13,10 +13,10 @@ pub(super) fn call_method(state: &mut State, value: &Value, name: &str, args: &[
     }
 }
 
-/// Bytes of a text that a method works on or makes: no conversation comes near, and templates that double a text do.
+/// Bytes of a conversation's text, and of one that a method works on or makes: none comes near, and templates that double a text do.
 const LONGEST: usize = 1 << 24;
 
-fn fits(bytes: Option<usize>) -> Result<(), Error> {
+pub(super) fn fits(bytes: Option<usize>) -> Result<(), Error> {
     match bytes {
         Some(bytes) if bytes <= LONGEST => Ok(()),
         _ => {
