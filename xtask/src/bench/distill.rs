@@ -52,7 +52,7 @@ impl Request {
         let mut request = Self {
             profile: "release".to_owned(),
             seeds: 3,
-            rates: vec![1e-3, 2e-3, 4e-3, 8e-3],
+            rates: vec![2.5e-4, 5e-4, 1e-3, 2e-3],
             rest: Vec::new(),
         };
         let mut args = args.iter();
