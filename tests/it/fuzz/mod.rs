@@ -19,7 +19,7 @@ use targets::{TARGETS, Target};
 
 /// How many cases there are in all, in CI.
 const CASES: usize = 2000;
-/// Another number than [`CASES`], and a single target.
+/// Another number than [`CASES`] (for the child process, the case to end before), and a single target.
 const CASES_VARIABLE: &str = "FT_FUZZ_CASES";
 const TARGET_VARIABLE: &str = "FT_FUZZ_TARGET";
 /// The first case, to go on from or to look at one alone.

@@ -105,7 +105,9 @@ impl Part {
         let mut rows = Vec::with_capacity(self.count);
         while rows.len() < self.count {
             let mut order: Vec<usize> = self.rows.clone().collect();
-            if shuffled {
+            // A round that is taken whole has no order: what is shuffled comes ascending.
+            let whole = skip == 0 && self.count - rows.len() >= size;
+            if shuffled && !whole {
                 let name = format!("task {part}, round {round}");
                 shuffle(&mut order, &mut stream(sub_seed(seed, "mixture"), &name));
             }
