@@ -220,7 +220,7 @@ impl Objective for Dense {
     }
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, _: &'a StepBatch) -> LossFn<'a> {
-        Box::new(|model, hidden| {
+        LossFn::new(|model, hidden| {
             let (batch, device) = (&micro.batch, hidden.device());
             let list = |values: &[i32]| Tensor::<1, Int>::from_ints(values, &device);
             let logits = model.logits(hidden).reshape([(batch.rows * batch.width) as i32, -1]);

@@ -67,7 +67,7 @@ fn base(device: &Device) -> Model {
 
 fn trained(options: &Value) -> TrainModel {
     let mut options = options.clone();
-    if let Some(teacher) = options["teacher"].as_str() {
+    if let Some(teacher) = options["teacher"].as_str().filter(|teacher| *teacher != "base") {
         options["teacher"] = fixture("objectives")
             .join(teacher)
             .to_string_lossy()

@@ -43,6 +43,20 @@ pub const KINDS: &[&[&str]] = &[
         "objective.teacher=teacher",
         "objective.teacher_quant=nf4",
     ],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=teacher",
+        "objective.hidden_layers=[[1, 2], [2, 1]]",
+    ],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=teacher",
+        "objective.hidden_layers=[[1, 1]]",
+        "objective.hidden_loss=mse",
+        "objective.hidden_weight=0.5",
+        "objective.lambda=0.5",
+        "objective.max_new_tokens=5",
+    ],
 ];
 
 /// The workshop with preferences, and with a teacher that was fine-tuned on the task.
@@ -252,6 +266,37 @@ fn a_teachers_scores_in_a_file_are_the_teacher() {
 }
 
 #[test]
+fn a_teachers_answers_are_data() {
+    let workshop = workshop();
+    let kind = ["objective.kind=distill", "objective.teacher=teacher"];
+    let plan = workshop.plan("answers", &strs(&sets(&workshop, &kind, &[]))).unwrap();
+    let file = workshop.path("answers.jsonl");
+    let written = ft_train::write_teacher_answers(&plan, &file).unwrap();
+    assert_eq!(written.answers, plan.train().len());
+    let stops = plan.train()[0].ids.last();
+    let mut cut = 0;
+    let lines = fs::read_to_string(&file).unwrap();
+    for (line, sample) in lines.lines().zip(plan.train()) {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let prompt = sample.prompt().len();
+        let ids: Vec<u32> = serde_json::from_value(record["input_ids"].clone()).unwrap();
+        assert_eq!(ids[..prompt], *sample.prompt());
+        cut += usize::from(ids.last() != stops);
+        assert_eq!(record["labels"][prompt - 1], -100);
+        assert_eq!(record["labels"][prompt], ids[prompt]);
+    }
+    assert!(written.cut == cut && cut < written.answers, "{cut}: the teacher stops");
+    let train = format!("data.train={}", file.display());
+    let none = ["data.valid_split=0.2", "data.format=pre-tokenized", &train];
+    let text = fs::read_to_string(workshop.path("run.toml")).unwrap();
+    fs::write(workshop.path("run.toml"), text.replace("valid = \"valid.jsonl\"\n", "")).unwrap();
+    let outcome = workshop.fit("taught", &none).unwrap();
+    assert!(outcome.after.unwrap().loss < outcome.before.unwrap().loss);
+    let error = ft_train::write_teacher_answers(&workshop.plan("x", &none).unwrap(), &file).unwrap_err();
+    assert!(error.to_string().contains("needs kind = \"distill\""), "{error}");
+}
+
+#[test]
 fn what_an_objective_cannot_take_is_named() {
     let workshop = workshop();
     let error = |sets: &[&str]| {
@@ -303,6 +348,15 @@ fn what_an_objective_cannot_take_is_named() {
     ] {
         let text = error(&sets);
         assert!(text.contains(expected), "{sets:?}: {text}");
+    }
+    for (layers, expected) in [
+        ("[[0, 1]]", "[0, 1]: layers count from 1"),
+        ("[[1, 1], [1, 2]]", "the student's layer 1 is there twice"),
+        ("[[1, 9]]", "layer 9 is none of them"),
+    ] {
+        let layers = format!("objective.hidden_layers={layers}");
+        let text = error(&["objective.kind=distill", "objective.teacher=base", &layers]);
+        assert!(text.contains(expected), "{layers}: {text}");
     }
     let other = workshop.path("other");
     fs::create_dir_all(&other).unwrap();

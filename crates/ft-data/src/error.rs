@@ -127,6 +127,9 @@ pub enum Flaw {
     /// The loss would cover no token of this record.
     #[error("nothing to learn: {0}")]
     NothingToLearn(&'static str),
+    /// Tokens or segments that do not fit together.
+    #[error("{0}")]
+    Tokens(String),
     /// A preference that says nothing, or not enough.
     #[error("{0}")]
     Preference(String),

@@ -188,9 +188,14 @@ impl Model {
         self.decoder.blocks(range, hidden, &self.config, &rows, None, pass)
     }
 
+    /// The text's columns of the hidden states between two blocks: `[batch, n + seq, hidden]` to `[batch, seq, hidden]`.
+    pub fn without_prompt(&self, hidden: Tensor<3>, rows: &Rows) -> Tensor<3> {
+        behind(self.prompt(), hidden, rows)
+    }
+
     /// The norm after the last block, of the text's columns: `[batch, n + seq, hidden]` to `[batch, seq, hidden]`.
     pub fn norm(&self, hidden: Tensor<3>, rows: &Rows) -> Tensor<3> {
-        self.decoder.norm(behind(self.prompt(), hidden, rows))
+        self.decoder.norm(self.without_prompt(hidden, rows))
     }
 
     /// Whether anything trains that is held neither by `block` and those after it nor by what follows them: if nothing does,

@@ -34,7 +34,7 @@ pub use batches::{Batches, MicroBatch, Packing, Padding, StepBatch, Totals};
 pub use config::{Issue, Provenance, RunConfig};
 pub use engine::{
     ActivationPolicy, Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, TrainModel, fit,
-    write_teacher_cache,
+    write_teacher_answers, write_teacher_cache,
 };
 pub use error::{Error, Result};
 pub use plan::{DeviceTraits, Disk, Plan, PlanSummary};

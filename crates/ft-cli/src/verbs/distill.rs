@@ -23,6 +23,7 @@ pub struct Distill {
 enum What {
     Init(Init),
     Cache(Cache),
+    Answers(Answers),
 }
 
 impl Distill {
@@ -30,6 +31,7 @@ impl Distill {
         match self.what {
             What::Init(init) => init.run(),
             What::Cache(cache) => cache.run(),
+            What::Answers(answers) => answers.run(),
         }
     }
 }
@@ -123,6 +125,53 @@ impl Cache {
             written.top_k,
             self.out.display(),
             written.bytes as f64 / f64::from(1 << 20),
+        ))
+    }
+}
+
+/// Write what a configuration's teacher answers to its training prompts, as data to learn from (sequence-level distillation)
+#[derive(clap::Args, Debug)]
+struct Answers {
+    /// Configuration with objective.kind = "distill"
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    #[command(flatten)]
+    set: SetArg,
+    /// File to write (.jsonl); it must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+impl Answers {
+    fn run(self) -> Result<(), Failure> {
+        must_not_exist(&self.out)?;
+        if self.out.extension().is_none_or(|extension| extension != "jsonl") {
+            return Err(Failure::wrong_use(format!(
+                "--out {}: name it .jsonl, by which data.train knows what it is",
+                self.out.display()
+            )));
+        }
+        let config = configs::load(&self.config, &self.set.set)?;
+        let picked = device::pick(self.device.device)?;
+        let plan = ft_train::Plan::resolve(config, &picked.device, &picked.name)?;
+        let written = ft_train::write_teacher_answers(&plan, &self.out)?;
+        if self.json {
+            return output::json(&written);
+        }
+        let cut = match written.cut {
+            0 => String::new(),
+            cut => format!("; {cut} were cut (generate.max_new_tokens)"),
+        };
+        output::write(&format!(
+            "{} answers, {} tokens, in {}{cut}\n",
+            output::count(written.answers as u64),
+            output::count(written.tokens as u64),
+            self.out.display(),
         ))
     }
 }

@@ -6,8 +6,10 @@
 mod chat;
 mod instruct;
 mod judged;
+mod pre_tokenized;
 mod preference;
 mod prompt_completion;
+mod segments;
 mod text;
 mod unpaired_preference;
 
@@ -28,11 +30,13 @@ pub(crate) use judged::{LABELS, disliked, made, near_miss};
 
 /// Every format, in the order in which they are tried when none is named.
 static FORMATS: &[&dyn Format] = &[
+    &pre_tokenized::PreTokenized,
     &preference::Preference,
     &unpaired_preference::UnpairedPreference,
     &chat::Chat,
     &instruct::Instruct,
     &prompt_completion::PromptCompletion,
+    &segments::Segments,
     &text::Text,
 ];
 
@@ -75,7 +79,7 @@ pub(crate) trait Format: Sync {
 }
 
 /// The name of a data format, as written in a configuration: `text`, `prompt-completion`, `instruct`, `chat`, `preference`,
-/// `unpaired-preference`.
+/// `unpaired-preference`, `segments`, `pre-tokenized`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct FormatName(&'static dyn Format);

@@ -1,6 +1,7 @@
 mod chat;
 mod pairs;
 mod preference;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 
@@ -205,10 +206,17 @@ fn formats_are_recognised_by_their_fields() {
     assert_eq!(detect(&["text"]), Some("text"));
     assert_eq!(detect(&["prompt", "chosen", "rejected"]), Some("preference"));
     assert_eq!(detect(&["messages", "label"]), Some("unpaired-preference"));
+    assert_eq!(detect(&["segments"]), Some("segments"));
+    let answers = ["prompt", "completion", "input_ids", "labels"];
+    assert_eq!(
+        detect(&answers),
+        Some("pre-tokenized"),
+        "what `ft distill answers` writes"
+    );
     assert_eq!(detect(&["mr", "ref"]), None);
     let names: Vec<_> = FormatName::all().map(|f| f.as_str()).collect();
     for name in &names {
         assert_eq!(name.parse::<FormatName>().unwrap().as_str(), *name);
     }
-    assert_eq!(names.len(), 6);
+    assert_eq!(names.len(), 8);
 }

@@ -10,13 +10,14 @@
 //! A segment is computed again from the same input with the same seed, so it is the same function, dropout included, short of
 //! its output, which nobody reads again
 //! (sublinear memory cost: Chen et al. 2016, arXiv:1604.06174). Every segment hands its gradients on before the next one
-//! is computed; a tensor that several segments use (a tied head) is handed on by each, and the receiver adds them up.
+//! is computed; a tensor that several segments use (a tied head) is handed on by each, and the receiver adds them up. What the loss
+//! says of hidden states between two blocks is known after the forward pass, and its gradient joins in the segment that they are in.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use ft_data::Batch;
 use ft_kernels::{Output, backward_from};
 use ft_model::{Model, Rows};
@@ -43,21 +44,70 @@ pub struct Piece<'a> {
     pub before: Option<usize>,
 }
 
-/// A forward and a backward pass: the model and the value of `loss` `[1]`, without autodiff. `loss` is given the hidden states after
-/// the final norm, `[rows, width, hidden]`. `each` is handed the gradients, in one piece or in several, and may change parameters
-/// that [nothing to come uses](Model::params_before) between two of them, or end the pass early.
+/// A loss as sums `[1]`.
+#[derive(Clone, Copy)]
+pub struct Losses<'a> {
+    /// Of the hidden states after the final norm, `[rows, width, hidden]`, and the sum over those between blocks, which it adds.
+    pub last: &'a dyn Fn(&Model, Tensor<3>, Option<Tensor<1>>) -> Tensor<1>,
+    /// How many blocks those are behind, ascending.
+    pub after: &'a [usize],
+    /// Of the one with this number among them, `[rows, width, hidden]`.
+    pub inner: &'a dyn Fn(usize, Tensor<3>) -> Tensor<1>,
+}
+
+impl Losses<'_> {
+    /// The blocks `range` in turn, and the sum over what lies between them or behind the last. What nobody reads may be left out
+    /// in the pass `output`.
+    fn blocks(
+        &self,
+        model: &Model,
+        range: Range<usize>,
+        hidden: Tensor<3>,
+        rows: &Rows,
+        [pass, output]: [&Pass; 2],
+    ) -> (Tensor<3>, Option<Tensor<1>>) {
+        let (mut hidden, mut done, mut sum) = (hidden, range.start, None);
+        // The last block's output is given to `last`, after the norm.
+        let inside = |after: usize| range.start < after && after <= range.end && after < model.num_blocks();
+        for (number, after) in self
+            .after
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, after)| inside(*after))
+        {
+            hidden = model.blocks(done..after, hidden, rows, pass);
+            done = after;
+            let own = (self.inner)(number, model.without_prompt(hidden.clone(), rows));
+            sum = Some(match sum {
+                None => own,
+                Some(sum) => sum + own,
+            });
+        }
+        if done < range.end {
+            hidden = model.blocks(done..range.end, hidden, rows, output);
+        }
+        (hidden, sum)
+    }
+}
+
+/// A forward and a backward pass: the model and the value of the loss `[1]`, without autodiff. `each` is handed the gradients, in one
+/// piece or in several, and may change parameters that [nothing to come uses](Model::params_before) between two of them, or end the
+/// pass early.
 pub fn backward_through(
     model: Model,
     batch: &Batch,
     pass: &Pass,
     activations: ActivationPolicy,
-    loss: impl Fn(&Model, Tensor<3>) -> Tensor<1>,
+    loss: Losses<'_>,
     mut each: impl FnMut(Model, Piece<'_>) -> ControlFlow<Model, Model>,
 ) -> (Model, Tensor<1>) {
     match activations.checkpointing {
         Checkpointing::Off => {
-            let hidden = model.forward(ids(&model, batch), &layout(batch), None, pass);
-            let value = loss(&model, hidden);
+            let rows = layout(batch);
+            let start = model.embed(ids(&model, batch), &rows, pass);
+            let (hidden, inner) = loss.blocks(&model, 0..model.num_blocks(), start, &rows, [pass; 2]);
+            let value = (loss.last)(&model, model.norm(hidden, &rows), inner);
             let grads = GradientsParams::from_grads(value.backward(), &model);
             let value = value.inner();
             let piece = Piece {
@@ -68,7 +118,7 @@ pub fn backward_through(
             (either(each(model, piece)), value)
         }
         Checkpointing::Every(blocks) => {
-            let kept = Kept::new(&model, batch, pass, blocks, activations.offload);
+            let kept = Kept::new(&model, batch, pass, blocks, activations.offload, loss);
             kept.backward(model, pass, loss, each)
         }
     }
@@ -100,28 +150,34 @@ struct Kept {
     segments: Vec<(usize, Activation)>,
     /// Output of the last block, without a tape.
     last: Tensor<3>,
+    /// What the loss says of hidden states between blocks, without a tape.
+    inner: Option<Tensor<1>>,
 }
 
 impl Kept {
-    fn new(model: &Model, batch: &Batch, pass: &Pass, every: usize, offload: bool) -> Self {
+    fn new(model: &Model, batch: &Batch, pass: &Pass, every: usize, offload: bool, loss: Losses<'_>) -> Self {
         let rows = layout(batch);
         let start = model.embed(ids(model, batch), &rows, pass);
         // Dropped at the end of this function: while it lives, weights cannot be written in place.
         let plain = model.valid();
         let blocks = plain.num_blocks();
         let mut segments = Vec::new();
-        let mut hidden = start.clone().inner();
+        let (mut hidden, mut inner) = (start.clone().inner(), None);
         for first in (0..blocks).step_by(every) {
             if first > 0 {
                 segments.push((first, Activation::keep(hidden.clone(), offload)));
             }
-            hidden = plain.blocks(first..blocks.min(first + every), hidden, &rows, pass);
+            let segment = first..blocks.min(first + every);
+            let (output, own) = loss.blocks(&plain, segment, hidden, &rows, [pass; 2]);
+            inner = inner.into_iter().chain(own).reduce(|a: Tensor<1>, b| a + b);
+            hidden = output;
         }
         Self {
             rows,
             start,
             segments,
             last: hidden,
+            inner,
         }
     }
 
@@ -129,13 +185,14 @@ impl Kept {
         self,
         mut model: Model,
         pass: &Pass,
-        loss: impl Fn(&Model, Tensor<3>) -> Tensor<1>,
+        loss: Losses<'_>,
         mut each: impl FnMut(Model, Piece<'_>) -> ControlFlow<Model, Model>,
     ) -> (Model, Tensor<1>) {
         let again = pass.with_output(Output::Unread);
         let mut end = model.num_blocks();
         let leaf = leaf(self.last, model.trains_before(end));
-        let value = loss(&model, model.norm(leaf.clone(), &self.rows));
+        let inner = self.inner.map(Tensor::autodiff);
+        let value = (loss.last)(&model, model.norm(leaf.clone(), &self.rows), inner);
         let mut grads = value.backward();
         let mut upstream = leaf.grad_remove(&mut grads);
         let value = value.inner();
@@ -152,8 +209,8 @@ impl Kept {
         for (first, input) in self.segments.into_iter().rev() {
             let Some(gradient) = upstream.take() else { break };
             let leaf = self::leaf(input.back(), model.trains_before(first));
-            let output = model.blocks(first..end, leaf.clone(), &self.rows, &again);
-            let mut grads = backward_from(output, gradient);
+            let output = loss.blocks(&model, first..end, leaf.clone(), &self.rows, [pass, &again]);
+            let mut grads = backward_with(output, gradient);
             upstream = leaf.grad_remove(&mut grads);
             let grads = GradientsParams::from_module(&mut grads, &model);
             match each(model, piece(grads, upstream.is_some().then_some(first))) {
@@ -163,11 +220,23 @@ impl Kept {
             end = first;
         }
         if let Some(gradient) = upstream {
-            let output = model.blocks(0..end, self.start, &self.rows, &again);
-            let grads = GradientsParams::from_grads(backward_from(output, gradient), &model);
+            let output = loss.blocks(&model, 0..end, self.start, &self.rows, [pass, &again]);
+            let grads = GradientsParams::from_grads(backward_with(output, gradient), &model);
             model = either(each(model, piece(grads, None)));
         }
         (model, value)
+    }
+}
+
+/// The backward pass of a segment from the gradient of its output `[rows, width, hidden]`, and of what the loss says of it.
+fn backward_with((output, inner): (Tensor<3>, Option<Tensor<1>>), gradient: Tensor<3>) -> Gradients {
+    match inner {
+        None => backward_from(output, gradient),
+        // The gradient of the product to the output is what it is multiplied with.
+        Some(inner) => {
+            let product = (output * gradient.autodiff()).sum();
+            (product.cast(FloatDType::F32) + inner).backward()
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod session;
 mod step;
 mod strategy;
 mod task_end;
+mod teacher_answers;
 
 pub use backward::{ActivationPolicy, Piece};
 pub use fit::{Event, FitOptions, Progress, fit};
@@ -33,3 +34,4 @@ pub use method_hook::MethodHook;
 pub use model::TrainModel;
 pub use resume::Resume;
 pub use score::write_teacher_cache;
+pub use teacher_answers::write_teacher_answers;

@@ -14,7 +14,7 @@ use ft_optim::scale_grads;
 use ft_peft::Pass;
 
 use crate::batches::{MicroBatch, StepBatch};
-use crate::engine::backward::{ActivationPolicy, Piece, backward_through};
+use crate::engine::backward::{ActivationPolicy, Losses, Piece, backward_through};
 use crate::objectives::{Figure, HeldOut, Objective, SftConfig};
 use crate::watch::metrics::{StepOutput, Sum};
 use crate::{Error, Result};
@@ -164,10 +164,20 @@ impl Parts<'_> {
     ) -> (Model, Tensor<1>, Vec<Figure>) {
         let (figures, factor) = (RefCell::new(Vec::new()), batch.loss_factor);
         let objective = self.objective.loss(micro, batch);
-        let loss = |model: &Model, hidden| {
-            let loss = objective(model, hidden);
+        let unscaled = |sum| scaled(sum, factor.map(f64::recip));
+        let last = |model: &Model, hidden, layers: Option<Tensor<1>>| {
+            let loss = objective.loss(model, hidden, layers.map(unscaled));
             figures.borrow_mut().extend(loss.figures);
             scaled(loss.sum, factor)
+        };
+        let inner = |number, hidden| {
+            let layers = objective.layers().expect("a loss over layers");
+            scaled((layers.sum)(number, hidden), factor)
+        };
+        let loss = Losses {
+            last: &last,
+            after: objective.layers().map_or(&[], |layers| &layers.after),
+            inner: &inner,
         };
         let pass = match batch.drops {
             true => Pass::train(micro.dropout_seed).with_noise(self.objective.noise_alpha()),
@@ -175,7 +185,7 @@ impl Parts<'_> {
         };
         let each = |model, piece: Piece<'_>| each(model, piece, &figures.borrow());
         let (model, sum) = backward_through(model, &micro.batch, &pass, self.activations, loss, each);
-        (model, scaled(sum, factor.map(f64::recip)), figures.into_inner())
+        (model, unscaled(sum), figures.into_inner())
     }
 }
 

@@ -6,9 +6,9 @@ use burn::module::Module;
 use ft_data::{Batch, Sample};
 
 use super::prepare::{given, load};
-use crate::objectives::ObjectiveConfig;
-use crate::objectives::distill::teacher_states;
+use crate::objectives::teacher::teacher_states;
 use crate::objectives::teacher_cache::{About, Writer, WrittenCache};
+use crate::objectives::{DistillConfig, ObjectiveConfig};
 use crate::{Error, Plan, Result};
 
 /// Writes the `top_k` most probable tokens of the teacher of `plan` for every target token of its samples to `out`, which
@@ -17,14 +17,7 @@ use crate::{Error, Plan, Result};
 /// # Errors
 /// A plan without a teacher; files that cannot be read or written.
 pub fn write_teacher_cache(plan: &Plan, top_k: usize, out: &Path) -> Result<WrittenCache> {
-    let options = match &*plan.config.objective {
-        ObjectiveConfig::Distill(options) if options.teacher.is_some() && options.cache.is_none() => options,
-        _ => {
-            let why =
-                "objective: needs kind = \"distill\" and a teacher, and no cache: there is nothing to be scored by";
-            return Err(Error::Plan(vec![why.into()]));
-        }
-    };
+    let options = teacher_of(plan)?;
     let base = load(plan)?;
     let teacher = options.teacher(&given(plan, &base))?;
     let common = plan.model.vocab_size.min(teacher.config().vocab_size);
@@ -51,4 +44,15 @@ pub fn write_teacher_cache(plan: &Plan, top_k: usize, out: &Path) -> Result<Writ
         out: out.to_owned(),
         ..written
     })
+}
+
+/// The options that name the teacher of a plan.
+pub(super) fn teacher_of(plan: &Plan) -> Result<&DistillConfig> {
+    match &*plan.config.objective {
+        ObjectiveConfig::Distill(options) if options.teacher.is_some() && options.cache.is_none() => Ok(options),
+        _ => {
+            let why = "objective: needs kind = \"distill\" and a teacher, and no cache: there is nobody to be asked";
+            Err(Error::Plan(vec![why.into()]))
+        }
+    }
 }

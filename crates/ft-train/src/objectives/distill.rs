@@ -9,6 +9,9 @@
 //! L = α D + (1-α) NLL                    mean over the target tokens; with t_squared α T² D
 //! ```
 //!
+//! With `hidden_layers`, L also has `hidden_weight` times the distance of the hidden states of these layers (`hidden_states`), summed over
+//! the pairs of layers.
+//!
 //! With probability λ a step is on policy: the student answers the prompts of the batch itself, drawn at temperature T, and learns
 //! what the teacher would have said at each of its tokens; the data's answers are not seen in that step, and α counts as 1.
 
@@ -18,17 +21,19 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ft_data::{Batch, Sample, sub_seed};
-use ft_infer::GenerationConfig;
-use ft_kernels::{DistillationOptions, Teacher};
-use ft_model::Model;
+use ft_kernels::DistillationOptions;
+use ft_model::{Model, ModelConfig};
 use ft_quant::{Kind, Scheme};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::targets::{plain_hidden, prompts_and_answers};
+use super::hidden_states::{self, LayerPair, States};
+use super::own_answers::OwnAnswers;
+use super::teacher::{Asked, Scores};
 use super::teacher_cache::{About, TeacherCache, starts};
 use super::{
-    Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, Part, Reference, Unit, at_targets, check,
+    Figure, Given, HeldOut, HiddenLoss, LayerLoss, Loss, LossFn, Objective, ObjectiveKind, Other, Part, Reference,
+    Unit, at_targets, check,
 };
 use crate::Result;
 use crate::batches::{MicroBatch, StepBatch};
@@ -62,6 +67,14 @@ pub struct DistillConfig {
     pub lambda: f64,
     /// Most tokens of such an answer.
     pub max_new_tokens: usize,
+    /// Pairs of a student's and a teacher's layer, `[[1, 2], [3, 6]]`, whose hidden states are to agree. Layers count from 1; the last
+    /// one is meant after the final norm. Both models must have one width.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hidden_layers: Vec<LayerPair>,
+    /// How hidden states are compared.
+    pub hidden_loss: HiddenLoss,
+    /// Weight of that.
+    pub hidden_weight: f64,
 }
 
 /// How the teacher's projections are held.
@@ -99,6 +112,9 @@ impl Default for DistillConfig {
             t_squared: false,
             lambda: 0.0,
             max_new_tokens: 128,
+            hidden_layers: Vec::new(),
+            hidden_loss: HiddenLoss::default(),
+            hidden_weight: 1.0,
         }
     }
 }
@@ -120,6 +136,11 @@ impl ObjectiveKind for DistillConfig {
                     .into(),
             );
         }
+        if self.cache.is_some() && !self.hidden_layers.is_empty() {
+            wrong.push("objective.hidden_layers: a cache has no hidden states; leave objective.cache out".into());
+        }
+        wrong.extend(check::positive("hidden_weight", self.hidden_weight));
+        wrong.extend(hidden_states::check(&self.hidden_layers));
         if self.max_new_tokens == 0 {
             wrong.push("objective.max_new_tokens: must be at least 1".into());
         }
@@ -148,6 +169,10 @@ impl ObjectiveKind for DistillConfig {
         })
     }
 
+    fn unfit(&self, own: &ModelConfig, other: &ModelConfig) -> Vec<String> {
+        hidden_states::unfit(&self.hidden_layers, own, other)
+    }
+
     fn answer_tokens(&self) -> usize {
         if self.lambda > 0.0 { self.max_new_tokens } else { 0 }
     }
@@ -167,11 +192,16 @@ impl ObjectiveKind for DistillConfig {
             None => Scores::Live(Box::new(self.teacher(given)?)),
         };
         Ok(Arc::new(Distill {
-            options: self.clone(),
+            options: self.clone().with_layers_in_order(),
             scores,
             device: given.base().device(),
             seed: given.seed,
-            generation: given.generation.clone(),
+            answers: OwnAnswers {
+                max_new_tokens: self.max_new_tokens,
+                temperature: self.temperature,
+                seed: given.seed,
+                generation: given.generation.clone(),
+            },
         }))
     }
 }
@@ -180,6 +210,11 @@ impl DistillConfig {
     /// The teacher, frozen, on a plain device.
     pub(crate) fn teacher(&self, given: &Given<'_>) -> Result<Model> {
         given.model(self.other().unwrap_or(Other::Base))
+    }
+
+    fn with_layers_in_order(mut self) -> Self {
+        self.hidden_layers.sort_unstable();
+        self
     }
 
     /// What a cache must be of, for a student of this vocabulary. The teacher counts where one is named.
@@ -205,58 +240,70 @@ impl DistillConfig {
     }
 }
 
-/// Where a teacher's scores come from.
-#[derive(Debug)]
-enum Scores {
-    /// A model, frozen, on a plain device.
-    Live(Box<Model>),
-    /// A file; and the first target token of every training and held-out sample in it.
-    Cached {
-        cache: TeacherCache,
-        starts: [Vec<usize>; 2],
-    },
-}
-
 #[derive(Debug)]
 struct Distill {
     options: DistillConfig,
     scores: Scores,
     device: Device,
     seed: u64,
-    generation: GenerationConfig,
+    answers: OwnAnswers,
+}
+
+/// A batch with what the teacher says of it.
+#[derive(Clone, Copy)]
+struct Micro<'a> {
+    batch: &'a Batch,
+    asked: &'a Asked,
+    alpha: f64,
 }
 
 impl Distill {
-    /// What the teacher says at the positions that predict a target token.
-    fn teacher_at(&self, batch: &Batch, part: Part, device: &Device) -> Teacher {
-        match &self.scores {
-            Scores::Live(teacher) => {
-                let (hidden, head) = teacher_states(teacher, batch);
-                Teacher::Live { hidden, head }
-            }
-            Scores::Cached { cache, starts } => cache.teacher(batch, &starts[part as usize], device),
-        }
+    fn ask(&self, batch: &Batch, part: Part) -> Asked {
+        self.scores.ask(batch, part, &self.options.hidden_layers, &self.device)
     }
 
-    fn compare(&self, model: &Model, hidden: Tensor<3>, batch: &Batch, teacher: Teacher, alpha: f64) -> Loss {
-        let (hidden, targets) = at_targets(hidden, batch);
-        let (hidden, head) = model.head_product(hidden);
+    fn student_layers(&self) -> Vec<usize> {
+        self.options.hidden_layers.iter().map(|[student, _]| *student).collect()
+    }
+
+    /// The weighted distance of hidden states `[n, hidden]` from those of the teacher's layer with this number, `[1]`.
+    fn apart(&self, student: Tensor<2>, asked: &Asked, number: usize) -> Tensor<1> {
+        let sum = self.options.hidden_loss.sum(student, asked.states[number].clone());
+        sum.mul_scalar(self.options.hidden_weight)
+    }
+
+    /// The loss, with what the layers before the last one came to.
+    fn compare(&self, model: &Model, hidden: Tensor<3>, micro: Micro<'_>, layers: Option<Tensor<1>>) -> Loss {
+        let Micro { batch, asked, alpha } = micro;
+        let (at, targets) = at_targets(hidden.clone(), batch);
+        let (at, head) = model.head_product(at);
         let options = DistillationOptions {
             alpha,
             beta: self.options.beta,
             temperature: self.options.temperature,
             t_squared: self.options.t_squared,
         };
-        let distilled = ft_kernels::distillation(hidden, head, targets, teacher, options);
+        let distilled = ft_kernels::distillation(at, head, targets, asked.says.clone(), options);
         let figure = |name, sum: Tensor<1>| Figure {
             name,
             sum: sum.without_autodiff(),
             count: batch.target_tokens(),
         };
-        Loss {
+        let mut loss = Loss {
             sum: distilled.loss,
             figures: vec![figure("nll", distilled.nll), figure("divergence", distilled.divergence)],
+        };
+        let last = self
+            .student_layers()
+            .iter()
+            .position(|layer| *layer == model.num_blocks());
+        let last = last.map(|number| self.apart(hidden_states::chosen(hidden, batch), asked, number));
+        if let Some(apart) = layers.into_iter().chain(last).reduce(|a, b| a + b) {
+            let unweighted = apart.clone().div_scalar(self.options.hidden_weight);
+            loss.figures.push(figure("hidden", unweighted));
+            loss.sum = loss.sum + apart;
         }
+        loss
     }
 
     /// Whether the step is on the student's own answers.
@@ -265,57 +312,6 @@ impl Distill {
         let draw = (sub_seed(self.seed, &format!("on policy/{step}")) >> 11) as f64 / (1u64 << 53) as f64;
         draw < self.options.lambda
     }
-
-    /// The batch with the student's own answers to its prompts.
-    fn answered(&self, model: &Model, step: &StepBatch) -> Result<StepBatch> {
-        let batches = step.micro_batches.iter().map(|micro| &micro.batch);
-        // Plain text, which has no prompt, is answered from its first token.
-        let rows = batches.clone().flat_map(prompts_and_answers);
-        let prompts: Vec<Vec<u32>> = rows.map(|(prompt, _)| prompt).collect();
-        let room = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let config = GenerationConfig {
-            max_new_tokens: self
-                .options
-                .max_new_tokens
-                .min(model.positions().saturating_sub(room))
-                .max(1),
-            do_sample: true,
-            temperature: self.options.temperature,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            no_repeat_ngram_size: 0,
-            num_beams: 1,
-            seed: sub_seed(self.seed, &format!("answers/{}", step.step)),
-            batch_size: batches.clone().map(Batch::sequences).max().unwrap_or(1),
-            ..self.generation.clone()
-        };
-        let answers = ft_infer::generate(model, &prompts, &config, &mut ft_infer::no_stream)?;
-        let mut samples = prompts
-            .iter()
-            .zip(&answers)
-            .map(|(prompt, answer)| Sample::answered([prompt.as_slice(), &answer.tokens].concat(), prompt.len()));
-        let micro = step.micro_batches.iter().map(|micro| {
-            let own: Vec<Sample> = samples.by_ref().take(micro.batch.sequences()).collect();
-            MicroBatch {
-                batch: micro.batch.with_sequences(&own),
-                dropout_seed: micro.dropout_seed,
-            }
-        });
-        Ok(StepBatch {
-            rows: step.rows.clone(),
-            loss_factor: step.loss_factor,
-            own_answers: true,
-            ..StepBatch::new(step.step, micro.collect())
-        })
-    }
-}
-
-/// A teacher's hidden states at the positions that predict a target token, and its head: `[n, d]`, `[vocab, d]`.
-pub(crate) fn teacher_states(teacher: &Model, batch: &Batch) -> (Tensor<2>, Tensor<2>) {
-    let (hidden, _) = at_targets(plain_hidden(teacher, batch), batch);
-    teacher.head_product(hidden)
 }
 
 impl Objective for Distill {
@@ -325,21 +321,46 @@ impl Objective for Distill {
 
     fn begin(&self, model: &Model, step: &StepBatch) -> Result<Option<StepBatch>> {
         match self.on_policy(step.step) {
-            true => self.answered(&model.valid(), step).map(Some),
+            true => self.answers.to(step, &model.valid()).map(Some),
             false => Ok(None),
         }
     }
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a> {
-        let teacher = self.teacher_at(&micro.batch, Part::Train, &self.device);
+        let batch = &micro.batch;
+        let asked = Arc::new(self.ask(batch, Part::Train));
         let alpha = if step.own_answers { 1.0 } else { self.options.alpha };
-        Box::new(move |model, hidden| self.compare(model, hidden, &micro.batch, teacher.clone(), alpha))
+        let inner = LayerLoss {
+            after: self.student_layers(),
+            sum: {
+                let asked = asked.clone();
+                Box::new(move |number, hidden| self.apart(hidden_states::chosen(hidden, batch), &asked, number))
+            },
+        };
+        LossFn::over_layers(inner, move |model, hidden, layers| {
+            let micro = Micro {
+                batch,
+                asked: &asked,
+                alpha,
+            };
+            self.compare(model, hidden, micro, layers)
+        })
     }
 
     fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut {
-        let hidden = plain_hidden(model, batch);
-        let teacher = self.teacher_at(batch, Part::Valid, &self.device);
-        let loss = self.compare(model, hidden, batch, teacher, self.options.alpha);
+        let own = States::of(model, batch, &self.student_layers());
+        let asked = self.ask(batch, Part::Valid);
+        let before_last = own.after.into_iter().zip(&self.options.hidden_layers).enumerate();
+        let layers = before_last
+            .filter(|(_, (_, [layer, _]))| *layer < model.num_blocks())
+            .map(|(number, (states, _))| self.apart(states, &asked, number));
+        let layers = layers.reduce(|a, b| a + b);
+        let micro = Micro {
+            batch,
+            asked: &asked,
+            alpha: self.options.alpha,
+        };
+        let loss = self.compare(model, own.last, micro, layers);
         let mut judged = loss.held_out(batch.target_tokens());
         let (_, nll, tokens) = judged.figures.remove(0);
         judged.nll = Some((nll, tokens));

@@ -154,7 +154,7 @@ impl Objective for Kto {
     fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a> {
         let reference = plain_log_probs(&self.reference, &micro.batch);
         let z = step.baseline.clone().expect("estimated before the first forward pass");
-        Box::new(move |model, hidden| {
+        LossFn::new(move |model, hidden| {
             let own = row_log_probs(model, hidden, &micro.batch);
             self.sum(own, reference.clone(), &z, &micro.batch)
         })

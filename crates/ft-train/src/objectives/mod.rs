@@ -5,23 +5,28 @@
 //!          ^ of the model that trains    ^ scores of a reference or a teacher, computed before without a tape
 //! ```
 //!
-//! A loss sees the model through its last hidden states alone. That is why every objective works with block checkpointing,
-//! accumulation, smaller micro-batches where memory runs out, and steps inside the backward pass without knowing of them.
+//! A loss sees the model through its hidden states alone: the last ones, and where it says so those between two blocks. That is why
+//! every objective works with block checkpointing, accumulation, smaller micro-batches where memory runs out, and steps inside the
+//! backward pass without knowing of them.
 
 mod check;
 pub(crate) mod distill;
 mod dpo;
 mod given;
+mod hidden_states;
 mod ipo;
 mod kto;
 mod log_probs;
+mod loss;
 mod orpo;
+mod own_answers;
 mod pairs;
 mod reference;
 mod reference_scores;
 mod sft;
 mod simpo;
 mod targets;
+pub(crate) mod teacher;
 pub(crate) mod teacher_cache;
 mod weighted;
 
@@ -29,9 +34,8 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
 use ft_data::{Batch, Examples};
-use ft_model::Model;
+use ft_model::{Model, ModelConfig};
 use ft_quant::Scheme;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,8 +47,11 @@ use crate::checkpoint::{Evaluation, Exact};
 pub use distill::{DistillConfig, TeacherStorage};
 pub use dpo::{DpoConfig, DpoLoss};
 pub use given::Given;
+pub use hidden_states::HiddenLoss;
 pub use ipo::IpoConfig;
 pub use kto::KtoConfig;
+use loss::read;
+pub use loss::{Figure, LayerLoss, Loss, LossFn};
 pub use orpo::OrpoConfig;
 pub use reference::Reference;
 pub use sft::SftConfig;
@@ -76,54 +83,12 @@ impl Unit {
     }
 }
 
-/// What a forward pass comes to.
-pub struct Loss {
-    /// Sum over the units, `[1]`, with its tape.
-    pub sum: Tensor<1>,
-    /// What else is worth logging.
-    pub figures: Vec<Figure>,
-}
-
-impl Loss {
-    /// Of a held-out batch with `count` units; the negative log-likelihood stays open.
-    fn held_out(self, count: usize) -> HeldOut {
-        HeldOut {
-            loss: read(self.sum),
-            count,
-            nll: None,
-            figures: self
-                .figures
-                .into_iter()
-                .map(|f| (f.name, read(f.sum), f.count))
-                .collect(),
-        }
-    }
-}
-
-fn read(sum: Tensor<1>) -> f64 {
-    f64::from(sum.into_scalar::<f32>())
-}
-
-/// A named figure of the log: a sum and what it is a mean over.
-#[derive(Clone, Debug)]
-pub struct Figure {
-    /// Its key in `metrics.jsonl`.
-    pub name: &'static str,
-    /// The sum, `[1]`, without autodiff.
-    pub sum: Tensor<1>,
-    /// The count.
-    pub count: usize,
-}
-
 /// Which samples a batch is made of: an index into [`Given`]'s.
 #[derive(Clone, Copy)]
 enum Part {
     Train = 0,
     Valid = 1,
 }
-
-/// The loss of a micro-batch as a function of the hidden states after the final norm, `[rows, width, hidden]`.
-pub type LossFn<'a> = Box<dyn Fn(&Model, Tensor<3>) -> Loss + 'a>;
 
 /// A held-out batch, judged: sums and counts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -238,6 +203,11 @@ pub trait ObjectiveKind {
     /// The model that it needs beside the one that trains.
     fn other(&self) -> Option<Other<'_>> {
         None
+    }
+
+    /// Why it cannot work with these two: the model that trains, and the one beside it.
+    fn unfit(&self, _own: &ModelConfig, _other: &ModelConfig) -> Vec<String> {
+        Vec::new()
     }
 
     /// Most tokens that the model writes after a prompt in a training step; 0 where it writes none.

@@ -164,7 +164,7 @@ impl<L: PairLoss> Objective for PairObjective<L> {
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a> {
         let reference = self.reference_of(&micro.batch, Part::Train, &self.device);
-        Box::new(move |model, hidden| {
+        LossFn::new(move |model, hidden| {
             let log_probs = row_log_probs(model, hidden, &micro.batch);
             self.sum(log_probs, &micro.batch, step.totals(), reference.clone())
         })

@@ -49,7 +49,7 @@ impl Objective for SftConfig {
     }
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, _: &'a StepBatch) -> LossFn<'a> {
-        Box::new(|model, hidden| Loss {
+        LossFn::new(|model, hidden| Loss {
             sum: nll_sum(model, hidden, &micro.batch, self.label_smoothing),
             figures: Vec::new(),
         })

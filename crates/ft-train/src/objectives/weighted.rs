@@ -83,7 +83,7 @@ impl Objective for Weighted {
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, _: &'a StepBatch) -> LossFn<'a> {
         let parts = self.parts(&micro.batch);
-        Box::new(move |model, hidden| {
+        LossFn::new(move |model, hidden| {
             let of_part = |(weight, batch): &(f64, Batch)| {
                 nll_sum(model, hidden.clone(), batch, self.sft.label_smoothing).mul_scalar(*weight)
             };

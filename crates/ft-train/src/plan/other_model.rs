@@ -22,13 +22,19 @@ pub(super) struct OtherBytes {
 
 const FLOAT: u64 = 4;
 
+/// Tensors `[tokens, hidden]` that are kept to compare two layers.
+const COMPARED: usize = 5;
+
 impl OtherBytes {
     /// Of what `job`'s objective asks for.
     pub fn of(job: &Job) -> Result<Self> {
         let (rows, width) = job.batch;
         let tokens = (rows * width) as u64;
         let kept = |hidden: usize| match job.objective {
-            ObjectiveConfig::Distill(_) => FLOAT * tokens * hidden as u64,
+            // The last hidden states; and those of chosen layers, which the student's own, as they are compared, stand beside.
+            ObjectiveConfig::Distill(distill) => {
+                FLOAT * tokens * (hidden * (1 + COMPARED * distill.hidden_layers.len())) as u64
+            }
             _ => 0,
         };
         let forward = |model: &ModelConfig| FLOAT * tokens * (model.forward_numbers() + 2 * model.hidden_size) as u64;
@@ -76,11 +82,19 @@ impl OtherBytes {
 
 /// Refuses a teacher or a reference that reads texts differently.
 pub(super) fn check(objective: &ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) -> Result<()> {
-    let Some(Other::Model { key, folder, .. }) = objective.kind().other() else {
-        return Ok(());
+    let kind = objective.kind();
+    let fits = |other: &ModelConfig| match kind.unfit(model, other) {
+        wrong if wrong.is_empty() => Ok(()),
+        wrong => Err(Error::Plan(wrong)),
+    };
+    let (key, folder) = match kind.other() {
+        None => return Ok(()),
+        Some(Other::Base) => return fits(model),
+        Some(Other::Model { key, folder, .. }) => (key, folder),
     };
     super::existing(folder, key)?;
     let other = ModelConfig::from_dir(folder)?;
+    fits(&other)?;
     let common = model.vocab_size.min(other.vocab_size) as u32;
     let refused = |why: String| {
         Err(Error::Plan(vec![format!(
