@@ -40,7 +40,7 @@ const SMALL: Dims = [8, 512, 8, 2, 1408, 6400];
 /// SmolLM2-135M's.
 const LARGE: Dims = [30, 576, 9, 3, 1536, 49152];
 
-/// Base, rows of a micro-batch, tokens of a row, settings.
+/// Base, samples of a micro-batch, tokens of one, settings; `@` stands for the folder of the bases.
 const CASES: &[(&str, usize, usize, &str)] = &[
     ("26M", 4, 512, "peft.method=lora"),
     ("26M", 1, 512, "peft.method=lora"),
@@ -109,6 +109,71 @@ const CASES: &[(&str, usize, usize, &str)] = &[
         512,
         "peft.method=full train.checkpointing=1 optim.kind=lion optim.clip=0 train.optimizer_in_backward=true",
     ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=lora objective.kind=distill objective.teacher=base",
+    ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=lora objective.kind=distill objective.teacher=@26M train.checkpointing=1",
+    ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=full objective.kind=distill objective.teacher=@135M",
+    ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=lora objective.kind=distill objective.teacher=@135M objective.teacher_quant=nf4",
+    ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=lora objective.kind=distill objective.teacher=@26M objective.hidden_layers=[[2,2],[4,4],[8,8]]",
+    ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=full objective.kind=distill objective.teacher=@26M objective.hidden_layers=[[4,8]] train.checkpointing=1",
+    ),
+    ("26M", 2, 512, "peft.method=lora objective.kind=dpo"),
+    (
+        "26M",
+        2,
+        512,
+        "peft.method=lora objective.kind=dpo train.checkpointing=1",
+    ),
+    ("26M", 2, 512, "peft.method=full objective.kind=dpo"),
+    (
+        "26M",
+        2,
+        512,
+        "peft.method=lora objective.kind=ipo objective.reference=@135M",
+    ),
+    ("26M", 2, 512, "peft.method=lora objective.kind=orpo"),
+    (
+        "26M",
+        2,
+        512,
+        "peft.method=lora objective.kind=simpo model.quant.kind=nf4",
+    ),
+    ("26M", 2, 512, "peft.method=lora objective.kind=kto"),
+    ("135M", 1, 512, "peft.method=lora objective.kind=dpo"),
+    (
+        "135M",
+        1,
+        512,
+        "peft.method=lora objective.kind=distill objective.teacher=@135M train.checkpointing=2",
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -118,7 +183,8 @@ fn main() -> ExitCode {
     }
     let dir = std::env::temp_dir().join(format!("ft-plan-{}", std::process::id()));
     for (name, dims) in [("26M", SMALL), ("135M", LARGE)] {
-        if CASES.iter().any(|case| case.0 == name && case.3.contains(&args.only)) {
+        let named = |case: &(&str, usize, usize, &str)| case.0 == name || case.3.contains(&format!("@{name}"));
+        if CASES.iter().any(|case| named(case) && case.3.contains(&args.only)) {
             base(&dir.join(name), dims);
         }
     }
@@ -155,10 +221,14 @@ fn one(config: &Path, args: &Args) -> ExitCode {
 /// Planned and measured bytes of a case, from a process of its own.
 fn measure(dir: &Path, number: usize, case: &(&str, usize, usize, &str), device: &str) -> [u64; 2] {
     let (base, rows, width, sets) = case;
-    data(&dir.join("train.jsonl"), 4 * rows, *width);
+    let pairs = ["dpo", "ipo", "orpo", "simpo", "kto"]
+        .iter()
+        .any(|kind| sets.contains(&format!("kind={kind}")));
+    data(&dir.join("train.jsonl"), 4 * rows, *width, pairs);
     let config = dir.join("run.toml");
+    let format = if pairs { "preference" } else { "prompt-completion" };
     let text = format!(
-        "[model]\npath = '{base}'\n[data]\ntrain = 'train.jsonl'\nformat = 'prompt-completion'\nmax_length = {width}\n\
+        "[model]\npath = '{base}'\n[data]\ntrain = 'train.jsonl'\nformat = '{format}'\nmax_length = {width}\n\
          [train]\nout = '{}'\nbatch_size = {rows}\nsteps = 2\n[eval]\nsamples = 0\n",
         dir.join(format!("run-{number}")).display()
     );
@@ -166,7 +236,7 @@ fn measure(dir: &Path, number: usize, case: &(&str, usize, usize, &str), device:
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
     command.arg("--run").arg(&config).args(["--device", device]);
     for set in sets.split(' ') {
-        command.args(["--set", set]);
+        command.args(["--set", &set.replace('@', &format!("{}/", dir.display()))]);
     }
     let output = command.output().expect("this program can be started again");
     let last = String::from_utf8_lossy(&output.stdout);
@@ -205,12 +275,19 @@ fn base(dir: &Path, dims: Dims) {
 
 const WORDS: usize = 1000;
 
-/// Samples of `width` tokens, all of them learned but the first few.
-fn data(path: &Path, samples: usize, width: usize) {
+/// Samples of `width` tokens, all of them learned but the first few; or pairs of such.
+fn data(path: &Path, samples: usize, width: usize, pairs: bool) {
     let words = |from: usize, count: usize| {
         let word = |i: usize| format!("w{}", 2 + (from + i * 7) % (WORDS - 2));
         (0..count).map(word).collect::<Vec<_>>().join(" ")
     };
-    let line = |i: usize| json!({ "prompt": words(i, 4), "completion": words(i * 3, width - 5) }).to_string() + "\n";
+    let line = |i: usize| {
+        let (prompt, [chosen, rejected]) = (words(i, 4), [3, 5].map(|step| words(i * step + step, width - 5)));
+        let record = match pairs {
+            true => json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected }),
+            false => json!({ "prompt": prompt, "completion": chosen }),
+        };
+        format!("{record}\n")
+    };
     fs::write(path, (0..samples).map(line).collect::<String>()).expect("a temporary folder can be written");
 }

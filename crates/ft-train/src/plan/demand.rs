@@ -43,8 +43,8 @@ pub struct Demand<'a> {
     pub in_backward: bool,
     /// Gradients of several micro-batches are summed.
     pub accumulates: bool,
-    /// A teacher's logits stand beside the model's own.
-    pub distills: bool,
+    /// Models whose logits distillation holds at a time: the student's, and a teacher's that is asked at every step.
+    pub distills: usize,
 }
 
 /// Bytes at one moment.
@@ -98,7 +98,7 @@ impl<'a> Demand<'a> {
             checkpointing: Checkpointing::Off,
             in_backward: false,
             accumulates: false,
-            distills: false,
+            distills: 0,
         }
     }
 
@@ -263,10 +263,9 @@ impl<'a> Demand<'a> {
     /// gradient.
     fn logits(&self, tokens: usize) -> u64 {
         let vocab = self.model.vocab_size;
-        if self.distills {
-            // Two models, over so many rows that about twelve million numbers come together.
-            let rows = tokens.min(((12 << 20) / vocab).max(128));
-            return 2 * FLOAT * (rows * vocab) as u64;
+        if self.distills > 0 {
+            // They are work memory, which stays.
+            return 0;
         }
         if self.adapted_head {
             return 3 * FLOAT * (tokens * vocab) as u64;
@@ -276,7 +275,8 @@ impl<'a> Demand<'a> {
     }
 
     /// Work memory of the CPU kernels: keys and values in packed order and the partial sums of their gradients; the left factor of
-    /// a product in packed order, of at most 1536 rows and 16 MiB.
+    /// a product in packed order, of at most 1536 rows and 16 MiB; with distillation, logits of so many rows that about twelve million
+    /// numbers come together.
     pub fn scratch(&self, rows: usize, width: usize) -> u64 {
         const TASKS: usize = 32;
         let pairs = (rows * self.model.num_key_value_heads).max(1);
@@ -284,6 +284,8 @@ impl<'a> Demand<'a> {
         let sums = TASKS.div_ceil(pairs) * pairs * 2 * head;
         let widest = self.model.hidden_size.max(self.model.intermediate_size);
         let factor = ((rows * width).min(1536) * widest).min(4 << 20);
-        FLOAT * (3 * pairs * head + sums + factor) as u64
+        let vocab = self.model.vocab_size;
+        let logits = (rows * width).min(((12 << 20) / vocab).max(128)) * vocab;
+        FLOAT * (3 * pairs * head + sums + factor + self.distills * logits) as u64
     }
 }

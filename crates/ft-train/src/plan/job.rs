@@ -117,7 +117,10 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
     demand.in_backward = job.in_backward;
-    demand.distills = matches!(job.objective, ObjectiveConfig::Distill(_));
+    demand.distills = match job.objective {
+        ObjectiveConfig::Distill(distill) => 1 + usize::from(distill.cache.is_none()),
+        _ => 0,
+    };
     let stored = Stored::new(job)?;
     demand.half = half(job, &stored);
     let [prompt, prefix] = virtual_tokens(job.peft);
