@@ -97,6 +97,14 @@ pub fn draft(out: &Path) -> PathBuf {
     out.with_file_name(format!(".writing-{name}"))
 }
 
+/// Refuses to write over what is there.
+pub fn must_not_exist(out: &Path) -> Result<(), Failure> {
+    match out.exists() {
+        true => Err(Failure::wrong_use(format!("--out {}: exists already", out.display()))),
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::augment::AugmentConfig;
 use crate::error::{Error, Result};
 use crate::formats::FormatName;
 use crate::pack::Pack;
@@ -52,6 +53,9 @@ pub struct DataConfig {
     /// File with a Jinja chat template to use instead of the tokenizer's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
+    /// Further training records made from those of `train`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentConfig>,
     /// Further variables for the chat template, such as `enable_thinking = false` or a fixed `date_string`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
@@ -106,6 +110,7 @@ impl DataConfig {
             shuffle: defaults::shuffle(),
             separator: defaults::separator(),
             chat_template: None,
+            augment: None,
             chat_template_kwargs: serde_json::Map::new(),
         }
     }
@@ -139,6 +144,9 @@ impl DataConfig {
                 "overlong",
                 "\"split\" is for the text format; a cut answer would lose its prompt".into(),
             );
+        }
+        if let Some(augment) = &self.augment {
+            augment.check()?;
         }
         crate::map::Mapping::parse(self).map(|_| ())
     }

@@ -55,7 +55,7 @@ pub enum Error {
 pub const MAX_FLAWS: usize = 20;
 
 /// Where a record stands in its file. Counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
     /// The line on which the record begins.

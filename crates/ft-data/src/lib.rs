@@ -46,6 +46,7 @@
 
 #![warn(missing_docs)]
 
+mod augment;
 mod batch;
 mod config;
 mod error;
@@ -62,12 +63,13 @@ mod statistics;
 mod template;
 mod tokenizer;
 
+pub use augment::{Apply, AugmentConfig, Made, OperatorConfig, Origin, Protected};
 pub use batch::Batch;
 pub use config::{DataConfig, Overlong};
 pub use error::{Error, Flaw, MAX_FLAWS, Place, Result};
 pub use formats::{Examples, FormatName};
 pub use ft_seed::{below, shuffle, stream, sub_seed};
-pub use load::{Dataset, load_samples, load_source};
+pub use load::{Augmented, Dataset, load_augmented, load_samples, load_source};
 pub use order::Order;
 pub use pack::{Pack, pack_rows, share_rows};
 pub use preview::{Preview, PreviewToken};

@@ -1,18 +1,23 @@
 //! From a file to samples: read in order, worked on in parallel, put back in order.
 
+mod augmented;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::augment::Made;
 use crate::config::{DataConfig, Overlong};
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
 use crate::formats::{Format, FormatName, Record, disliked, made, near_miss};
-use crate::map::Mapping;
+use crate::map::{Fields, Mapping};
 use crate::sample::Sample;
 use crate::sources::{self, Body, Raw, Source};
 use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
+use augmented::Making;
+pub use augmented::{Augmented, load_augmented};
 
 /// The samples of a file, in its order, with where they came from and what was counted on the way.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +99,8 @@ struct Loader<'a> {
     places: Vec<Place>,
     counts: Counts,
     flaws: Vec<(Place, Flaw)>,
+    making: Option<Making>,
+    made: Vec<Made>,
 }
 
 impl<'a> Loader<'a> {
@@ -112,6 +119,8 @@ impl<'a> Loader<'a> {
             places: vec![],
             counts: Counts::default(),
             flaws: vec![],
+            making: None,
+            made: vec![],
         })
     }
 
@@ -187,10 +196,11 @@ impl<'a> Loader<'a> {
             tokenizer: self.tokenizer,
             mapping: &self.mapping,
             format: self.format,
+            making: self.making.as_ref(),
         };
         let results: Vec<_> = group
             .into_par_iter()
-            .map(|raw| (raw.place, worker.work(raw.body)))
+            .map(|raw| (raw.place, worker.work(raw.place, raw.body)))
             .collect();
         for (place, result) in results {
             self.counts.records += 1;
@@ -199,6 +209,7 @@ impl<'a> Loader<'a> {
                     self.counts.add(&outcome.counts);
                     self.places.extend(outcome.samples.iter().map(|_| place));
                     self.samples.extend(outcome.samples);
+                    self.made.extend(outcome.made);
                 }
                 Err(flaw) if self.flaws.len() < MAX_FLAWS => self.flaws.push((place, flaw)),
                 Err(_) => {}
@@ -244,16 +255,18 @@ struct Worker<'a> {
     tokenizer: &'a Tokenizer,
     mapping: &'a Mapping,
     format: Option<FormatName>,
+    making: Option<&'a Making>,
 }
 
 #[derive(Default)]
 struct Outcome {
     samples: Vec<Sample>,
     counts: Counts,
+    made: Vec<Made>,
 }
 
 impl Worker<'_> {
-    fn work(&self, body: Body) -> Result<Outcome, Flaw> {
+    fn work(&self, place: Place, body: Body) -> Result<Outcome, Flaw> {
         let Some(format) = self.format.map(|f| f.format()) else {
             return Ok(Outcome::default());
         };
@@ -261,12 +274,28 @@ impl Worker<'_> {
         if self.mapping.is_empty() {
             disliked(format, &fields)?;
         }
-        let record = Record(self.mapping.apply(fields)?);
+        let fields = self.mapping.apply(fields)?;
         let mut outcome = Outcome::default();
-        for sample in self.samples(format, &record)? {
-            self.fit(sample, &mut outcome)?;
+        let Some(making) = self.making else {
+            self.take(format, fields, &mut outcome)?;
+            return Ok(outcome);
+        };
+        if making.places.contains(&place) {
+            for made in making.augmenter.copies(&making.file, place, &fields, &making.fields) {
+                // A copy that has become unusable is left out: its record is there.
+                if self.take(format, made.fields.clone(), &mut outcome).is_ok() {
+                    outcome.made.push(made);
+                }
+            }
         }
         Ok(outcome)
+    }
+
+    fn take(&self, format: &dyn Format, fields: Fields, outcome: &mut Outcome) -> Result<(), Flaw> {
+        for sample in self.samples(format, &Record(fields))? {
+            self.fit(sample, outcome)?;
+        }
+        Ok(())
     }
 
     fn samples(&self, format: &dyn Format, record: &Record) -> Result<Vec<Sample>, Flaw> {

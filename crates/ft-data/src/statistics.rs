@@ -20,6 +20,8 @@ pub struct Counts {
     pub dropped: usize,
     /// Samples left out because the cut left nothing to learn, or nothing to tell two answers apart.
     pub emptied: usize,
+    /// Samples that were made from others (`data.augment`).
+    pub made: usize,
 }
 
 impl Counts {
@@ -30,6 +32,7 @@ impl Counts {
         self.truncated_tokens += other.truncated_tokens;
         self.dropped += other.dropped;
         self.emptied += other.emptied;
+        self.made += other.made;
     }
 
     /// Why no sample is left.

@@ -1,15 +1,18 @@
 //! `ft data`: shows what a configuration makes of its data, before anything is trained on it.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ft_data::{Bin, DataConfig, Dataset, Place, Preference, Preview, PreviewToken, Tokenizer, load_samples};
+use ft_data::{
+    Bin, DataConfig, Dataset, Place, Preference, Preview, PreviewToken, Source, Tokenizer, load_augmented, load_samples,
+};
 use ft_train::RunConfig;
 use serde_json::{Value, json};
 
 use crate::args::SetArg;
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 use crate::{configs, output};
 
 /// Look at training data the way training sees it
@@ -23,6 +26,8 @@ pub struct Data {
 enum Action {
     /// Show rendered samples token by token, the learned ones marked, and statistics of the whole file
     Preview(PreviewArgs),
+    /// Write the records that data.augment makes, each with the record it comes from
+    Augment(AugmentArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -46,9 +51,84 @@ struct PreviewArgs {
     json: bool,
 }
 
+#[derive(clap::Args, Debug)]
+struct AugmentArgs {
+    /// Configuration file with a section [data.augment]
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    /// File to write (.jsonl); it must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// The [[task]] whose records they are; the first where none is named
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    #[command(flatten)]
+    set: SetArg,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 impl Data {
     pub fn run(self) -> Result<(), Failure> {
-        let Action::Preview(args) = self.action;
+        match self.action {
+            Action::Preview(args) => args.run(),
+            Action::Augment(args) => args.run(),
+        }
+    }
+}
+
+impl AugmentArgs {
+    fn run(self) -> Result<(), Failure> {
+        output::must_not_exist(&self.out)?;
+        let config = configs::load(&self.config, &self.set.set)?;
+        let tokenizer = configs::tokenizer(&config)?;
+        let section = section(&config, self.task.as_deref())?;
+        if section.augment.is_none() {
+            return Err(Failure::wrong_use(
+                "the configuration has no section [data.augment]; give it operators = [{ kind = \"synonyms\" }]",
+            ));
+        }
+        let seed = config.train.seed;
+        let mut train = load_samples(&section.train, &section, &tokenizer)?;
+        if section.valid.is_none() && section.valid_split > 0.0 {
+            // What a run would hold out.
+            (train, _) = train.split(section.valid_split, seed, &tokenizer);
+        }
+        let made = load_augmented(&train, Source::File(&section.train), &section, seed, &tokenizer)?;
+        let rows = made.map_or(Vec::new(), |made| made.rows);
+        let mut operators: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut text = String::new();
+        for row in &rows {
+            text += &format!("{}\n", row.record());
+            for operator in &row.source.operators {
+                *operators.entry(operator).or_default() += 1;
+            }
+        }
+        std::fs::write(&self.out, text).context(self.out.display())?;
+        if self.json {
+            let records = train.samples.len();
+            return output::json(
+                &json!({ "out": self.out, "samples": records, "made": rows.len(), "operators": operators }),
+            );
+        }
+        let by: Vec<String> = operators
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        output::write(&format!(
+            "{} records, made of {} samples, in {}: {}\n",
+            output::count(rows.len() as u64),
+            output::count(train.samples.len() as u64),
+            self.out.display(),
+            by.join(", ")
+        ))
+    }
+}
+
+impl PreviewArgs {
+    fn run(self) -> Result<(), Failure> {
+        let args = self;
         let config = configs::load(&args.config, &args.set.set)?;
         let tokenizer = configs::tokenizer(&config)?;
         let section = section(&config, args.task.as_deref())?;

@@ -1,6 +1,6 @@
 //! `ft distill`: what distillation needs beside `ft train`: a smaller student, and a teacher's scores.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clap::Subcommand;
@@ -55,7 +55,7 @@ struct Init {
 
 impl Init {
     fn run(self) -> Result<(), Failure> {
-        must_not_exist(&self.out)?;
+        output::must_not_exist(&self.out)?;
         let folder = locate::checkpoint(&self.model)?;
         let tokenizer = Tokenizer::from_dir(&folder)?;
         // Copying is work for the CPU, whatever else there is.
@@ -111,7 +111,7 @@ struct Cache {
 
 impl Cache {
     fn run(self) -> Result<(), Failure> {
-        must_not_exist(&self.out)?;
+        output::must_not_exist(&self.out)?;
         let config = configs::load(&self.config, &self.set.set)?;
         let picked = device::pick(self.device.device)?;
         let plan = ft_train::Plan::resolve(config, &picked.device, &picked.name)?;
@@ -149,7 +149,7 @@ struct Answers {
 
 impl Answers {
     fn run(self) -> Result<(), Failure> {
-        must_not_exist(&self.out)?;
+        output::must_not_exist(&self.out)?;
         if self.out.extension().is_none_or(|extension| extension != "jsonl") {
             return Err(Failure::wrong_use(format!(
                 "--out {}: name it .jsonl, by which data.train knows what it is",
@@ -173,12 +173,5 @@ impl Answers {
             output::count(written.tokens as u64),
             self.out.display(),
         ))
-    }
-}
-
-fn must_not_exist(out: &Path) -> Result<(), Failure> {
-    match out.exists() {
-        true => Err(Failure::wrong_use(format!("--out {}: exists already", out.display()))),
-        false => Ok(()),
     }
 }

@@ -158,6 +158,41 @@ fn data_preview_marks_what_is_learned() {
 }
 
 #[test]
+fn augment_writes_what_training_takes() {
+    let bench = Bench::new();
+    let section = "[data.augment]\ncopies = 3\noperators = [{ kind = 'swap' }, { kind = 'templates', templates = ['Say: {text}'] }]\n";
+    let text = bench.text.replace("valid = 'valid.jsonl'\n", "valid_split = 0.2\n") + section;
+    let config = bench.write("augment.toml", &text);
+    let file = bench.path("made.jsonl").display().to_string();
+    let summary = json(&["data", "augment", &config, "--out", &file, "--json"]);
+    let rows = std::fs::read_to_string(&file).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (summary["made"].as_u64(), summary["samples"].as_u64()),
+        (Some(rows.len() as u64), Some(48))
+    );
+    let records = std::fs::read_to_string(bench.path("train.jsonl")).unwrap();
+    let records: Vec<&str> = records.lines().collect();
+    for row in &rows {
+        let line = row["source"]["place"].as_str().unwrap().strip_prefix("line ").unwrap();
+        let record: Value = serde_json::from_str(records[line.parse::<usize>().unwrap() - 1]).unwrap();
+        assert_eq!(row["completion"], record["completion"]);
+        assert_ne!(row["prompt"], record["prompt"]);
+        assert!(row["source"]["file"].as_str().unwrap().ends_with("train.jsonl"));
+    }
+    let plan = json(&["plan", &config, "--json"]);
+    let counted = ["made", "samples"].map(|key| plan["data"]["train"][key].as_u64().unwrap() as usize);
+    assert_eq!(counted, [rows.len(), 48 + rows.len()]);
+    assert_eq!(plan["data"]["valid"]["samples"], 12, "no held-out record is made from");
+    assert!(ft(&["plan", &config]).ok().contains("of them made from the others"));
+    let refused = ft(&["data", "augment", &config, "--out", &file]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("exists already"), "{}", refused.stderr);
+    let none = ft(&["data", "augment", &bench.config, "--out", "x.jsonl"]);
+    assert!(none.stderr.contains("no section [data.augment]"), "{}", none.stderr);
+}
+
+#[test]
 fn plan_counts_steps_parameters_and_bytes() {
     let bench = Bench::new();
     let plan = json(&["plan", &bench.config, "--json", "--set", "train.steps=7"]);

@@ -33,6 +33,10 @@ impl Format for Chat {
         tokenizer.chat_template().map(|_| ()).ok_or_else(no_template)
     }
 
+    fn before_answers(&self) -> &'static [&'static str] {
+        &["messages", "conversations", "user"]
+    }
+
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
         learn(&messages(record)?, tools(record)?, 0, tokenizer)
     }
@@ -72,6 +76,11 @@ pub(super) fn message(role: &str, content: &str) -> Value {
 /// The role of a message as written, in the OpenAI or the ShareGPT shape.
 pub(super) fn role(message: &Value) -> Option<&str> {
     message.get("role").or(message.get("from")).and_then(Value::as_str)
+}
+
+/// Whether the user says it.
+pub(crate) fn is_question(message: &Value) -> bool {
+    matches!(role(message), Some("user" | "human"))
 }
 
 /// Whether the assistant says it.

@@ -30,6 +30,10 @@ impl Format for Instruct {
         require_eos(tokenizer)
     }
 
+    fn before_answers(&self) -> &'static [&'static str] {
+        &["instruction", "input"]
+    }
+
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
         let output = output(record)?;
         if tokenizer.chat_template().is_some() {

@@ -26,6 +26,7 @@ use crate::map::{Fields, no_column};
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
 
+pub(crate) use chat::is_question;
 pub(crate) use judged::{LABELS, disliked, made, near_miss};
 
 /// Every format, in the order in which they are tried when none is named.
@@ -67,6 +68,11 @@ pub(crate) trait Format: Sync {
     /// What its samples are examples of.
     fn examples(&self) -> Examples {
         Examples::Samples
+    }
+
+    /// The fields that are not learned: what comes before an answer. In lists of messages that is what the user says.
+    fn before_answers(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// What must hold before any record is read.

@@ -51,6 +51,10 @@ impl Format for Preference {
         super::Examples::Pairs
     }
 
+    fn before_answers(&self) -> &'static [&'static str] {
+        &["prompt"]
+    }
+
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
         if record.value("chosen")? == record.value("rejected")? && record.optional("chosen").is_some() {
             return refused("`chosen` and `rejected` are the same, so the pair says nothing");

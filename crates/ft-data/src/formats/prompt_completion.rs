@@ -29,6 +29,10 @@ impl Format for PromptCompletion {
         require_eos(tokenizer)
     }
 
+    fn before_answers(&self) -> &'static [&'static str] {
+        &["prompt"]
+    }
+
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
         if let (Value::Array(_), Value::Array(_)) = (record.value("prompt")?, record.value("completion")?) {
             return conversation(record, tokenizer);

@@ -45,6 +45,10 @@ impl Format for UnpairedPreference {
         super::Examples::Rated
     }
 
+    fn before_answers(&self) -> &'static [&'static str] {
+        &["prompt", "messages"]
+    }
+
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
         let good = label(record)?;
         let sample = if record.optional("completion").is_some() {

@@ -16,6 +16,7 @@ const INPUTS: &[&str] = &[
     "data.train",
     "data.valid",
     "data.chat_template",
+    "data.augment.operators.lexicon",
     "task.train",
     "task.valid",
     "eval.general",
@@ -29,7 +30,7 @@ const INPUTS: &[&str] = &[
 /// folder. A path that exists in neither stays as typed, for the error that will name it.
 pub(super) fn make_absolute(tree: &mut Tree, sources: &Sources) {
     for key in INPUTS {
-        let Some((section, name)) = key.split_once('.') else {
+        let Some((section, name)) = key.rsplit_once('.') else {
             continue;
         };
         for table in tables(tree, section) {
@@ -45,7 +46,8 @@ pub(super) fn make_absolute(tree: &mut Tree, sources: &Sources) {
 
 /// The table of a section, or every one of a list such as `[[task]]`.
 fn tables<'t, 's>(tree: &'t mut Tree<'s>, section: &str) -> Vec<&'t mut Tree<'s>> {
-    match tree.get_mut(section).map(Spanned::get_mut) {
+    let (name, rest) = section.split_once('.').unwrap_or((section, ""));
+    let found: Vec<&mut Tree<'s>> = match tree.get_mut(name).map(Spanned::get_mut) {
         Some(DeValue::Table(table)) => vec![table],
         Some(DeValue::Array(list)) => {
             let items = list.iter_mut().map(Spanned::get_mut);
@@ -57,6 +59,10 @@ fn tables<'t, 's>(tree: &'t mut Tree<'s>, section: &str) -> Vec<&'t mut Tree<'s>
                 .collect()
         }
         _ => Vec::new(),
+    };
+    match rest {
+        "" => found,
+        rest => found.into_iter().flat_map(|table| tables(table, rest)).collect(),
     }
 }
 

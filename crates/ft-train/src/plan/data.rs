@@ -1,6 +1,8 @@
 //! The samples of a run, and what there is to say about them.
 
-use ft_data::{DataConfig, Dataset, Examples, Preference, Sample, Statistics, Tokenizer, load_samples};
+use ft_data::{
+    DataConfig, Dataset, Examples, Preference, Sample, Source, Statistics, Tokenizer, load_augmented, load_samples,
+};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -115,7 +117,7 @@ pub(super) fn present<'p>(files: impl IntoIterator<Item = (String, Option<&'p Pa
 /// Training and held-out samples of the section, or of a task's.
 pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer) -> Result<(Dataset, Option<Dataset>)> {
     let train = read(&data.train, data, config, tokenizer)?;
-    let (train, mut valid) = match &data.valid {
+    let (mut train, mut valid) = match &data.valid {
         Some(path) => (train, Some(read(path, data, config, tokenizer)?)),
         None if data.valid_split > 0.0 => {
             let (train, valid) = train.split(data.valid_split, config.train.seed, tokenizer);
@@ -123,6 +125,10 @@ pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer)
         }
         None => (train, None),
     };
+    // What was held out is known: nothing is made from it.
+    if let Some(made) = load_augmented(&train, Source::File(&data.train), data, config.train.seed, tokenizer)? {
+        train.extend(fitting(made.data, &data.train, config, tokenizer)?, tokenizer);
+    }
     if let (Some(valid), Some(limit)) = (&mut valid, config.eval.max_samples) {
         let (samples, places) = (std::mem::take(&mut valid.samples), std::mem::take(&mut valid.places));
         valid.samples = spread(samples, limit);
@@ -148,7 +154,10 @@ pub(super) fn general(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<S
 
 /// The samples of a file, if they are examples of what the objective learns from.
 fn read(path: &Path, data: &DataConfig, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    let data = load_samples(path, data, tokenizer)?;
+    fitting(load_samples(path, data, tokenizer)?, path, config, tokenizer)
+}
+
+fn fitting(data: Dataset, path: &Path, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
     let (objective, format) = (&config.objective, data.format.as_str());
     match (objective.kind().examples(), data.format.examples()) {
         (wanted, found) if wanted == found => Ok(data),

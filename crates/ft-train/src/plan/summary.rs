@@ -174,6 +174,10 @@ impl std::fmt::Display for PlanSummary {
             "data       {samples} samples ({}), {tokens} tokens, {learned:.1} % learned",
             self.data.format
         )?;
+        if self.data.train.counts.made > 0 {
+            let made = thousands(self.data.train.counts.made);
+            writeln!(f, "augmented  {made} of them made from the others")?;
+        }
         if let Some(valid) = &self.data.valid {
             writeln!(
                 f,
