@@ -36,6 +36,8 @@ const STRATEGIES: &[&[&str]] = &[
     ],
     &["continual.strategy=gem", "continual.memories=6"],
     &["continual.strategy=agem", "continual.memories=6", "continual.sample=5"],
+    &["continual.strategy=der", "continual.buffer=10", "continual.top_k=5"],
+    &["continual.strategy=lwf"],
 ];
 
 /// Four steps for each of three tasks; a learning rate that makes them disturb each other.
@@ -95,7 +97,7 @@ fn every_strategy_takes_full_fine_tuning_and_a_base_in_codes() {
 fn without_anything_to_do_every_strategy_is_plain_training() {
     let workshop = with_tasks(THREE);
     fit(&workshop, "plain", &["continual.strategy=sequential"]);
-    let idle: [&[&str]; 4] = [
+    let idle: [&[&str]; 6] = [
         &[
             "continual.strategy=ewc",
             "continual.lambda=0",
@@ -108,6 +110,8 @@ fn without_anything_to_do_every_strategy_is_plain_training() {
         ],
         &["continual.strategy=replay", "continual.ratio=0"],
         &["continual.strategy=replay", "continual.ratio=0.001"],
+        &["continual.strategy=der", "continual.alpha=0", "continual.beta=0"],
+        &["continual.strategy=lwf", "continual.alpha=0"],
     ];
     for (i, sets) in idle.iter().enumerate() {
         let out = format!("idle{i}");
@@ -290,6 +294,14 @@ fn a_run_over_tasks_that_cannot_be_is_named_with_the_way_out() {
         "continual.buffer: must be at least 1",
     );
     refused(
+        &["continual.strategy=der", "continual.top_k=0"],
+        "continual.top_k: must be at least 1",
+    );
+    refused(
+        &["continual.strategy=lwf", "continual.temperature=0"],
+        "continual.temperature: must be a number above 0",
+    );
+    refused(
         &["continual.strategy=gem", "continual.margin=inf"],
         "continual.margin: must be",
     );
@@ -348,6 +360,20 @@ fn the_plan_counts_what_a_strategy_holds() {
     assert_eq!(ewc.disk.checkpoint - plain.disk.checkpoint, 2 * numbers);
     assert_eq!(plan(&["continual.strategy=gem"]).bytes.continual, 3 * numbers);
     assert_eq!(plan(&["continual.strategy=agem"]).bytes.continual, 2 * numbers);
+    let lwf = plan(&["continual.strategy=lwf"]);
+    assert_eq!(
+        (lwf.bytes.continual, lwf.disk.checkpoint),
+        (numbers, plain.disk.checkpoint + numbers)
+    );
+    let der = plan(&["continual.strategy=der", "continual.top_k=5"]);
+    let scores = der.bytes.continual - 2 * numbers;
+    assert_eq!(der.disk.checkpoint, plain.disk.checkpoint + scores);
+    fit(&workshop, "der", &["continual.strategy=der", "continual.top_k=5"]);
+    let bytes = fs::metadata(workshop.path("der/checkpoints/step-12/continual.safetensors"))
+        .unwrap()
+        .len();
+    // Samples of all lengths, none of which the plan draws.
+    assert!(bytes > scores / 2 && bytes < 2 * scores + 1024, "{bytes} for {scores}");
     fit(
         &workshop,
         "ewc",

@@ -13,7 +13,7 @@ use crate::batches::StepBatch;
 use crate::checkpoint::{CONTINUAL, HOOK, read_tensors, write_tensors};
 use crate::continual::{Now, Strategy, Summed};
 use crate::engine::model::TrainModel;
-use crate::objectives::SftConfig;
+use crate::objectives::Objective;
 use crate::{Error, Result};
 
 /// Does nothing for most methods and most runs.
@@ -41,6 +41,11 @@ impl MethodHook {
         self.strategy
             .as_mut()
             .map_or(Vec::new(), |strategy| strategy.mix(step, samples))
+    }
+
+    /// The objective of the next step, where it is not the run's own.
+    pub fn objective(&self, of_run: &Arc<dyn Objective>) -> Option<Arc<dyn Objective>> {
+        self.strategy.as_ref()?.objective(of_run)
     }
 
     /// Adds the gradients of the penalties to that of a loss that is summed over `count` units, so that each penalty
@@ -151,16 +156,13 @@ fn at<T>(train: &TrainModel, go_on: &dyn Fn() -> bool, look: impl FnOnce(&Now<'_
         Ok(output.map(|output| Summed {
             grads: output.grads,
             count: output.item.count,
+            figures: output.item.figures,
         }))
-    };
-    // Of the data, whatever the run minimizes.
-    let likely = TrainModel {
-        objective: Arc::new(SftConfig::default()),
-        ..train.clone()
     };
     look(&Now {
         model: &train.model,
         gradients: &|batch| summed(train, batch),
-        likelihood: &|batch| summed(&likely, batch),
+        of: &|objective, batch| summed(&train.minimizing(objective), batch),
+        go_on,
     })
 }

@@ -23,6 +23,7 @@ mod sft;
 mod simpo;
 mod targets;
 pub(crate) mod teacher_cache;
+pub(crate) mod top_scores;
 mod weighted;
 
 use std::fmt::Debug;
@@ -40,6 +41,7 @@ use crate::Result;
 use crate::batches::{MicroBatch, StepBatch, Totals};
 use crate::checkpoint::{Evaluation, Exact};
 
+pub(crate) use distill::teacher_states;
 pub use distill::{DistillConfig, TeacherStorage};
 pub use dpo::{DpoConfig, DpoLoss};
 pub use given::Given;
@@ -86,7 +88,7 @@ pub struct Loss {
 
 impl Loss {
     /// Of a held-out batch with `count` units; the negative log-likelihood stays open.
-    fn held_out(self, count: usize) -> HeldOut {
+    pub(crate) fn held_out(self, count: usize) -> HeldOut {
         HeldOut {
             loss: read(self.sum),
             count,

@@ -13,9 +13,9 @@ use safetensors::Dtype;
 
 use super::bytes::Bytes;
 use super::other_model::OtherBytes;
+use super::tasks::Kept;
 use super::{Demand, DeviceTraits};
 use crate::config::{Checkpointing, ModelSection, PeftSection};
-use crate::continual::Copies;
 use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
 
@@ -97,8 +97,8 @@ pub(super) struct Job<'a> {
     pub compute: Option<FloatDType>,
     pub quant: Option<Scheme>,
     pub accumulates: bool,
-    /// Copies of what trains that a strategy against forgetting holds.
-    pub copies: Copies,
+    /// By a strategy against forgetting.
+    pub kept: Kept,
     pub checkpointing: Checkpointing,
     /// Gradients are used as soon as they are there.
     pub in_backward: bool,
@@ -117,7 +117,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
     demand.in_backward = job.in_backward;
-    demand.distills = matches!(job.objective, ObjectiveConfig::Distill(_));
+    demand.distills = job.kept.distills || matches!(job.objective, ObjectiveConfig::Distill(_));
     let stored = Stored::new(job)?;
     demand.half = half(job, &stored);
     let [prompt, prefix] = virtual_tokens(job.peft);
@@ -130,7 +130,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
-        continual: FLOAT * (numbers * (job.copies.kept + job.copies.in_step)) as u64,
+        continual: FLOAT * (numbers * (job.kept.copies.kept + job.kept.copies.in_step)) as u64 + job.kept.remembered,
         other_model: 0,
         saving: 0,
         runtime: job.runtime,
@@ -153,7 +153,7 @@ pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     };
     let beside = FLOAT * (job.peft.method().numbers_beside() * job.attached.parameters) as u64;
     let states: u64 = state_bytes(job).iter().sum();
-    let copies = trained * job.copies.kept as u64;
+    let copies = trained * job.kept.copies.kept as u64 + job.kept.remembered;
     (trained + beside + states + copies + result + JSON, result)
 }
 

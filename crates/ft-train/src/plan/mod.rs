@@ -173,7 +173,7 @@ impl Plan {
             compute,
             quant: config.model.quant,
             accumulates: config.train.accumulation > 1 || tasks::adds_passes(&config),
-            copies: tasks::copies(&config),
+            kept: tasks::Kept::of(&config, &tasks, &batches),
             checkpointing: config.train.checkpointing,
             in_backward: config.train.optimizer_in_backward,
             runtime: if cpu { runtime() } else { 0 },
