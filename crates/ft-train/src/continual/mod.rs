@@ -8,6 +8,7 @@
 //! A strategy sees the trainable parameters alone: whatever they are (an adapter's, or the model's), and however the rest is held,
 //! it is the same strategy. What it can derive from (seed, step) it does not keep; what it keeps goes into every checkpoint.
 
+mod adapters;
 mod agem;
 mod der;
 mod dual;
@@ -17,10 +18,12 @@ mod gem;
 mod joint;
 mod lwf;
 mod memory;
+mod olora;
 mod online_ewc;
 mod replay;
 pub mod scores;
 mod sequential;
+mod succession;
 mod vector;
 
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use adapters::AdaptersConfig;
 pub use agem::AgemConfig;
 pub use der::DerConfig;
 pub use ewc::EwcConfig;
@@ -39,9 +43,11 @@ pub use fisher::FisherKind;
 pub use gem::GemConfig;
 pub use joint::JointConfig;
 pub use lwf::LwfConfig;
+pub use olora::OloraConfig;
 pub use online_ewc::OnlineEwcConfig;
 pub use replay::ReplayConfig;
 pub use sequential::SequentialConfig;
+pub use succession::{BetweenTasks, Next, Succession};
 
 use crate::Result;
 use crate::batches::{Batches, StepBatch};
@@ -177,6 +183,11 @@ pub trait StrategyKind {
         Copies::default()
     }
 
+    /// What becomes of the adapter between two tasks, where that is a part of the strategy.
+    fn next(&self) -> Option<Next> {
+        None
+    }
+
     /// Whether probabilities of the whole vocabulary are compared.
     fn distills(&self) -> bool {
         false
@@ -236,6 +247,10 @@ strategies! {
     "der" => Der(DerConfig),
     /// Learning without forgetting: on the new task's samples, the model learns from itself as it was before.
     "lwf" => Lwf(LwfConfig),
+    /// Orthogonal low-rank adaptation: a fresh LoRA for each task, held out of the subspaces of those before, which stay in use.
+    "olora" => Olora(OloraConfig),
+    /// An adapter for each task, over one base: nothing is shared, and nothing is forgotten.
+    "adapters" => Adapters(AdaptersConfig),
 }
 
 /// `key: message` for a number that must be finite and at least 0.

@@ -54,11 +54,16 @@ impl Vector {
 
     /// The model with these values in the place of its own, on a plain device; everything else is shared.
     pub fn put(&self, model: &Model) -> Model {
+        self.put_back(model.clone()).valid()
+    }
+
+    /// The model with these values in the place of its own.
+    pub fn put_back(&self, model: Model) -> Model {
         let mut put = Put {
-            places: places(model),
+            places: places(&model),
             parts: &self.0,
         };
-        model.clone().map(&mut put).valid()
+        model.map(&mut put)
     }
 
     /// The vector `self + factor · other`. What is missing counts as 0.
@@ -211,8 +216,9 @@ impl ModuleMapper for Put<'_> {
         let Some(part) = place.and_then(|place| self.parts[*place].clone()) else {
             return param;
         };
-        let value = part.reshape(param.dims()).cast(param.dtype()).autodiff();
-        Param::initialized(param.id, value)
+        let (shape, dtype, trains) = (param.dims(), param.dtype(), param.is_require_grad());
+        let value = part.reshape(shape).cast(dtype).autodiff();
+        Param::initialized(param.id, value).set_require_grad(trains)
     }
 }
 

@@ -1,17 +1,19 @@
 //! What is done around a step beside the gradients of its samples: by the method, where it has a part in the loop
-//! ([`ft_peft::TrainingHook`]), and by the strategy against forgetting, where tasks come one after the other ([`Strategy`]).
+//! ([`ft_peft::TrainingHook`]), and by the strategy against forgetting, where tasks come one after the other ([`Strategy`]); and what becomes of the adapter between two of
+//! them ([`Succession`]).
 
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use ft_model::Model;
 use ft_peft::{Adaptable, PeftConfig, TrainingHook};
 use serde_json::Value;
 
 use crate::batches::StepBatch;
-use crate::checkpoint::{CONTINUAL, HOOK, read_tensors, write_tensors};
-use crate::continual::{Now, Strategy, Summed};
+use crate::checkpoint::{CONTINUAL, EARLIER, HOOK, read_tensors, write_tensors};
+use crate::continual::{Next, Now, Strategy, Succession, Summed};
 use crate::engine::model::TrainModel;
 use crate::objectives::Objective;
 use crate::{Error, Result};
@@ -20,6 +22,7 @@ use crate::{Error, Result};
 pub struct MethodHook {
     method: Option<Box<dyn TrainingHook>>,
     strategy: Option<Box<dyn Strategy>>,
+    succession: Option<Succession>,
 }
 
 impl MethodHook {
@@ -28,12 +31,46 @@ impl MethodHook {
         Self {
             method: method.method().training_hook(),
             strategy: None,
+            succession: None,
         }
     }
 
     /// The same with a strategy against forgetting.
     pub fn with(self, strategy: Option<Box<dyn Strategy>>) -> Self {
         Self { strategy, ..self }
+    }
+
+    /// The same with an adapter for every task.
+    pub fn followed(self, succession: Option<Succession>) -> Self {
+        Self { succession, ..self }
+    }
+
+    /// The model for the next task, where it has an adapter of its own; the model as it is otherwise.
+    ///
+    /// # Errors
+    /// An adapter that cannot be folded or attached.
+    pub(crate) fn follow(&mut self, model: Model) -> Result<(Model, bool)> {
+        match &mut self.succession {
+            Some(succession) => Ok((succession.follow(model)?, true)),
+            None => Ok((model, false)),
+        }
+    }
+
+    /// What becomes of the adapter between two tasks.
+    pub(crate) fn next(&self) -> Next {
+        self.succession.as_ref().map_or(Next::Continue, Succession::next)
+    }
+
+    /// The model, on a plain device, as it is for a task, or for text of no task.
+    ///
+    /// # Errors
+    /// An adapter that cannot be attached.
+    pub(crate) fn model_of(&self, model: &Model, task: Option<usize>) -> Result<Model> {
+        let own = self
+            .succession
+            .as_ref()
+            .map(|succession| succession.model_of(model, task));
+        Ok(own.transpose()?.flatten().unwrap_or_else(|| model.valid()))
     }
 
     /// Numbers of the training samples that the strategy feeds beside those of step `step`, which feeds `samples` of its own.
@@ -126,10 +163,23 @@ impl MethodHook {
         if let Some(training_hook) = &self.method {
             write_tensors(&folder.join(HOOK), &training_hook.state())?;
         }
+        if let Some(succession) = &self.succession {
+            write_tensors(&folder.join(EARLIER), &succession.state(model))?;
+        }
         match &self.strategy {
             Some(strategy) => write_tensors(&folder.join(CONTINUAL), &strategy.state(model)),
             None => Ok(()),
         }
+    }
+
+    /// The model with what earlier tasks have left in it, before what trains is read back.
+    pub fn restore(&mut self, folder: &Path, model: Model) -> Result<Model> {
+        let Some(succession) = &mut self.succession else {
+            return Ok(model);
+        };
+        let path = folder.join(EARLIER);
+        let restored = succession.restore(model, read_tensors(&path)?);
+        restored.map_err(|why| Error::checkpoint(&path, why))
     }
 
     /// Reads it back, and with it what it has done to the adapters of `model`.

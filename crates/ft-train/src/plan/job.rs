@@ -16,6 +16,7 @@ use super::other_model::OtherBytes;
 use super::tasks::Kept;
 use super::{Demand, DeviceTraits};
 use crate::config::{Checkpointing, ModelSection, PeftSection};
+use crate::continual::Next;
 use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
 
@@ -130,13 +131,20 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
-        continual: FLOAT * (numbers * (job.kept.copies.kept + job.kept.copies.in_step)) as u64 + job.kept.remembered,
+        continual: FLOAT * (numbers * job.kept.copies()) as u64 + job.kept.remembered,
         other_model: 0,
         saving: 0,
         runtime: job.runtime,
     };
     let step = OtherBytes::of(job)?.beside(step);
     Ok(step.or_saving(copies(job)))
+}
+
+/// Whether every matrix that is adapted is held in f32.
+pub(super) fn held_in_f32(job: &Job) -> bool {
+    let Ok(stored) = Stored::new(job) else { return false };
+    let mut adapted = job.attached.choice.adapted.iter();
+    adapted.all(|path| stored.bytes(&format!("{path}.weight")) == FLOAT)
 }
 
 /// Bytes of a model that does not train, as it is held.
@@ -147,14 +155,21 @@ pub(super) fn held(job: &Job) -> Result<u64> {
 /// Bytes of a checkpoint and of the result.
 pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     let trained = FLOAT * job.attached.parameters as u64;
-    let result = match job.peft {
-        PeftConfig::Full(_) => FLOAT * job.model.num_parameters() as u64,
-        _ => trained,
+    let whole = FLOAT * job.model.num_parameters() as u64;
+    let (tasks, next) = (job.kept.tasks as u64, job.kept.next);
+    // In a checkpoint, and at the end.
+    let (beside_state, result) = match (job.peft, next) {
+        (PeftConfig::Full(_), _) => (whole, whole),
+        (_, Next::Continue) => (trained, trained),
+        (_, Next::Fold) => (0, whole),
+        (_, Next::Freeze) => (tasks * trained, tasks * trained),
+        (_, Next::Separate) => (trained, tasks * trained),
     };
     let beside = FLOAT * (job.peft.method().numbers_beside() * job.attached.parameters) as u64;
     let states: u64 = state_bytes(job).iter().sum();
-    let copies = trained * job.kept.copies.kept as u64 + job.kept.remembered;
-    (trained + beside + states + copies + result + JSON, result)
+    let earlier = next.saved(job.kept.tasks);
+    let copies = trained * (job.kept.copies.kept + earlier) as u64 + job.kept.remembered;
+    (trained + beside + states + copies + beside_state + JSON, result)
 }
 
 /// State, manifest and adapter configuration, generously.

@@ -7,7 +7,7 @@ use ft_data::{Counts, Sample, Statistics, Tokenizer};
 use super::data::{self, DataSummary, Loaded, TaskSummary};
 use crate::batches::Batches;
 use crate::config::RunConfig;
-use crate::continual::Copies;
+use crate::continual::{Copies, Next};
 use crate::tasks::{Course, Mixture, Task, Tasks};
 use crate::{Error, Result};
 
@@ -151,8 +151,12 @@ pub(super) fn adds_passes(config: &RunConfig) -> bool {
 }
 
 /// The memory that a strategy against forgetting takes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Kept {
+    /// Tasks, one after the other.
+    pub tasks: usize,
+    /// What becomes of the adapter between two of them.
+    pub next: Next,
     /// Copies of what trains.
     pub copies: Copies,
     /// Probabilities of the whole vocabulary are compared.
@@ -161,7 +165,24 @@ pub(super) struct Kept {
     pub remembered: u64,
 }
 
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            tasks: 0,
+            next: Next::Continue,
+            copies: Copies::default(),
+            distills: false,
+            remembered: 0,
+        }
+    }
+}
+
 impl Kept {
+    /// Copies of what trains, all together.
+    pub fn copies(&self) -> usize {
+        self.copies.kept + self.copies.in_step + self.next.kept(self.tasks)
+    }
+
     /// In a run over these tasks.
     pub fn of(config: &RunConfig, tasks: &Tasks, batches: &Batches) -> Self {
         let Some(section) = &config.continual else {
@@ -177,6 +198,8 @@ impl Kept {
         let tokens = learned as f64 / batches.samples().len().max(1) as f64;
         let kind = section.strategy.kind();
         Self {
+            tasks: tasks.0.len(),
+            next: section.next(),
             copies: kind.copies(tasks.0.len()),
             distills: kind.distills(),
             remembered: kind.remembers(fed.sum(), tokens),
