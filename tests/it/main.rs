@@ -9,6 +9,7 @@ mod continual_adapters;
 mod continual_bench;
 mod continual_config;
 mod continual_golden;
+mod continual_kill;
 mod evaluate;
 mod families;
 mod faults;
