@@ -137,7 +137,9 @@ impl Guide {
             let (title, _) = header(&format!("crates/ft-train/src/objectives/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", objective_file(name));
         }
-        text += "\n# Tasks one after the other\n\nWhat is done against forgetting; every one works with every method, over every storage.\n\n\
+        text += "\n# Tasks one after the other\n\nWhat is done against forgetting; every one works with every method, over every storage, but \
+            `olora` (LoRA) and `adapters` (methods that leave the base as it is). With most, `between_tasks = \"fold\"` makes each task's adapter a part of \
+            the base before a fresh one starts.\n\n\
             | `continual.strategy` | |\n|---|---|\n";
         for name in StrategyConfig::NAMES {
             let (title, _) = header(&format!("crates/ft-train/src/continual/{name}.rs"));

@@ -131,6 +131,7 @@ fn run(path: &Path) -> Result<Located, Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    one_adapter(path, &result)?;
     if is_adapter(&result) {
         let config = ft_train::RunConfig::load(&path.join("config.toml"), &[])?;
         return with_base(&result, &config.model.path.to_string_lossy());
@@ -140,6 +141,24 @@ fn run(path: &Path) -> Result<Located, Failure> {
         adapter: None,
         quant: None,
     })
+}
+
+/// Refuses the folder of a run that ended with an adapter for each task: which one is meant?
+fn one_adapter(named: &Path, folder: &Path) -> Result<(), Failure> {
+    let inside = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut adapters: Vec<PathBuf> = inside
+        .map(|entry| entry.path())
+        .filter(|path| is_adapter(path))
+        .collect();
+    adapters.sort();
+    match adapters.first() {
+        Some(first) if !is_adapter(folder) => Err(Failure::new(format!(
+            "`{}` has an adapter for each task; name one of them, such as `{}`",
+            named.display(),
+            first.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn with_base(adapter: &Path, base: &str) -> Result<Located, Failure> {
@@ -181,6 +200,8 @@ fn base_of_adapter(adapter: &Path) -> Result<String, Failure> {
 
 /// An adapter is named by its folder, or by the folder of a run that ended in one.
 pub fn adapter_folder(path: &Path) -> Result<PathBuf, Failure> {
+    one_adapter(path, path)?;
+    one_adapter(path, &path.join("final"))?;
     let candidates = [path.to_path_buf(), path.join("final")];
     match candidates.into_iter().find(|p| is_adapter(p)) {
         Some(folder) => Ok(folder),

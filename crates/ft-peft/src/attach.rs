@@ -179,6 +179,14 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
     Ok(attached)
 }
 
+/// Takes every adapter out and makes everything a constant.
+pub fn detach(model: &mut impl Adaptable) {
+    for mut module in model.target_modules() {
+        module.freeze();
+        module.clear();
+    }
+}
+
 /// Merges every adapter into the weights and makes everything a constant. A tied head keeps the table as it was before an
 /// adapter on the embeddings is merged into them, unless the adapter was the head's too.
 ///

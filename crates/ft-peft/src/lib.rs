@@ -62,10 +62,13 @@ mod training_hook;
 mod virtual_tokens;
 
 pub use adapters::Adapters;
-pub use attach::{Attached, Choice, ModuleSpec, attach, fold, mergeable, module_specs, preview, trained_shapes};
+pub use attach::{
+    Attached, Choice, ModuleSpec, attach, detach, fold, mergeable, module_specs, preview, trained_shapes,
+};
 pub use embedding_delta::EmbeddingDelta;
 pub use error::{Error, Result};
 pub use methods::lora::mixed::RowChoice;
+pub use methods::lora::stack::{Earlier, stack, stackable};
 pub use methods::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
 pub use pass::Pass;
 pub use patterns::Patterns;

@@ -24,6 +24,8 @@ pub struct Target<'a> {
     pub paths: &'a [String],
     /// Which rank-one parts the file holds, of modules where some were taken away.
     pub kept: &'a BTreeMap<String, Vec<bool>>,
+    /// Adapters one behind the other that the file holds as one.
+    pub stacked: usize,
     /// Whether the base stores its matrices `[in, out]`.
     pub fan_in_fan_out: bool,
     /// Sizes of the base's attention.

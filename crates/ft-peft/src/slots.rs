@@ -54,9 +54,17 @@ impl Projection {
         if let Some(delta) = self.delta.take() {
             let dtype = self.weight.dtype();
             let (weight, bias) = delta.fold(self.weight.dense(), self.bias.as_ref().map(Leaf::val));
-            self.weight.set_dense(weight);
-            self.bias = bias.map(|bias| Leaf::Frozen(bias.detach().cast(dtype)));
+            self.weight.set_dense(constant(weight));
+            self.bias = bias.map(|bias| Leaf::Frozen(constant(bias).cast(dtype)));
         }
+    }
+}
+
+/// The same numbers without a tape, on the same device; `detach` leaves a leaf that requires a gradient.
+pub(crate) fn constant<const D: usize>(value: Tensor<D>) -> Tensor<D> {
+    match value.is_autodiff() {
+        true => value.without_autodiff().autodiff(),
+        false => value,
     }
 }
 
@@ -117,7 +125,7 @@ impl Embedding {
         if let Some(delta) = self.delta.take() {
             let table = self.weight.val();
             let dtype = table.dtype();
-            self.weight.set(delta.fold(table).cast(dtype));
+            self.weight.set(constant(delta.fold(table)).cast(dtype));
         }
     }
 }

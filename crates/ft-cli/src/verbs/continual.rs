@@ -94,7 +94,12 @@ fn compared(runs: &[PathBuf], found: &[ContinualScores]) -> String {
         rows.push(row);
     }
     let right: Vec<bool> = (0..rows[0].len()).map(|column| column > 1).collect();
-    output::table(&rows, &right) + "losses: small is good, and positive transfer and forgetting are for the worse\n"
+    let mut notes: Vec<&str> = found.iter().filter_map(ContinualScores::note).collect();
+    notes.dedup();
+    let notes: String = notes.iter().map(|note| format!("adapters: {note}\n")).collect();
+    output::table(&rows, &right)
+        + "losses: small is good, and positive transfer and forgetting are for the worse\n"
+        + &notes
 }
 
 /// R with what is read off it.
@@ -121,7 +126,8 @@ pub(super) fn matrix(scores: &ContinualScores) -> String {
     let figures: Vec<String> = figures
         .map(|(name, value)| format!("{name} {}", number(*value)))
         .collect();
-    output::table(&rows, &right) + &figures.join(", ") + "\n"
+    let note = scores.note().map_or(String::new(), |note| format!("{note}\n"));
+    output::table(&rows, &right) + &figures.join(", ") + "\n" + &note
 }
 
 #[cfg(test)]

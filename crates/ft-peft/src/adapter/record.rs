@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::adapterhub;
 use crate::attach::{Choice, ModuleSpec, module_specs};
-use crate::methods::{PeftConfig, WeightDelta};
+use crate::methods::{Delta, PeftConfig, WeightDelta};
 use crate::peft_config::Target;
 use crate::target_module::{Adaptable, AttentionShape, ModuleSlot, TargetModule};
 use crate::targets::{Kind, has_suffix};
@@ -36,6 +36,7 @@ pub(super) fn record(
         modules: &modules,
         paths: &paths,
         kept: &kept(model),
+        stacked: stacked(model),
         fan_in_fan_out: stores_in_out(model),
         shape: attention(model),
     };
@@ -49,6 +50,17 @@ fn kept(model: &mut impl Adaptable) -> BTreeMap<String, Vec<bool>> {
         _ => None,
     };
     model.target_modules().into_iter().filter_map(of).collect()
+}
+
+fn stacked(model: &mut impl Adaptable) -> usize {
+    let of = |module: TargetModule<'_>| match &module.slot {
+        ModuleSlot::Projection(slot) => match &slot.delta {
+            Some(Delta::Lora(lora)) => Some(lora.stacked()),
+            _ => None,
+        },
+        _ => None,
+    };
+    model.target_modules().into_iter().find_map(of).unwrap_or(1)
 }
 
 /// The adapted modules as PEFT's `target_modules`: their last components where these mean exactly the same modules, else

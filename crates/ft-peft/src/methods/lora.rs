@@ -31,9 +31,12 @@ pub(crate) mod file;
 mod init;
 pub(super) mod low_rank;
 pub mod mixed;
+pub(crate) mod stack;
 
 pub use embedding::LoraEmbedding;
+pub use init::Start;
 use low_rank::LowRank;
+use stack::Earlier;
 
 /// Options of LoRA; the names in parentheses are PEFT's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -154,6 +157,11 @@ impl LoraConfig {
         let alpha = self.alpha_pattern.get(path).copied().unwrap_or(self.alpha);
         let rank = self.rank_at(path) as f64;
         if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
+    }
+
+    /// Whether the base gives up what the adapter starts with.
+    pub fn moves_base(&self) -> bool {
+        matches!(self.init, Init::Pissa | Init::Olora)
     }
 
     fn fits(&self, spec: &ModuleSpec) -> Result<()> {
@@ -312,6 +320,8 @@ pub struct Lora {
     pub bias: Option<Param<Tensor<1>>>,
     /// A and B at the start, where the base was changed to make room for them (PiSSA, OLoRA).
     pub start: Option<Start>,
+    /// Adapters before this one that stay in use, see [`stack`](crate::stack).
+    pub earlier: Option<Earlier>,
     /// s.
     #[module(skip)]
     pub scale: f64,
@@ -323,22 +333,19 @@ pub struct Lora {
     pub salt: u64,
 }
 
-/// The constants `A₀ [r, in]` and `B₀ [out, r]` whose scaled product was taken out of the base weight.
-#[derive(Module, Debug)]
-pub struct Start {
-    /// `[r, in]`.
-    pub a: Tensor<2>,
-    /// `[out, r]`.
-    pub b: Tensor<2>,
-}
-
 impl WeightDelta for Lora {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
-        self.low_rank().forward(x, base, pass)
+        let Some(earlier) = &self.earlier else {
+            return self.low_rank().forward(x, base, pass);
+        };
+        let y = self.low_rank().forward(x.clone(), base, pass);
+        let dtype = y.dtype();
+        y + earlier.branch(x, self.scale).cast(dtype)
     }
 
     fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>) {
-        let delta = self.b.val().detach().matmul(self.a.val().detach());
+        let Earlier { a, b } = self.concatenated();
+        let delta = b.matmul(a);
         let own = self
             .bias
             .as_ref()
@@ -360,9 +367,9 @@ impl WeightDelta for Lora {
     }
 
     /// The plain LoRA that means the same over the unchanged base: with a `start`, `s(BA - B₀A₀)` written as one product
-    /// of rank 2r.
+    /// of rank 2r; with adapters before it, all of them concatenated.
     fn export(&self) -> Vec<(&'static str, TensorData)> {
-        let (a, b) = (self.a.val().detach(), self.b.val().detach());
+        let Earlier { a, b } = self.concatenated();
         let (a, b) = match &self.start {
             None => (a, b),
             Some(start) => (

@@ -143,6 +143,7 @@ impl PlainLora {
             ..LoraConfig::default()
         };
         let target = Target {
+            stacked: 1,
             kept: &BTreeMap::new(),
             base_model: folded.base_model.as_deref().unwrap_or_default(),
             modules: folded.modules.as_ref().unwrap_or(&paths),

@@ -264,7 +264,7 @@ fn lay<'s>(tree: &mut Tree<'s>, over: Tree<'s>, whole: &[&str]) {
     if let Some(new) = strategy(&over)
         && strategy(tree) != Some(new)
     {
-        source::keep_only(tree, "continual", "steps_per_task");
+        source::keep_only(tree, "continual", &continual::OWN);
     }
     for (_, displaced) in DISPLACES.iter().filter(|(typed, _)| source::holds(&over, typed)) {
         source::remove(tree, displaced);

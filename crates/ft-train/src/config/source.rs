@@ -216,11 +216,11 @@ pub(super) fn remove(tree: &mut Tree, path: &str) {
 }
 
 /// Removes every key of a section but one.
-pub(super) fn keep_only(tree: &mut Tree, section: &str, key: &str) {
+pub(super) fn keep_only(tree: &mut Tree, section: &str, keys: &[&str]) {
     if let Some(DeValue::Table(inner)) = tree.get_mut(section).map(Spanned::get_mut) {
         *inner = std::mem::take(inner)
             .into_iter()
-            .filter(|(name, _)| name.get_ref() == key)
+            .filter(|(name, _)| keys.contains(&name.get_ref().as_ref()))
             .collect();
     }
 }

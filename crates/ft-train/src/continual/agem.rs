@@ -52,7 +52,10 @@ impl StrategyKind for AgemConfig {
     }
 
     fn copies(&self, _: usize) -> Copies {
-        Copies { kept: 0, in_step: 2 }
+        Copies {
+            in_step: 2,
+            ..Copies::default()
+        }
     }
 
     fn build(&self, setting: Setting) -> Box<dyn Strategy> {

@@ -66,7 +66,11 @@ impl StrategyKind for EwcConfig {
 }
 
 /// F and θ*; the gradient of the penalty, and the sum with that of the step.
-pub(super) const COPIES: Copies = Copies { kept: 2, in_step: 2 };
+pub(super) const COPIES: Copies = Copies {
+    kept: 2,
+    in_step: 2,
+    teaches: false,
+};
 
 /// The penalty of EWC, also with one anchor and a Fisher information that fades.
 pub(super) struct Consolidation {

@@ -8,6 +8,7 @@
 //! a loss that is a mean over them.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Tensor, activation};
@@ -20,7 +21,7 @@ use super::vector::Vector;
 use super::{Now, Setting, Summed};
 use crate::Result;
 use crate::batches::StepBatch;
-use crate::objectives::{at_targets, plain_hidden};
+use crate::objectives::{Objective, SftConfig, at_targets, plain_hidden};
 
 /// Whose answers the likelihood is of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +73,7 @@ impl JsonSchema for FisherKind {
 
 /// The estimate from these training samples at the present weights; none where someone asked to stop.
 pub(super) fn estimate(rows: &[usize], kind: FisherKind, setting: &Setting, now: &Now<'_>) -> Result<Option<Vector>> {
+    let likelihood: Arc<dyn Objective> = Arc::new(SftConfig::default());
     let mut sum: Option<Vector> = None;
     let mut tokens = 0;
     for row in rows {
@@ -82,7 +84,7 @@ pub(super) fn estimate(rows: &[usize], kind: FisherKind, setting: &Setting, now:
                 answer(&mut micro.batch, now.model, &mut stream(seed, &format!("fisher/{row}")));
             }
         }
-        let Some(Summed { grads, count }) = (now.likelihood)(&batch)? else {
+        let Some(Summed { grads, count, .. }) = (now.of)(likelihood.clone(), &batch)? else {
             return Ok(None);
         };
         let squares = Vector::of(now.model, &grads).map(|g| g.square());

@@ -52,9 +52,9 @@ impl StrategyKind for GemConfig {
 
     fn copies(&self, tasks: usize) -> Copies {
         Copies {
-            kept: 0,
             // A gradient for every earlier task, and the projected one.
             in_step: tasks,
+            ..Copies::default()
         }
     }
 

@@ -8,6 +8,13 @@ use ft_data::{below, shuffle, stream};
 use super::Setting;
 use crate::batches::StepBatch;
 
+/// Samples from a buffer beside the `samples` of step `step`: `ratio` as many; where that is no whole number, some steps have one more.
+pub(super) fn share(step: usize, samples: usize, ratio: f64) -> usize {
+    let share = ratio * samples as f64;
+    let until = |step: usize| (step as f64 * share).floor() as usize;
+    until(step + 1) - until(step)
+}
+
 impl Setting {
     /// The samples that a phase has fed when it is over, each once, in the order in which they first came.
     fn fed(&self, phase: usize) -> Vec<usize> {

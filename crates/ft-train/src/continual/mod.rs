@@ -8,17 +8,22 @@
 //! A strategy sees the trainable parameters alone: whatever they are (an adapter's, or the model's), and however the rest is held,
 //! it is the same strategy. What it can derive from (seed, step) it does not keep; what it keeps goes into every checkpoint.
 
+mod adapters;
 mod agem;
+mod der;
 mod dual;
 mod ewc;
 mod fisher;
 mod gem;
 mod joint;
+mod lwf;
 mod memory;
+mod olora;
 mod online_ewc;
 mod replay;
 pub mod scores;
 mod sequential;
+mod succession;
 mod vector;
 
 use std::sync::Arc;
@@ -30,17 +35,23 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use adapters::AdaptersConfig;
 pub use agem::AgemConfig;
+pub use der::DerConfig;
 pub use ewc::EwcConfig;
 pub use fisher::FisherKind;
 pub use gem::GemConfig;
 pub use joint::JointConfig;
+pub use lwf::LwfConfig;
+pub use olora::OloraConfig;
 pub use online_ewc::OnlineEwcConfig;
 pub use replay::ReplayConfig;
 pub use sequential::SequentialConfig;
+pub use succession::{BetweenTasks, Next, Succession};
 
 use crate::Result;
 use crate::batches::{Batches, StepBatch};
+use crate::objectives::{Figure, Objective};
 
 /// What a strategy is made from, beside its options.
 #[derive(Clone, Debug)]
@@ -57,10 +68,15 @@ pub struct Summed {
     pub grads: GradientsParams,
     /// Units.
     pub count: usize,
+    /// What else the loss tells.
+    pub figures: Vec<Figure>,
 }
 
 /// The gradients of a batch at the present weights; none where someone asked to stop.
 pub type Gradients<'a> = dyn Fn(&StepBatch) -> Result<Option<Summed>> + 'a;
+
+/// The same of another objective than the run's.
+pub type GradientsOf<'a> = dyn Fn(Arc<dyn Objective>, &StepBatch) -> Result<Option<Summed>> + 'a;
 
 /// The model at one moment.
 pub struct Now<'a> {
@@ -68,8 +84,10 @@ pub struct Now<'a> {
     pub model: &'a Model,
     /// Of the run's objective, summed over its units.
     pub gradients: &'a Gradients<'a>,
-    /// Of the negative log-likelihood, summed over target tokens.
-    pub likelihood: &'a Gradients<'a>,
+    /// Of any objective, summed over its units.
+    pub of: &'a GradientsOf<'a>,
+    /// False where someone asked to stop; asked between two forward passes.
+    pub go_on: &'a dyn Fn() -> bool,
 }
 
 /// A strategy in a run. Nothing is done where a method is left as it is here.
@@ -77,6 +95,11 @@ pub trait Strategy: Send {
     /// Numbers of the training samples that are fed beside those of step `step`, which feeds `samples` of its own.
     fn mix(&mut self, _step: usize, _samples: usize) -> Vec<usize> {
         Vec::new()
+    }
+
+    /// The objective of the steps to come, made of the run's; the run's own where there is none. Evaluations stay with the run's.
+    fn objective(&self, _of_run: &Arc<dyn Objective>) -> Option<Arc<dyn Objective>> {
+        None
     }
 
     /// Adds the gradient of a penalty to that of a loss that is summed over `count` units, so that it counts once in the mean.
@@ -124,6 +147,8 @@ pub struct Copies {
     pub kept: usize,
     /// Besides, while a step is taken.
     pub in_step: usize,
+    /// The model as it was, which these copies are of, is asked before every forward pass.
+    pub teaches: bool,
 }
 
 /// What a strategy's options mean.
@@ -156,6 +181,21 @@ pub trait StrategyKind {
     /// The memory it takes, with so many tasks.
     fn copies(&self, _tasks: usize) -> Copies {
         Copies::default()
+    }
+
+    /// What becomes of the adapter between two tasks, where that is a part of the strategy.
+    fn next(&self) -> Option<Next> {
+        None
+    }
+
+    /// Whether probabilities of the whole vocabulary are compared.
+    fn distills(&self) -> bool {
+        false
+    }
+
+    /// Bytes that it keeps of the samples that earlier tasks have fed: so many, with so many target tokens each on average.
+    fn remembers(&self, _samples: usize, _tokens: f64) -> u64 {
+        0
     }
 
     /// The strategy before the first step.
@@ -203,6 +243,14 @@ strategies! {
     "gem" => Gem(GemConfig),
     /// Averaged gradient episodic memory: no step may raise the loss on samples of all memories together.
     "agem" => Agem(AgemConfig),
+    /// Dark experience replay: samples of earlier tasks are fed again, with what the model said of them then.
+    "der" => Der(DerConfig),
+    /// Learning without forgetting: on the new task's samples, the model learns from itself as it was before.
+    "lwf" => Lwf(LwfConfig),
+    /// Orthogonal low-rank adaptation: a fresh LoRA for each task, held out of the subspaces of those before, which stay in use.
+    "olora" => Olora(OloraConfig),
+    /// An adapter for each task, over one base: nothing is shared, and nothing is forgotten.
+    "adapters" => Adapters(AdaptersConfig),
 }
 
 /// `key: message` for a number that must be finite and at least 0.

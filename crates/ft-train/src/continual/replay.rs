@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::memory::share;
 use super::{Setting, Strategy, StrategyKind, at_least_one, at_least_zero};
 
 /// Options of replay.
@@ -74,9 +75,7 @@ impl Strategy for Replay {
             self.buffer = Some((phase, self.setting.reservoir(self.options.buffer, phase)));
         }
         let rows = self.buffer.as_ref().map_or(&[][..], |(_, rows)| rows);
-        let share = self.options.ratio * samples as f64;
-        let until = |step: usize| (step as f64 * share).floor() as usize;
-        let count = until(step + 1) - until(step);
+        let count = share(step, samples, self.options.ratio);
         let mut rng = stream(self.setting.seed, &format!("replay/{step}"));
         let rows = self.setting.draw(rows, count, &mut rng);
         self.replayed = rows.len();

@@ -13,11 +13,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Next;
+
 /// `continual.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ContinualScores {
     /// The strategy.
     pub strategy: String,
+    /// What became of the adapter between two tasks: it goes on, or is folded, frozen or put aside.
+    #[serde(default = "goes_on")]
+    pub between_tasks: String,
     /// Names of the tasks in their order.
     pub tasks: Vec<String>,
     /// What is scored: the mean of the objective's loss on the held-out samples.
@@ -39,6 +44,10 @@ pub struct ContinualScores {
     pub general: BeforeAndAfter,
 }
 
+fn goes_on() -> String {
+    Next::Continue.name().into()
+}
+
 /// Before the first step, and after the last task that has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BeforeAndAfter {
@@ -51,6 +60,13 @@ pub struct BeforeAndAfter {
 impl ContinualScores {
     /// Its name in the run folder.
     pub const FILE: &str = "continual.json";
+
+    /// What must be known to read the figures, where something must.
+    pub fn note(&self) -> Option<&'static str> {
+        (self.between_tasks == Next::Separate.name()).then_some(
+            "every task is scored with its own adapter: BWT and forgetting are 0 by construction, general text is measured without one",
+        )
+    }
 
     /// From R, whose rows are as long as there are tasks.
     pub fn new(
@@ -79,6 +95,7 @@ impl ContinualScores {
             .map(|start| (1..done).map(|j| matrix[j - 1][j] - start[j]).collect());
         Self {
             strategy: strategy.to_owned(),
+            between_tasks: goes_on(),
             tasks: tasks.iter().map(|name| name.to_string()).collect(),
             score: "loss".into(),
             acc: last.and_then(|last| mean(last.clone())),

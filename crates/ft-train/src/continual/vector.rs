@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use ft_model::Model;
@@ -50,6 +50,20 @@ impl Vector {
         };
         model.visit(&mut spread);
         spread.grads
+    }
+
+    /// The model with these values in the place of its own, on a plain device; everything else is shared.
+    pub fn put(&self, model: &Model) -> Model {
+        self.put_back(model.clone()).valid()
+    }
+
+    /// The model with these values in the place of its own.
+    pub fn put_back(&self, model: Model) -> Model {
+        let mut put = Put {
+            places: places(&model),
+            parts: &self.0,
+        };
+        model.map(&mut put)
     }
 
     /// The vector `self + factor · other`. What is missing counts as 0.
@@ -188,6 +202,23 @@ impl ModuleVisitor for Collect<'_> {
             let numbers = tensor.shape().num_elements();
             tensor.cast(FloatDType::F32).reshape([numbers])
         });
+    }
+}
+
+struct Put<'a> {
+    places: HashMap<ParamId, usize>,
+    parts: &'a [Option<Tensor<1>>],
+}
+
+impl ModuleMapper for Put<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let place = self.places.get(&param.id);
+        let Some(part) = place.and_then(|place| self.parts[*place].clone()) else {
+            return param;
+        };
+        let (shape, dtype, trains) = (param.dims(), param.dtype(), param.is_require_grad());
+        let value = part.reshape(shape).cast(dtype).autodiff();
+        Param::initialized(param.id, value).set_require_grad(trains)
     }
 }
 

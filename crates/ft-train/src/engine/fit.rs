@@ -11,20 +11,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::lr_scheduler::constant::ConstantLr;
-use burn::module::Module;
 use burn::optim::AdamWConfig;
 use burn::tensor::FloatDType;
 use burn::train::metric::LearningRateMetric;
 use burn::train::renderer::MetricsRenderer;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ft_model::Model;
-use ft_optim::{LossScale, Optim, load_trainable_tensors};
+use ft_optim::{LossScale, Optim};
 
 use crate::batches::{EvalLoader, StepLoader};
 use crate::checkpoint::lock::RunLock;
-use crate::checkpoint::{self, Checkpoints, Evaluation, TRAINABLE, TrainerState, read_tensors};
+use crate::checkpoint::{self, TrainerState};
 use crate::engine::backward::ActivationPolicy;
 use crate::engine::clock::Clock;
+use crate::engine::conclude::{conclude, models};
 use crate::engine::early_stopping::{PatientStopping, SharedPatience};
 use crate::engine::gradient_check::GradientCheck;
 use crate::engine::memory_limit::MemoryLimit;
@@ -39,12 +39,11 @@ use crate::engine::strategy::StepStrategy;
 use crate::engine::task_end::OverTasks;
 use crate::objectives::{Objective, ObjectiveConfig};
 use crate::tasks::BestBy;
-use crate::watch;
 use crate::watch::Ending;
 use crate::watch::completions::{CompletionsFile, Prompts, Shown};
 use crate::watch::history::{Done, EventHistory, MetricsFile};
 use crate::watch::metrics::{Loss, MeanMetric, Norm, Throughput};
-use crate::watch::outcome::{Outcome, Score};
+use crate::watch::outcome::Outcome;
 use crate::watch::renderer::{ProgressRenderer, Silent, Style};
 use crate::watch::tensorboard::EventFile;
 use crate::{Error, Plan, Result};
@@ -150,7 +149,9 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let objective = plan.config.objective.kind().build(&given)?;
     let model = adapt(&plan, base)?;
     let optim = Optim::new(&plan.config.optim)?;
-    let mut method = MethodHook::of(&plan.peft).with(OverTasks::strategy(&plan));
+    let mut method = MethodHook::of(&plan.peft)
+        .with(OverTasks::strategy(&plan))
+        .followed(OverTasks::succession(&plan));
     let (mut model, mut optim, state) = match &from {
         Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
@@ -160,7 +161,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     write_config(&plan)?;
 
     let prompts = Prompts::of(&plan);
-    let before = before(&plan, &model, &prompts, from.is_some(), &stop)?;
+    let before = before(&plan, &models(&plan, &method, &model)?, &prompts, from.is_some(), &stop)?;
     on_event(&Event::Answered(before.clone()));
 
     let saver = Saver::new(&plan);
@@ -240,13 +241,13 @@ fn write_config(plan: &Plan) -> Result<()> {
 }
 
 /// Answers of the model as it was before the first step; a resumed run reads them back.
-fn before(plan: &Plan, model: &Model, prompts: &Prompts, resumed: bool, stop: &AtomicBool) -> Result<Shown> {
+fn before(plan: &Plan, models: &[Model], prompts: &Prompts, resumed: bool, stop: &AtomicBool) -> Result<Shown> {
     let path = plan.out().join("before.json");
     if resumed {
         let bytes = std::fs::read(&path).unwrap_or_default();
         return Ok(serde_json::from_slice(&bytes).unwrap_or_default());
     }
-    let shown = prompts.ask(&model.valid(), &plan.tokenizer, stop)?;
+    let shown = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, stop)?;
     // Answers cut short by a stop are not worth keeping: the run starts over.
     if stop.load(Ordering::Relaxed) {
         return Ok(shown);
@@ -350,54 +351,4 @@ fn train(
     let result = training.launch(learner);
     let (session, ending) = strategy.finish()?;
     Ok((session, result.model.model, ending))
-}
-
-/// Everything after the last step: the best weights, the answers, `final/` and the report.
-fn conclude(
-    plan: &Plan,
-    session: Session,
-    model: Model,
-    ending: Ending,
-    prompts: &Prompts,
-    before: Shown,
-) -> Result<Outcome> {
-    let mut outcome = Outcome::of(plan, &session.state, ending, session.saved);
-    outcome.continual = session.scores();
-    outcome.before = Score::new(session.state.first_eval.as_ref(), &before, &plan.tasks);
-    if ending == Ending::Interrupted {
-        return Ok(outcome);
-    }
-    let model = best(plan, &session.state, model)?;
-    let after = prompts.ask(&model, &plan.tokenizer, &session.stop)?;
-    outcome.after = Score::new(result(plan, &session.state), &after, &plan.tasks);
-    outcome.take_answers(before, after);
-    outcome.final_dir = Some(session.saver.finish(&model)?);
-    outcome.report = Some(watch::report::write(plan, &outcome)?);
-    Ok(outcome)
-}
-
-/// The evaluation of the weights that [`best`] picks. The last step is always evaluated.
-fn result<'s>(plan: &Plan, state: &'s TrainerState) -> Option<&'s Evaluation> {
-    if plan.steps.load_best {
-        return state.best.as_ref().map(|best| &best.evaluation);
-    }
-    state.last_eval.as_ref()
-}
-
-/// The weights of the best evaluation, where they are asked for and are not the last.
-fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
-    match state
-        .best
-        .as_ref()
-        .filter(|best| plan.steps.load_best && best.step != state.step)
-    {
-        None => Ok(model),
-        Some(best) => {
-            let path = Checkpoints::of(plan.out()).path(best.step);
-            checkpoint::read_state(&path)?;
-            let mut model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
-            MethodHook::of(&plan.peft).load(&path, &mut model)?;
-            Ok(model)
-        }
-    }
 }

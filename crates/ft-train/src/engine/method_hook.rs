@@ -1,25 +1,28 @@
 //! What is done around a step beside the gradients of its samples: by the method, where it has a part in the loop
-//! ([`ft_peft::TrainingHook`]), and by the strategy against forgetting, where tasks come one after the other ([`Strategy`]).
+//! ([`ft_peft::TrainingHook`]), and by the strategy against forgetting, where tasks come one after the other ([`Strategy`]); and what becomes of the adapter between two of
+//! them ([`Succession`]).
 
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use ft_model::Model;
 use ft_peft::{Adaptable, PeftConfig, TrainingHook};
 use serde_json::Value;
 
 use crate::batches::StepBatch;
-use crate::checkpoint::{CONTINUAL, HOOK, read_tensors, write_tensors};
-use crate::continual::{Now, Strategy, Summed};
+use crate::checkpoint::{CONTINUAL, EARLIER, HOOK, read_tensors, write_tensors};
+use crate::continual::{Next, Now, Strategy, Succession, Summed};
 use crate::engine::model::TrainModel;
-use crate::objectives::SftConfig;
+use crate::objectives::Objective;
 use crate::{Error, Result};
 
 /// Does nothing for most methods and most runs.
 pub struct MethodHook {
     method: Option<Box<dyn TrainingHook>>,
     strategy: Option<Box<dyn Strategy>>,
+    succession: Option<Succession>,
 }
 
 impl MethodHook {
@@ -28,6 +31,7 @@ impl MethodHook {
         Self {
             method: method.method().training_hook(),
             strategy: None,
+            succession: None,
         }
     }
 
@@ -36,11 +40,49 @@ impl MethodHook {
         Self { strategy, ..self }
     }
 
+    /// The same with an adapter for every task.
+    pub fn followed(self, succession: Option<Succession>) -> Self {
+        Self { succession, ..self }
+    }
+
+    /// The model for the next task, where it has an adapter of its own; the model as it is otherwise.
+    ///
+    /// # Errors
+    /// An adapter that cannot be folded or attached.
+    pub(crate) fn follow(&mut self, model: Model) -> Result<(Model, bool)> {
+        match &mut self.succession {
+            Some(succession) => Ok((succession.follow(model)?, true)),
+            None => Ok((model, false)),
+        }
+    }
+
+    /// What becomes of the adapter between two tasks.
+    pub(crate) fn next(&self) -> Next {
+        self.succession.as_ref().map_or(Next::Continue, Succession::next)
+    }
+
+    /// The model, on a plain device, as it is for a task, or for text of no task.
+    ///
+    /// # Errors
+    /// An adapter that cannot be attached.
+    pub(crate) fn model_of(&self, model: &Model, task: Option<usize>) -> Result<Model> {
+        let own = self
+            .succession
+            .as_ref()
+            .map(|succession| succession.model_of(model, task));
+        Ok(own.transpose()?.flatten().unwrap_or_else(|| model.valid()))
+    }
+
     /// Numbers of the training samples that the strategy feeds beside those of step `step`, which feeds `samples` of its own.
     pub fn mix(&mut self, step: usize, samples: usize) -> Vec<usize> {
         self.strategy
             .as_mut()
             .map_or(Vec::new(), |strategy| strategy.mix(step, samples))
+    }
+
+    /// The objective of the next step, where it is not the run's own.
+    pub fn objective(&self, of_run: &Arc<dyn Objective>) -> Option<Arc<dyn Objective>> {
+        self.strategy.as_ref()?.objective(of_run)
     }
 
     /// Adds the gradients of the penalties to that of a loss that is summed over `count` units, so that each penalty
@@ -121,10 +163,23 @@ impl MethodHook {
         if let Some(training_hook) = &self.method {
             write_tensors(&folder.join(HOOK), &training_hook.state())?;
         }
+        if let Some(succession) = &self.succession {
+            write_tensors(&folder.join(EARLIER), &succession.state(model))?;
+        }
         match &self.strategy {
             Some(strategy) => write_tensors(&folder.join(CONTINUAL), &strategy.state(model)),
             None => Ok(()),
         }
+    }
+
+    /// The model with what earlier tasks have left in it, before what trains is read back.
+    pub fn restore(&mut self, folder: &Path, model: Model) -> Result<Model> {
+        let Some(succession) = &mut self.succession else {
+            return Ok(model);
+        };
+        let path = folder.join(EARLIER);
+        let restored = succession.restore(model, read_tensors(&path)?);
+        restored.map_err(|why| Error::checkpoint(&path, why))
     }
 
     /// Reads it back, and with it what it has done to the adapters of `model`.
@@ -151,16 +206,13 @@ fn at<T>(train: &TrainModel, go_on: &dyn Fn() -> bool, look: impl FnOnce(&Now<'_
         Ok(output.map(|output| Summed {
             grads: output.grads,
             count: output.item.count,
+            figures: output.item.figures,
         }))
-    };
-    // Of the data, whatever the run minimizes.
-    let likely = TrainModel {
-        objective: Arc::new(SftConfig::default()),
-        ..train.clone()
     };
     look(&Now {
         model: &train.model,
         gradients: &|batch| summed(train, batch),
-        likelihood: &|batch| summed(&likely, batch),
+        of: &|objective, batch| summed(&train.minimizing(objective), batch),
+        go_on,
     })
 }

@@ -7,6 +7,7 @@
 
 mod backward;
 mod clock;
+mod conclude;
 mod early_stopping;
 mod evaluated;
 mod fit;

@@ -52,6 +52,14 @@ impl TrainModel {
         }
     }
 
+    /// The same model with another objective; shares every tensor.
+    pub(crate) fn minimizing(&self, objective: Arc<dyn Objective>) -> Self {
+        Self {
+            objective,
+            ..self.clone()
+        }
+    }
+
     /// Gradients of the loss summed over its units; the step divides them by [`StepOutput::count`] once. None when `go_on` is
     /// false between two forward passes: a long step must not outlast the time that a signal leaves.
     ///

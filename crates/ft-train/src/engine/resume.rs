@@ -100,6 +100,7 @@ pub(crate) fn restore(
     path: &Path,
     state: &TrainerState,
 ) -> Result<(Model, Optim, TrainerState)> {
+    let model = method.restore(path, model)?;
     let mut model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
     optim.load_state_dict(&model, read_tensors(&path.join(OPTIMIZER))?)?;
     method.load(path, &mut model)?;

@@ -11,8 +11,10 @@ use ft_peft::PeftConfig;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_saved};
+use crate::continual::Next;
 use crate::engine::method_hook::MethodHook;
 use crate::plan::disk;
+use crate::tasks::Tasks;
 use crate::{Error, Plan, Result};
 
 /// What writing needs to know of the run.
@@ -73,7 +75,11 @@ impl Saver {
         let path = folder.join(STATE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;
-        self.export(model, folder)
+        match method.next() {
+            // Over a base that is nowhere, an adapter would say nothing to anybody.
+            Next::Fold => Ok(()),
+            _ => self.export(model, folder),
+        }
     }
 
     /// Gives back the room that an unfinished checkpoint takes, and says so where it was room that was missing.
@@ -98,13 +104,38 @@ impl Saver {
         draft.commit()
     }
 
-    /// Writes `final/`: the adapter or the full checkpoint, with tokenizer and stop tokens.
-    pub fn finish(&self, model: &Model) -> Result<PathBuf> {
+    /// Writes `final/`: the adapter or the full checkpoint, with tokenizer and stop tokens; a folder in it for each task that has an adapter
+    /// of its own.
+    pub fn finish(&self, model: &Model, method: &MethodHook, tasks: &Tasks) -> Result<PathBuf> {
         let draft = Draft::begin(&self.out.join("final"))?;
-        self.export(model, draft.path())?;
-        self.tokenizer.copy_to(draft.path())?;
-        self.generation_config(draft.path())?;
+        match method.next() {
+            Next::Separate => {
+                for (number, task) in tasks.0.iter().enumerate() {
+                    let own = Draft::begin(&draft.path().join(&task.name))?;
+                    self.result(&method.model_of(model, Some(number))?, own.path())?;
+                    own.commit()?;
+                }
+            }
+            Next::Fold => {
+                let mut whole = model.valid();
+                ft_peft::fold(&mut whole)?;
+                whole.save(draft.path(), LoadDtype::F32)?;
+                self.beside(draft.path())?;
+            }
+            Next::Continue | Next::Freeze => self.result(model, draft.path())?,
+        }
         draft.commit()
+    }
+
+    fn result(&self, model: &Model, folder: &Path) -> Result<()> {
+        self.export(model, folder)?;
+        self.beside(folder)
+    }
+
+    /// The tokenizer and the stop tokens.
+    fn beside(&self, folder: &Path) -> Result<()> {
+        self.tokenizer.copy_to(folder)?;
+        self.generation_config(folder)
     }
 
     /// The weights in the layout that others read.

@@ -6,9 +6,8 @@ use burn::module::Module;
 use ft_data::{Batch, Sample};
 
 use super::prepare::{given, load};
-use crate::objectives::teacher::teacher_states;
 use crate::objectives::teacher_cache::{About, Writer, WrittenCache};
-use crate::objectives::{DistillConfig, ObjectiveConfig};
+use crate::objectives::{DistillConfig, ObjectiveConfig, teacher_states};
 use crate::{Error, Plan, Result};
 
 /// Writes the `top_k` most probable tokens of the teacher of `plan` for every target token of its samples to `out`, which

@@ -44,13 +44,18 @@ impl TrainModel {
         clip: Option<f64>,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<TrainOutput<StepOutput>>> {
-        let Some(TrainOutput { grads, item }) = self.gradients(batch, go_on)? else {
+        let gradients = match hook.objective(&self.objective) {
+            Some(objective) => self.minimizing(objective).gradients(batch, go_on)?,
+            None => self.gradients(batch, go_on)?,
+        };
+        let Some(TrainOutput { grads, item }) = gradients else {
             return Ok(None);
         };
         let count = item.count;
         let of_step = Summed {
             grads: hook.penalize(&self.model, grads, count),
             count,
+            figures: Vec::new(),
         };
         let Some(grads) = hook.project(self, of_step, batch, go_on)? else {
             return Ok(None);

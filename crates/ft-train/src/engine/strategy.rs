@@ -149,11 +149,7 @@ impl Run {
     }
 
     fn end_task(&mut self) -> Result<()> {
-        let Self { session, model, .. } = self;
-        let model = model
-            .as_ref()
-            .ok_or_else(|| Error::Training("no model at the end of a task".into()))?;
-        session.end_task(model)
+        self.session.end_task(&mut self.model)
     }
 
     fn save(&mut self) -> Result<()> {
@@ -209,9 +205,9 @@ impl Run {
             epoch_number: epoch,
             total_items: self.valid.num_items(),
         });
-        let model = self.model()?.valid();
-        let valid = self.valid.clone();
         let groups = self.session.tasks.0.len().max(1);
+        let models = self.models(groups)?;
+        let valid = self.valid.clone();
         let mut held_out = vec![HeldOut::default(); groups];
         let mut batches = valid.iter();
         while let Some(batch) = batches.next() {
@@ -219,7 +215,8 @@ impl Run {
                 return Ok(());
             }
             let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
-            let part = self.session.evaluate(&model, &batch)?;
+            let group = self.session.group_of(&batch);
+            let part = self.session.evaluate(&models[group], &batch)?;
             let item = TrainingItem::new(
                 StepOutput::evaluated(part.loss, part.count),
                 batches.progress(),
@@ -227,7 +224,7 @@ impl Run {
                 None,
             );
             self.tell_valid(LearnerEvent::ProcessedItem(item));
-            held_out[self.session.group_of(&batch)].add(part);
+            held_out[group].add(part);
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch));
         let flushed = self.components.event_processor.flush();
@@ -238,18 +235,28 @@ impl Run {
             answers, stop, state, ..
         } = &mut self.session;
         if let Some(answers) = answers {
-            answers.ask(state.step, &model.model, stop)?;
+            answers.ask(state.step, &|task| models[task].model.clone(), stop)?;
         }
         if self.session.stopped() {
             return Ok(());
         }
         if self.session.step() == 0 {
-            let train = self.model.as_ref();
-            train.into_iter().for_each(|train| self.session.general_before(train));
+            let Self { session, model, .. } = self;
+            model.as_ref().map_or(Ok(()), |train| session.general_before(train))?;
         }
         self.session.evaluated(held_out, seconds)?;
         self.judge(epoch);
         Ok(())
+    }
+
+    /// What judges the held-out samples of each task, on a plain device.
+    fn models(&self, groups: usize) -> Result<Vec<TrainModel>> {
+        let train = self.model()?;
+        let of_task = |task| {
+            let model = self.session.method.model_of(&train.model, Some(task))?;
+            Ok(TrainModel { model, ..train.valid() })
+        };
+        (0..groups).map(of_task).collect()
     }
 
     /// Early stopping's turn. The evaluation before the first step is for people to compare with, not for patience.

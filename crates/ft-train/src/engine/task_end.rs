@@ -2,21 +2,28 @@
 
 use std::sync::atomic::Ordering;
 
-use burn::module::Module;
 use ft_data::Batch;
+use ft_model::Model;
+use ft_optim::{Optim, OptimConfig};
+use ft_peft::PeftConfig;
 
 use crate::checkpoint::{ContinualState, Exact, write_file};
 use crate::continual::scores::{BeforeAndAfter, ContinualScores};
-use crate::continual::{Setting, Strategy};
+use crate::continual::{Next, Setting, Strategy, Succession};
 use crate::engine::fit::Event;
+use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::session::Session;
-use crate::{Plan, Result};
+use crate::{Error, Plan, Result};
 
 /// What a run over tasks needs to know beside its steps.
 pub struct OverTasks {
     /// The strategy's name.
     pub strategy: &'static str,
+    /// What becomes of the adapter between two tasks.
+    pub next: Next,
+    /// The optimizer's options, the base rate and the method, for who starts afresh.
+    fresh: (OptimConfig, f64, PeftConfig),
     /// General text, in batches.
     pub general: Vec<Batch>,
 }
@@ -29,6 +36,8 @@ impl OverTasks {
         let size = size.unwrap_or(plan.config.train.batch_size.count());
         Some(Self {
             strategy: section.strategy.name(),
+            next: section.next(),
+            fresh: (plan.config.optim.clone(), plan.steps.base_lr, plan.peft.clone()),
             general: ft_eval::batches(&plan.general, size, plan.padding.multiple).collect(),
         })
     }
@@ -41,6 +50,20 @@ impl OverTasks {
             seed: plan.config.train.seed,
         }))
     }
+
+    /// The adapters of such a plan, where each task has a fresh one.
+    pub fn succession(plan: &Plan) -> Option<Succession> {
+        let section = plan.config.continual.as_ref()?;
+        Succession::new(section.next(), &plan.peft, plan.config.train.seed)
+    }
+
+    /// The optimizer of a fresh adapter.
+    fn optim(&self, model: &mut Model) -> Result<Optim> {
+        let (options, lr, peft) = &self.fresh;
+        let mut optim = Optim::new(options)?;
+        optim.set_rates(ft_peft::rates(model, peft, *lr));
+        Ok(optim)
+    }
 }
 
 impl Session {
@@ -52,9 +75,11 @@ impl Session {
     }
 
     /// Concludes a task whose end was evaluated. Nothing has changed where someone asked to stop; a resumed run does it again.
-    pub(crate) fn end_task(&mut self, train: &TrainModel) -> Result<()> {
+    pub(crate) fn end_task(&mut self, slot: &mut Option<TrainModel>) -> Result<()> {
         self.clock.pause();
         let Some(over) = &self.over_tasks else { return Ok(()) };
+        let missing = || Error::Training("no model at the end of a task".into());
+        let train = slot.as_ref().ok_or_else(missing)?;
         let mut state = self.state.continual.clone().unwrap_or_default();
         let task = state.matrix.len();
         let last = task + 1 == self.steps.task_ends.len();
@@ -68,7 +93,14 @@ impl Session {
         let row = self.state.last_eval.as_ref().map(|evaluation| evaluation.tasks.clone());
         state.matrix.push(row.unwrap_or_default());
         if last {
-            state.general_after = perplexity(train, &over.general);
+            state.general_after = perplexity(&self.method, train, &over.general)?;
+        } else {
+            let train = slot.take().ok_or_else(missing)?;
+            let (mut model, fresh) = self.method.follow(train.model)?;
+            if fresh {
+                (self.optim, self.check) = (over.optim(&mut model)?, None);
+            }
+            *slot = Some(TrainModel { model, ..train });
         }
         self.state.continual = Some(state);
         self.write_scores()?;
@@ -83,12 +115,13 @@ impl Session {
     }
 
     /// Measures general text before the first step.
-    pub(crate) fn general_before(&mut self, train: &TrainModel) {
-        let Some(over) = &self.over_tasks else { return };
+    pub(crate) fn general_before(&mut self, train: &TrainModel) -> Result<()> {
+        let Some(over) = &self.over_tasks else { return Ok(()) };
         let state = self.state.continual.get_or_insert_with(ContinualState::default);
         if state.general_before.is_none() {
-            state.general_before = perplexity(train, &over.general);
+            state.general_before = perplexity(&self.method, train, &over.general)?;
         }
+        Ok(())
     }
 
     /// What the run over tasks has come to so far.
@@ -105,13 +138,11 @@ impl Session {
             .as_ref()
             .map(|evaluation| plain(&evaluation.tasks));
         let matrix = state.matrix.iter().map(plain).collect();
-        Some(ContinualScores::new(
-            over.strategy,
-            &self.tasks.names(),
-            matrix,
-            start,
-            general,
-        ))
+        let scores = ContinualScores::new(over.strategy, &self.tasks.names(), matrix, start, general);
+        Some(ContinualScores {
+            between_tasks: over.next.name().into(),
+            ..scores
+        })
     }
 
     /// Writes `continual.json`.
@@ -123,13 +154,12 @@ impl Session {
 }
 
 /// e to the mean negative log-likelihood; none without text.
-fn perplexity(train: &TrainModel, batches: &[Batch]) -> Option<Exact> {
+fn perplexity(method: &MethodHook, train: &TrainModel, batches: &[Batch]) -> Result<Option<Exact>> {
     if batches.is_empty() {
-        return None;
+        return Ok(None);
     }
     // A model that answers with NaN scores NaN.
-    let found = ft_eval::evaluate(&train.model.valid(), batches.iter().cloned());
-    Some(Exact(
-        found.map_or(f64::NAN, |e| (e.nll_sum / e.tokens.max(1) as f64).exp()),
-    ))
+    let found = ft_eval::evaluate(&method.model_of(&train.model, None)?, batches.iter().cloned());
+    let mean = found.map_or(f64::NAN, |e| (e.nll_sum / e.tokens.max(1) as f64).exp());
+    Ok(Some(Exact(mean)))
 }

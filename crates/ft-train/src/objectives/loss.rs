@@ -15,7 +15,7 @@ pub struct Loss {
 
 impl Loss {
     /// Of a held-out batch with `count` units; the negative log-likelihood stays open.
-    pub(super) fn held_out(self, count: usize) -> HeldOut {
+    pub(crate) fn held_out(self, count: usize) -> HeldOut {
         HeldOut {
             loss: read(self.sum),
             count,
@@ -78,6 +78,18 @@ impl<'a> LossFn<'a> {
         Self {
             last: Box::new(last),
             layers: Some(layers),
+        }
+    }
+
+    /// The same, made into something else by `more`, which is given the hidden states after the final norm too.
+    pub fn then(self, more: impl Fn(&Model, Tensor<3>, Loss) -> Loss + 'a) -> Self {
+        let last = self.last;
+        Self {
+            last: Box::new(move |model, hidden, layers| {
+                let loss = last(model, hidden.clone(), layers);
+                more(model, hidden, loss)
+            }),
+            layers: self.layers,
         }
     }
 

@@ -26,8 +26,9 @@ mod reference_scores;
 mod sft;
 mod simpo;
 mod targets;
-pub(crate) mod teacher;
+mod teacher;
 pub(crate) mod teacher_cache;
+pub(crate) mod top_scores;
 mod weighted;
 
 use std::fmt::Debug;
@@ -58,6 +59,7 @@ pub use sft::SftConfig;
 pub use simpo::SimpoConfig;
 pub(crate) use targets::plain_hidden;
 pub use targets::{at_targets, nll_sum};
+pub(crate) use teacher::teacher_states;
 pub use teacher_cache::WrittenCache;
 
 /// Learning rate of preference objectives over that of the method: TRL's defaults are 1e-6 for DPO and 2e-5 for supervised

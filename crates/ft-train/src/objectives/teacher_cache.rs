@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 use ft_data::{Batch, Sample};
 use ft_kernels::Teacher;
 use memmap2::Mmap;
@@ -21,6 +21,7 @@ use safetensors::SafeTensors;
 use serde::Serialize;
 use serde_json::json;
 
+use super::top_scores::{from_records, record_bytes, to_records};
 use crate::{Error, Result};
 
 const FORMAT: &str = "ft teacher scores, version 1";
@@ -149,16 +150,11 @@ impl<'a> Writer<'a> {
 
     /// Appends the scores of some target tokens, `[n, k]` both.
     pub fn push(&mut self, ids: Tensor<2, Int>, log_probs: Tensor<2>) -> Result<()> {
-        let k = self.about.top_k;
-        let ids: Vec<u32> = ids.into_data().iter::<i64>().map(|id| id as u32).collect();
-        let log_probs: Vec<f32> = log_probs.into_data().iter::<f32>().collect();
-        for (ids, log_probs) in ids.chunks(k).zip(log_probs.chunks(k)) {
-            let mut row: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-            row.extend(log_probs.iter().flat_map(|p| p.to_le_bytes()));
-            self.crc32.update(&row);
-            self.file.write_all(&row).map_err(|e| Error::io(self.path, e))?;
-            self.tokens += 1;
-        }
+        let [tokens, _] = ids.dims();
+        let records = to_records(ids, log_probs);
+        self.crc32.update(&records);
+        self.file.write_all(&records).map_err(|e| Error::io(self.path, e))?;
+        self.tokens += tokens;
         Ok(())
     }
 
@@ -235,28 +231,11 @@ impl TeacherCache {
 
     /// The scores of a batch, whose samples begin at these target tokens of the file.
     pub fn teacher(&self, batch: &Batch, starts: &[usize], device: &Device) -> Teacher {
-        let (k, n) = (self.about.top_k, batch.target_tokens());
-        let (mut ids, mut log_probs) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k));
-        for (row, number) in batch.numbers.iter().enumerate() {
-            let count = batch.sequence_of.iter().filter(|of| **of as usize == row).count();
-            let first = self.start + starts[*number] * 8 * k;
-            for record in self.map[first..first + count * 8 * k].chunks(8 * k) {
-                let (own, rest) = record.split_at(4 * k);
-                ids.extend(
-                    own.chunks(4)
-                        .map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes")) as i32),
-                );
-                log_probs.extend(
-                    rest.chunks(4)
-                        .map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))),
-                );
-            }
-        }
-        Teacher::TopK {
-            ids: Tensor::from_data(TensorData::new(ids, [n, k]), device),
-            log_probs: Tensor::from_data(TensorData::new(log_probs, [n, k]), device),
-            common: self.about.vocabulary,
-        }
+        let k = self.about.top_k;
+        from_records(batch, k, self.about.vocabulary, device, |sample, tokens| {
+            let first = self.start + starts[sample] * record_bytes(k);
+            &self.map[first..first + tokens * record_bytes(k)]
+        })
     }
 }
 

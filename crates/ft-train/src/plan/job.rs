@@ -13,9 +13,10 @@ use safetensors::Dtype;
 
 use super::bytes::Bytes;
 use super::other_model::OtherBytes;
+use super::tasks::Kept;
 use super::{Demand, DeviceTraits};
 use crate::config::{Checkpointing, ModelSection, PeftSection};
-use crate::continual::Copies;
+use crate::continual::Next;
 use crate::objectives::ObjectiveConfig;
 use crate::{Error, Result};
 
@@ -97,8 +98,8 @@ pub(super) struct Job<'a> {
     pub compute: Option<FloatDType>,
     pub quant: Option<Scheme>,
     pub accumulates: bool,
-    /// Copies of what trains that a strategy against forgetting holds.
-    pub copies: Copies,
+    /// By a strategy against forgetting.
+    pub kept: Kept,
     pub checkpointing: Checkpointing,
     /// Gradients are used as soon as they are there.
     pub in_backward: bool,
@@ -119,6 +120,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     demand.in_backward = job.in_backward;
     demand.distills = match job.objective {
         ObjectiveConfig::Distill(distill) => 1 + usize::from(distill.cache.is_none()),
+        _ if job.kept.distills => 2,
         _ => 0,
     };
     let stored = Stored::new(job)?;
@@ -133,13 +135,20 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
-        continual: FLOAT * (numbers * (job.copies.kept + job.copies.in_step)) as u64,
+        continual: FLOAT * (numbers * job.kept.copies()) as u64 + job.kept.remembered,
         other_model: 0,
         saving: 0,
         runtime: job.runtime,
     };
     let step = OtherBytes::of(job)?.beside(step);
     Ok(step.or_saving(copies(job)))
+}
+
+/// Whether every matrix that is adapted is held in f32.
+pub(super) fn held_in_f32(job: &Job) -> bool {
+    let Ok(stored) = Stored::new(job) else { return false };
+    let mut adapted = job.attached.choice.adapted.iter();
+    adapted.all(|path| stored.bytes(&format!("{path}.weight")) == FLOAT)
 }
 
 /// Bytes of a model that does not train, as it is held.
@@ -150,14 +159,21 @@ pub(super) fn held(job: &Job) -> Result<u64> {
 /// Bytes of a checkpoint and of the result.
 pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     let trained = FLOAT * job.attached.parameters as u64;
-    let result = match job.peft {
-        PeftConfig::Full(_) => FLOAT * job.model.num_parameters() as u64,
-        _ => trained,
+    let whole = FLOAT * job.model.num_parameters() as u64;
+    let (tasks, next) = (job.kept.tasks as u64, job.kept.next);
+    // In a checkpoint, and at the end.
+    let (beside_state, result) = match (job.peft, next) {
+        (PeftConfig::Full(_), _) => (whole, whole),
+        (_, Next::Continue) => (trained, trained),
+        (_, Next::Fold) => (0, whole),
+        (_, Next::Freeze) => (tasks * trained, tasks * trained),
+        (_, Next::Separate) => (trained, tasks * trained),
     };
     let beside = FLOAT * (job.peft.method().numbers_beside() * job.attached.parameters) as u64;
     let states: u64 = state_bytes(job).iter().sum();
-    let copies = trained * job.copies.kept as u64;
-    (trained + beside + states + copies + result + JSON, result)
+    let earlier = next.saved(job.kept.tasks);
+    let copies = trained * (job.kept.copies.kept + earlier) as u64 + job.kept.remembered;
+    (trained + beside + states + copies + beside_state + JSON, result)
 }
 
 /// State, manifest and adapter configuration, generously.

@@ -12,15 +12,17 @@ mod job;
 mod other_model;
 mod packing;
 mod steps;
+mod succession;
 mod summary;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{DType, Device, FloatDType};
+use burn::tensor::{Device, FloatDType};
 use ft_data::{Sample, Tokenizer};
 use ft_infer::{GenerationConfig, GenerationOptions};
 use ft_model::{Checkpoint, LoadDtype, ModelConfig};
@@ -41,7 +43,7 @@ pub(crate) use summary::thousands;
 
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
-use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
+use crate::config::{BatchSize, Provenance, RunConfig};
 use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
@@ -158,9 +160,9 @@ impl Plan {
         data.stop_token = checks::stop_token(batches.samples(), &tokenizer, &model, &generation);
         let dtype = match config.model.init {
             true => LoadDtype::F32,
-            false => dtype(config.model.dtype, cpu),
+            false => types::dtype(config.model.dtype, cpu),
         };
-        let compute = compute(config.model.compute);
+        let compute = types::compute(config.model.compute);
         let job = job::Job {
             device: traits,
             model: &model,
@@ -173,12 +175,13 @@ impl Plan {
             compute,
             quant: config.model.quant,
             accumulates: config.train.accumulation > 1 || tasks::adds_passes(&config),
-            copies: tasks::copies(&config),
+            kept: tasks::Kept::of(&config, &tasks, &batches),
             checkpointing: config.train.checkpointing,
             in_backward: config.train.optimizer_in_backward,
             runtime: if cpu { runtime() } else { 0 },
             batch: batches.largest_micro_batch(),
         };
+        succession::possible(job.kept.next, job.kept.tasks, &job)?;
         let budget = budget(&config, traits);
         let samples = shape[0] * shape[1];
         let (mut bytes, mut batches) = (job::bytes(&job)?, batches);
@@ -227,7 +230,7 @@ impl Plan {
         generation
             .eos_token_id
             .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
-        warnings.extend(compute_fits(compute, traits)?);
+        warnings.extend(types::compute_fits(compute, traits)?);
         let base_crc32 = base::fingerprint(folder, !config.model.init)?;
         Ok(Plan {
             config: resolved(config, &steps),
@@ -344,42 +347,6 @@ fn generation(typed: &GenerationOptions, folder: &Path, model: &ModelConfig) -> 
         ..typed.clone()
     };
     Ok(GenerationConfig::from_dir(folder, &model.eos_token_ids)?.with(&short)?)
-}
-
-/// The type that is typed for the activations.
-fn compute(typed: Dtype) -> Option<FloatDType> {
-    match typed {
-        Dtype::Auto => None,
-        Dtype::F32 => Some(FloatDType::F32),
-        Dtype::Bf16 => Some(FloatDType::BF16),
-        Dtype::F16 => Some(FloatDType::F16),
-    }
-}
-
-/// Why the typed activations are a bad or impossible choice for the device.
-fn compute_fits(typed: Option<FloatDType>, device: &DeviceTraits) -> Result<Option<String>> {
-    match typed {
-        None | Some(FloatDType::F32) => Ok(None),
-        Some(dtype) if !device.computes_in(DType::from(dtype)) => Err(Error::Plan(vec![format!(
-            "model.compute: this device does not compute in {dtype:?}; leave it out, and the best type it has is taken"
-        )])),
-        Some(_) if device.is_cpu() => Ok(Some(
-            "model.compute: the CPU has fast paths for f32 alone; leave it out (model.dtype = \"bf16\" halves the memory of the \
-             weights all the same)"
-                .into(),
-        )),
-        Some(_) => Ok(None),
-    }
-}
-
-fn dtype(typed: Dtype, cpu: bool) -> LoadDtype {
-    match typed {
-        Dtype::Auto if cpu => LoadDtype::F32,
-        Dtype::Auto => LoadDtype::Auto,
-        Dtype::F32 => LoadDtype::F32,
-        Dtype::Bf16 => LoadDtype::Bf16,
-        Dtype::F16 => LoadDtype::F16,
-    }
 }
 
 /// The configuration with what was counted written out.

@@ -38,7 +38,7 @@ impl OtherBytes {
             _ => 0,
         };
         let forward = |model: &ModelConfig| FLOAT * tokens * (model.forward_numbers() + 2 * model.hidden_size) as u64;
-        match job.objective.kind().other() {
+        let own = match job.objective.kind().other() {
             None => Ok(Self::default()),
             Some(Other::Base) => Ok(Self {
                 weights: FLOAT * job::checkpoint_numbers(job) as u64,
@@ -64,7 +64,14 @@ impl OtherBytes {
                     kept: kept(model.hidden_size),
                 })
             }
-        }
+        };
+        // The model that trains as it was: its values are counted with the strategy that keeps them.
+        let before = |own: Self| Self {
+            forward: own.forward.max(forward(job.model)),
+            kept: own.kept + FLOAT * tokens * job.model.hidden_size as u64,
+            ..own
+        };
+        if job.kept.copies.teaches { own.map(before) } else { own }
     }
 
     /// A step's bytes with the model beside.

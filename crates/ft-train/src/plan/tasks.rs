@@ -5,8 +5,9 @@ use std::ops::Range;
 use ft_data::{Counts, Sample, Statistics, Tokenizer};
 
 use super::data::{self, DataSummary, Loaded, TaskSummary};
+use crate::batches::Batches;
 use crate::config::RunConfig;
-use crate::continual::Copies;
+use crate::continual::{Copies, Next};
 use crate::tasks::{Course, Mixture, Task, Tasks};
 use crate::{Error, Result};
 
@@ -149,8 +150,59 @@ pub(super) fn adds_passes(config: &RunConfig) -> bool {
     strategy.is_some_and(|kind| kind.adds_passes())
 }
 
-/// Copies of what trains that the strategy against forgetting holds.
-pub(super) fn copies(config: &RunConfig) -> Copies {
-    let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
-    strategy.map_or(Copies::default(), |kind| kind.copies(config.task.len()))
+/// The memory that a strategy against forgetting takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// Tasks, one after the other.
+    pub tasks: usize,
+    /// What becomes of the adapter between two of them.
+    pub next: Next,
+    /// Copies of what trains.
+    pub copies: Copies,
+    /// Probabilities of the whole vocabulary are compared.
+    pub distills: bool,
+    /// Bytes that are kept of earlier samples when the last task begins.
+    pub remembered: u64,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            tasks: 0,
+            next: Next::Continue,
+            copies: Copies::default(),
+            distills: false,
+            remembered: 0,
+        }
+    }
+}
+
+impl Kept {
+    /// Copies of what trains, all together.
+    pub fn copies(&self) -> usize {
+        self.copies.kept + self.copies.in_step + self.next.kept(self.tasks)
+    }
+
+    /// In a run over these tasks.
+    pub fn of(config: &RunConfig, tasks: &Tasks, batches: &Batches) -> Self {
+        let Some(section) = &config.continual else {
+            return Self::default();
+        };
+        let phases = batches.course().list();
+        let earlier = &phases[..phases.len().saturating_sub(1)];
+        let fed = earlier.iter().zip(&tasks.0).map(|(phase, task)| {
+            let steps = phase.steps.saturating_mul(batches.step_samples());
+            steps.min(task.train.len())
+        });
+        let learned = batches.samples().iter().map(Sample::target_tokens).sum::<usize>();
+        let tokens = learned as f64 / batches.samples().len().max(1) as f64;
+        let kind = section.strategy.kind();
+        Self {
+            tasks: tasks.0.len(),
+            next: section.next(),
+            copies: kind.copies(tasks.0.len()),
+            distills: kind.distills(),
+            remembered: kind.remembers(fed.sum(), tokens),
+        }
+    }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::EvalSection;
+use crate::continual::Next;
 use crate::plan::spread;
 use crate::watch::history::{Done, MetricsFile};
 use crate::{Plan, Result};
@@ -37,6 +38,9 @@ pub struct Shown {
     pub metrics: BTreeMap<String, f64>,
 }
 
+/// The model, on a plain device, that answers prompts of a task, by the task's number.
+pub type ModelOf<'a> = &'a dyn Fn(usize) -> Model;
+
 /// Which prompts are answered, and how.
 #[derive(Clone, Debug)]
 pub struct Prompts {
@@ -44,28 +48,36 @@ pub struct Prompts {
     measured: Vec<Sample>,
     metrics: Vec<&'static ft_eval::Metric>,
     generation: GenerationConfig,
-    /// The metrics of single tasks, by name.
-    tasks: Vec<(String, Prompts)>,
+    /// Those of single tasks: the task's number and name, and its prompts.
+    tasks: Vec<(usize, String, Prompts)>,
 }
 
 impl Prompts {
     /// Those of a run, with the metrics of its tasks.
     pub fn of(plan: &Plan) -> Self {
         let eval = &plan.config.eval;
-        let measured = plan.config.task.iter().zip(&plan.tasks.0);
-        let measured = measured.filter(|(config, _)| !config.metrics.is_empty());
-        let tasks = measured.map(|(config, task)| {
+        // Where each task has a model of its own, it answers its own prompts.
+        let separate = plan.config.continual.as_ref().map(|section| section.next()) == Some(Next::Separate);
+        let share = |number: usize| (eval.samples + number) / plan.tasks.0.len().max(1);
+        let tasks = plan.config.task.iter().zip(&plan.tasks.0).enumerate();
+        let tasks = tasks.filter(|(_, (config, _))| separate || !config.metrics.is_empty());
+        let tasks = tasks.map(|(number, (config, task))| {
             let own = EvalSection {
-                samples: 0,
+                samples: if separate { share(number) } else { 0 },
                 metrics: config.metrics.clone(),
                 ..eval.clone()
             };
             let held_out = &plan.valid[task.valid.clone()];
-            (task.name.clone(), Self::new(held_out, &[], &own, &plan.generation))
+            let prompts = Self::new(held_out, &[], &own, &plan.generation);
+            (number, task.name.clone(), prompts)
         });
+        let together = EvalSection {
+            samples: if separate { 0 } else { eval.samples },
+            ..eval.clone()
+        };
         Self {
             tasks: tasks.collect(),
-            ..Self::new(&plan.valid, plan.batches.samples(), eval, &plan.generation)
+            ..Self::new(&plan.valid, plan.batches.samples(), &together, &plan.generation)
         }
     }
 
@@ -96,21 +108,29 @@ impl Prompts {
         }
     }
 
-    /// Lets a model (on a plain device) answer, until `stop` is raised: the answers then end where they are.
-    pub fn ask(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Shown> {
-        let mut metrics = self.measure(model, tokenizer, stop)?;
-        for (task, prompts) in &self.tasks {
-            let own = prompts.measure(model, tokenizer, stop)?;
+    /// Lets the model of each task (on a plain device) answer, until `stop` is raised: the answers then end where they are.
+    pub fn ask(&self, model_of: ModelOf<'_>, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Shown> {
+        let mut metrics = self.measure(&model_of(0), tokenizer, stop)?;
+        for (number, task, prompts) in &self.tasks {
+            let own = prompts.measure(&model_of(*number), tokenizer, stop)?;
             metrics.extend(own.into_iter().map(|(name, value)| (format!("{name}/{task}"), value)));
         }
         Ok(Shown {
-            samples: self.show(model, tokenizer, stop)?,
+            samples: self.show(model_of, tokenizer, stop)?,
             metrics,
         })
     }
 
     /// The sample answers alone.
-    fn show(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleCompletion>> {
+    fn show(&self, model_of: ModelOf<'_>, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleCompletion>> {
+        let mut samples = self.show_own(&model_of(0), tokenizer, stop)?;
+        for (number, _, prompts) in &self.tasks {
+            samples.extend(prompts.show_own(&model_of(*number), tokenizer, stop)?);
+        }
+        Ok(samples)
+    }
+
+    fn show_own(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleCompletion>> {
         let prompts: Vec<Vec<u32>> = self.shown.iter().map(|s| s.prompt().to_vec()).collect();
         let text = |ids: &[u32]| tokenizer.decode(ids, true);
         let generated = match prompts.is_empty() {
@@ -164,14 +184,14 @@ impl CompletionsFile {
         })
     }
 
-    /// Lets a model (on a plain device) answer after `step` steps. The answers before the first step are in `before.json`,
+    /// Lets the model of each task (on a plain device) answer after `step` steps. The answers before the first step are in `before.json`,
     /// and answers cut short by a stop are not kept: the evaluation is made again.
-    pub fn ask(&mut self, step: usize, model: &Model, stop: &AtomicBool) -> Result<()> {
+    pub fn ask(&mut self, step: usize, model_of: ModelOf<'_>, stop: &AtomicBool) -> Result<()> {
         if step == 0 {
             return Ok(());
         }
         // A model that cannot answer (its weights have overflowed) may still recover; the run itself judges its loss.
-        let line = match self.prompts.show(model, &self.tokenizer, stop) {
+        let line = match self.prompts.show(model_of, &self.tokenizer, stop) {
             Ok(samples) => json!({ "step": step, "samples": samples }),
             Err(error) => json!({ "step": step, "error": error.to_string() }),
         };

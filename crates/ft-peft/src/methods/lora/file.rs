@@ -73,14 +73,14 @@ fn init(file: &File<'_>) -> Result<Init> {
 }
 
 /// Only keys that every release of PEFT knows. An adapter whose base was moved at the start is written over the unmoved
-/// base: twice the rank at the same scale.
+/// base: twice the rank at the same scale. Adapters one behind the other are one of all their ranks.
 pub(super) fn write(config: &LoraConfig, target: &Target<'_>) -> Value {
-    let moved = matches!(config.init, Init::Pissa | Init::Olora);
-    let rank = |r: usize| if moved { 2 * r } else { r };
-    let alpha = |a: f64| match (moved, config.rslora) {
-        (false, _) => a,
-        (true, false) => 2.0 * a,
-        (true, true) => std::f64::consts::SQRT_2 * a,
+    let moved = config.moves_base();
+    let times = if moved { 2 } else { target.stacked };
+    let rank = |r: usize| times * r;
+    let alpha = |a: f64| match config.rslora {
+        false => times as f64 * a,
+        true => (times as f64).sqrt() * a,
     };
     let ranks: Map<String, Value> = pattern_map(&config.rank_pattern, |r| rank(*r).into());
     let alphas: Map<String, Value> = pattern_map(&config.alpha_pattern, |a| number(alpha(*a)));

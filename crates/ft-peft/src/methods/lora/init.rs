@@ -1,12 +1,21 @@
 //! Starting values of LoRA's A and B.
 
 use burn::linalg::{qr, svd};
-use burn::module::Param;
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor, s};
 
-use super::{Init, Lora, LoraConfig, LoraEmbedding, Start};
+use super::{Init, Lora, LoraConfig, LoraEmbedding};
 use crate::slots::{Embedding, Projection};
 use crate::stream::{kaiming, normal};
+
+/// The constants `A₀ [r, in]` and `B₀ [out, r]` whose scaled product was taken out of the base weight.
+#[derive(Module, Debug)]
+pub struct Start {
+    /// `[r, in]`.
+    pub a: Tensor<2>,
+    /// `[out, r]`.
+    pub b: Tensor<2>,
+}
 
 /// The matrix in the most exact type its device has.
 fn exact(weight: Tensor<2>) -> Tensor<2> {
@@ -55,6 +64,7 @@ pub(crate) fn projection(config: &LoraConfig, path: &str, seed: u64, slot: &Proj
             .lora_bias
             .then(|| Param::from_tensor(Tensor::zeros([out], &device))),
         start,
+        earlier: None,
         scale,
         dropout: config.dropout,
         salt: ft_seed::salt(path),

@@ -1,6 +1,7 @@
 //! R as a heat map: every task's loss after every task, and what is read off it.
 
 use super::chart::escape;
+use crate::continual::Next;
 use crate::continual::scores::ContinualScores;
 
 /// Nothing for a run without `[continual]`.
@@ -40,8 +41,15 @@ pub(super) fn heat_map(scores: Option<&ContinualScores>) -> String {
     let figures = figures
         .iter()
         .filter_map(|(name, value)| Some(format!("{name} {:.4}", (*value)?)));
+    let note = scores
+        .note()
+        .map_or(String::new(), |note| format!("<p class=\"soft\">{}</p>", escape(note)));
+    let between = match scores.between_tasks == Next::Continue.name() {
+        true => String::new(),
+        false => format!(", adapters: {}", escape(&scores.between_tasks)),
+    };
     format!(
-        "<h2>Tasks one after the other: {}</h2><table><tr><th>loss of</th>{}</tr>{}</table>\n<p class=\"soft\">{}</p>",
+        "<h2>Tasks one after the other: {}{between}</h2><table><tr><th>loss of</th>{}</tr>{}</table>\n<p class=\"soft\">{}</p>{note}",
         escape(&scores.strategy),
         head.collect::<String>(),
         rows.iter().map(row).collect::<String>(),
