@@ -20,6 +20,8 @@ pub struct Counts {
     pub dropped: usize,
     /// Samples left out because the cut left nothing to learn, or nothing to tell two answers apart.
     pub emptied: usize,
+    /// Whether `data.limit` was reached: what comes behind it was not read.
+    pub limited: bool,
 }
 
 impl Counts {
@@ -30,6 +32,7 @@ impl Counts {
         self.truncated_tokens += other.truncated_tokens;
         self.dropped += other.dropped;
         self.emptied += other.emptied;
+        self.limited |= other.limited;
     }
 
     /// Why no sample is left.
@@ -113,7 +116,8 @@ impl Statistics {
             truncated_tokens,
             dropped,
             emptied,
-            ..
+            limited,
+            records,
         } = self.counts;
         warn(
             self.without_stop == self.samples && self.samples > 0,
@@ -144,6 +148,10 @@ impl Statistics {
         warn(
             emptied > 0,
             format!("{emptied} samples had nothing to learn after the cut and were dropped; see data.max_length"),
+        );
+        warn(
+            limited,
+            format!("only the first {records} records were read; see data.limit"),
         );
         warnings
     }
