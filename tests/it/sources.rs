@@ -52,6 +52,12 @@ impl Shelf {
         self.write("set/data/test-00000-of-00001.jsonl", jsonl(valid).as_bytes());
         self.write("train.jsonl.zst", &zstd(&jsonl(train)));
         self.write("valid.csv.gz", &gzip(&csv(valid)));
+        let asked = |r: &Value| json!({"instruction": r["prompt"], "context": "", "response": r["completion"]});
+        self.write("hub/README.md", b"# A card, no data");
+        self.write(
+            "hub/rows.jsonl",
+            jsonl(&train.iter().map(asked).collect::<Vec<_>>()).as_bytes(),
+        );
         let nested = |record: &Value| {
             let prompt = record["prompt"].as_str().unwrap();
             let (facts, question) = prompt.split_once(' ').unwrap();
@@ -75,10 +81,16 @@ impl Shelf {
         fs::copy(config, &copy).unwrap();
         let out = self.dir.path().join("runs").join(config.file_stem().unwrap());
         let model = self.dir.path().join("model");
-        let sets = [
-            format!("train.out={}", out.display()),
-            format!("model.path={}", model.display()),
+        let set = |key: &str, path: &Path| format!("{key}={}", path.display());
+        let mut sets = vec![
+            set("train.out", &out),
+            set("model.path", &model),
+            "train.steps=2".into(),
         ];
+        // What the Hub would give.
+        if config.ends_with("hub.toml") {
+            sets.push(set("data.train", &self.dir.path().join("data/hub")));
+        }
         let config = RunConfig::load(&copy, &sets).unwrap_or_else(|e| panic!("{e}"));
         Plan::resolve(config, &Device::flex(), "cpu").unwrap_or_else(|e| panic!("{}: {e}", copy.display()))
     }
@@ -148,6 +160,7 @@ fn every_source_runs_and_holds_the_same_samples() {
                 assert!(plan.train().iter().chain(plan.valid()).all(known), "{name}");
                 assert_eq!(plan.train().len() + plan.valid().len(), TRAIN);
             }
+            "hub" => assert_eq!(plan.train().len() + plan.valid().len(), TRAIN),
             _ => {
                 assert_eq!(plan.train(), train, "{name}");
                 assert_eq!(plan.valid(), valid, "{name}");

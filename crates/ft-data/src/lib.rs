@@ -74,7 +74,7 @@ pub use pack::{Pack, pack_rows, share_rows};
 pub use preview::{Preview, PreviewToken};
 pub use rand_chacha::ChaCha8Rng;
 pub use sample::{Preference, Sample};
-pub use sources::{Files, MAX_DOCUMENT, MAX_RECORD, Role, Source, finds};
+pub use sources::{Files, MAX_DOCUMENT, MAX_RECORD, Role, Source, choose_files, finds};
 pub use statistics::{Bin, Counts, Statistics};
 pub use template::{ChatTemplate, Conversation};
 pub use tokenizer::{TextStream, Tokenizer};

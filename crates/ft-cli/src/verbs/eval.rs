@@ -12,7 +12,7 @@ use crate::args::DeviceArg;
 use crate::failure::{Context, Failure};
 use crate::model::{Loaded, width_multiple, working_dtype};
 use crate::verbs::generate::Sampling;
-use crate::{device, locate, logging, output};
+use crate::{device, hub, locate, logging, output};
 
 /// Measure a model on a file of examples, or score a file of predictions
 #[derive(clap::Args, Debug)]
@@ -126,7 +126,8 @@ fn field(text: &str) -> Result<(String, String), String> {
 }
 
 impl Eval {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(mut self) -> Result<(), Failure> {
+        self.data = self.data.map(|data| local(data, self.split.as_deref())).transpose()?;
         let settings = self.choices.settings()?;
         let metrics = self.metrics()?;
         let choices = metrics.iter().filter(|metric| metric.needs_choices()).count();
@@ -270,6 +271,13 @@ impl Eval {
         config.check()?;
         Ok(config)
     }
+}
+
+/// The file or folder of a data set of the Hub; other paths as they are.
+fn local(data: PathBuf, split: Option<&str>) -> Result<PathBuf, Failure> {
+    let mut files = Files::from(&data);
+    hub::fetch_data(&mut files, &[(split.map(str::to_owned), Role::HeldOut)])?;
+    Ok(files.paths().first().cloned().unwrap_or(data))
 }
 
 /// The library names configuration keys; here they are flags.

@@ -157,18 +157,19 @@ fn expand(path: &Path, split: Option<&str>, role: Role) -> Result<Vec<PathBuf>, 
     }
 }
 
+const OPTIONS: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
 fn pattern(path: &Path) -> Option<&str> {
     path.to_str().filter(|text| text.contains(['*', '?', '[']))
 }
 
 /// The files that fit a pattern, in alphabetical order.
 fn matching(pattern: &str) -> Result<Vec<PathBuf>, String> {
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    let found = glob::glob_with(pattern, options).map_err(|e| format!("{pattern}: {e}"))?;
+    let found = glob::glob_with(pattern, OPTIONS).map_err(|e| format!("{pattern}: {e}"))?;
     let mut files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
     files.sort();
     Ok(files)
@@ -188,11 +189,52 @@ fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> std::io::Resul
             if depth < DEPTH {
                 walk(&path, depth + 1, files)?;
             }
-        } else if KINDS.contains(&kind_of(&name).0) && !beside_the_data(&name) {
+        } else if is_data(&name) {
             files.push(path);
         }
     }
     Ok(())
+}
+
+/// Those of a data set's files, named from its folder on, that `path` (a file, a folder, a pattern, or nothing for all), a split and a role
+/// choose: what [`Files::resolve`] would choose of them on the disk.
+///
+/// # Errors
+/// As [`Files::resolve`].
+pub fn choose_files(files: &[PathBuf], path: &str, split: Option<&str>, role: Role) -> Result<Vec<PathBuf>, String> {
+    if files.iter().any(|file| file == Path::new(path)) {
+        return Ok(vec![PathBuf::from(path)]);
+    }
+    let seen = |file: &&PathBuf| {
+        let hidden = |part: std::path::Component| part.as_os_str().to_string_lossy().starts_with('.');
+        !file.components().any(hidden)
+    };
+    let inside = files.iter().filter(seen).filter(|file| file.starts_with(path));
+    let data = |file: &&PathBuf| {
+        file.file_name()
+            .is_some_and(|name| is_data(&name.to_string_lossy().to_lowercase()))
+    };
+    let mut inside: Vec<PathBuf> = inside.filter(data).cloned().collect();
+    inside.sort();
+    if !inside.is_empty() {
+        return splits::choose(Path::new(path), inside, split, role);
+    }
+    let pattern = glob::Pattern::new(path).map_err(|e| format!("{path}: {e}"))?;
+    let mut fitting: Vec<PathBuf> = files
+        .iter()
+        .filter(|file| pattern.matches_path_with(file, OPTIONS))
+        .cloned()
+        .collect();
+    fitting.sort();
+    match fitting.is_empty() {
+        true => Err(format!("no data file fits `{path}`")),
+        false => Ok(fitting),
+    }
+}
+
+/// Whether a file, in small letters, holds data.
+fn is_data(name: &str) -> bool {
+    KINDS.contains(&kind_of(name).0) && !beside_the_data(name)
 }
 
 /// Files of data sets that are no data, though their endings say so.

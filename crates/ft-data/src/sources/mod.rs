@@ -26,7 +26,7 @@ use crate::map::Fields;
 use bounded::{Meter, bounded};
 
 pub use bounded::{MAX_DOCUMENT, MAX_RECORD};
-pub use files::{Files, finds};
+pub use files::{Files, choose_files, finds};
 pub use splits::Role;
 
 /// Where examples come from.

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Read};
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::{MessageHeader, root_as_message};
 
-use super::record;
+use super::{contained, record};
 use crate::error::{At, Error, Result};
 use crate::sources::{Body, Raw, Sink, Source};
 
@@ -29,7 +29,7 @@ pub(in crate::sources) fn read(source: Source, mut reader: Box<dyn BufRead + '_>
     let mut decoder = StreamDecoder::new();
     while let Some(frame) = frame(&mut *reader).map_err(|e| failed(source, number, e))? {
         let mut buffer = frame.into();
-        let batch = decoder.decode(&mut buffer);
+        let batch = contained(|| decoder.decode(&mut buffer));
         let Some(batch) = batch.map_err(|e| failed(source, number, io::Error::other(e)))? else {
             continue;
         };
@@ -77,14 +77,14 @@ fn frame(reader: &mut dyn BufRead) -> io::Result<Option<Vec<u8>>> {
         MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|d| d.data()),
         _ => message.header_as_record_batch(),
     };
-    let packed: Vec<i64> = batch
-        .filter(|batch| batch.compression().is_some())
-        .and_then(|batch| batch.buffers())
-        .map(|buffers| buffers.iter().filter(|b| b.length() > 0).map(|b| b.offset()).collect())
+    let is_packed = batch.is_some_and(|batch| batch.compression().is_some());
+    let buffers = batch.and_then(|batch| batch.buffers());
+    let buffers: Vec<(i64, i64)> = buffers
+        .map(|buffers| buffers.iter().map(|b| (b.offset(), b.length())).collect())
         .unwrap_or_default();
     let start = frame.len();
     append(reader, body, MAX_BATCH, &mut frame)?;
-    unpacked(&frame[start..], &packed)?;
+    check(&frame[start..], &buffers, is_packed)?;
     Ok(Some(frame))
 }
 
@@ -109,18 +109,17 @@ fn append(reader: &mut dyn BufRead, length: u64, most: u64, frame: &mut Vec<u8>)
     }
 }
 
-/// Refuses a body whose packed buffers, which begin at these offsets, say that they hold more than a batch may take.
-fn unpacked(body: &[u8], packed: &[i64]) -> io::Result<()> {
+/// Refuses a body without room for its buffers, and one whose packed buffers say that they hold more than a batch may take.
+fn check(body: &[u8], buffers: &[(i64, i64)], is_packed: bool) -> io::Result<()> {
     let mut sum = 0u64;
-    for offset in packed {
-        let prefix = usize::try_from(*offset)
-            .ok()
-            .and_then(|at| body.get(at..at.checked_add(8)?));
-        let Some(prefix) = prefix.and_then(|prefix| <[u8; 8]>::try_from(prefix).ok()) else {
-            return Err(io::Error::other("a buffer outside of its batch"));
-        };
-        // -1 stands before what is not packed.
-        sum = sum.saturating_add(u64::try_from(i64::from_le_bytes(prefix)).unwrap_or(0));
+    for (offset, length) in buffers {
+        let part = usize::try_from(*offset).ok().zip(usize::try_from(*length).ok());
+        let part = part.and_then(|(at, length)| body.get(at..at.checked_add(length)?));
+        let part = part.ok_or_else(|| io::Error::other("a buffer outside of its batch"))?;
+        if let Some(prefix) = part.first_chunk::<8>().filter(|_| is_packed) {
+            // -1 stands before what is not packed.
+            sum = sum.saturating_add(u64::try_from(i64::from_le_bytes(*prefix)).unwrap_or(0));
+        }
     }
     match sum > MAX_BATCH {
         true => Err(io::Error::other(format!(

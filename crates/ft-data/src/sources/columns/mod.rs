@@ -3,6 +3,9 @@
 mod arrow;
 mod parquet;
 
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     ArrowPrimitiveType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
@@ -32,6 +35,14 @@ fn record(batch: &RecordBatch, row: usize) -> Result<Fields, Flaw> {
     match fields.values().map(size).sum::<usize>() {
         size if size > MAX_RECORD => Err(Flaw::TooLarge(MAX_RECORD >> 20)),
         _ => Ok(fields),
+    }
+}
+
+/// What `act` says, or that it panicked: the crates that decode these files do so on some damaged ones.
+fn contained<T, E: Display>(act: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(outcome) => outcome.map_err(|e| e.to_string()),
+        Err(_) => Err("its parts contradict each other".into()),
     }
 }
 

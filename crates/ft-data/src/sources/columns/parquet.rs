@@ -8,7 +8,7 @@ use ::parquet::errors::{ParquetError, Result as Parquet};
 use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::Bytes;
 
-use super::record;
+use super::{contained, record};
 use crate::error::{At, Error, Result};
 use crate::sources::{Body, Raw, Sink, Source};
 
@@ -20,11 +20,18 @@ pub(in crate::sources) fn read(source: Source, ending: &str, sink: &mut Sink) ->
         return Err(source.file_error("Parquet is compressed inside; unpack this file first"));
     }
     let mut number = 0;
-    let damaged = |number: usize, e: &dyn std::fmt::Display| damaged(source, number, e);
     let chunks = Chunks::open(source)?;
-    let batches = ParquetRecordBatchReaderBuilder::try_new(chunks).and_then(|b| b.with_batch_size(ROWS).build());
-    for batch in batches.map_err(|e| damaged(0, &e))? {
-        let batch = batch.map_err(|e| damaged(number, &e))?;
+    let build = || {
+        ParquetRecordBatchReaderBuilder::try_new(chunks)?
+            .with_batch_size(ROWS)
+            .build()
+    };
+    let mut batches = contained(build).map_err(|e| damaged(source, 0, &e))?;
+    loop {
+        let batch = contained(|| batches.next().transpose()).map_err(|e| damaged(source, number, &e))?;
+        let Some(batch) = batch else {
+            return Ok(());
+        };
         for row in 0..batch.num_rows() {
             number += 1;
             let body = record(&batch, row).map_or_else(Body::Flawed, Body::Fields);
@@ -34,10 +41,9 @@ pub(in crate::sources) fn read(source: Source, ending: &str, sink: &mut Sink) ->
             }
         }
     }
-    Ok(())
 }
 
-fn damaged(source: Source, number: usize, error: &dyn std::fmt::Display) -> Error {
+fn damaged(source: Source, number: usize, error: &str) -> Error {
     source.file_error(format!(
         "the Parquet data is damaged or of an unknown kind, behind record {number} ({error})"
     ))
