@@ -33,6 +33,7 @@ mod prompts_laws;
 mod quant;
 mod quickstart;
 mod refusals;
+mod sources;
 mod support;
 mod tokens;
 mod train_configs;

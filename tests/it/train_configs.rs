@@ -113,9 +113,9 @@ fn every_objective_and_every_strategy_has_a_configuration() {
 fn tasks_for(workshop: &Workshop, config: &RunConfig) -> String {
     let mut tasks = config.task.clone();
     for task in &mut tasks {
-        let csv = task.train.extension().is_some_and(|e| e == "csv");
+        let csv = task.train.paths()[0].extension().is_some_and(|e| e == "csv");
         let file = workshop.path(if csv { "e2e.csv" } else { "gsm8k.jsonl" });
-        (task.train, task.valid) = (file.clone(), Some(file));
+        (task.train, task.valid) = (file.clone().into(), Some(file.into()));
     }
     let toml = |task: &ft_train::config::TaskConfig| {
         let table: serde_json::Map<_, _> = serde_json::from_value(json!(task)).unwrap();
@@ -131,7 +131,7 @@ fn tasks_for(workshop: &Workshop, config: &RunConfig) -> String {
 
 /// The tiny file of the same kind.
 fn data_for(config: &RunConfig) -> &'static str {
-    let path = &config.data.train;
+    let path = &config.data.train.paths()[0];
     match config.objective.kind().examples() {
         Examples::Pairs => return "pairs.jsonl",
         Examples::Rated => return "rated.jsonl",

@@ -12,7 +12,8 @@ const EVERYWHERE: &str = "With every verb";
 #[derive(Parser, Debug)]
 #[command(name = "ft", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
-MODEL is a folder in Hugging Face layout, a run folder, or `embedded:tiny`.
+MODEL is a folder in Hugging Face layout, a run folder, an id of the Hub (owner/name or
+owner/name@revision), or `embedded:tiny`. Data sets of the Hub are hf://datasets/owner/name.
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use.
 
 With no data and no model at hand, `ft train` shows a whole fine-tuning in about a minute.")]
@@ -28,7 +29,7 @@ pub struct Cli {
     #[arg(short, long, global = true, help_heading = EVERYWHERE, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Forbid the network (nothing uses it today: a Hub id must already be a folder)
+    /// Forbid the network: models and data sets of the Hub must be in its cache
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     offline: bool,
 }
@@ -36,6 +37,9 @@ pub struct Cli {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> Result<(), Failure> {
+        if self.offline {
+            crate::hub::forbid();
+        }
         self.verb.run()
     }
 }

@@ -23,6 +23,7 @@ mod configs;
 mod device;
 mod embedded;
 mod failure;
+mod hub;
 mod inspect;
 mod locate;
 mod logging;

@@ -1,5 +1,5 @@
 //! What MODEL on the command line means: a folder in Hugging Face layout, an adapter or run folder, a checkpoint of a
-//! run, a Hub id that is in the local cache, or `embedded:tiny`.
+//! run, a Hub id, or `embedded:tiny`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use ft_quant::Scheme;
 use ft_train::checkpoint::Checkpoints;
 
 use crate::failure::{Context, Failure};
+use crate::hub::{self, Name, Reach, Wanted};
 
 /// Where the parts of a model lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ const SETTINGS: &str = "generation_config.json";
 
 /// Finds MODEL; `adapter` is what `--adapter` named.
 pub fn locate(model: &str, adapter: Option<&Path>) -> Result<Located, Failure> {
-    let mut located = find(model)?;
+    let mut located = find(model, Reach::Network)?;
     if let Some(adapter) = adapter {
         let folder = adapter_folder(adapter)?;
         located.quant = quant_of(&folder);
@@ -61,9 +62,18 @@ pub fn locate(model: &str, adapter: Option<&Path>) -> Result<Located, Failure> {
     Ok(located)
 }
 
+/// Finds an adapter's base as far as it is on this machine.
+pub fn here(adapter: &Path) -> Option<Located> {
+    find(&adapter.to_string_lossy(), Reach::Cache).ok()
+}
+
 /// The folder that holds a base checkpoint, for `model.path` of a configuration.
 pub fn checkpoint(model: &str) -> Result<PathBuf, Failure> {
-    let located = find(model)?;
+    base_checkpoint(model, Reach::Network)
+}
+
+fn base_checkpoint(model: &str, reach: Reach) -> Result<PathBuf, Failure> {
+    let located = find(model, reach)?;
     match located.adapter {
         None => Ok(located.checkpoint),
         Some(adapter) => Err(Failure::new(format!(
@@ -75,7 +85,7 @@ pub fn checkpoint(model: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-fn find(model: &str) -> Result<Located, Failure> {
+fn find(model: &str, reach: Reach) -> Result<Located, Failure> {
     if let Some(name) = model.strip_prefix("embedded:") {
         return Ok(Located {
             checkpoint: crate::embedded::unpacked(name)?,
@@ -85,26 +95,27 @@ fn find(model: &str) -> Result<Located, Failure> {
     }
     let path = Path::new(model);
     if path.is_dir() {
-        return folder(path);
+        return folder(path, reach);
     }
     if path.exists() {
         return Err(Failure::new(format!(
             "`{model}` is a file; MODEL is the folder that holds it"
         )));
     }
-    match hub_parts(model) {
-        Some((org, name)) => match cached(&hub_cache(), org, name) {
-            Some(checkpoint) => folder(&checkpoint),
-            None => Err(not_cached(model)),
-        },
+    match Name::model(model) {
+        Some(name) => {
+            let missing = format!("there is no folder `{model}`");
+            let snapshot = hub::fetch(&name, &Wanted::Model, reach).context(missing)?;
+            folder(&snapshot, reach)
+        }
         None => Err(Failure::new(format!("no such folder: `{model}`"))),
     }
 }
 
-fn folder(path: &Path) -> Result<Located, Failure> {
+fn folder(path: &Path, reach: Reach) -> Result<Located, Failure> {
     let has = |file: &str| path.join(file).is_file();
     if is_adapter(path) {
-        return with_base(path, &base_of_adapter(path)?);
+        return with_base(path, &base_of_adapter(path)?, reach);
     }
     if has("config.json") {
         return Ok(Located {
@@ -114,14 +125,14 @@ fn folder(path: &Path) -> Result<Located, Failure> {
         });
     }
     if has("config.toml") {
-        return run(path);
+        return run(path, reach);
     }
     let why = "it has no config.json (a model), adapter_config.json (an adapter) or config.toml (a run)";
     Err(Failure::new(format!("`{}` is no model: {why}", path.display())))
 }
 
 /// The model of a run: `final/`, or the newest checkpoint of a run that has not ended.
-fn run(path: &Path) -> Result<Located, Failure> {
+fn run(path: &Path, reach: Reach) -> Result<Located, Failure> {
     let (result, warnings) = match path.join("final") {
         done if done.is_dir() => (done, Vec::new()),
         _ => Checkpoints::of(path)
@@ -134,7 +145,7 @@ fn run(path: &Path) -> Result<Located, Failure> {
     one_adapter(path, &result)?;
     if is_adapter(&result) {
         let config = ft_train::RunConfig::load(&path.join("config.toml"), &[])?;
-        return with_base(&result, &config.model.path.to_string_lossy());
+        return with_base(&result, &config.model.path.to_string_lossy(), reach);
     }
     Ok(Located {
         checkpoint: result,
@@ -161,11 +172,11 @@ fn one_adapter(named: &Path, folder: &Path) -> Result<(), Failure> {
     }
 }
 
-fn with_base(adapter: &Path, base: &str) -> Result<Located, Failure> {
+fn with_base(adapter: &Path, base: &str, reach: Reach) -> Result<Located, Failure> {
     let doing = || format!("the base model of the adapter in `{}`", adapter.display());
     let checkpoint = match adapter.join(base) {
         beside if beside.is_dir() => beside,
-        _ => checkpoint(base).context(doing())?,
+        _ => base_checkpoint(base, reach).context(doing())?,
     };
     Ok(Located {
         checkpoint,
@@ -200,10 +211,12 @@ fn base_of_adapter(adapter: &Path) -> Result<String, Failure> {
 
 /// An adapter is named by its folder, or by the folder of a run that ended in one.
 pub fn adapter_folder(path: &Path) -> Result<PathBuf, Failure> {
-    one_adapter(path, path)?;
-    one_adapter(path, &path.join("final"))?;
     let candidates = [path.to_path_buf(), path.join("final")];
-    match candidates.into_iter().find(|p| is_adapter(p)) {
+    let found = candidates.iter().find(|p| is_adapter(p)).cloned();
+    if found.is_none() {
+        candidates.iter().try_for_each(|folder| one_adapter(path, folder))?;
+    }
+    match found {
         Some(folder) => Ok(folder),
         None if path.is_dir() => Err(Failure::new(format!(
             "`{}` holds no adapter_config.json",
@@ -211,44 +224,6 @@ pub fn adapter_folder(path: &Path) -> Result<PathBuf, Failure> {
         ))),
         None => Err(Failure::new(format!("no such folder: `{}`", path.display()))),
     }
-}
-
-/// `org/name`, when the text can be a Hub id.
-fn hub_parts(text: &str) -> Option<(&str, &str)> {
-    let (org, name) = text.split_once('/')?;
-    let word = |w: &str| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !w.is_empty() && !w.starts_with('.') && w.chars().all(plain)
-    };
-    (word(org) && word(name)).then_some((org, name))
-}
-
-fn not_cached(model: &str) -> Failure {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    Failure::new(format!(
-        "there is no folder `{model}`, and the Hub's `{model}` is not in the local cache; ft does not download. \
-         Fetch it with `hf download {model} --local-dir {name}` (pip install huggingface_hub) and use `{name}`"
-    ))
-}
-
-/// Where `huggingface_hub` keeps downloads.
-fn hub_cache() -> PathBuf {
-    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = || var("HOME").or_else(|| var("USERPROFILE")).unwrap_or_default();
-    let cache = || var("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache"));
-    var("HF_HUB_CACHE").unwrap_or_else(|| {
-        var("HF_HOME")
-            .unwrap_or_else(|| cache().join("huggingface"))
-            .join("hub")
-    })
-}
-
-/// The snapshot of a model's main branch in a Hub cache.
-fn cached(cache: &Path, org: &str, name: &str) -> Option<PathBuf> {
-    let repo = cache.join(format!("models--{org}--{name}"));
-    let commit = std::fs::read_to_string(repo.join("refs").join("main")).ok()?;
-    let snapshot = repo.join("snapshots").join(commit.trim());
-    snapshot.is_dir().then_some(snapshot)
 }
 
 #[cfg(test)]
@@ -320,23 +295,5 @@ mod tests {
             r#"{"base_model_name_or_path": null}"#,
         );
         assert!(message(locate(path, None).unwrap_err()).contains("does not name its base"));
-    }
-
-    #[test]
-    fn hub_ids_come_from_the_local_cache_only() {
-        assert_eq!(hub_parts("org/na.me-1"), Some(("org", "na.me-1")));
-        assert!(
-            ["a/b/c", "./b", "a/", "../b", "plain"]
-                .iter()
-                .all(|t| hub_parts(t).is_none())
-        );
-        assert!(message(not_cached("org/name")).contains("hf download org/name --local-dir name"));
-
-        let dir = tempfile::tempdir().unwrap();
-        let snapshot = dir.path().join("models--org--name/snapshots/abc");
-        write(&snapshot.join("config.json"), "{}");
-        assert_eq!(cached(dir.path(), "org", "name"), None);
-        write(&dir.path().join("models--org--name/refs/main"), "abc\n");
-        assert_eq!(cached(dir.path(), "org", "name"), Some(snapshot));
     }
 }

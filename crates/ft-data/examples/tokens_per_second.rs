@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(folder), Some(file)) = (arguments.next(), arguments.next()) else {
         return Err("usage: tokens_per_second TOKENIZER_DIR FILE [FIELD=TEXT]..".into());
     };
-    let mut config = DataConfig::new(&file);
+    let mut config = DataConfig::new(file.as_str());
     for pair in arguments {
         let (field, text) = pair.split_once('=').ok_or("expected FIELD=TEXT")?;
         config.map.insert(field.into(), text.replace("\\n", "\n"));
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
 
     let start = Instant::now();
-    let data = load_samples(Path::new(&file), &config, &tokenizer)?;
+    let data = load_samples(file.as_str(), &config, &tokenizer)?;
     let seconds = start.elapsed().as_secs_f64();
     let statistics = &data.statistics;
     println!(

@@ -10,17 +10,31 @@ use crate::augment::AugmentConfig;
 use crate::error::{Error, Result};
 use crate::formats::FormatName;
 use crate::pack::Pack;
+use crate::sources::{Files, Role};
 
 /// Where the examples are and how they become samples. Paths are relative to the current directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// File of training examples: .jsonl, .json, .csv, .tsv or .txt.
-    #[serde(default, skip_serializing_if = "is_empty")]
-    pub train: PathBuf,
-    /// File of held-out examples, in the same format. Without it and without `valid_split` nothing is evaluated.
+    /// Training examples: a file (.jsonl, .json, .csv, .tsv or .txt, plain or with .gz or .zst behind it), a folder (all data files in
+    /// it, by name), a pattern such as "data/*.jsonl", or a list of these.
+    #[serde(default, skip_serializing_if = "Files::is_empty")]
+    pub train: Files,
+    /// Held-out examples, named in the same way and in the same format. Without it, `valid_split_name` and `valid_split` nothing is
+    /// evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub valid: Option<PathBuf>,
+    pub valid: Option<Files>,
+    /// The split to train on of folders laid out as the Hub does: `train.jsonl`, `data/train-00000-of-00003.csv`, `train/part.csv`.
+    /// "train" where there is one and nothing else is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// The split to hold out, of the folders in `valid`, or in `train` where `valid` is not given. Of folders in `valid`, "validation" or
+    /// else "test" where nothing else is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_split_name: Option<String>,
+    /// Read at most so many training records, the first ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
     /// Share of the training examples to hold out instead of a `valid` file, from 0 to below 1. Examples with the same prompt stay
     /// on the same side.
     #[serde(default)]
@@ -29,7 +43,8 @@ pub struct DataConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<FormatName>,
     /// Fills the fields of the format from other columns: each value is a text with `{column}` placeholders, `{{` and `}}` standing for
-    /// braces. A value that is one placeholder and nothing else passes lists and objects through.
+    /// braces. `{triples[0][1]}` and `{author.name}` reach into lists and objects, `{refs[-1]}` is the last item, and
+    /// `{refs|join(", ")}` writes a list as text. A value that is one placeholder and nothing else passes lists and objects through.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub map: BTreeMap<String, String>,
     /// Longest sample in tokens.
@@ -76,10 +91,6 @@ pub enum Overlong {
     Split,
 }
 
-fn is_empty(path: &std::path::Path) -> bool {
-    path.as_os_str().is_empty()
-}
-
 /// The defaults that are not the type's own.
 mod defaults {
     pub fn max_length() -> usize {
@@ -97,10 +108,13 @@ mod defaults {
 
 impl DataConfig {
     /// The defaults, reading `train`.
-    pub fn new(train: impl Into<PathBuf>) -> DataConfig {
+    pub fn new(train: impl Into<Files>) -> DataConfig {
         DataConfig {
             train: train.into(),
             valid: None,
+            split: None,
+            valid_split_name: None,
+            limit: None,
             valid_split: 0.0,
             format: None,
             map: BTreeMap::new(),
@@ -112,6 +126,35 @@ impl DataConfig {
             chat_template: None,
             augment: None,
             chat_template_kwargs: serde_json::Map::new(),
+        }
+    }
+
+    /// The training files themselves, folders and patterns resolved.
+    ///
+    /// # Errors
+    /// As [`Files::resolve`].
+    pub fn train_files(&self) -> Result<Files> {
+        self.train.resolve(self.split.as_deref(), Role::Train)
+    }
+
+    /// The held-out files themselves, where any are named.
+    ///
+    /// # Errors
+    /// As [`Files::resolve`].
+    pub fn valid_files(&self) -> Result<Option<Files>> {
+        let name = self.valid_split_name.as_deref();
+        match &self.valid {
+            Some(files) => files.resolve(name, Role::HeldOut).map(Some),
+            None if name.is_some() => self.train.resolve(name, Role::HeldOut).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The settings for held-out records, of which all are read.
+    pub fn held_out(&self) -> DataConfig {
+        DataConfig {
+            limit: None,
+            ..self.clone()
         }
     }
 
@@ -133,11 +176,17 @@ impl DataConfig {
                 format!("{} is not a share from 0 to below 1", self.valid_split),
             );
         }
-        if self.valid.is_some() && self.valid_split > 0.0 {
-            return fail(
-                "valid_split",
-                "cannot be combined with data.valid; keep one of them".into(),
-            );
+        for (key, given) in [
+            ("valid", self.valid.is_some()),
+            ("valid_split_name", self.valid_split_name.is_some()),
+        ] {
+            if given && self.valid_split > 0.0 {
+                let what = format!("cannot be combined with data.{key}; keep one of them");
+                return fail("valid_split", what);
+            }
+        }
+        if self.limit == Some(0) {
+            return fail("limit", "0 leaves nothing to read; at least 1".into());
         }
         if self.overlong == Overlong::Split && self.format.is_some_and(|f| f.as_str() != "text") {
             return fail(

@@ -25,6 +25,9 @@ pub enum Error {
         /// The reason and the remedy.
         what: String,
     },
+    /// No data files behind what names them.
+    #[error("{0}")]
+    Source(String),
     /// A key of the `[data]` section holds something unusable.
     #[error("data.{key}: {what}")]
     Config {
@@ -40,11 +43,11 @@ pub enum Error {
     #[error("tokenizer: {0}")]
     Tokenizer(String),
     /// Records of a data file are unusable; the first [`MAX_FLAWS`] of them.
-    #[error("{}", list_flaws(file, flaws, *more))]
+    #[error("{}", list_flaws(files, flaws, *more))]
     Records {
-        /// The data file.
-        file: String,
-        /// Where and what, in file order.
+        /// The data files.
+        files: Vec<String>,
+        /// Where and what, in the order of the files.
         flaws: Vec<(Place, Flaw)>,
         /// Reading stopped early, so there may be more.
         more: bool,
@@ -54,21 +57,42 @@ pub enum Error {
 /// Reading stops once this many records were found unusable.
 pub const MAX_FLAWS: usize = 20;
 
+/// Where a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct Place {
+    /// Which file of several, from 0: an index into [`crate::Dataset::files`].
+    pub file: u32,
+    /// Where in it.
+    #[serde(flatten)]
+    pub at: At,
+}
+
 /// Where a record stands in its file. Counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Place {
+pub enum At {
     /// The line on which the record begins.
     Line(usize),
     /// The number of the record, in files whose lines mean nothing (JSON arrays).
     Record(usize),
 }
 
-impl fmt::Display for Place {
+impl Place {
+    /// Its name beside that of its file: `data.jsonl:3`.
+    pub fn among(&self, files: &[String]) -> String {
+        let file = files.get(self.file as usize).map_or("?", String::as_str);
+        match self.at {
+            At::Line(n) => format!("{file}:{n}"),
+            At::Record(n) => format!("{file}, record {n}"),
+        }
+    }
+}
+
+impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Line(n) => write!(f, "line {n}"),
-            Place::Record(n) => write!(f, "record {n}"),
+            At::Line(n) => write!(f, "line {n}"),
+            At::Record(n) => write!(f, "record {n}"),
         }
     }
 }
@@ -105,6 +129,17 @@ pub enum Flaw {
         column: String,
         /// What there is.
         columns: Vec<String>,
+    },
+    /// A record that takes more memory than one may.
+    #[error("takes more than {0} MiB, more than a record may take; cut it into several")]
+    TooLarge(usize),
+    /// A way into a column's value that is not there.
+    #[error("`{path}`: {what}")]
+    Path {
+        /// The way, as `data.map` has it.
+        path: String,
+        /// Where it ends.
+        what: String,
     },
     /// A column holds the wrong kind of value.
     #[error("`{column}` should be {expected}, found {found}")]
@@ -180,11 +215,8 @@ pub(crate) fn did_you_mean<S: AsRef<str>>(name: &str, candidates: &[S]) -> Strin
     }
 }
 
-fn list_flaws(file: &str, flaws: &[(Place, Flaw)], more: bool) -> String {
-    let at = |place: &Place| match place {
-        Place::Line(n) => format!("{file}:{n}"),
-        Place::Record(n) => format!("{file}, record {n}"),
-    };
+fn list_flaws(files: &[String], flaws: &[(Place, Flaw)], more: bool) -> String {
+    let at = |place: &Place| place.among(files);
     if let [(place, flaw)] = flaws {
         return format!("{}: {flaw}", at(place));
     }
@@ -205,6 +237,12 @@ fn list_flaws(file: &str, flaws: &[(Place, Flaw)], more: bool) -> String {
     let line = |(flaw, place, others): &(String, &Place, usize)| match others {
         0 => format!("\n  {}: {flaw}", at(place)),
         _ => format!("\n  {} and {others} more: {flaw}", at(place)),
+    };
+    let mut touched: Vec<u32> = flaws.iter().map(|(place, _)| place.file).collect();
+    touched.dedup();
+    let file = match touched.as_slice() {
+        [one] => files.get(*one as usize).cloned().unwrap_or_default(),
+        several => format!("{} files", several.len()),
     };
     format!("{file}: {head}:{}", told.iter().map(line).collect::<String>())
 }

@@ -1,7 +1,7 @@
 //! From a file of examples to padded batches of token ids with a loss mask that is right by construction.
 //!
 //! ```text
-//!  sources     .jsonl .json .csv .tsv .txt      one record at a time
+//!  sources     files, folders, patterns         one record at a time, decompressed
 //!     |
 //!  map         data.map placeholders            columns -> fields of the format
 //!     |
@@ -56,6 +56,7 @@ mod map;
 mod order;
 mod pack;
 mod preview;
+mod reference;
 mod sample;
 mod sources;
 mod split;
@@ -66,7 +67,7 @@ mod tokenizer;
 pub use augment::{Apply, AugmentConfig, Made, OperatorConfig, Origin, Protected};
 pub use batch::Batch;
 pub use config::{DataConfig, Overlong};
-pub use error::{Error, Flaw, MAX_FLAWS, Place, Result};
+pub use error::{At, Error, Flaw, MAX_FLAWS, Place, Result};
 pub use formats::{Examples, FormatName};
 pub use ft_seed::{below, shuffle, stream, sub_seed};
 pub use load::{Augmented, Dataset, load_augmented, load_samples, load_source};
@@ -75,7 +76,7 @@ pub use pack::{Pack, pack_rows, share_rows};
 pub use preview::{Preview, PreviewToken};
 pub use rand_chacha::ChaCha8Rng;
 pub use sample::{Preference, Sample};
-pub use sources::Source;
+pub use sources::{Files, MAX_DOCUMENT, MAX_RECORD, Role, Source, choose_files, finds};
 pub use statistics::{Bin, Counts, Statistics};
 pub use template::{ChatTemplate, Conversation};
 pub use tokenizer::{TextStream, Tokenizer};

@@ -3,7 +3,6 @@
 mod augmented;
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use rayon::prelude::*;
 
@@ -13,18 +12,20 @@ use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
 use crate::formats::{Format, FormatName, Record, disliked, made, near_miss};
 use crate::map::{Fields, Mapping};
 use crate::sample::Sample;
-use crate::sources::{self, Body, Raw, Source};
+use crate::sources::{self, Body, Files, Raw, Role, Source};
 use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
 use augmented::Making;
 pub use augmented::{Augmented, load_augmented};
 
-/// The samples of a file, in its order, with where they came from and what was counted on the way.
+/// The samples of files, in their order, with where they came from and what was counted on the way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// The samples.
     pub samples: Vec<Sample>,
-    /// Where each sample's record stands in the file.
+    /// The files that were read.
+    pub files: Vec<String>,
+    /// Where each sample's record stands.
     pub places: Vec<Place>,
     /// How they were read.
     pub format: FormatName,
@@ -32,12 +33,14 @@ pub struct Dataset {
     pub statistics: Statistics,
 }
 
-/// Reads and tokenizes the examples of `path` as `config` says (its `train` and `valid` are not looked at).
+/// Reads and tokenizes the examples of `files` as `config` says (its `train` and `valid` are not looked at).
 ///
 /// # Errors
-/// A file that cannot be read, holds nothing, or has unusable records: all of them (up to [`MAX_FLAWS`]) with their lines.
-pub fn load_samples(path: &Path, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    load_source(Source::File(path), config, tokenizer)
+/// Files that cannot be read, hold nothing, or have unusable records: all of them (up to [`MAX_FLAWS`]) with their lines.
+pub fn load_samples(files: impl Into<Files>, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+    let files = files.into().resolve(config.split.as_deref(), Role::Train)?;
+    let sources: Vec<Source> = files.paths().iter().map(|path| Source::File(path)).collect();
+    load_sources(&sources, config, tokenizer)
 }
 
 /// The same for a [`Source`], which may be built into the program.
@@ -45,22 +48,15 @@ pub fn load_samples(path: &Path, config: &DataConfig, tokenizer: &Tokenizer) -> 
 /// # Errors
 /// As [`load_samples`].
 pub fn load_source(source: Source, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+    load_sources(&[source], config, tokenizer)
+}
+
+fn load_sources(sources: &[Source], config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
     config.check()?;
     let tokenizer = config.tokenizer(tokenizer.clone())?;
     let mut loader = Loader::new(config, &tokenizer)?;
-    let mut outcome = Ok(());
-    sources::read(source, &config.separator, &mut |raw| {
-        outcome = loader.take(raw);
-        let go_on = outcome.is_ok() && loader.flaws.len() < MAX_FLAWS;
-        if go_on {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    })?;
-    outcome?;
-    loader.work();
-    loader.finish(source)
+    loader.read(sources)?;
+    loader.finish()
 }
 
 impl DataConfig {
@@ -93,8 +89,10 @@ struct Loader<'a> {
     tokenizer: &'a Tokenizer,
     mapping: Mapping,
     format: Option<FormatName>,
-    group: Vec<Raw>,
+    files: Vec<String>,
+    group: Vec<(Place, Body)>,
     group_bytes: usize,
+    taken: usize,
     samples: Vec<Sample>,
     places: Vec<Place>,
     counts: Counts,
@@ -113,8 +111,10 @@ impl<'a> Loader<'a> {
             tokenizer,
             mapping: Mapping::parse(config)?,
             format: config.format,
+            files: vec![],
             group: vec![],
             group_bytes: 0,
+            taken: 0,
             samples: vec![],
             places: vec![],
             counts: Counts::default(),
@@ -124,12 +124,38 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn take(&mut self, mut raw: Raw) -> Result<()> {
-        if self.format.is_none() {
-            raw = self.detect_format(raw)?;
+    fn read(&mut self, sources: &[Source]) -> Result<()> {
+        for source in sources {
+            self.files.push(source.name());
+            let mut outcome = Ok(());
+            sources::read(*source, &self.config.separator, &mut |raw| {
+                if self.config.limit.is_some_and(|limit| self.taken >= limit) {
+                    self.counts.limited = true;
+                    return ControlFlow::Break(());
+                }
+                outcome = self.take(raw);
+                match outcome.is_ok() && self.flaws.len() < MAX_FLAWS {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+            outcome?;
+            if self.counts.limited || self.flaws.len() >= MAX_FLAWS {
+                break;
+            }
         }
-        self.group_bytes += raw.body.weight();
-        self.group.push(raw);
+        self.work();
+        Ok(())
+    }
+
+    fn take(&mut self, Raw { at, mut body }: Raw) -> Result<()> {
+        if self.format.is_none() {
+            body = self.detect_format(body)?;
+        }
+        let file = u32::try_from(self.files.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        self.taken += 1;
+        self.group_bytes += body.weight();
+        self.group.push((Place { file, at }, body));
         if self.group.len() >= GROUP || self.group_bytes >= GROUP_BYTES {
             self.work();
         }
@@ -137,16 +163,10 @@ impl<'a> Loader<'a> {
     }
 
     /// The first record with columns says what the format is.
-    fn detect_format(&mut self, raw: Raw) -> Result<Raw> {
-        let Raw { place, body } = raw;
+    fn detect_format(&mut self, body: Body) -> Result<Body> {
         let fields = match body.fields() {
             Ok(fields) => fields,
-            Err(flaw) => {
-                return Ok(Raw {
-                    place,
-                    body: Body::Flawed(flaw),
-                });
-            }
+            Err(flaw) => return Ok(Body::Flawed(flaw)),
         };
         let columns = match self.mapping.is_empty() {
             true => made(&fields),
@@ -181,10 +201,7 @@ impl<'a> Loader<'a> {
         .check()?;
         format.format().check(self.tokenizer)?;
         self.format = Some(format);
-        Ok(Raw {
-            place,
-            body: Body::Fields(fields),
-        })
+        Ok(Body::Fields(fields))
     }
 
     /// Turns the waiting records into samples: in parallel, with results in file order whatever the number of threads.
@@ -200,7 +217,7 @@ impl<'a> Loader<'a> {
         };
         let results: Vec<_> = group
             .into_par_iter()
-            .map(|raw| (raw.place, worker.work(raw.place, raw.body)))
+            .map(|(place, body)| (place, worker.work(place, body)))
             .collect();
         for (place, result) in results {
             self.counts.records += 1;
@@ -217,31 +234,28 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn finish(self, source: Source) -> Result<Dataset> {
-        let file = source.name();
+    fn finish(self) -> Result<Dataset> {
         if !self.flaws.is_empty() {
-            let more = self.flaws.len() == MAX_FLAWS;
             return Err(Error::Records {
-                file,
+                more: self.flaws.len() == MAX_FLAWS,
+                files: self.files,
                 flaws: self.flaws,
-                more,
             });
         }
+        let empty = |what| Error::File {
+            file: Files::from(self.files.iter().map(Into::into).collect::<Vec<_>>()).to_string(),
+            what,
+        };
         let Some(format) = self.format else {
-            return Err(Error::File {
-                file,
-                what: "holds no records".into(),
-            });
+            return Err(empty("holds no records".into()));
         };
         if self.samples.is_empty() {
-            return Err(Error::File {
-                file,
-                what: self.counts.why_empty(self.config.max_length),
-            });
+            return Err(empty(self.counts.why_empty(self.config.max_length)));
         }
         let statistics = Statistics::measure(&self.samples, self.counts, self.tokenizer);
         Ok(Dataset {
             samples: self.samples,
+            files: self.files,
             places: self.places,
             format,
             statistics,
@@ -281,7 +295,7 @@ impl Worker<'_> {
             return Ok(outcome);
         };
         if making.places.contains(&place) {
-            for made in making.augmenter.copies(&making.file, place, &fields, &making.fields) {
+            for made in making.augmenter.copies(&making.files, place, &fields, &making.fields) {
                 // A copy that has become unusable is left out: its record is there.
                 if self.take(format, made.fields.clone(), &mut outcome).is_ok() {
                     outcome.made.push(made);

@@ -1,9 +1,12 @@
 //! `data.map`: filling the fields of a format from columns with other names.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::config::DataConfig;
 use crate::error::{Error, Flaw, Result, did_you_mean};
+use crate::reference::Reference;
 
 /// A record of a data file: column names and values, in the file's order.
 pub(crate) type Fields = Map<String, Value>;
@@ -15,7 +18,7 @@ pub(crate) struct Mapping(Vec<(String, Vec<Part>)>);
 #[derive(Debug, PartialEq)]
 enum Part {
     Text(String),
-    Column(String),
+    Value(Reference),
 }
 
 impl Mapping {
@@ -70,21 +73,17 @@ impl Mapping {
 }
 
 fn fill(parts: &[Part], columns: &Fields) -> Result<Value, Flaw> {
-    if let [Part::Column(name)] = parts {
-        return column(columns, name).cloned();
+    if let [Part::Value(reference)] = parts {
+        return reference.value(columns).map(Cow::into_owned);
     }
     let mut text = String::new();
     for part in parts {
         match part {
             Part::Text(t) => text.push_str(t),
-            Part::Column(name) => push_plain(&mut text, column(columns, name)?),
+            Part::Value(reference) => push_plain(&mut text, reference.value(columns)?.as_ref()),
         }
     }
     Ok(Value::String(text))
-}
-
-fn column<'a>(columns: &'a Fields, name: &str) -> Result<&'a Value, Flaw> {
-    columns.get(name).ok_or_else(|| no_column(name, columns))
 }
 
 /// The error for a column that is not there.
@@ -96,7 +95,7 @@ pub(crate) fn no_column(name: &str, columns: &Fields) -> Flaw {
 }
 
 /// Text as it is, nothing for null, JSON for everything else.
-fn push_plain(text: &mut String, value: &Value) {
+pub(crate) fn push_plain(text: &mut String, value: &Value) {
     match value {
         Value::Null => {}
         Value::String(s) => text.push_str(s),
@@ -125,7 +124,7 @@ fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
             if !literal.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut literal)));
             }
-            parts.push(Part::Column(rest[..end].trim().to_owned()));
+            parts.push(Part::Value(Reference::parse(&rest[..end])?));
             rest = &rest[end + 1..];
         }
     }

@@ -26,6 +26,7 @@ impl Dataset {
             let statistics = Statistics::measure(&samples, counts, tokenizer);
             Dataset {
                 samples,
+                files: self.files.clone(),
                 places,
                 format: self.format,
                 statistics,

@@ -22,6 +22,8 @@ pub struct Counts {
     pub emptied: usize,
     /// Samples that were made from others (`data.augment`).
     pub made: usize,
+    /// Whether `data.limit` was reached: what comes behind it was not read.
+    pub limited: bool,
 }
 
 impl Counts {
@@ -33,6 +35,7 @@ impl Counts {
         self.dropped += other.dropped;
         self.emptied += other.emptied;
         self.made += other.made;
+        self.limited |= other.limited;
     }
 
     /// Why no sample is left.
@@ -116,7 +119,9 @@ impl Statistics {
             truncated_tokens,
             dropped,
             emptied,
-            ..
+            limited,
+            records,
+            made: _,
         } = self.counts;
         warn(
             self.without_stop == self.samples && self.samples > 0,
@@ -147,6 +152,10 @@ impl Statistics {
         warn(
             emptied > 0,
             format!("{emptied} samples had nothing to learn after the cut and were dropped; see data.max_length"),
+        );
+        warn(
+            limited,
+            format!("only the first {records} records were read; see data.limit"),
         );
         warnings
     }

@@ -55,7 +55,7 @@ impl Adapter {
         let tensors = read_tensors(&ft_peft::adapter::weights_file(folder)?)?;
         let numbers = |data: &TensorData| data.shape().iter().map(|d| *d as u64).product::<u64>();
         let parameters = tensors.iter().map(|(_, data)| numbers(data)).sum();
-        let base = locate::locate(&folder.to_string_lossy(), None).ok();
+        let base = locate::here(folder);
         let quant = base.as_ref().and_then(|located| located.quant);
         let base = base.and_then(|located| base_parameters(&located));
         Ok(Self {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use ft_data::{
-    Bin, DataConfig, Dataset, Place, Preference, Preview, PreviewToken, Source, Tokenizer, load_augmented, load_samples,
+    Bin, DataConfig, Dataset, Files, Place, Preference, Preview, PreviewToken, Tokenizer, load_augmented, load_samples,
 };
 use ft_train::RunConfig;
 use serde_json::{Value, json};
@@ -90,12 +90,12 @@ impl AugmentArgs {
             ));
         }
         let seed = config.train.seed;
-        let mut train = load_samples(&section.train, &section, &tokenizer)?;
-        if section.valid.is_none() && section.valid_split > 0.0 {
+        let mut train = load_samples(&section.train_files()?, &section, &tokenizer)?;
+        if section.valid_files()?.is_none() && section.valid_split > 0.0 {
             // What a run would hold out.
             (train, _) = train.split(section.valid_split, seed, &tokenizer);
         }
-        let made = load_augmented(&train, Source::File(&section.train), &section, seed, &tokenizer)?;
+        let made = load_augmented(&train, &section, seed, &tokenizer)?;
         let rows = made.map_or(Vec::new(), |made| made.rows);
         let mut operators: BTreeMap<&str, usize> = BTreeMap::new();
         let mut text = String::new();
@@ -132,18 +132,19 @@ impl PreviewArgs {
         let config = configs::load(&args.config, &args.set.set)?;
         let tokenizer = configs::tokenizer(&config)?;
         let section = section(&config, args.task.as_deref())?;
-        let file = match (args.valid, &section.valid) {
-            (false, _) => &section.train,
-            (true, Some(valid)) => valid,
-            (true, None) => return Err(Failure::wrong_use("--valid: the configuration has no data.valid")),
+        let data = match args.valid {
+            false => load_samples(section.train_files()?, &section, &tokenizer)?,
+            true => match section.valid_files()? {
+                Some(files) => load_samples(files, &section.held_out(), &tokenizer)?,
+                None => return Err(Failure::wrong_use("--valid: the configuration has no data.valid")),
+            },
         };
-        let data = load_samples(file, &section, &tokenizer)?;
         for warning in data.statistics.warnings() {
             tracing::warn!("{warning}");
         }
         match args.json {
-            true => output::json(&object(file, &data, args.samples, &tokenizer)),
-            false => output::write(&page(file, &data, args.samples, &tokenizer, colour())),
+            true => output::json(&object(&data, args.samples, &tokenizer)),
+            false => output::write(&page(&data, args.samples, &tokenizer, colour())),
         }
     }
 }
@@ -173,10 +174,10 @@ fn colour() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-fn object(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer) -> Value {
+fn object(data: &Dataset, shown: usize, tokenizer: &Tokenizer) -> Value {
     let sample = |(sample, place): (&ft_data::Sample, &Place)| {
         let preview = Preview::new(sample, tokenizer);
-        let mut object = json!({ "place": place, "learned": preview.learned, "tokens": preview.tokens });
+        let mut object = json!({ "place": place.at, "file": data.files.get(place.file as usize), "learned": preview.learned, "tokens": preview.tokens });
         match &sample.preference {
             Preference::None => {}
             Preference::Over(rejected) => object["rejected"] = json!(Preview::new(rejected, tokenizer)),
@@ -186,7 +187,7 @@ fn object(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer) -> V
     };
     let samples: Vec<Value> = data.samples.iter().zip(&data.places).take(shown).map(sample).collect();
     json!({
-        "file": file,
+        "file": Files::from(data.files.iter().map(PathBuf::from).collect::<Vec<_>>()),
         "format": data.format,
         "learned_share": share(data),
         "statistics": data.statistics,
@@ -199,10 +200,14 @@ fn share(data: &Dataset) -> f64 {
     data.statistics.learned as f64 / (data.statistics.tokens as f64).max(1.0)
 }
 
-fn page(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer, colour: bool) -> String {
+fn page(data: &Dataset, shown: usize, tokenizer: &Tokenizer, colour: bool) -> String {
     let mut page = String::new();
     for (sample, place) in data.samples.iter().zip(&data.places).take(shown) {
         let preview = Preview::new(sample, tokenizer);
+        let place = match data.files.len() {
+            1 => place.at.to_string(),
+            _ => place.among(&data.files),
+        };
         let told = match &sample.preference {
             Preference::None => "",
             Preference::Over(_) => ", chosen",
@@ -222,7 +227,8 @@ fn page(file: &Path, data: &Dataset, shown: usize, tokenizer: &Tokenizer, colour
         }
     }
     let s = &data.statistics;
-    page += &format!("{} as {}\n", file.display(), data.format.as_str());
+    let files = Files::from(data.files.iter().map(PathBuf::from).collect::<Vec<_>>());
+    page += &format!("{files} as {}\n", data.format.as_str());
     page += &format!("samples  {}\n", output::count(s.samples as u64));
     page += &format!(
         "tokens   {}, longest sample {}\n",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use ft_data::{DataConfig, FormatName, Overlong, Sample, load_samples};
+use ft_data::{DataConfig, Files, FormatName, Overlong, Role, Sample, load_samples};
 use ft_eval::{Answer, BleuTokenizer, EvalConfig, Metric, Report, Scores, Settings, Smoothing};
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::args::DeviceArg;
 use crate::failure::{Context, Failure};
 use crate::model::{Loaded, width_multiple, working_dtype};
 use crate::verbs::generate::Sampling;
-use crate::{device, locate, logging, output};
+use crate::{device, hub, locate, logging, output};
 
 /// Measure a model on a file of examples, or score a file of predictions
 #[derive(clap::Args, Debug)]
@@ -20,12 +20,16 @@ pub struct Eval {
     /// Folder, run folder (whose data settings then apply), or embedded:tiny
     #[arg(value_name = "MODEL", required_unless_present = "predictions")]
     model: Option<String>,
-    /// Examples: .jsonl, .json, .csv, .tsv or .txt; those with the same prompt are each other's alternatives. For acc and acc_norm,
+    /// Examples: .jsonl, .json, .csv, .tsv or .txt, plain or with .gz or .zst behind it, or a folder of such files; those with the same
+    /// prompt are each other's alternatives. For acc and acc_norm,
     /// JSONL of {"prompt": text, "choices": [text, ..], "answer": index}, or rows of ARC, HellaSwag or MMLU
     #[arg(long, value_name = "FILE", required_unless_present = "predictions")]
     data: Option<PathBuf>,
+    /// The split to take of a folder; validation, or else test, where it has them
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
     /// Score these answers instead, without a model: JSONL of {"prediction": text, "references": [text, ..]}
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "adapter", "format", "map", "max_length", "max_answers", "out"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "split", "adapter", "format", "map", "max_length", "max_answers", "out"])]
     predictions: Option<PathBuf>,
     /// Write the model's answers as JSONL, in the form that --predictions reads
     #[arg(long, value_name = "FILE")]
@@ -122,7 +126,8 @@ fn field(text: &str) -> Result<(String, String), String> {
 }
 
 impl Eval {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(mut self) -> Result<(), Failure> {
+        self.data = self.data.map(|data| local(data, self.split.as_deref())).transpose()?;
         let settings = self.choices.settings()?;
         let metrics = self.metrics()?;
         let choices = metrics.iter().filter(|metric| metric.needs_choices()).count();
@@ -177,7 +182,8 @@ impl Eval {
             max_length: config.max_length.min(positions),
             ..config
         };
-        let set = load_samples(data, &config, &tokenizer).map_err(in_flags)?;
+        let files = Files::from(data).resolve(config.split.as_deref(), Role::HeldOut)?;
+        let set = load_samples(files, &config, &tokenizer).map_err(in_flags)?;
         for warning in set.statistics.warnings() {
             tracing::warn!("{warning}");
         }
@@ -253,8 +259,9 @@ impl Eval {
             true => ft_train::RunConfig::load(&run, &[])?.data,
             false => DataConfig::new(data),
         };
-        config.train = data.to_path_buf();
-        (config.valid, config.valid_split) = (None, 0.0);
+        config.train = data.into();
+        (config.valid, config.valid_split, config.valid_split_name) = (None, 0.0, None);
+        (config.split, config.limit) = (self.split.clone(), None);
         config.format = self.format.or(config.format);
         config.map.extend(self.map.iter().cloned().collect::<BTreeMap<_, _>>());
         config.max_length = self.max_length.unwrap_or(config.max_length);
@@ -264,6 +271,13 @@ impl Eval {
         config.check()?;
         Ok(config)
     }
+}
+
+/// The file or folder of a data set of the Hub; other paths as they are.
+fn local(data: PathBuf, split: Option<&str>) -> Result<PathBuf, Failure> {
+    let mut files = Files::from(&data);
+    hub::fetch_data(&mut files, &[(split.map(str::to_owned), Role::HeldOut)])?;
+    Ok(files.paths().first().cloned().unwrap_or(data))
 }
 
 /// The library names configuration keys; here they are flags.

@@ -45,6 +45,7 @@ fn command(args: &[&str]) -> Command {
     command
         .args(args)
         .env("FT_CACHE", cache)
+        .env("HF_HUB_OFFLINE", "1")
         .env_remove("FT_LOG")
         .env_remove("RUST_BACKTRACE")
         .stdin(Stdio::null());

@@ -101,9 +101,9 @@ impl Augmenter {
     }
 
     /// The copies of a record; those that nothing could be changed in are left out.
-    pub fn copies(&self, file: &str, place: Place, record: &Fields, fields: &[String]) -> Vec<Made> {
+    pub fn copies(&self, files: &[String], place: Place, record: &Fields, fields: &[String]) -> Vec<Made> {
         let copy = |copy: usize| {
-            let mut rng = stream(self.seed, &format!("{place}/{copy}"));
+            let mut rng = stream(self.seed, &format!("{}/{}/{copy}", place.file, place.at));
             let chosen: Vec<_> = match self.config.apply {
                 Apply::One => vec![&self.operators[below(&mut rng, self.operators.len())]],
                 Apply::All => self.operators.iter().collect(),
@@ -121,8 +121,8 @@ impl Augmenter {
                 }
             }
             let source = Origin {
-                file: file.to_owned(),
-                place: place.to_string(),
+                file: files.get(place.file as usize).cloned().unwrap_or_default(),
+                place: place.at.to_string(),
                 copy,
                 operators: used,
             };

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::words::{pieces, text};
 use super::*;
+use crate::error::At;
 use crate::formats::FormatName;
 
 /// Numbers, names, negations, code, markup, and words to change.
@@ -154,10 +155,14 @@ fn letters_change_as_nlpaug_counts_them() {
 #[test]
 fn copies_change_prompts_alone_and_say_where_they_come_from() {
     let augmenter = Augmenter::new(&augment(operators()), 7).unwrap();
+    let (files, line) = (["a.jsonl".to_owned()], |line| Place {
+        file: 0,
+        at: At::Line(line),
+    });
     let format: FormatName = "prompt-completion".parse().unwrap();
     let fields = augmenter.fields(format.format()).unwrap();
     let record = json!({"prompt": TEXTS[1], "completion": TEXTS[0], "id": 3});
-    let made = augmenter.copies("a.jsonl", Place::Line(4), record.as_object().unwrap(), &fields);
+    let made = augmenter.copies(&files, line(4), record.as_object().unwrap(), &fields);
     assert!(made.len() > 10);
     for row in &made {
         assert_eq!(row.fields["completion"], TEXTS[0]);
@@ -167,16 +172,16 @@ fn copies_change_prompts_alone_and_say_where_they_come_from() {
     }
     assert_eq!(
         made,
-        augmenter.copies("a.jsonl", Place::Line(4), record.as_object().unwrap(), &fields)
+        augmenter.copies(&files, line(4), record.as_object().unwrap(), &fields)
     );
-    let other = augmenter.copies("a.jsonl", Place::Line(5), record.as_object().unwrap(), &fields);
+    let other = augmenter.copies(&files, line(5), record.as_object().unwrap(), &fields);
     assert_ne!(made[0].fields, other[0].fields);
     let chat: FormatName = "chat".parse().unwrap();
     let fields = augmenter.fields(chat.format()).unwrap();
     let messages = json!([{"role": "system", "content": TEXTS[0]}, {"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[0]}]);
     for row in augmenter.copies(
-        "a",
-        Place::Line(1),
+        &files,
+        line(1),
         json!({"messages": messages}).as_object().unwrap(),
         &fields,
     ) {

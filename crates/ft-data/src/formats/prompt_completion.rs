@@ -1,11 +1,13 @@
 //! `prompt-completion`: `{"prompt": "..", "completion": ".."}`, as text or as lists of messages.
 //!
 //! Prompt and completion are tokenized separately, as they are when the model is used: special tokens once at the start, EOS at the end; the loss
-//! covers the completion and EOS. With lists of messages the chat template decides, and the answers in the completion are learned.
+//! covers the completion and EOS. A completion that is a list of texts holds several answers to the prompt: each is a sample, and where
+//! answers are compared they are each other's alternatives. With lists of messages the chat template decides, and the answers in the
+//! completion are learned.
 
 use serde_json::Value;
 
-use super::{Format, Record, chat, close, encode, list_of, require_eos};
+use super::{Format, Record, chat, close, encode, list_of, require_eos, text_of};
 use crate::error::{Flaw, Result};
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
@@ -34,8 +36,17 @@ impl Format for PromptCompletion {
     }
 
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
-        if let (Value::Array(_), Value::Array(_)) = (record.value("prompt")?, record.value("completion")?) {
-            return conversation(record, tokenizer);
+        match (record.value("prompt")?, record.value("completion")?) {
+            (Value::Array(_), Value::Array(_)) => return conversation(record, tokenizer),
+            (_, Value::Array(answers)) => {
+                let prompt = record.text("prompt")?;
+                let answer = |answer| join(&prompt, &text_of("completion", answer)?, tokenizer);
+                return match answers.is_empty() {
+                    true => Err(Flaw::NothingToLearn("the completion is an empty list")),
+                    false => answers.iter().map(answer).collect(),
+                };
+            }
+            _ => {}
         }
         let (prompt, completion) = (record.text("prompt")?, record.text("completion")?);
         Ok(vec![join(&prompt, &completion, tokenizer)?])

@@ -220,3 +220,31 @@ fn formats_are_recognised_by_their_fields() {
     }
     assert_eq!(names.len(), 8);
 }
+
+#[test]
+fn a_list_of_completions_is_a_sample_each() {
+    let t = chatml();
+    let record = json!({"prompt": "Q", "completion": ["a", 2]});
+    let both = samples("prompt-completion", record, &t).unwrap();
+    let texts: Vec<String> = both.iter().map(|s| joined(s, &t)).collect();
+    let alone = |answer| {
+        joined(
+            &sample("prompt-completion", json!({"prompt": "Q", "completion": answer}), &t),
+            &t,
+        )
+    };
+    assert_eq!(texts, [alone("a"), alone("2")]);
+    assert_eq!(both[0].prompt(), both[1].prompt());
+    for (completion, reason) in [
+        (json!([]), "empty list"),
+        (json!(["a", ["b"]]), "`completion` should be text"),
+    ] {
+        let error = samples(
+            "prompt-completion",
+            json!({"prompt": "Q", "completion": completion}),
+            &t,
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}

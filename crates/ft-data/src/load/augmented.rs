@@ -1,13 +1,12 @@
 //! Samples of records that are made from the training records.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 
 use super::{Dataset, Loader};
 use crate::augment::{Augmenter, Made};
 use crate::config::DataConfig;
 use crate::error::{Place, Result};
-use crate::sources::{self, Source};
+use crate::sources::Source;
 use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
 
@@ -15,7 +14,7 @@ use crate::tokenizer::Tokenizer;
 pub(super) struct Making {
     pub augmenter: Augmenter,
     pub fields: Vec<String>,
-    pub file: String,
+    pub files: Vec<String>,
     /// Of which records.
     pub places: HashSet<Place>,
 }
@@ -40,14 +39,12 @@ pub struct Augmented {
     pub rows: Vec<Made>,
 }
 
-/// Makes further samples of the records that `train` was read from, which it must hold in the order of the file: no record that was held
-/// out is changed into a training sample. None where `data.augment` is not given or could change nothing.
+/// Makes further samples of the records of `train`: its files are read again, and no record that was held out becomes a training sample. None where `data.augment` is not given or could change nothing.
 ///
 /// # Errors
 /// As [`load_samples`], and for options of `data.augment` that do not fit the format.
 pub fn load_augmented(
     train: &Dataset,
-    source: Source,
     config: &DataConfig,
     seed: u64,
     tokenizer: &Tokenizer,
@@ -63,18 +60,14 @@ pub fn load_augmented(
     };
     let tokenizer = config.tokenizer(tokenizer.clone())?;
     let mut loader = Loader::new(&config, &tokenizer)?;
-    let (file, places) = (source.name(), train.places.iter().copied().collect());
     loader.making = Some(Making {
         augmenter,
         fields,
-        file,
-        places,
+        files: train.files.clone(),
+        places: train.places.iter().copied().collect(),
     });
-    sources::read(source, &config.separator, &mut |raw| match loader.take(raw) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
-    })?;
-    loader.work();
+    let sources: Vec<Source> = train.files.iter().map(|file| Source::File(file.as_ref())).collect();
+    loader.read(&sources)?;
     let rows = std::mem::take(&mut loader.made);
     if loader.samples.is_empty() {
         return Ok(None);
@@ -84,6 +77,6 @@ pub fn load_augmented(
         records: 0,
         ..loader.counts
     };
-    let data = loader.finish(source)?;
+    let data = loader.finish()?;
     Ok(Some(Augmented { data, rows }))
 }

@@ -1,6 +1,7 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::error::At;
 
 fn tokenizer() -> Tokenizer {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
@@ -22,6 +23,13 @@ fn load(name: &str, text: &str, edit: impl FnOnce(&mut DataConfig)) -> Result<Da
 
 fn error(name: &str, text: &str, edit: impl FnOnce(&mut DataConfig)) -> String {
     load(name, text, edit).unwrap_err().to_string()
+}
+
+fn line(number: usize) -> Place {
+    Place {
+        file: 0,
+        at: At::Line(number),
+    }
 }
 
 /// `n` records of growing length.
@@ -46,7 +54,7 @@ fn samples_come_in_file_order_whatever_the_number_of_threads() {
     let one = run(1);
     assert_eq!(one, run(7));
     assert_eq!(one.samples.len(), 10_000);
-    assert_eq!(one.places[9_999], Place::Line(10_000));
+    assert_eq!(one.places[9_999], line(10_000));
     let t = tokenizer();
     assert!(
         one.samples
@@ -102,7 +110,7 @@ fn overlong_policies_count_what_they_do() {
         counts.truncated_tokens,
         full.samples[1].len() + full.samples[2].len() - 20
     );
-    assert_eq!(cut.places, [Place::Line(1), Place::Line(2)]);
+    assert_eq!(cut.places, [line(1), line(2)]);
     assert_eq!(
         (cut.statistics.without_stop, cut.statistics.stops["<|im_end|>"]),
         (1, 1)
@@ -199,7 +207,7 @@ fn empty_and_unrecognised_files_are_errors() {
         "{error}"
     );
     let missing = load_samples(Path::new("no/such.jsonl"), &DataConfig::new(""), &tokenizer());
-    assert!(missing.unwrap_err().to_string().starts_with("no/such.jsonl: "));
+    assert!(missing.unwrap_err().to_string().starts_with("no file no/such.jsonl"));
 }
 
 #[test]
@@ -343,4 +351,50 @@ fn damaged_files_are_errors_or_data_but_never_panics() {
             }
         }
     }
+}
+
+#[test]
+fn several_files_are_one_set_that_remembers_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let one = write("one.jsonl", &records(3));
+    let two = write("two.csv", "prompt,completion\na,b\nc,d\n");
+    let both = Files::from(vec![one.clone(), two.clone()]);
+    let config = DataConfig::new("x");
+    let data = load_samples(&both, &config, &tokenizer()).unwrap();
+    assert_eq!((data.samples.len(), data.files.len()), (5, 2));
+    assert_eq!(data.places[4].among(&data.files), format!("{}:3", two.display()));
+
+    let broken = write("broken.jsonl", "{\"prompt\": \"a\"}\n");
+    let empty = write("empty.jsonl", "{\"prompt\": \"a\", \"completion\": \"\"}\n");
+    let error = load_samples(
+        Files::from(vec![one.clone(), broken.clone(), empty.clone()]),
+        &config,
+        &tokenizer(),
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("2 files: 2 bad records:"), "{error}");
+    for file in [&broken, &empty] {
+        assert!(error.contains(&format!("{}:1: ", file.display())), "{error}");
+    }
+
+    let limited = |limit| {
+        let config = DataConfig {
+            limit: Some(limit),
+            ..DataConfig::new("x")
+        };
+        let data = load_samples(&both, &config, &tokenizer()).unwrap();
+        (
+            data.samples.len(),
+            data.statistics.counts.limited,
+            data.statistics.warnings().len(),
+        )
+    };
+    assert_eq!(limited(2), (2, true, 1));
+    assert_eq!(limited(3), (3, true, 1));
+    assert_eq!(limited(4), (4, true, 1));
+    assert_eq!(limited(5), (5, false, 0));
 }

@@ -1,27 +1,29 @@
 //! A JSON file that is one array of objects, streamed: only one element is in memory at a time.
 
 use std::fmt;
-use std::io::BufRead;
 use std::ops::ControlFlow;
 
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::{Body, Raw, Sink, Source, jsonl};
-use crate::error::{Place, Result};
+use super::bounded::Meter;
+use super::{Body, Opened, Raw, Sink, Source, jsonl};
+use crate::error::{At, Result};
 
-pub(super) fn read(source: Source, reader: Box<dyn BufRead + '_>, sink: &mut Sink) -> Result<()> {
-    let mut stopped = false;
+pub(super) fn read(source: Source, (reader, meter): Opened, sink: &mut Sink) -> Result<()> {
+    let (mut stopped, mut number) = (false, 0);
     let mut json = serde_json::Deserializer::from_reader(reader);
     let outcome = json
         .deserialize_seq(Elements {
             sink,
             stopped: &mut stopped,
+            number: &mut number,
+            meter,
         })
         .and_then(|()| json.end());
     match outcome {
         Err(_) if stopped => Ok(()),
-        Err(e) if e.is_io() => Err(source.io(e.into())),
+        Err(e) if e.is_io() => Err(source.failed(e.into(), At::Record(number + 1))),
         Err(e) => {
             let (line, column) = (e.line(), e.column());
             Err(source.file_error(format!(
@@ -36,6 +38,8 @@ pub(super) fn read(source: Source, reader: Box<dyn BufRead + '_>, sink: &mut Sin
 struct Elements<'a, 'b> {
     sink: &'a mut Sink<'b>,
     stopped: &'a mut bool,
+    number: &'a mut usize,
+    meter: Meter,
 }
 
 impl<'de> Visitor<'de> for Elements<'_, '_> {
@@ -46,11 +50,11 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        let mut number = 0;
         while let Some(value) = elements.next_element::<Value>()? {
-            number += 1;
+            self.meter.restart();
+            *self.number += 1;
             let raw = Raw {
-                place: Place::Record(number),
+                at: At::Record(*self.number),
                 body: Body::Value(value),
             };
             if let ControlFlow::Break(()) = (self.sink)(raw) {

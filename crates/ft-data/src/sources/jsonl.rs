@@ -1,27 +1,22 @@
 //! JSON lines: one object per line. Lines are only cut here; they are parsed in parallel.
 
-use std::io::BufRead;
-
 use serde_json::Value;
 
-use super::{Body, Raw, Sink, Source};
-use crate::error::{Flaw, Place, Result};
+use super::{Body, Opened, Raw, Sink, Source};
+use crate::error::{At, Flaw, Result};
 
-pub(super) fn read(
-    source: Source,
-    mut reader: Box<dyn BufRead + '_>,
-    first_line: usize,
-    sink: &mut Sink,
-) -> Result<()> {
+pub(super) fn read(source: Source, (mut reader, meter): Opened, first_line: usize, sink: &mut Sink) -> Result<()> {
     for number in first_line.. {
         let mut line = Vec::new();
-        if reader.read_until(b'\n', &mut line).map_err(|e| source.io(e))? == 0 {
+        meter.restart();
+        let read = reader.read_until(b'\n', &mut line);
+        if read.map_err(|e| source.failed(e, At::Line(number)))? == 0 {
             break;
         }
         let blank = line.iter().all(u8::is_ascii_whitespace);
         if !blank
             && sink(Raw {
-                place: Place::Line(number),
+                at: At::Line(number),
                 body: Body::Json(line),
             })
             .is_break()

@@ -1,3 +1,7 @@
+#[cfg(feature = "parquet")]
+mod columns;
+mod files;
+
 use super::*;
 
 /// Every record as `(place, fields or the flaw)`.
@@ -9,7 +13,7 @@ fn all_separated(name: &str, bytes: &[u8], separator: &str) -> Result<Vec<(Strin
     let mut records = vec![];
     read(Source::Memory { name, bytes }, separator, &mut |raw| {
         let fields = raw.body.fields().map(Value::Object).map_err(|flaw| flaw.to_string());
-        records.push((raw.place.to_string(), fields));
+        records.push((raw.at.to_string(), fields));
         ControlFlow::Continue(())
     })?;
     Ok(records)
@@ -211,8 +215,8 @@ fn text_documents_by_separator() {
 
 #[test]
 fn unknown_kinds_and_missing_files_are_errors() {
-    let error = all("x.parquet", b"PAR1").unwrap_err().to_string();
-    assert!(error.contains("`parquet`") && error.contains(".jsonl"), "{error}");
+    let error = all("x.exe", b"MZ").unwrap_err().to_string();
+    assert!(error.contains("`exe`") && error.contains(".jsonl"), "{error}");
     let missing = read(Source::File(Path::new("no/such.jsonl")), "\n", &mut |_| {
         ControlFlow::Continue(())
     });

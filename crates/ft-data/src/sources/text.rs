@@ -2,14 +2,16 @@
 
 use std::io::BufRead;
 
-use super::{Body, Raw, Sink, Source};
-use crate::error::{Place, Result};
+use super::{Body, Opened, Raw, Sink, Source};
+use crate::error::{At, Result};
 
-pub(super) fn read(source: Source, mut reader: Box<dyn BufRead + '_>, separator: &str, sink: &mut Sink) -> Result<()> {
+pub(super) fn read(source: Source, (mut reader, meter): Opened, separator: &str, sink: &mut Sink) -> Result<()> {
     let mut line = 1;
     loop {
         let mut document = Vec::new();
-        let more = read_document(&mut *reader, separator.as_bytes(), &mut document).map_err(|e| source.io(e))?;
+        meter.restart();
+        let more = read_document(&mut *reader, separator.as_bytes(), &mut document);
+        let more = more.map_err(|e| source.failed(e, At::Line(line)))?;
         let newlines = |bytes: &[u8]| bytes.iter().filter(|&&b| b == b'\n').count();
         let next_line = line + newlines(&document);
         if document.ends_with(separator.as_bytes()) {
@@ -17,11 +19,11 @@ pub(super) fn read(source: Source, mut reader: Box<dyn BufRead + '_>, separator:
         }
         let body = trim_line_breaks(&document);
         let skipped = document.len() - document.trim_ascii_start().len();
-        let place = Place::Line(line + newlines(&document[..skipped]));
+        let at = At::Line(line + newlines(&document[..skipped]));
         let blank = body.iter().all(u8::is_ascii_whitespace);
         if !blank
             && sink(Raw {
-                place,
+                at,
                 body: Body::Text(body.to_vec()),
             })
             .is_break()

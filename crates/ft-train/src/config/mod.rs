@@ -313,7 +313,7 @@ fn from_tree(mut tree: Tree, sources: &Sources) -> Result<RunConfig> {
         let message = missing(e.message(), &key);
         Error::config(Issue::new(at, message))
     })?;
-    if config.task.is_empty() && config.data.train.as_os_str().is_empty() {
+    if config.task.is_empty() && config.data.train.is_empty() {
         let message = "`data.train` is missing: a file of examples, or several in [[task]] tables";
         return Err(Error::config(Issue::new("", message)));
     }

@@ -81,5 +81,7 @@ fn rewrite(value: &mut Spanned<DeValue>, sources: &Sources) {
 
 fn find(text: &str, folder: Option<&Path>) -> Option<PathBuf> {
     let candidates = folder.map(|f| f.join(text)).into_iter().chain([PathBuf::from(text)]);
-    candidates.filter(|p| p.exists()).find_map(|p| p.canonicalize().ok())
+    // A pattern names no file, and cannot be canonical.
+    let absolute = |p: PathBuf| p.canonicalize().or_else(|_| std::path::absolute(&p)).ok();
+    candidates.filter(|p| ft_data::finds(p)).find_map(absolute)
 }

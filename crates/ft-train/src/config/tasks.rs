@@ -1,9 +1,8 @@
 //! Tables `[[task]]` and the section `[mixture]`: several tasks in one run.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 
-use ft_data::{DataConfig, FormatName};
+use ft_data::{DataConfig, Files, FormatName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +15,12 @@ use crate::objectives::ObjectiveConfig;
 pub struct TaskConfig {
     /// Letters, digits, `-` and `_`: part of keys such as `eval_loss/NAME`.
     pub name: String,
-    /// File of training examples.
-    pub train: PathBuf,
-    /// File of held-out examples. Without it, `data.valid_split` holds out a share of the training examples.
+    /// Training examples, as `data.train`.
+    pub train: Files,
+    /// Held-out examples, as `data.valid`. Without it, `data.valid_split_name` or `data.valid_split` takes them from the training
+    /// examples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub valid: Option<PathBuf>,
+    pub valid: Option<Files>,
     /// How a record becomes text; `data.format` where it is not given, or recognised by the columns of the first record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<FormatName>,
@@ -122,7 +122,7 @@ pub(crate) fn check(config: &RunConfig) -> Vec<String> {
     }
     let mut wrong = Vec::new();
     for (key, given) in [
-        ("data.train", !data.train.as_os_str().is_empty()),
+        ("data.train", !data.train.is_empty()),
         ("data.valid", data.valid.is_some()),
     ] {
         if given {
@@ -134,7 +134,7 @@ pub(crate) fn check(config: &RunConfig) -> Vec<String> {
     let mut seen = HashSet::new();
     for task in tasks {
         wrong.extend(names(task, &mut seen));
-        if task.valid.is_none() && data.valid_split == 0.0 {
+        if task.valid.is_none() && data.valid_split == 0.0 && data.valid_split_name.is_none() {
             let why = "no held-out rows; give valid, or data.valid_split to hold out a share of train";
             wrong.push(task.key(why));
         }

@@ -187,7 +187,7 @@ fn set_takes_toml_literals_and_plain_words() {
     let config = parse(MINIMAL, &sets).unwrap();
     assert_eq!(config.model.dtype, Dtype::Bf16);
     assert_eq!(config.train.steps, Some(7));
-    assert_eq!(config.data.train, PathBuf::from("a b.jsonl"));
+    assert_eq!(config.data.train, "a b.jsonl".into());
     assert!(
         toml::to_string(&config)
             .unwrap()
@@ -299,7 +299,7 @@ fn paths_start_from_the_file_they_are_typed_in() {
     assert_eq!(config.model.path, folder.join("models/base"));
     assert_eq!(
         config.data.train,
-        folder.join("models/train.jsonl"),
+        folder.join("models/train.jsonl").into(),
         "from the folder of the extended file"
     );
     let lost = RunConfig::load(&folder.join("configs/run.toml"), &["model.path=no/such".into()]).unwrap();

@@ -1,10 +1,9 @@
 //! The samples of a run, and what there is to say about them.
 
 use ft_data::{
-    DataConfig, Dataset, Examples, Preference, Sample, Source, Statistics, Tokenizer, load_augmented, load_samples,
+    DataConfig, Dataset, Examples, Files, Preference, Sample, Statistics, Tokenizer, load_augmented, load_samples,
 };
 use serde::Serialize;
-use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
 use crate::objectives::ObjectiveConfig;
@@ -77,10 +76,7 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Loaded> 
         return super::tasks::load(config, tokenizer);
     }
     let data = &config.data;
-    present([
-        ("data.train".into(), Some(&data.train)),
-        ("data.valid".into(), data.valid.as_ref()),
-    ])?;
+    present(found(data, |key| format!("data.{key}")))?;
     let (train, valid) = pair(config, data, tokenizer)?;
     let summary = DataSummary {
         format: train.format.as_str().to_owned(),
@@ -100,14 +96,23 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Loaded> 
     })
 }
 
+/// Whether the files of a section are there, by key.
+pub(super) fn found(data: &DataConfig, key: impl Fn(&str) -> String) -> [(String, ft_data::Result<()>); 2] {
+    let valid = if data.valid.is_some() {
+        "valid"
+    } else {
+        "valid_split_name"
+    };
+    [
+        (key("train"), data.train_files().map(drop)),
+        (key(valid), data.valid_files().map(drop)),
+    ]
+}
+
 /// Refuses files that are not there, all at once.
-pub(super) fn present<'p>(files: impl IntoIterator<Item = (String, Option<&'p PathBuf>)>) -> Result<()> {
-    let missing = files
-        .into_iter()
-        .filter_map(|(key, path)| path.filter(|p| !p.is_file()).map(|p| (key, p)));
-    let missing: Vec<String> = missing
-        .map(|(key, path)| format!("{key}: no file {}", path.display()))
-        .collect();
+pub(super) fn present(files: impl IntoIterator<Item = (String, ft_data::Result<()>)>) -> Result<()> {
+    let missing = files.into_iter().filter_map(|(key, found)| Some((key, found.err()?)));
+    let missing: Vec<String> = missing.map(|(key, why)| format!("{key}: {why}")).collect();
     match missing.is_empty() {
         true => Ok(()),
         false => Err(Error::Plan(missing)),
@@ -116,9 +121,9 @@ pub(super) fn present<'p>(files: impl IntoIterator<Item = (String, Option<&'p Pa
 
 /// Training and held-out samples of the section, or of a task's.
 pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer) -> Result<(Dataset, Option<Dataset>)> {
-    let train = read(&data.train, data, config, tokenizer)?;
-    let (mut train, mut valid) = match &data.valid {
-        Some(path) => (train, Some(read(path, data, config, tokenizer)?)),
+    let train = read(&data.train_files()?, data, config, tokenizer)?;
+    let (mut train, mut valid) = match &data.valid_files()? {
+        Some(files) => (train, Some(read(files, &data.held_out(), config, tokenizer)?)),
         None if data.valid_split > 0.0 => {
             let (train, valid) = train.split(data.valid_split, config.train.seed, tokenizer);
             (train, Some(valid))
@@ -126,7 +131,7 @@ pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer)
         None => (train, None),
     };
     // What was held out is known: nothing is made from it.
-    if let Some(made) = load_augmented(&train, Source::File(&data.train), data, config.train.seed, tokenizer)? {
+    if let Some(made) = load_augmented(&train, data, config.train.seed, tokenizer)? {
         train.extend(fitting(made.data, &data.train, config, tokenizer)?, tokenizer);
     }
     if let (Some(valid), Some(limit)) = (&mut valid, config.eval.max_samples) {
@@ -142,7 +147,8 @@ pub(super) fn general(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<S
     let Some(path) = &config.eval.general else {
         return Ok(Vec::new());
     };
-    present([("eval.general".into(), Some(path))])?;
+    let files = Files::from(path).resolve(None, ft_data::Role::HeldOut);
+    present([("eval.general".into(), files.map(drop))])?;
     let data = DataConfig {
         max_length: config.data.max_length,
         separator: config.data.separator.clone(),
@@ -152,12 +158,12 @@ pub(super) fn general(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<S
     Ok(spread(samples, config.eval.max_samples.unwrap_or(usize::MAX)))
 }
 
-/// The samples of a file, if they are examples of what the objective learns from.
-fn read(path: &Path, data: &DataConfig, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    fitting(load_samples(path, data, tokenizer)?, path, config, tokenizer)
+/// The samples of files, if they are examples of what the objective learns from.
+fn read(files: &Files, data: &DataConfig, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+    fitting(load_samples(files, data, tokenizer)?, files, config, tokenizer)
 }
 
-fn fitting(data: Dataset, path: &Path, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+fn fitting(data: Dataset, files: &Files, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
     let (objective, format) = (&config.objective, data.format.as_str());
     match (objective.kind().examples(), data.format.examples()) {
         (wanted, found) if wanted == found => Ok(data),
@@ -169,7 +175,7 @@ fn fitting(data: Dataset, path: &Path, config: &RunConfig, tokenizer: &Tokenizer
                  data.format and data.map to what is to be learned",
                 objective.name(),
                 described(wanted),
-                path.display(),
+                files,
                 described(found),
             )]))
         }
@@ -198,6 +204,7 @@ fn unpaired(data: Dataset, tokenizer: &Tokenizer) -> Dataset {
     let samples: Vec<Sample> = data.samples.into_iter().flat_map(split).collect();
     Dataset {
         statistics: Statistics::measure(&samples, data.statistics.counts, tokenizer),
+        files: data.files,
         places,
         samples,
         format: data.format,

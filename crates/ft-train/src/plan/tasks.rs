@@ -6,7 +6,7 @@ use ft_data::{Counts, Sample, Statistics, Tokenizer};
 
 use super::data::{self, DataSummary, Loaded, TaskSummary};
 use crate::batches::Batches;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TaskConfig};
 use crate::continual::{Copies, Next};
 use crate::tasks::{Course, Mixture, Task, Tasks};
 use crate::{Error, Result};
@@ -16,11 +16,8 @@ const MOST: f64 = 1e9;
 
 /// The samples of all tasks, in the order of the tables.
 pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Loaded> {
-    let files = config.task.iter().flat_map(|task| {
-        let (train, valid) = (Some(&task.train), task.valid.as_ref());
-        [(task.key("train"), train), (task.key("valid"), valid)]
-    });
-    data::present(files)?;
+    let files = |task: &TaskConfig| data::found(&task.data(&config.data), |key| task.key(key));
+    data::present(config.task.iter().flat_map(files))?;
     let (mut train, mut valid) = (Vec::new(), Vec::new());
     let (mut counts, mut held_out) = (Counts::default(), Counts::default());
     let (mut formats, mut tasks, mut empty) = (Vec::new(), Vec::new(), Vec::new());

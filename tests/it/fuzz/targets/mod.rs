@@ -1,5 +1,6 @@
 //! Every kind of file that ft reads, with what reading it means.
 
+mod files;
 mod models;
 mod runs;
 mod texts;
@@ -60,6 +61,20 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "data",
         prepare: texts::data,
+    },
+    Target {
+        name: "compressed",
+        prepare: files::compressed,
+    },
+    #[cfg(feature = "parquet")]
+    Target {
+        name: "parquet",
+        prepare: files::parquet,
+    },
+    #[cfg(feature = "parquet")]
+    Target {
+        name: "arrow",
+        prepare: files::arrow,
     },
     Target {
         name: "gguf",
