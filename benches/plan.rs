@@ -109,6 +109,10 @@ const CASES: &[(&str, usize, usize, &str)] = &[
         512,
         "peft.method=full train.checkpointing=1 optim.kind=lion optim.clip=0 train.optimizer_in_backward=true",
     ),
+    ("26M", 4, 512, "peft.method=lora continual.strategy=ewc"),
+    ("26M", 4, 512, "peft.method=lora continual.strategy=lwf"),
+    ("26M", 4, 512, "peft.method=lora continual.strategy=olora"),
+    ("26M", 4, 512, "peft.method=lora continual.strategy=adapters"),
     (
         "26M",
         4,
@@ -174,6 +178,32 @@ const CASES: &[(&str, usize, usize, &str)] = &[
         512,
         "peft.method=lora objective.kind=distill objective.teacher=@135M train.checkpointing=2",
     ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=lora continual.strategy=replay continual.between_tasks=fold",
+    ),
+    ("26M", 1, 512, "peft.method=full continual.strategy=sequential"),
+    ("26M", 1, 512, "peft.method=full continual.strategy=ewc"),
+    ("26M", 1, 512, "peft.method=full continual.strategy=online_ewc"),
+    (
+        "26M",
+        1,
+        512,
+        "peft.method=full continual.strategy=gem continual.memories=4",
+    ),
+    ("26M", 1, 512, "peft.method=full continual.strategy=agem"),
+    ("26M", 1, 512, "peft.method=full continual.strategy=der"),
+    ("26M", 1, 512, "peft.method=full continual.strategy=lwf"),
+    ("26M", 4, 512, "peft.method=full continual.strategy=ewc"),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=full continual.strategy=gem continual.memories=8",
+    ),
+    ("135M", 1, 512, "peft.method=full continual.strategy=ewc"),
 ];
 
 fn main() -> ExitCode {
@@ -225,11 +255,18 @@ fn measure(dir: &Path, number: usize, case: &(&str, usize, usize, &str), device:
         .iter()
         .any(|kind| sets.contains(&format!("kind={kind}")));
     data(&dir.join("train.jsonl"), 4 * rows, *width, pairs);
+    data(&dir.join("valid.jsonl"), *rows, *width, pairs);
     let config = dir.join("run.toml");
     let format = if pairs { "preference" } else { "prompt-completion" };
+    // Three tasks of two steps each.
+    let task = |name| format!("[[task]]\nname = '{name}'\ntrain = 'train.jsonl'\nvalid = 'valid.jsonl'\n");
+    let (from, steps, tasks) = match sets.contains("continual.") {
+        true => ("", 6, ["a", "b", "c"].map(task).concat()),
+        false => ("train = 'train.jsonl'\n", 2, String::new()),
+    };
     let text = format!(
-        "[model]\npath = '{base}'\n[data]\ntrain = 'train.jsonl'\nformat = '{format}'\nmax_length = {width}\n\
-         [train]\nout = '{}'\nbatch_size = {rows}\nsteps = 2\n[eval]\nsamples = 0\n",
+        "[model]\npath = '{base}'\n[data]\n{from}format = '{format}'\nmax_length = {width}\n[train]\nout = '{}'\n\
+         batch_size = {rows}\nsteps = {steps}\n[eval]\nsamples = 0\n{tasks}",
         dir.join(format!("run-{number}")).display()
     );
     fs::write(&config, text).expect("a temporary folder can be written");

@@ -270,6 +270,7 @@ fn configs(start: &str) -> BTreeMap<String, Vec<String>> {
         .unwrap()
         .flatten()
         .map(|e| e.path())
+        .filter(|path| path.is_file())
         .collect();
     files.sort();
     for file in files {

@@ -2,6 +2,7 @@
 
 mod adapterhub;
 mod answers;
+mod continual;
 mod export;
 mod front;
 mod runs;
