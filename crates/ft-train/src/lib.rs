@@ -18,6 +18,7 @@
 //! # Ok::<(), ft_train::Error>(())
 //! ```
 
+pub mod advise;
 mod batches;
 pub mod checkpoint;
 pub mod config;

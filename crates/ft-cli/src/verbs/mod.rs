@@ -2,6 +2,7 @@
 //! `mod` line and its line in the list.
 
 mod adapters;
+mod advise;
 mod chat;
 mod config;
 mod continual;
@@ -42,6 +43,7 @@ macro_rules! verbs {
 verbs! {
     Train => train::Train,
     Plan => plan::Plan,
+    Advise => advise::Advise,
     Eval => eval::Eval,
     Generate => generate::Generate,
     Chat => chat::Chat,

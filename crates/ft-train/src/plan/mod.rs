@@ -18,6 +18,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod types;
+mod variant;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -40,6 +41,7 @@ pub use packing::PackingSummary;
 pub use steps::Steps;
 pub use summary::PlanSummary;
 pub(crate) use summary::thousands;
+pub(crate) use variant::Variant;
 
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
@@ -113,7 +115,7 @@ impl Plan {
     }
 
     /// The plan with what stands in the way of the run itself, such as room on the disk.
-    fn draft(mut config: RunConfig, device: &Device, traits: &DeviceTraits) -> Result<Plan> {
+    pub(crate) fn draft(mut config: RunConfig, device: &Device, traits: &DeviceTraits) -> Result<Plan> {
         checks::numbers(&config)?;
         let device = device.clone().inner();
         let cpu = traits.is_cpu();

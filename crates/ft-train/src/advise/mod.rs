@@ -1,0 +1,153 @@
+//! Which technique: what each of them takes for a model, its data and a device, and which the goal asks for.
+//!
+//! ```text
+//! model, data, device ─> Facts ─┬─> techniques.rs   each with the memory it takes, its batch cut until it fits
+//!                               └─> rules.rs        the order for the goal, with a sentence of reason each
+//! ─> Advice: ranked, the first that fits chosen, a configuration that runs
+//! ```
+
+mod configuration;
+mod rules;
+mod technique;
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+use crate::config::RunConfig;
+use crate::plan::{DeviceTraits, Plan, thousands};
+use crate::{Error, Result};
+
+pub use rules::Goal;
+pub use technique::{Demanded, Technique};
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// What matters most, where something does.
+    pub goal: Option<Goal>,
+    /// Tasks that are to be learned.
+    pub tasks: usize,
+}
+
+/// What the answer depends on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Training samples.
+    pub samples: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// Tasks.
+    pub tasks: usize,
+    /// Bytes that the run may take, where that is known.
+    pub memory: Option<u64>,
+    /// The device.
+    pub device: String,
+}
+
+/// A technique in its place.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ranked {
+    /// What it is and takes.
+    #[serde(flatten)]
+    pub demanded: Demanded,
+    /// Why it stands where it stands.
+    pub reason: String,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Advised {
+    /// What it depends on.
+    pub facts: Facts,
+    /// The first of `ranked` that fits; the first of all where none does.
+    pub choice: Ranked,
+    /// The best first; what does not fit comes last.
+    pub ranked: Vec<Ranked>,
+    /// What has to be done before the run.
+    pub commands: Vec<String>,
+    /// A configuration for `ft train`.
+    pub config: String,
+}
+
+/// Ranks the techniques for what `config` names: a model, training data and `train.memory`; its method is not looked at.
+///
+/// # Errors
+/// As [`crate::PlanSummary::elsewhere`].
+pub fn advise(config: RunConfig, device: &DeviceTraits, here: &Device, question: &Question) -> Result<Advised> {
+    let plan = Plan::draft(config, here, device)?;
+    let facts = Facts {
+        parameters: plan.model.num_parameters(),
+        samples: plan.data.train.samples,
+        tokens: plan.data.train.tokens,
+        longest: plan.data.train.longest,
+        tasks: question.tasks.max(plan.config.task.len()).max(1),
+        memory: plan.budget,
+        device: device.name().to_owned(),
+    };
+    let mut ranked = Vec::new();
+    for technique in technique::ALL {
+        // What this model cannot take (no biases, too few layers) is left out.
+        if let Some(demanded) = technique.demand(&plan, device)? {
+            let (rank, reason) = rules::judge(technique, &demanded, &facts, question.goal);
+            ranked.push((!demanded.fits.unwrap_or(true), rank, Ranked { demanded, reason }));
+        }
+    }
+    ranked.sort_by_key(|(too_large, rank, ranked)| (*too_large, *rank, ranked.demanded.memory_bytes));
+    let ranked: Vec<Ranked> = ranked.into_iter().map(|(_, _, ranked)| ranked).collect();
+    let Some(choice) = ranked.first().cloned() else {
+        return Err(Error::Plan(vec!["no technique can be applied to this model".into()]));
+    };
+    let (commands, config) = configuration::of(&choice.demanded, &plan, &facts);
+    Ok(Advised {
+        facts,
+        choice,
+        ranked,
+        commands,
+        config,
+    })
+}
+
+impl std::fmt::Display for Advised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let facts = &self.facts;
+        let memory = facts.memory.map_or("unknown memory".into(), crate::memory::human);
+        writeln!(
+            f,
+            "{} parameters, {} samples of at most {} tokens, {} task{}, {} with {memory}\n",
+            thousands(facts.parameters),
+            thousands(facts.samples),
+            facts.longest,
+            facts.tasks,
+            if facts.tasks == 1 { "" } else { "s" },
+            facts.device
+        )?;
+        for ranked in &self.ranked {
+            let Demanded {
+                technique,
+                memory_bytes,
+                fits,
+                trainable,
+                ..
+            } = &ranked.demanded;
+            let fits = match fits {
+                Some(false) => ", too large",
+                _ => "",
+            };
+            writeln!(
+                f,
+                "{technique:<17} {:>9}{fits:<11} {:>13} trained  {}",
+                crate::memory::human(*memory_bytes),
+                thousands(*trainable),
+                ranked.reason
+            )?;
+        }
+        for command in &self.commands {
+            writeln!(f, "\nBefore the run: {command}")?;
+        }
+        Ok(())
+    }
+}
