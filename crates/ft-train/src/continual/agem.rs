@@ -53,7 +53,8 @@ impl StrategyKind for AgemConfig {
 
     fn copies(&self, _: usize) -> Copies {
         Copies {
-            in_step: 2,
+            // The projected one.
+            in_step: 1,
             ..Copies::default()
         }
     }

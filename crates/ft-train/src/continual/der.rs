@@ -94,8 +94,8 @@ impl StrategyKind for DerConfig {
 
     fn copies(&self, _: usize) -> Copies {
         Copies {
-            // The gradient of what is fed again, and the sum.
-            in_step: if self.acts() { 2 } else { 0 },
+            // The sum.
+            in_step: usize::from(self.acts()),
             ..Copies::default()
         }
     }

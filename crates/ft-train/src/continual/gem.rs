@@ -52,8 +52,8 @@ impl StrategyKind for GemConfig {
 
     fn copies(&self, tasks: usize) -> Copies {
         Copies {
-            // A gradient for every earlier task, and the projected one.
-            in_step: tasks,
+            // The gradients of all earlier tasks but the last, and the projected one.
+            in_step: tasks.saturating_sub(1),
             ..Copies::default()
         }
     }

@@ -145,7 +145,8 @@ pub trait Strategy: Send {
 pub struct Copies {
     /// From the end of the first task on, in every checkpoint too.
     pub kept: usize,
-    /// Besides, while a step is taken.
+    /// Besides, while a step is taken. Where it [adds passes](StrategyKind::adds_passes), the step's own gradient and that of the pass that
+    /// runs are counted already.
     pub in_step: usize,
     /// The model as it was, which these copies are of, is asked before every forward pass.
     pub teaches: bool,
