@@ -4,6 +4,8 @@ mod adapterhub;
 mod answers;
 mod export;
 mod front;
+#[cfg(feature = "hub")]
+mod hub;
 mod runs;
 #[cfg(unix)]
 mod screen;
