@@ -15,6 +15,9 @@ use crate::support::{Bench, Done, ft, ft_with};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+/// Name and contents.
+type File = (String, Vec<u8>);
+
 /// Bodies by path; gone once asked to be.
 struct Server {
     endpoint: String,
@@ -22,10 +25,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(repositories: &[(&str, &str, Vec<(String, Vec<u8>)>)]) -> Self {
+    fn start(repositories: &[(&str, &str, Vec<File>)]) -> Self {
         let mut bodies = HashMap::new();
         for (kind, id, files) in repositories {
-            let sibling = |(name, bytes): &(String, Vec<u8>)| {
+            let sibling = |(name, bytes): &File| {
                 let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
                 let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &blob);
                 let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -83,7 +86,7 @@ fn answer(mut stream: TcpStream, bodies: &HashMap<String, Vec<u8>>) -> std::io::
 }
 
 /// The embedded model's files.
-fn model() -> Vec<(String, Vec<u8>)> {
+fn model() -> Vec<File> {
     ft(&["inspect", "embedded:tiny"]).ok();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ft-cache");
     let folder = folder.join(concat!("embedded-tiny-", env!("CARGO_PKG_VERSION")));
