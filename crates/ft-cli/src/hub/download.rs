@@ -67,7 +67,7 @@ impl<'s> Web<'s> {
             match answer {
                 Ok(body) if body.len() as u64 <= MAX_ANSWER => return Ok(body),
                 Ok(_) => return Err(Trouble::Broken("its list of files has no end".into())),
-                Err(trouble) if trouble.may_pass() && tried < TRIES - 1 => self.pause(&mut tried),
+                Err(trouble) if trouble.may_pass() && tried < 2 => self.pause(&mut tried),
                 Err(trouble) => return Err(trouble),
             }
         }

@@ -18,7 +18,8 @@ impl Meter {
         let line = total > 0 && !logging::quiet();
         let terminal = line && std::io::stderr().is_terminal();
         if line && !terminal {
-            tracing::info!("fetching {label}: {}", size(total));
+            // Telling is not worth a download: a closed stderr is ignored.
+            let _ = writeln!(std::io::stderr(), "fetching {label}: {}", size(total));
         }
         Self {
             label: label.to_owned(),
@@ -33,7 +34,6 @@ impl Meter {
         let percent = (self.done + bytes).saturating_mul(100) / self.total.max(1);
         if let Some(shown) = self.shown.as_mut().filter(|shown| **shown != percent) {
             *shown = percent;
-            // Progress is not worth a download: a closed stderr is ignored.
             let _ = write!(
                 std::io::stderr(),
                 "\rfetching {}: {percent:>3} % of {}",

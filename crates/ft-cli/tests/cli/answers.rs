@@ -1,6 +1,8 @@
 //! What a model says, and how well.
 
-use serde_json::Value;
+use std::fs;
+
+use serde_json::{Value, json};
 
 use crate::support::{Bench, ft, json};
 
@@ -288,4 +290,30 @@ fn every_prompt_may_have_its_adapter() {
     assert!(!alone(&["--adapter", &out]).as_array().unwrap().is_empty());
     let method = ft(&["adapters", "combine", &a, "--method", "mean", "--out", "x"]);
     assert_eq!(method.code, 2, "{}", method.stderr);
+}
+
+#[test]
+fn eval_compares_with_all_references_of_a_row() {
+    let bench = Bench::new();
+    let rows = "{\"q\": {\"text\": \"One?\"}, \"refs\": [\" a\", \" b\", \" c\"]}\n{\"q\": {\"text\": \"Two?\"}, \"refs\": [\" d\"]}\n";
+    let file = bench.write("rows.jsonl", rows);
+    let answers = |map: &str, out: &str| -> Vec<Value> {
+        let out = bench.path(out).display().to_string();
+        let prompt = ["--map", "prompt={q.text}", "--map", map, "--out", &out];
+        ft(&[
+            &["eval", "embedded:tiny", "--data", &file, "--max-new-tokens", "2"],
+            &prompt[..],
+        ]
+        .concat())
+        .ok();
+        let text = fs::read_to_string(out).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = answers("completion={refs}", "all.jsonl");
+    let references: Vec<&Value> = all.iter().map(|answer| &answer["references"]).collect();
+    assert_eq!(references, [&json!([" a", " b", " c"]), &json!([" d"])]);
+    let last = answers("completion={refs[-1]}", "last.jsonl");
+    assert_eq!(last[0]["references"], json!([" c"]));
+    let joined = answers("completion={refs|join(\" or\")}", "joined.jsonl");
+    assert_eq!(joined[0]["references"], json!([" a or b or c"]));
 }

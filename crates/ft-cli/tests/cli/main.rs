@@ -5,6 +5,8 @@ mod answers;
 mod continual;
 mod export;
 mod front;
+#[cfg(feature = "hub")]
+mod hub;
 mod runs;
 #[cfg(unix)]
 mod screen;

@@ -24,7 +24,12 @@ impl Done {
 
 /// Runs `ft`; its embedded model is unpacked under cargo's own folder for tests.
 pub fn ft(args: &[&str]) -> Done {
-    let done = command(args).output().unwrap();
+    ft_with(args, &[])
+}
+
+/// The same in another environment.
+pub fn ft_with(args: &[&str], environment: &[(&str, &str)]) -> Done {
+    let done = command(args).envs(environment.iter().copied()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Done {
         code: done.status.code().unwrap_or(-1),
