@@ -1,5 +1,6 @@
 mod adalora;
 mod adapters;
+mod advise;
 mod bottleneck;
 mod bottleneck_runs;
 mod checkpointing;

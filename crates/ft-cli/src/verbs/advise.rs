@@ -1,22 +1,24 @@
 //! `ft advise`: which technique for a model, its data, the memory there is and the goal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use ft_train::advise::{Goal, Question, advise};
+use ft_train::advise::{Goal, Question, Trouble, advise, troubles};
 use ft_train::{DeviceTraits, RunConfig};
+use serde_json::json;
 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::{Context, Failure};
 use crate::{device, locate, output};
 
-/// Rank the techniques for a model, its data, the memory and the goal, and write a configuration that runs
+/// Rank the techniques for a model, its data, the memory and the goal, and write a configuration that runs; or say what is wrong with a
+/// run
 #[derive(clap::Args, Debug)]
 pub struct Advise {
-    /// Model folder or embedded:tiny; config.json and the tokenizer are enough
+    /// Model folder or embedded:tiny, of which config.json and the tokenizer are enough; or the folder of a run
     #[arg(value_name = "MODEL")]
     model: String,
     /// File of training examples; given several times, each is a task
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Memory of the device, such as 24GB: of a graphics card where --for says nothing else
     #[arg(long, value_name = "SIZE")]
@@ -44,6 +46,15 @@ pub struct Advise {
 
 impl Advise {
     pub fn run(self) -> Result<(), Failure> {
+        let run = Path::new(&self.model);
+        if run.join("metrics.jsonl").is_file() {
+            return look(run, self.json);
+        }
+        if self.data.is_empty() {
+            return Err(Failure::wrong_use(
+                "--data: missing; give the training examples, since lengths and numbers decide (a run folder needs none)",
+            ));
+        }
         self.out.as_deref().map_or(Ok(()), output::must_not_exist)?;
         let config = RunConfig::parse("advise".as_ref(), self.configuration()?, &self.set.set)?;
         let picked = device::pick(self.device.device)?;
@@ -73,7 +84,7 @@ impl Advise {
 
     /// The model and the data; the method is none that counts.
     fn configuration(&self) -> Result<String, Failure> {
-        let quoted = |path: &std::path::Path| -> Result<String, Failure> {
+        let quoted = |path: &Path| -> Result<String, Failure> {
             let path = std::path::absolute(path).context(path.display())?;
             // A string of JSON is one of TOML.
             Ok(serde_json::to_string(&path.to_string_lossy())?)
@@ -86,6 +97,7 @@ impl Advise {
         match self.data.as_slice() {
             [one] => text += &format!("[data]\ntrain = {}\n", quoted(one)?),
             several => {
+                text += "[data]\nvalid_split = 0.05\n";
                 for (number, file) in several.iter().enumerate() {
                     text += &format!("[[task]]\nname = \"task{}\"\ntrain = {}\n", number + 1, quoted(file)?);
                 }
@@ -93,4 +105,26 @@ impl Advise {
         }
         Ok(text)
     }
+}
+
+/// Says what is wrong with a run.
+fn look(run: &Path, json: bool) -> Result<(), Failure> {
+    let found = troubles(run)?;
+    if json {
+        return output::json(&json!({ "run": run, "troubles": found }));
+    }
+    let mut text = match found.is_empty() {
+        true => "Nothing stands out.\n".to_owned(),
+        false => String::new(),
+    };
+    for Trouble {
+        trouble,
+        evidence,
+        changes,
+    } in found
+    {
+        text += &format!("{trouble}: {evidence}\n");
+        changes.iter().for_each(|change| text += &format!("    {change}\n"));
+    }
+    output::write(&text)
 }

@@ -1,6 +1,7 @@
 //! The program as its users meet it: arguments in; stdout, stderr and exit code out. The model is `embedded:tiny`.
 
 mod adapterhub;
+mod advise;
 mod answers;
 mod continual;
 mod export;

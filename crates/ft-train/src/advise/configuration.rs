@@ -44,11 +44,13 @@ pub(super) fn of(choice: &Demanded, plan: &Plan, facts: &Facts) -> (Vec<String>,
             put(format!("{key} = {}", toml_of(value)));
         }
     }
-    if config.data.valid.is_none() && plan.valid.is_empty() && config.task.is_empty() {
-        put(format!(
-            "valid_split = {}",
-            if facts.samples < 1000 { 0.1 } else { 0.05 }
-        ));
+    if config.data.valid.is_none() {
+        let share = match config.data.valid_split {
+            0.0 if facts.samples < 1000 => 0.1,
+            0.0 => 0.05,
+            share => share,
+        };
+        put(format!("valid_split = {share}"));
     }
     if !config.data.map.is_empty() {
         let map: Vec<String> = config

@@ -3,12 +3,15 @@
 //! ```text
 //! model, data, device ─> Facts ─┬─> techniques.rs   each with the memory it takes, its batch cut until it fits
 //!                               └─> rules.rs        the order for the goal, with a sentence of reason each
-//! ─> Advice: ranked, the first that fits chosen, a configuration that runs
+//! ─> Advised: ranked, the first that fits chosen, a configuration that runs
 //! ```
+//!
+//! For a run that is over or under way, [`troubles`] reads its curves instead.
 
 mod configuration;
 mod rules;
 mod technique;
+mod trouble;
 
 use burn::tensor::Device;
 use serde::Serialize;
@@ -19,6 +22,7 @@ use crate::{Error, Result};
 
 pub use rules::Goal;
 pub use technique::{Demanded, Technique};
+pub use trouble::{Trouble, troubles};
 
 /// What is asked.
 #[derive(Clone, Debug, Default)]
@@ -93,14 +97,25 @@ pub fn advise(config: RunConfig, device: &DeviceTraits, here: &Device, question:
         // What this model cannot take (no biases, too few layers) is left out.
         if let Some(demanded) = technique.demand(&plan, device)? {
             let (rank, reason) = rules::judge(technique, &demanded, &facts, question.goal);
-            ranked.push((!demanded.fits.unwrap_or(true), rank, Ranked { demanded, reason }));
+            let too_large = demanded.fits == Some(false);
+            // Among those that are too large the smallest comes first.
+            let rank = if too_large { 0 } else { rank };
+            ranked.push((too_large, rank, Ranked { demanded, reason }));
         }
     }
     ranked.sort_by_key(|(too_large, rank, ranked)| (*too_large, *rank, ranked.demanded.memory_bytes));
-    let ranked: Vec<Ranked> = ranked.into_iter().map(|(_, _, ranked)| ranked).collect();
-    let Some(choice) = ranked.first().cloned() else {
+    let mut ranked: Vec<Ranked> = ranked.into_iter().map(|(_, _, ranked)| ranked).collect();
+    let wanted = rules::order(&facts, question.goal)[0];
+    let missed = ranked
+        .iter()
+        .any(|ranked| ranked.demanded.technique == wanted && ranked.demanded.fits == Some(false));
+    let Some(first) = ranked.first_mut() else {
         return Err(Error::Plan(vec!["no technique can be applied to this model".into()]));
     };
+    if missed && first.demanded.fits != Some(false) {
+        first.reason = format!("{wanted} does not fit; {}", first.reason);
+    }
+    let choice = first.clone();
     let (commands, config) = configuration::of(&choice.demanded, &plan, &facts);
     Ok(Advised {
         facts,

@@ -60,7 +60,7 @@ pub(super) fn judge(technique: &Technique, demanded: &Demanded, facts: &Facts, g
 }
 
 /// The techniques in the order in which they are wanted.
-fn order(facts: &Facts, goal: Option<Goal>) -> Vec<&'static str> {
+pub(super) fn order(facts: &Facts, goal: Option<Goal>) -> Vec<&'static str> {
     match goal {
         Some(Goal::Quality) if facts.samples >= FEW_SAMPLES => vec!["full", "full-8bit", "dora", "lora", "qlora"],
         Some(Goal::Quality) => vec!["dora", "lora", "full", "full-8bit", "qlora"],
