@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::align::Taught;
 use crate::config::{DataConfig, Overlong};
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
 use crate::formats::{Format, FormatName, Record, disliked, made, near_miss};
@@ -32,7 +33,16 @@ pub struct Dataset {
 /// # Errors
 /// A file that cannot be read, holds nothing, or has unusable records: all of them (up to [`MAX_FLAWS`]) with their lines.
 pub fn load_samples(path: &Path, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    load_source(Source::File(path), config, tokenizer)
+    load(Source::File(path), config, tokenizer, None)
+}
+
+/// The same for a student whose teacher has a tokenizer of its own: each sample also holds the record as the teacher reads it, by its own
+/// chat template, in at most `max_length` of its tokens, and which tokens of both stand for the same text.
+///
+/// # Errors
+/// As [`load_samples`]; records that the teacher's side makes nothing of, or another number of samples.
+pub fn load_taught(path: &Path, config: &DataConfig, tokenizer: &Tokenizer, teacher: &Tokenizer) -> Result<Dataset> {
+    load(Source::File(path), config, tokenizer, Some(teacher))
 }
 
 /// The same for a [`Source`], which may be built into the program.
@@ -40,9 +50,15 @@ pub fn load_samples(path: &Path, config: &DataConfig, tokenizer: &Tokenizer) -> 
 /// # Errors
 /// As [`load_samples`].
 pub fn load_source(source: Source, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+    load(source, config, tokenizer, None)
+}
+
+fn load(source: Source, config: &DataConfig, tokenizer: &Tokenizer, teacher: Option<&Tokenizer>) -> Result<Dataset> {
     config.check()?;
     let tokenizer = config.tokenizer(tokenizer.clone())?;
-    let mut loader = Loader::new(config, &tokenizer)?;
+    let variables = &config.chat_template_kwargs;
+    let teacher = teacher.map(|teacher| teacher.clone().with_chat_template_kwargs(variables));
+    let mut loader = Loader::new(config, &tokenizer, teacher.as_ref())?;
     let mut outcome = Ok(());
     sources::read(source, &config.separator, &mut |raw| {
         outcome = loader.take(raw);
@@ -86,6 +102,7 @@ const GROUP_BYTES: usize = 16 << 20;
 struct Loader<'a> {
     config: &'a DataConfig,
     tokenizer: &'a Tokenizer,
+    teacher: Option<&'a Tokenizer>,
     mapping: Mapping,
     format: Option<FormatName>,
     group: Vec<Raw>,
@@ -97,13 +114,11 @@ struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    fn new(config: &'a DataConfig, tokenizer: &'a Tokenizer) -> Result<Loader<'a>> {
-        if let Some(format) = config.format {
-            format.format().check(tokenizer)?;
-        }
-        Ok(Loader {
+    fn new(config: &'a DataConfig, tokenizer: &'a Tokenizer, teacher: Option<&'a Tokenizer>) -> Result<Loader<'a>> {
+        let loader = Loader {
             config,
             tokenizer,
+            teacher,
             mapping: Mapping::parse(config)?,
             format: config.format,
             group: vec![],
@@ -112,7 +127,16 @@ impl<'a> Loader<'a> {
             places: vec![],
             counts: Counts::default(),
             flaws: vec![],
-        })
+        };
+        config.format.map_or(Ok(()), |format| loader.check(format))?;
+        Ok(loader)
+    }
+
+    /// Whether both tokenizers can make samples of the format.
+    fn check(&self, format: FormatName) -> Result<()> {
+        format.format().check(self.tokenizer)?;
+        let theirs = self.teacher.map_or(Ok(()), |teacher| format.format().check(teacher));
+        theirs.map_err(|e| Error::Teacher(Box::new(e)))
     }
 
     fn take(&mut self, mut raw: Raw) -> Result<()> {
@@ -170,7 +194,7 @@ impl<'a> Loader<'a> {
             ..self.config.clone()
         }
         .check()?;
-        format.format().check(self.tokenizer)?;
+        self.check(format)?;
         self.format = Some(format);
         Ok(Raw {
             place,
@@ -185,6 +209,7 @@ impl<'a> Loader<'a> {
         let worker = Worker {
             config: self.config,
             tokenizer: self.tokenizer,
+            teacher: self.teacher,
             mapping: &self.mapping,
             format: self.format,
         };
@@ -242,6 +267,7 @@ impl<'a> Loader<'a> {
 struct Worker<'a> {
     config: &'a DataConfig,
     tokenizer: &'a Tokenizer,
+    teacher: Option<&'a Tokenizer>,
     mapping: &'a Mapping,
     format: Option<FormatName>,
 }
@@ -266,14 +292,22 @@ impl Worker<'_> {
         for sample in self.samples(format, &record)? {
             self.fit(sample, &mut outcome)?;
         }
+        if let Some(teacher) = self.teacher {
+            let tokenizers = [self.tokenizer, teacher];
+            let samples = outcome.samples.iter_mut();
+            samples.for_each(|sample| sample.align(tokenizers, self.config.max_length));
+        }
         Ok(outcome)
     }
 
     fn samples(&self, format: &dyn Format, record: &Record) -> Result<Vec<Sample>, Flaw> {
         let samples = format.samples(record, self.tokenizer)?;
-        match samples.iter().all(Sample::teaches) {
-            true => Ok(samples),
-            false => Err(Flaw::NothingToLearn("the loss would cover no token")),
+        if !samples.iter().all(Sample::teaches) {
+            return Err(Flaw::NothingToLearn("the loss would cover no token"));
+        }
+        match self.teacher {
+            Some(teacher) => taught(samples, format.samples(record, teacher)),
+            None => Ok(samples),
         }
     }
 
@@ -304,6 +338,25 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// Each sample with the teacher's.
+fn taught(samples: Vec<Sample>, theirs: Result<Vec<Sample>, Flaw>) -> Result<Vec<Sample>, Flaw> {
+    let theirs = theirs.map_err(|flaw| Flaw::Teacher(Box::new(flaw)))?;
+    if samples.len() != theirs.len() {
+        return Err(Flaw::TeacherSamples {
+            own: samples.len(),
+            theirs: theirs.len(),
+        });
+    }
+    let both = samples.into_iter().zip(theirs);
+    let teach = |(sample, theirs): (Sample, Sample)| {
+        sample.taught(Taught {
+            sample: theirs,
+            spans: Vec::new(),
+        })
+    };
+    Ok(both.map(teach).collect())
 }
 
 #[cfg(test)]

@@ -143,6 +143,9 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     } = options;
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
     on_event(&Event::Note(format!("packing: {}", plan.packing)));
+    if let Some(alignment) = &plan.alignment {
+        on_event(&Event::Note(format!("teacher: {alignment}")));
+    }
     let _lock = RunLock::take(plan.out())?;
     let from = resume::prepare(&plan, resume, &mut on_event)?;
     let base = load(&plan)?;

@@ -28,6 +28,7 @@ mod simpo;
 mod targets;
 pub(crate) mod teacher;
 pub(crate) mod teacher_cache;
+pub(crate) mod uld;
 mod weighted;
 
 use std::fmt::Debug;
@@ -59,6 +60,7 @@ pub use simpo::SimpoConfig;
 pub(crate) use targets::plain_hidden;
 pub use targets::{at_targets, nll_sum};
 pub use teacher_cache::WrittenCache;
+pub use uld::Divergence;
 
 /// Learning rate of preference objectives over that of the method: TRL's defaults are 1e-6 for DPO and 2e-5 for supervised
 /// fine-tuning.
