@@ -9,6 +9,7 @@ mod data;
 mod demand;
 mod device;
 pub(crate) mod disk;
+mod dtypes;
 mod job;
 mod other_model;
 mod packing;
@@ -21,7 +22,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{DType, Device, FloatDType};
+use burn::tensor::{Device, FloatDType};
 use ft_data::{Sample, Tokenizer};
 use ft_infer::{GenerationConfig, GenerationOptions};
 use ft_model::{Checkpoint, LoadDtype, ModelConfig};
@@ -43,7 +44,7 @@ pub(crate) use summary::thousands;
 
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
-use crate::config::{BatchSize, Dtype, Provenance, RunConfig};
+use crate::config::{BatchSize, Provenance, RunConfig};
 use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
@@ -133,11 +134,9 @@ impl Plan {
             valid,
             summary: mut data,
             tasks,
-        } = data::load(&config, &tokenizer, teacher.as_ref())?;
-        let alignment = match other_model::teacher(&config.objective)?.filter(|_| teacher.is_some()) {
-            Some(model) => Some(Alignment::of([&train, &valid], &model)?),
-            None => None,
-        };
+        } = data::load(&config, &tokenizer, teacher.as_ref().map(|teacher| &teacher.tokenizer))?;
+        let alignment = teacher.map(|teacher| Alignment::of([&train, &valid], &teacher.model));
+        let alignment = alignment.transpose()?;
         let mut chosen = None;
         let earlier = earlier_batch(&config).filter(|_| config.train.batch_size == BatchSize::Auto);
         if let Some((batch_size, accumulation)) = earlier {
@@ -166,9 +165,9 @@ impl Plan {
         data.stop_token = checks::stop_token(batches.samples(), &tokenizer, &model, &generation);
         let dtype = match config.model.init {
             true => LoadDtype::F32,
-            false => dtype(config.model.dtype, cpu),
+            false => dtypes::stored(config.model.dtype, cpu),
         };
-        let compute = compute(config.model.compute);
+        let compute = dtypes::compute(config.model.compute);
         let job = job::Job {
             device: traits,
             model: &model,
@@ -236,7 +235,7 @@ impl Plan {
         generation
             .eos_token_id
             .extend(data.stop_token.filter(|stop| !generation.eos_token_id.contains(stop)));
-        warnings.extend(compute_fits(compute, traits)?);
+        warnings.extend(dtypes::compute_fits(compute, traits)?);
         let base_crc32 = base::fingerprint(folder, !config.model.init)?;
         Ok(Plan {
             config: resolved(config, &steps),
@@ -354,42 +353,6 @@ fn generation(typed: &GenerationOptions, folder: &Path, model: &ModelConfig) -> 
         ..typed.clone()
     };
     Ok(GenerationConfig::from_dir(folder, &model.eos_token_ids)?.with(&short)?)
-}
-
-/// The type that is typed for the activations.
-fn compute(typed: Dtype) -> Option<FloatDType> {
-    match typed {
-        Dtype::Auto => None,
-        Dtype::F32 => Some(FloatDType::F32),
-        Dtype::Bf16 => Some(FloatDType::BF16),
-        Dtype::F16 => Some(FloatDType::F16),
-    }
-}
-
-/// Why the typed activations are a bad or impossible choice for the device.
-fn compute_fits(typed: Option<FloatDType>, device: &DeviceTraits) -> Result<Option<String>> {
-    match typed {
-        None | Some(FloatDType::F32) => Ok(None),
-        Some(dtype) if !device.computes_in(DType::from(dtype)) => Err(Error::Plan(vec![format!(
-            "model.compute: this device does not compute in {dtype:?}; leave it out, and the best type it has is taken"
-        )])),
-        Some(_) if device.is_cpu() => Ok(Some(
-            "model.compute: the CPU has fast paths for f32 alone; leave it out (model.dtype = \"bf16\" halves the memory of the \
-             weights all the same)"
-                .into(),
-        )),
-        Some(_) => Ok(None),
-    }
-}
-
-fn dtype(typed: Dtype, cpu: bool) -> LoadDtype {
-    match typed {
-        Dtype::Auto if cpu => LoadDtype::F32,
-        Dtype::Auto => LoadDtype::Auto,
-        Dtype::F32 => LoadDtype::F32,
-        Dtype::Bf16 => LoadDtype::Bf16,
-        Dtype::F16 => LoadDtype::F16,
-    }
 }
 
 /// The configuration with what was counted written out.

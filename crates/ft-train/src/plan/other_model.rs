@@ -82,21 +82,23 @@ impl OtherBytes {
     }
 }
 
-/// How the other model reads texts.
-enum Reading {
-    /// As the one that trains; with its tokenizer, if it has one.
-    Same(Option<Tokenizer>),
-    /// Otherwise, for this reason.
-    Other(Option<Tokenizer>, String),
+/// A teacher that reads the samples by its own tokenizer.
+pub(super) struct Reader {
+    pub tokenizer: Tokenizer,
+    pub model: ModelConfig,
 }
 
-/// Refuses a teacher or a reference that does not fit, and settles how a student is compared with its teacher. Gives the tokenizer of a
-/// teacher that is to read the samples by its own.
-pub(super) fn check(
-    objective: &mut ObjectiveConfig,
-    own: &Tokenizer,
-    model: &ModelConfig,
-) -> Result<Option<Tokenizer>> {
+/// How the other model reads texts; with its tokenizer, if its folder has one.
+enum Reading {
+    /// As the one that trains.
+    Same(Option<Reader>),
+    /// Otherwise, for this reason.
+    Other(Option<Reader>, String),
+}
+
+/// Refuses a teacher or a reference that does not fit, and settles how a student is compared with its teacher. Gives a teacher that is
+/// to read the samples by its own tokenizer.
+pub(super) fn check(objective: &mut ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) -> Result<Option<Reader>> {
     let reading = reading(objective, own, model)?;
     let ObjectiveConfig::Distill(options) = objective else {
         return match reading {
@@ -105,7 +107,7 @@ pub(super) fn check(
         };
     };
     match (reading, options.divergence) {
-        (Reading::Same(Some(tokenizer)), Divergence::Uld) => Ok(Some(tokenizer)),
+        (Reading::Same(Some(reader)), Divergence::Uld) => Ok(Some(reader)),
         (Reading::Same(None), Divergence::Uld) => Err(Error::Plan(vec![
             "objective.divergence = \"uld\": the teacher's folder has no tokenizer".into(),
         ])),
@@ -113,10 +115,10 @@ pub(super) fn check(
             options.divergence = Divergence::Kl;
             Ok(None)
         }
-        (Reading::Other(Some(tokenizer), why), Divergence::Auto | Divergence::Uld) => {
+        (Reading::Other(Some(reader), why), Divergence::Auto | Divergence::Uld) => {
             options.divergence = Divergence::Uld;
             match uld::conflicts(options) {
-                wrong if wrong.is_empty() => Ok(Some(tokenizer)),
+                wrong if wrong.is_empty() => Ok(Some(reader)),
                 wrong => Err(Error::Plan([vec![why], wrong].concat())),
             }
         }
@@ -132,7 +134,7 @@ fn reading(objective: &ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) ->
     };
     let (key, folder) = match kind.other() {
         None => return Ok(Reading::Same(None)),
-        Some(Other::Base) => return fits(model).map(|()| Reading::Same(Some(own.clone()))),
+        Some(Other::Base) => return fits(model).map(|()| Reading::Same(None)),
         Some(Other::Model { key, folder, .. }) => (key, folder),
     };
     super::existing(folder, key)?;
@@ -149,34 +151,31 @@ fn reading(objective: &ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) ->
             folder.display()
         )
     };
-    Ok(match Tokenizer::from_dir(folder) {
-        Ok(tokenizer) => match (0..common).find(|id| tokenizer.id_to_token(*id) != own.id_to_token(*id)) {
-            None => Reading::Same(Some(tokenizer)),
-            Some(id) => {
-                let text = |t: &Tokenizer| t.id_to_token(id).map_or("nothing".into(), |text| format!("\"{text}\""));
+    let Ok(tokenizer) = Tokenizer::from_dir(folder) else {
+        let sizes = [other.vocab_size, model.vocab_size];
+        return Ok(match sizes[0] == sizes[1] {
+            true => Reading::Same(None),
+            false => {
                 let why = format!(
-                    "has {} where this model has {}: token {id}",
-                    text(&tokenizer),
-                    text(own)
+                    "has no tokenizer, and {} tokens where this model has {}",
+                    sizes[0], sizes[1]
                 );
-                Reading::Other(Some(tokenizer), differs(why))
+                Reading::Other(None, differs(why))
             }
-        },
-        Err(_) if other.vocab_size == model.vocab_size => Reading::Same(None),
-        Err(_) => Reading::Other(
-            None,
-            differs(format!(
-                "has no tokenizer, and {} tokens where this model has {}",
-                other.vocab_size, model.vocab_size
-            )),
-        ),
+        });
+    };
+    let text = |t: &Tokenizer, id| t.id_to_token(id).map_or("nothing".into(), |text| format!("\"{text}\""));
+    let first = (0..common).find(|id| tokenizer.id_to_token(*id) != own.id_to_token(*id));
+    let why = first.map(|id| {
+        let [theirs, ours] = [text(&tokenizer, id), text(own, id)];
+        differs(format!("has {theirs} where this model has {ours}: token {id}"))
+    });
+    let reader = Some(Reader {
+        tokenizer,
+        model: other,
+    });
+    Ok(match why {
+        None => Reading::Same(reader),
+        Some(why) => Reading::Other(reader, why),
     })
-}
-
-/// The configuration of a teacher that reads the samples by its own tokenizer.
-pub(super) fn teacher(objective: &ObjectiveConfig) -> Result<Option<ModelConfig>> {
-    match objective.kind().other() {
-        Some(Other::Model { folder, .. }) => Ok(Some(ModelConfig::from_dir(folder)?)),
-        _ => Ok(None),
-    }
 }

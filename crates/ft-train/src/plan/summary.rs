@@ -134,6 +134,13 @@ impl Plan {
 }
 
 impl Plan {
+    /// What a run says of its samples when it starts.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let packing = format!("packing: {}", self.packing);
+        let teacher = self.alignment.map(|alignment| format!("teacher: {alignment}"));
+        std::iter::once(packing).chain(teacher).collect()
+    }
+
     fn rates(&self) -> BTreeMap<&'static str, f64> {
         let base = self.steps.base_lr;
         let parts = [
