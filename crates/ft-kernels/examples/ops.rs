@@ -167,7 +167,6 @@ fn benches() -> Vec<Bench> {
         },
         distillation_bench("distillation, frozen head", false),
         distillation_bench("distillation, trained head", true),
-        uld_bench(),
         Bench {
             name: "attention 256 x 256, 9/3 heads",
             inputs: vec![
@@ -304,41 +303,6 @@ fn distillation_bench(name: &'static str, head: bool) -> Bench {
             (nll + divergence).mul_scalar(0.5).reshape([1, 1, 1, 1])
         },
         work: 2 * ROWS * WIDE * VOCAB,
-    }
-}
-
-/// A teacher of the student's size whose tokens end where the student's do.
-fn uld_bench() -> Bench {
-    let distillation = distillation_bench("uld, frozen head", false);
-    Bench {
-        fused: |x| {
-            let targets = targets(&x[0].device());
-            let teacher = UldTeacher {
-                hidden: flat(&x[2]),
-                head: flat(&x[3]),
-                targets: targets.clone(),
-            };
-            let span = |row| SpanPair {
-                student: row..row + 1,
-                teacher: row..row + 1,
-            };
-            let spans: Vec<SpanPair> = (0..ROWS).map(span).collect();
-            let options = UldOptions {
-                alpha: 0.5,
-                temperature: 1.0,
-            };
-            let loss = uld(flat(&x[0]), flat(&x[1]), targets, teacher, &spans, options).loss;
-            loss.reshape([1, 1, 1, 1])
-        },
-        composed: |x| {
-            let log_probs = activation::log_softmax(logits(x), 1);
-            let targets = targets(&x[0].device()).reshape([ROWS, 1]);
-            let nll = log_probs.clone().gather(1, targets).neg().sum();
-            let teacher = activation::softmax(logits(&x[2..]), 1).sort_descending(1);
-            let distance = (log_probs.exp().sort_descending(1) - teacher).abs().sum();
-            (nll + distance).mul_scalar(0.5).reshape([1, 1, 1, 1])
-        },
-        ..distillation
     }
 }
 
