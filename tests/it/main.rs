@@ -53,4 +53,5 @@ mod train_resume;
 mod train_scaling;
 mod train_support;
 mod train_tasks;
+mod train_uld;
 mod train_watch;

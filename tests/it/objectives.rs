@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use ft_data::{Batch, Sample};
+use ft_data::{Batch, DataConfig, Sample, Span, Taught, Tokenizer};
 use ft_model::{LoadDtype, Model};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::{Adaptable, AnyTensor, Delta, ModuleSlot, PeftConfig, adapter, attach};
 use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
 use ft_train::{ActivationPolicy, MethodHook, StepBatch, TrainModel};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::methods_laws::{METHODS, config, disturb};
 use crate::production::{close_loss, in_gradients, objective, step_batch, train_model};
@@ -36,10 +36,34 @@ fn sample(prompt: &Value, answer: &Value) -> Sample {
     Sample::new([prompt, answer].concat(), learn)
 }
 
-/// What an objective of this kind learns from.
-fn samples(golden: &Value, kind: &str) -> Vec<Sample> {
+/// A sample with what a teacher of another tokenizer reads.
+fn spanned(value: &Value) -> Sample {
+    let ids = |tokens: &Value| {
+        tokens
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|token| token[0].clone())
+            .collect()
+    };
+    let range = |group: &Value| {
+        let numbers = tokens(group);
+        numbers[0]..numbers[numbers.len() - 1] + 1
+    };
+    let span = |pair: &Value| Span {
+        student: range(&pair[0]),
+        teacher: range(&pair[1]),
+    };
+    let spans = value["spans"].as_array().unwrap().iter().map(span).collect();
+    let teacher = sample(&value["teacher_prompt"], &ids(&value["teacher_answer"]));
+    sample(&value["prompt"], &ids(&value["answer"])).taught(Taught { sample: teacher, spans })
+}
+
+/// What an objective with these options learns from.
+fn samples(golden: &Value, options: &Value) -> Vec<Sample> {
     let list = |name: &str| golden[name].as_array().unwrap().clone();
-    match kind {
+    match options["kind"].as_str().unwrap() {
+        "distill" if options["divergence"] == "uld" => list("spanned").iter().map(spanned).collect(),
         "distill" => list("samples")
             .iter()
             .map(|s| sample(&s["prompt"], &s["answer"]))
@@ -121,7 +145,7 @@ fn losses_figures_gradients_and_steps_equal_the_formulas() {
     let golden = golden();
     for (case, options) in golden["cases"].as_object().unwrap() {
         let expected = arrays(&fixture(&format!("objectives/{case}.safetensors")));
-        let samples = samples(&golden, options["kind"].as_str().unwrap());
+        let samples = samples(&golden, options);
         let mut hook = MethodHook::of(&PeftConfig::default());
         for size in [samples.len(), 2] {
             let train = trained(options);
@@ -155,7 +179,7 @@ fn losses_figures_gradients_and_steps_equal_the_formulas() {
 #[test]
 fn a_fresh_adapter_has_the_loss_of_a_coin() {
     let golden = golden();
-    let pairs = samples(&golden, "dpo");
+    let pairs = samples(&golden, &json!({"kind": "dpo"}));
     let mut model = base(&Device::flex().autodiff());
     let objective = objective(r#"{"kind": "dpo"}"#, &model);
     ft_peft::attach(&mut model, &PeftConfig::default(), 1).unwrap();
@@ -171,7 +195,7 @@ fn a_fresh_adapter_has_the_loss_of_a_coin() {
 #[test]
 fn distilling_from_oneself_has_neither_loss_nor_gradient() {
     let golden = golden();
-    let samples = samples(&golden, "distill");
+    let samples = samples(&golden, &json!({"kind": "distill"}));
     for beta in [0.0, 0.5, 1.0] {
         let mut model = base(&Device::flex().autodiff());
         let options = format!(r#"{{"kind": "distill", "teacher": "base", "alpha": 1.0, "beta": {beta}}}"#);
@@ -195,6 +219,65 @@ fn distilling_from_oneself_has_neither_loss_nor_gradient() {
             let largest = Tensor::abs(gradient).max().into_scalar::<f32>();
             assert!(largest < 1e-5, "{name}: {largest:e}");
         }
+    }
+}
+
+/// Every token is a span by itself, and both sides are one model.
+#[test]
+fn sorted_probabilities_are_at_no_distance_from_themselves() {
+    let golden = golden();
+    let own = |sample: Sample| {
+        let count = sample.target_tokens() as u32;
+        let span = |number| Span {
+            student: number..number + 1,
+            teacher: number..number + 1,
+        };
+        let spans = (0..count).map(span).collect();
+        sample.clone().taught(Taught { sample, spans })
+    };
+    let samples: Vec<Sample> = samples(&golden, &json!({"kind": "distill"}))
+        .into_iter()
+        .map(own)
+        .collect();
+    let mut model = base(&Device::flex().autodiff());
+    let teacher = fixture("peft/base");
+    let options = json!({"kind": "distill", "teacher": teacher, "divergence": "uld", "alpha": 1.0, "temperature": 0.7});
+    let objective = objective(&options.to_string(), &model);
+    ft_peft::attach(&mut model, &PeftConfig::default(), 1).unwrap();
+    let train = TrainModel {
+        objective,
+        ..train_model(model, ActivationPolicy::default())
+    };
+    for size in [samples.len(), 1] {
+        let step = train.gradients(&cut(&samples, size), &|| true).unwrap().unwrap();
+        close_loss("self", step.item.mean_loss().unwrap(), 0.0, 2e-6);
+    }
+    let plain: Vec<Sample> = samples.iter().filter_map(Sample::wanted).collect();
+    let error = train.gradients(&cut(&plain, 2), &|| true).err().unwrap().to_string();
+    assert!(error.contains("not read for the teacher"), "{error}");
+}
+
+/// The spans that TRL finds by its byte offsets, and one of both stop tokens.
+#[test]
+fn spans_of_two_tokenizers_are_trls() {
+    let tokenizer = |name: &str| Tokenizer::from_dir(&fixture("tokenizers").join(name)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.jsonl");
+    let golden = golden();
+    let texts = golden["texts"].as_array().unwrap();
+    let line = |text: &Value| json!({"prompt": "Write:", "completion": text["text"]}).to_string() + "\n";
+    std::fs::write(&file, texts.iter().map(line).collect::<String>()).unwrap();
+    let [student, teacher] = ["chatml", "llama"].map(tokenizer);
+    let data = ft_data::load_taught(&file, &DataConfig::new(&file), &student, &teacher).unwrap();
+    for (sample, text) in data.samples.iter().zip(texts) {
+        let spans = &sample.teacher.as_ref().unwrap().spans;
+        let mut found: Vec<[usize; 2]> = spans
+            .iter()
+            .map(|span| [span.student.len(), span.teacher.len()])
+            .collect();
+        assert_eq!(found.pop(), Some([1, 1]), "the stop tokens");
+        assert_eq!(json!(found), text["spans"], "{}", text["text"]);
+        assert_eq!(sample.aligned_tokens(), sample.target_tokens());
     }
 }
 
@@ -235,7 +318,7 @@ fn gradients_depend_neither_on_the_cut_nor_on_checkpointing_over_every_method_an
     for (options, _) in METHODS.iter().filter(|(options, _)| !options.contains("bitfit")) {
         for (scheme, (kind, objective_options)) in schemes.iter().zip(kinds.iter().cycle()).chain([(&None, &kinds[3])])
         {
-            let samples = samples(&golden, kind);
+            let samples = samples(&golden, &json!({"kind": kind}));
             let folder = fixture("families/llama");
             let mut model = Model::load_quantized(&folder, LoadDtype::F32, *scheme, &device).unwrap();
             let objective = objective(objective_options, &model);

@@ -1,10 +1,12 @@
 //! Whole runs with every objective: they learn, resume to the byte, and do not depend on how a step is cut.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::train_support::Workshop;
+use crate::train_uld;
 
 /// Options over the workshop's configuration, and what the loss is measured on.
 pub const KINDS: &[&[&str]] = &[
@@ -57,9 +59,16 @@ pub const KINDS: &[&[&str]] = &[
         "objective.lambda=0.5",
         "objective.max_new_tokens=5",
     ],
+    &["objective.kind=distill", "objective.teacher=stranger"],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=stranger",
+        "objective.temperature=1.5",
+        "objective.teacher_quant=nf4",
+    ],
 ];
 
-/// The workshop with preferences, and with a teacher that was fine-tuned on the task.
+/// The workshop with preferences, and with teachers that were fine-tuned on the task: one with its tokenizer, one with another.
 pub fn workshop() -> Workshop {
     let workshop = Workshop::new();
     for file in ["train", "valid"] {
@@ -74,18 +83,23 @@ pub fn workshop() -> Workshop {
     }
     let sets = ["peft.method=full", "train.steps=24", "optim.lr=5e-3", "eval.samples=0"];
     workshop.fit("sft", &sets).unwrap();
-    fs::create_dir_all(workshop.path("teacher")).unwrap();
-    for entry in fs::read_dir(workshop.path("sft/final")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, workshop.path("teacher").join(path.file_name().unwrap())).unwrap();
-    }
+    copy(&workshop.path("sft/final"), &workshop.path("teacher"));
+    train_uld::add_stranger(&workshop, &sets);
     workshop
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
 }
 
 /// The options with paths into the workshop and the data that they need.
 pub fn sets(workshop: &Workshop, kind: &[&str], more: &[&str]) -> Vec<String> {
     let place = |set: &str| match set.strip_prefix("objective.teacher=") {
-        Some("teacher") => format!("objective.teacher={}", workshop.path("teacher").display()),
+        Some(name @ ("teacher" | "stranger")) => format!("objective.teacher={}", workshop.path(name).display()),
         _ => set.to_owned(),
     };
     let mut sets: Vec<String> = kind.iter().copied().chain(more.iter().copied()).map(place).collect();
@@ -359,19 +373,16 @@ fn what_an_objective_cannot_take_is_named() {
         assert!(text.contains(expected), "{layers}: {text}");
     }
     let other = workshop.path("other");
-    fs::create_dir_all(&other).unwrap();
-    for entry in fs::read_dir(workshop.path("teacher")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, other.join(path.file_name().unwrap())).unwrap();
-    }
+    copy(&workshop.path("teacher"), &other);
     let text = fs::read_to_string(other.join("tokenizer.json")).unwrap();
     fs::write(other.join("tokenizer.json"), text.replace("\"turn\"", "\"spin\"")).unwrap();
     let teacher = format!("objective.teacher={}", other.display());
-    let text = error(&["objective.kind=distill", &teacher]);
+    let text = error(&["objective.kind=distill", "objective.divergence=kl", &teacher]);
     assert!(
         text.contains("has \"spin\" where this model has \"turn\"") && text.contains("share one tokenizer"),
         "{text}"
     );
+    assert!(text.contains("objective.divergence = \"uld\" compares"), "{text}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::teacher_batch::TeacherBatch;
 use crate::{Preference, Sample};
 
 /// A rectangle of token ids with the list of what is learned in it. A row holds one sequence, or several packed one behind the other,
@@ -33,6 +34,8 @@ pub struct Batch {
     pub labels: Vec<bool>,
     /// Numbers of the samples in their data set, where they are known. Shape `[examples]`.
     pub numbers: Vec<usize>,
+    /// The same samples as a teacher with another tokenizer reads them, where every one has that.
+    pub teacher: Option<Box<TeacherBatch>>,
 }
 
 impl Batch {
@@ -61,7 +64,7 @@ impl Batch {
     }
 
     /// `samples`, whose sequences lie in `rows` in the same order.
-    fn laid_out(samples: &[&Sample], rows: &[Vec<&Sample>], pad: u32, multiple: usize) -> Batch {
+    pub(crate) fn laid_out(samples: &[&Sample], rows: &[Vec<&Sample>], pad: u32, multiple: usize) -> Batch {
         let group = samples.first().map_or(1, |s| s.rows());
         debug_assert!(
             samples.iter().all(|s| s.rows() == group),
@@ -79,6 +82,7 @@ impl Batch {
             .filter(|cells| i32::try_from(*cells).is_ok());
         let cells = cells.unwrap_or_else(|| panic!("a batch of {} x {width} tokens", rows.len()));
         let mut batch = Batch {
+            teacher: TeacherBatch::of(rows, multiple).map(Box::new),
             ids: vec![pad as i32; cells],
             rows: rows.len(),
             width,
@@ -162,7 +166,7 @@ impl Batch {
     }
 
     /// The examples `from..to`, in rows of their own.
-    fn part(&self, from: usize, to: usize) -> Batch {
+    pub(crate) fn part(&self, from: usize, to: usize) -> Batch {
         let labels = self.labels.get(from..to).unwrap_or_default().to_vec();
         let numbers = self.numbers.get(from..to).unwrap_or_default().to_vec();
         let sequences = from * self.group..to * self.group;
@@ -188,6 +192,10 @@ impl Batch {
             .unzip();
         let sequence_of = self.sequence_of.iter().filter(|of| inside(of));
         Batch {
+            teacher: self
+                .teacher
+                .as_ref()
+                .map(|teacher| Box::new(teacher.part(self, from, to))),
             ids,
             rows,
             width: self.width,

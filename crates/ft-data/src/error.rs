@@ -42,6 +42,9 @@ pub enum Error {
     /// The tokenizer refused a text, or lacks what was asked of it.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The tokenizer or the chat template of a teacher that has its own.
+    #[error("the teacher's {0}")]
+    Teacher(Box<Error>),
     /// Records of a data file are unusable; the first [`MAX_FLAWS`] of them.
     #[error("{}", list_flaws(files, flaws, *more))]
     Records {
@@ -198,6 +201,19 @@ pub enum Flaw {
         index: usize,
         /// What the template does not do.
         what: &'static str,
+    },
+    /// A teacher with another tokenizer cannot be given this record.
+    #[error("with the teacher's tokenizer and chat template: {0}")]
+    Teacher(Box<Flaw>),
+    /// A teacher's chat template makes other samples of it.
+    #[error(
+        "it makes {own} samples, and {theirs} with the teacher's chat template, which cannot be compared; give one answer per record, or take the record out"
+    )]
+    TeacherSamples {
+        /// Samples of this record.
+        own: usize,
+        /// The same for the teacher.
+        theirs: usize,
     },
     /// The tokenizer refused the text.
     #[error("the tokenizer failed: {0}")]

@@ -46,6 +46,7 @@
 
 #![warn(missing_docs)]
 
+mod align;
 mod augment;
 mod batch;
 mod config;
@@ -61,16 +62,18 @@ mod sample;
 mod sources;
 mod split;
 mod statistics;
+mod teacher_batch;
 mod template;
 mod tokenizer;
 
+pub use align::{Span, Taught};
 pub use augment::{Apply, AugmentConfig, Made, OperatorConfig, Origin, Protected};
 pub use batch::Batch;
 pub use config::{DataConfig, Overlong};
 pub use error::{At, Error, Flaw, MAX_FLAWS, Place, Result};
 pub use formats::{Examples, FormatName};
 pub use ft_seed::{below, shuffle, stream, sub_seed};
-pub use load::{Augmented, Dataset, load_augmented, load_samples, load_source};
+pub use load::{Augmented, Dataset, load_augmented, load_samples, load_source, load_taught};
 pub use order::Order;
 pub use pack::{Pack, pack_rows, share_rows};
 pub use preview::{Preview, PreviewToken};
@@ -78,5 +81,6 @@ pub use rand_chacha::ChaCha8Rng;
 pub use sample::{Preference, Sample};
 pub use sources::{Files, MAX_DOCUMENT, MAX_RECORD, Role, Source, choose_files, finds};
 pub use statistics::{Bin, Counts, Statistics};
+pub use teacher_batch::TeacherBatch;
 pub use template::{ChatTemplate, Conversation};
 pub use tokenizer::{TextStream, Tokenizer};

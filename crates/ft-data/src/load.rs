@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
+use crate::align::Taught;
 use crate::augment::Made;
 use crate::config::{DataConfig, Overlong};
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
@@ -38,9 +39,32 @@ pub struct Dataset {
 /// # Errors
 /// Files that cannot be read, hold nothing, or have unusable records: all of them (up to [`MAX_FLAWS`]) with their lines.
 pub fn load_samples(files: impl Into<Files>, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    let files = files.into().resolve(config.split.as_deref(), Role::Train)?;
+    load_files(files.into(), config, tokenizer, None)
+}
+
+/// The same for a student whose teacher has a tokenizer of its own: each sample also holds the record as the teacher reads it, by its own
+/// chat template, in at most `max_length` of its tokens, and which tokens of both stand for the same text.
+///
+/// # Errors
+/// As [`load_samples`]; records that the teacher's side makes nothing of, or another number of samples.
+pub fn load_taught(
+    files: impl Into<Files>,
+    config: &DataConfig,
+    tokenizer: &Tokenizer,
+    teacher: &Tokenizer,
+) -> Result<Dataset> {
+    load_files(files.into(), config, tokenizer, Some(teacher))
+}
+
+fn load_files(
+    files: Files,
+    config: &DataConfig,
+    tokenizer: &Tokenizer,
+    teacher: Option<&Tokenizer>,
+) -> Result<Dataset> {
+    let files = files.resolve(config.split.as_deref(), Role::Train)?;
     let sources: Vec<Source> = files.paths().iter().map(|path| Source::File(path)).collect();
-    load_sources(&sources, config, tokenizer)
+    load(&sources, config, tokenizer, teacher)
 }
 
 /// The same for a [`Source`], which may be built into the program.
@@ -48,13 +72,19 @@ pub fn load_samples(files: impl Into<Files>, config: &DataConfig, tokenizer: &To
 /// # Errors
 /// As [`load_samples`].
 pub fn load_source(source: Source, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    load_sources(&[source], config, tokenizer)
+    load(&[source], config, tokenizer, None)
 }
 
-fn load_sources(sources: &[Source], config: &DataConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+fn load(
+    sources: &[Source],
+    config: &DataConfig,
+    tokenizer: &Tokenizer,
+    teacher: Option<&Tokenizer>,
+) -> Result<Dataset> {
     config.check()?;
     let tokenizer = config.tokenizer(tokenizer.clone())?;
-    let mut loader = Loader::new(config, &tokenizer)?;
+    let teacher = config.teacher(teacher);
+    let mut loader = Loader::new(config, &tokenizer, teacher.as_ref())?;
     loader.read(sources)?;
     loader.finish()
 }
@@ -78,6 +108,11 @@ impl DataConfig {
         };
         Ok(tokenizer.with_chat_template_kwargs(&self.chat_template_kwargs))
     }
+
+    /// A teacher's tokenizer with the template variables that this section sets.
+    fn teacher(&self, tokenizer: Option<&Tokenizer>) -> Option<Tokenizer> {
+        tokenizer.map(|teacher| teacher.clone().with_chat_template_kwargs(&self.chat_template_kwargs))
+    }
 }
 
 /// Records are worked on in groups of this many, or of [`GROUP_BYTES`].
@@ -87,6 +122,7 @@ const GROUP_BYTES: usize = 16 << 20;
 struct Loader<'a> {
     config: &'a DataConfig,
     tokenizer: &'a Tokenizer,
+    teacher: Option<&'a Tokenizer>,
     mapping: Mapping,
     format: Option<FormatName>,
     files: Vec<String>,
@@ -102,13 +138,11 @@ struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    fn new(config: &'a DataConfig, tokenizer: &'a Tokenizer) -> Result<Loader<'a>> {
-        if let Some(format) = config.format {
-            format.format().check(tokenizer)?;
-        }
-        Ok(Loader {
+    fn new(config: &'a DataConfig, tokenizer: &'a Tokenizer, teacher: Option<&'a Tokenizer>) -> Result<Loader<'a>> {
+        let loader = Loader {
             config,
             tokenizer,
+            teacher,
             mapping: Mapping::parse(config)?,
             format: config.format,
             files: vec![],
@@ -121,7 +155,16 @@ impl<'a> Loader<'a> {
             flaws: vec![],
             making: None,
             made: vec![],
-        })
+        };
+        config.format.map_or(Ok(()), |format| loader.check(format))?;
+        Ok(loader)
+    }
+
+    /// Whether both tokenizers can make samples of the format.
+    fn check(&self, format: FormatName) -> Result<()> {
+        format.format().check(self.tokenizer)?;
+        let theirs = self.teacher.map_or(Ok(()), |teacher| format.format().check(teacher));
+        theirs.map_err(|e| Error::Teacher(Box::new(e)))
     }
 
     fn read(&mut self, sources: &[Source]) -> Result<()> {
@@ -199,7 +242,7 @@ impl<'a> Loader<'a> {
             ..self.config.clone()
         }
         .check()?;
-        format.format().check(self.tokenizer)?;
+        self.check(format)?;
         self.format = Some(format);
         Ok(Body::Fields(fields))
     }
@@ -211,6 +254,7 @@ impl<'a> Loader<'a> {
         let worker = Worker {
             config: self.config,
             tokenizer: self.tokenizer,
+            teacher: self.teacher,
             mapping: &self.mapping,
             format: self.format,
             making: self.making.as_ref(),
@@ -267,6 +311,7 @@ impl<'a> Loader<'a> {
 struct Worker<'a> {
     config: &'a DataConfig,
     tokenizer: &'a Tokenizer,
+    teacher: Option<&'a Tokenizer>,
     mapping: &'a Mapping,
     format: Option<FormatName>,
     making: Option<&'a Making>,
@@ -306,17 +351,26 @@ impl Worker<'_> {
     }
 
     fn take(&self, format: &dyn Format, fields: Fields, outcome: &mut Outcome) -> Result<(), Flaw> {
+        let before = outcome.samples.len();
         for sample in self.samples(format, &Record(fields))? {
             self.fit(sample, outcome)?;
+        }
+        if let Some(teacher) = self.teacher {
+            let tokenizers = [self.tokenizer, teacher];
+            let samples = outcome.samples[before..].iter_mut();
+            samples.for_each(|sample| sample.align(tokenizers, self.config.max_length));
         }
         Ok(())
     }
 
     fn samples(&self, format: &dyn Format, record: &Record) -> Result<Vec<Sample>, Flaw> {
         let samples = format.samples(record, self.tokenizer)?;
-        match samples.iter().all(Sample::teaches) {
-            true => Ok(samples),
-            false => Err(Flaw::NothingToLearn("the loss would cover no token")),
+        if !samples.iter().all(Sample::teaches) {
+            return Err(Flaw::NothingToLearn("the loss would cover no token"));
+        }
+        match self.teacher {
+            Some(teacher) => taught(samples, format.samples(record, teacher)),
+            None => Ok(samples),
         }
     }
 
@@ -347,6 +401,25 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// Each sample with the teacher's.
+fn taught(samples: Vec<Sample>, theirs: Result<Vec<Sample>, Flaw>) -> Result<Vec<Sample>, Flaw> {
+    let theirs = theirs.map_err(|flaw| Flaw::Teacher(Box::new(flaw)))?;
+    if samples.len() != theirs.len() {
+        return Err(Flaw::TeacherSamples {
+            own: samples.len(),
+            theirs: theirs.len(),
+        });
+    }
+    let both = samples.into_iter().zip(theirs);
+    let teach = |(sample, theirs): (Sample, Sample)| {
+        sample.taught(Taught {
+            sample: theirs,
+            spans: Vec::new(),
+        })
+    };
+    Ok(both.map(teach).collect())
 }
 
 #[cfg(test)]

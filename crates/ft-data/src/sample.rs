@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use crate::align::{self, Read, Taught};
+use crate::tokenizer::Tokenizer;
+
 /// Token ids with a loss mask. `learn[i]` says that `ids[i]` is a target, predicted from `ids[..i]`; the first token has nothing
 /// before it, so `learn[0]` is always false.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -12,6 +15,8 @@ pub struct Sample {
     pub learn: Vec<bool>,
     /// What people thought of the answer.
     pub preference: Preference,
+    /// The same example as the tokens of a teacher with another tokenizer, where there is one.
+    pub teacher: Option<Box<Taught>>,
 }
 
 /// What people thought of a sample's answer.
@@ -40,6 +45,7 @@ impl Sample {
             ids,
             learn,
             preference: Preference::None,
+            teacher: None,
         }
     }
 
@@ -55,6 +61,35 @@ impl Sample {
             preference: Preference::Over(Box::new(rejected)),
             ..self
         }
+    }
+
+    /// The same, with a teacher's tokens for it.
+    pub fn taught(self, teacher: Taught) -> Sample {
+        Sample {
+            teacher: Some(Box::new(teacher)),
+            ..self
+        }
+    }
+
+    /// Finds the spans of text that both tokenizers cut out, in at most `max_length` tokens of the teacher.
+    pub(crate) fn align(&mut self, [own, teacher]: [&Tokenizer; 2], max_length: usize) {
+        let Some(mut taught) = self.teacher.take() else { return };
+        taught.sample.truncate(max_length);
+        let student = Read {
+            sample: self,
+            tokenizer: own,
+        };
+        let theirs = Read {
+            sample: &taught.sample,
+            tokenizer: teacher,
+        };
+        taught.spans = align::spans(student, theirs);
+        self.teacher = Some(taught);
+    }
+
+    /// Target tokens that lie in spans of text which the teacher's tokenizer cuts out too.
+    pub fn aligned_tokens(&self) -> usize {
+        self.teacher.as_ref().map_or(0, |taught| align::covered(&taught.spans))
     }
 
     /// The same, called good or bad.

@@ -6,6 +6,7 @@ mod portable;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
+pub(crate) use backward::Scaled;
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 use ops::{DistillationOps, Scores};

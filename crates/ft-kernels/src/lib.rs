@@ -54,6 +54,7 @@ mod rope;
 mod swiglu;
 #[cfg(all(test, feature = "flex"))]
 mod testing;
+mod uld;
 mod uniform;
 
 pub use attention::{Mask, attention};
@@ -74,4 +75,5 @@ pub use packed::{Codes, Form, Nested, Packed};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;
+pub use uld::{SpanPair, UldOptions, UldTeacher, uld};
 pub use uniform::uniform;

@@ -95,7 +95,7 @@ impl AugmentArgs {
             // What a run would hold out.
             (train, _) = train.split(section.valid_split, seed, &tokenizer);
         }
-        let made = load_augmented(&train, &section, seed, &tokenizer)?;
+        let made = load_augmented(&train, &section, seed, &tokenizer, None)?;
         let rows = made.map_or(Vec::new(), |made| made.rows);
         let mut operators: BTreeMap<&str, usize> = BTreeMap::new();
         let mut text = String::new();

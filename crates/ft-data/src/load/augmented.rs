@@ -48,6 +48,7 @@ pub fn load_augmented(
     config: &DataConfig,
     seed: u64,
     tokenizer: &Tokenizer,
+    teacher: Option<&Tokenizer>,
 ) -> Result<Option<Augmented>> {
     let Some(augment) = &config.augment else {
         return Ok(None);
@@ -59,7 +60,8 @@ pub fn load_augmented(
         ..config.clone()
     };
     let tokenizer = config.tokenizer(tokenizer.clone())?;
-    let mut loader = Loader::new(&config, &tokenizer)?;
+    let teacher = config.teacher(teacher);
+    let mut loader = Loader::new(&config, &tokenizer, teacher.as_ref())?;
     loader.making = Some(Making {
         augmenter,
         fields,

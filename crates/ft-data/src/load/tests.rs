@@ -1,3 +1,5 @@
+mod taught;
+
 use std::path::{Path, PathBuf};
 
 use super::*;

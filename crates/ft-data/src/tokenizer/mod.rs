@@ -1,5 +1,6 @@
 //! A checkpoint's tokenizer: text to ids and back, its special tokens, its chat template.
 
+mod bytes;
 mod files;
 mod gguf;
 mod specials;
@@ -13,6 +14,7 @@ use tokenizers::processors::PostProcessorWrapper;
 
 use crate::error::{Error, Result};
 use crate::template::{ChatTemplate, Conversation};
+use bytes::Spelling;
 use files::Files;
 use specials::Specials;
 pub use text_stream::TextStream;
@@ -33,6 +35,8 @@ struct Parts {
     /// What the post-processor puts before and after a text.
     prefix: Vec<u32>,
     suffix: Vec<u32>,
+    /// How the vocabulary spells text.
+    spelling: Spelling,
 }
 
 /// A token with the bytes `start..end` of the text it came from.
@@ -74,6 +78,7 @@ impl Tokenizer {
             .map(|source| ChatTemplate::new(&source, &specials.named))
             .transpose()?;
         let parts = Arc::new(Parts {
+            spelling: Spelling::of(&inner),
             inner,
             files,
             specials,

@@ -15,3 +15,4 @@ pub(crate) mod par;
 pub(crate) mod pointwise;
 pub(crate) mod rope;
 pub(crate) mod scratch;
+pub(crate) mod uld;

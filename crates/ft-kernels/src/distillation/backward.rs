@@ -6,7 +6,7 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
 
 impl<B: DistillationOps, C: CheckpointStrategy> DistillationOps for Autodiff<B, C> {
     fn distill(
@@ -66,9 +66,9 @@ impl<B: DistillationOps, C: CheckpointStrategy> DistillationOps for Autodiff<B, 
 
 /// The gradients came with the loss and need only the factor from above.
 #[derive(Debug)]
-struct Scaled;
+pub(crate) struct Scaled;
 
-impl<B: DistillationOps> Backward<B, 2> for Scaled {
+impl<B: Backend> Backward<B, 2> for Scaled {
     type State = [Option<FloatTensor<B>>; 2];
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {

@@ -141,7 +141,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         mut on_event,
     } = options;
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
-    on_event(&Event::Note(format!("packing: {}", plan.packing)));
+    plan.notes().into_iter().for_each(|note| on_event(&Event::Note(note)));
     let _lock = RunLock::take(plan.out())?;
     let from = resume::prepare(&plan, resume, &mut on_event)?;
     let base = load(&plan)?;

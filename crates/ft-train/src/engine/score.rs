@@ -47,6 +47,10 @@ pub fn write_teacher_cache(plan: &Plan, top_k: usize, out: &Path) -> Result<Writ
 
 /// The options that name the teacher of a plan.
 pub(super) fn teacher_of(plan: &Plan) -> Result<&DistillConfig> {
+    if plan.alignment.is_some() {
+        let why = "objective.teacher: has another tokenizer, so that its scores and answers are of tokens that this model does not have";
+        return Err(Error::Plan(vec![why.into()]));
+    }
     match &*plan.config.objective {
         ObjectiveConfig::Distill(options) if options.teacher.is_some() && options.cache.is_none() => Ok(options),
         _ => {

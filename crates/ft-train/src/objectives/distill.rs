@@ -12,6 +12,14 @@
 //! With `hidden_layers`, L also has `hidden_weight` times the distance of the hidden states of these layers (`hidden_states`), summed over
 //! the pairs of layers.
 //!
+//! A teacher whose tokenizer is another one cuts the text into other tokens, so that D is the universal logit distillation loss
+//! (Boizard et al. 2024, arXiv:2402.12030) over spans of text, the smallest pieces that whole tokens of both make up (as in TRL's GOLD):
+//!
+//! ```text
+//! s, t: probabilities of a span's first token, times those of its other tokens that are there; student's and teacher's, at temperature T
+//! D = Σ_r |s_(r) - t_(r)|                r-th largest of each, 0 where the smaller vocabulary has no more; summed over the spans
+//! ```
+//!
 //! With probability λ a step is on policy: the student answers the prompts of the batch itself, drawn at temperature T, and learns
 //! what the teacher would have said at each of its tokens; the data's answers are not seen in that step, and α counts as 1.
 
@@ -31,6 +39,7 @@ use super::hidden_states::{self, LayerPair, States};
 use super::own_answers::OwnAnswers;
 use super::teacher::{Asked, Scores};
 use super::teacher_cache::{About, TeacherCache, starts};
+use super::uld::{self, Divergence, Uld};
 use super::{
     Figure, Given, HeldOut, HiddenLoss, LayerLoss, Loss, LossFn, Objective, ObjectiveKind, Other, Part, Reference,
     Unit, at_targets, check,
@@ -54,6 +63,9 @@ pub struct DistillConfig {
     /// File of `ft distill cache`, in the place of a teacher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
+    /// How far the student is from the teacher: "kl" for the divergence that `beta` chooses, "uld" for a teacher with another tokenizer,
+    /// "auto" for the one that the tokenizers ask for.
+    pub divergence: Divergence,
     /// Weight of the divergence; the negative log-likelihood of the targets has the rest.
     pub alpha: f64,
     /// Which divergence: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher), between lies the generalized Jensen-Shannon
@@ -106,6 +118,7 @@ impl Default for DistillConfig {
             teacher_adapter: None,
             teacher_quant: None,
             cache: None,
+            divergence: Divergence::default(),
             alpha: 0.5,
             beta: 0.0,
             temperature: 1.0,
@@ -138,6 +151,9 @@ impl ObjectiveKind for DistillConfig {
         }
         if self.cache.is_some() && !self.hidden_layers.is_empty() {
             wrong.push("objective.hidden_layers: a cache has no hidden states; leave objective.cache out".into());
+        }
+        if self.divergence == Divergence::Uld {
+            wrong.extend(uld::conflicts(self));
         }
         wrong.extend(check::positive("hidden_weight", self.hidden_weight));
         wrong.extend(hidden_states::check(&self.hidden_layers));
@@ -178,6 +194,9 @@ impl ObjectiveKind for DistillConfig {
     }
 
     fn build(&self, given: &Given<'_>) -> Result<Arc<dyn Objective>> {
+        if self.divergence == Divergence::Uld {
+            return Ok(Arc::new(Uld::new(self.teacher(given)?, self)));
+        }
         let scores = match &self.cache {
             Some(path) => {
                 let [train, valid] = given.samples;

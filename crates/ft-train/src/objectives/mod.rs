@@ -29,6 +29,7 @@ mod targets;
 mod teacher;
 pub(crate) mod teacher_cache;
 pub(crate) mod top_scores;
+pub(crate) mod uld;
 mod weighted;
 
 use std::fmt::Debug;
@@ -61,6 +62,7 @@ pub(crate) use targets::plain_hidden;
 pub use targets::{at_targets, nll_sum};
 pub(crate) use teacher::teacher_states;
 pub use teacher_cache::WrittenCache;
+pub use uld::Divergence;
 
 /// Learning rate of preference objectives over that of the method: TRL's defaults are 1e-6 for DPO and 2e-5 for supervised
 /// fine-tuning.

@@ -1,7 +1,8 @@
 //! The samples of a run, and what there is to say about them.
 
 use ft_data::{
-    DataConfig, Dataset, Examples, Files, Preference, Sample, Statistics, Tokenizer, load_augmented, load_samples,
+    DataConfig, Dataset, Examples, Files, Overlong, Preference, Sample, Statistics, Tokenizer, load_augmented,
+    load_samples, load_taught,
 };
 use serde::Serialize;
 
@@ -43,6 +44,15 @@ pub struct TaskSummary {
     pub per_epoch: usize,
 }
 
+/// Who reads the files of a run.
+#[derive(Clone, Copy)]
+pub(super) struct Readers<'a> {
+    /// For the model that trains.
+    pub tokenizer: &'a Tokenizer,
+    /// For a teacher with another tokenizer.
+    pub teacher: Option<&'a Tokenizer>,
+}
+
 /// What the files of a run hold.
 pub(super) struct Loaded {
     pub train: Vec<Sample>,
@@ -71,13 +81,18 @@ pub(super) fn tokenizer(config: &RunConfig) -> Result<Tokenizer> {
 }
 
 /// The samples of a run.
-pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Loaded> {
+pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer, teacher: Option<&Tokenizer>) -> Result<Loaded> {
+    if teacher.is_some() && config.data.overlong == Overlong::Split {
+        let why = "data.overlong = \"split\": windows of this model's tokens are none of the teacher's, which has another tokenizer; use \"truncate\"";
+        return Err(Error::Plan(vec![why.into()]));
+    }
+    let readers = Readers { tokenizer, teacher };
     if !config.task.is_empty() {
-        return super::tasks::load(config, tokenizer);
+        return super::tasks::load(config, readers);
     }
     let data = &config.data;
     present(found(data, |key| format!("data.{key}")))?;
-    let (train, valid) = pair(config, data, tokenizer)?;
+    let (train, valid) = pair(config, data, readers)?;
     let summary = DataSummary {
         format: train.format.as_str().to_owned(),
         valid: valid
@@ -120,10 +135,11 @@ pub(super) fn present(files: impl IntoIterator<Item = (String, ft_data::Result<(
 }
 
 /// Training and held-out samples of the section, or of a task's.
-pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer) -> Result<(Dataset, Option<Dataset>)> {
-    let train = read(&data.train_files()?, data, config, tokenizer)?;
+pub(super) fn pair(config: &RunConfig, data: &DataConfig, readers: Readers) -> Result<(Dataset, Option<Dataset>)> {
+    let Readers { tokenizer, teacher } = readers;
+    let train = read(&data.train_files()?, data, config, readers)?;
     let (mut train, mut valid) = match &data.valid_files()? {
-        Some(files) => (train, Some(read(files, &data.held_out(), config, tokenizer)?)),
+        Some(files) => (train, Some(read(files, &data.held_out(), config, readers)?)),
         None if data.valid_split > 0.0 => {
             let (train, valid) = train.split(data.valid_split, config.train.seed, tokenizer);
             (train, Some(valid))
@@ -131,7 +147,7 @@ pub(super) fn pair(config: &RunConfig, data: &DataConfig, tokenizer: &Tokenizer)
         None => (train, None),
     };
     // What was held out is known: nothing is made from it.
-    if let Some(made) = load_augmented(&train, data, config.train.seed, tokenizer)? {
+    if let Some(made) = load_augmented(&train, data, config.train.seed, tokenizer, teacher)? {
         train.extend(fitting(made.data, &data.train, config, tokenizer)?, tokenizer);
     }
     if let (Some(valid), Some(limit)) = (&mut valid, config.eval.max_samples) {
@@ -159,8 +175,18 @@ pub(super) fn general(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<S
 }
 
 /// The samples of files, if they are examples of what the objective learns from.
-fn read(files: &Files, data: &DataConfig, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    fitting(load_samples(files, data, tokenizer)?, files, config, tokenizer)
+fn read(files: &Files, data: &DataConfig, config: &RunConfig, readers: Readers) -> Result<Dataset> {
+    let Readers { tokenizer, teacher } = readers;
+    let data = match teacher {
+        Some(teacher) => load_taught(files, data, tokenizer, teacher)?,
+        None => load_samples(files, data, tokenizer)?,
+    };
+    if teacher.is_some() && data.format.as_str() == "pre-tokenized" {
+        return Err(Error::Plan(vec![format!(
+            "data.format = \"pre-tokenized\": {files} holds tokens of this model, and the teacher has another tokenizer; give text"
+        )]));
+    }
+    fitting(data, files, config, tokenizer)
 }
 
 fn fitting(data: Dataset, files: &Files, config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
@@ -225,10 +251,14 @@ pub(crate) fn spread<T>(items: Vec<T>, limit: usize) -> Vec<T> {
     kept.map(|(_, item)| item).collect()
 }
 
-/// CRC-32 of samples: tokens and target marks.
+/// CRC-32 of samples, and of them as a teacher with another tokenizer reads them: tokens and target marks.
 pub(crate) fn checksum(samples: &[Sample]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    for sample in samples.iter().flat_map(Sample::sequences) {
+    let sequences = samples.iter().flat_map(Sample::sequences);
+    let theirs = samples
+        .iter()
+        .filter_map(|sample| Some(&sample.teacher.as_ref()?.sample));
+    for sample in sequences.chain(theirs) {
         crc.update(&(sample.len() as u64).to_le_bytes());
         for (id, learn) in sample.ids.iter().zip(&sample.learn) {
             crc.update(&id.to_le_bytes());

@@ -43,8 +43,9 @@ pub struct Demand<'a> {
     pub in_backward: bool,
     /// Gradients of several micro-batches are summed.
     pub accumulates: bool,
-    /// Models whose logits distillation holds at a time: the student's, and a teacher's that is asked at every step.
-    pub distills: usize,
+    /// Vocabularies of the models whose logits distillation holds at a time: the student's, and that of a teacher which is asked at
+    /// every step. 0 is none.
+    pub distills: [usize; 2],
 }
 
 /// Bytes at one moment.
@@ -98,7 +99,7 @@ impl<'a> Demand<'a> {
             checkpointing: Checkpointing::Off,
             in_backward: false,
             accumulates: false,
-            distills: 0,
+            distills: [0, 0],
         }
     }
 
@@ -263,7 +264,7 @@ impl<'a> Demand<'a> {
     /// gradient.
     fn logits(&self, tokens: usize) -> u64 {
         let vocab = self.model.vocab_size;
-        if self.distills > 0 {
+        if self.distills != [0, 0] {
             // They are work memory, which stays.
             return 0;
         }
@@ -284,8 +285,11 @@ impl<'a> Demand<'a> {
         let sums = TASKS.div_ceil(pairs) * pairs * 2 * head;
         let widest = self.model.hidden_size.max(self.model.intermediate_size);
         let factor = ((rows * width).min(1536) * widest).min(4 << 20);
-        let vocab = self.model.vocab_size;
-        let logits = (rows * width).min(((12 << 20) / vocab).max(128)) * vocab;
-        FLOAT * (3 * pairs * head + sums + factor + self.distills * logits) as u64
+        let logits = |vocab: usize| match vocab {
+            0 => 0,
+            _ => (rows * width).min(((12 << 20) / vocab).max(128)) * vocab,
+        };
+        let logits = self.distills.map(logits);
+        FLOAT * (3 * pairs * head + sums + factor + logits[0] + logits[1]) as u64
     }
 }

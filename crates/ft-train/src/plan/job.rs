@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use super::bytes::Bytes;
 use super::other_model::OtherBytes;
 use super::tasks::Kept;
-use super::{Demand, DeviceTraits};
+use super::{Alignment, Demand, DeviceTraits};
 use crate::config::{Checkpointing, ModelSection, PeftSection};
 use crate::continual::Next;
 use crate::objectives::ObjectiveConfig;
@@ -107,6 +107,8 @@ pub(super) struct Job<'a> {
     pub runtime: u64,
     /// Rows and columns of the largest micro-batch.
     pub batch: (usize, usize),
+    /// Where the teacher has another tokenizer.
+    pub alignment: Option<Alignment>,
 }
 
 /// Memory by part.
@@ -118,10 +120,12 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
     demand.in_backward = job.in_backward;
+    let vocabulary = job.model.vocab_size;
     demand.distills = match job.objective {
-        ObjectiveConfig::Distill(distill) => 1 + usize::from(distill.cache.is_none()),
-        _ if job.kept.distills => 2,
-        _ => 0,
+        ObjectiveConfig::Distill(distill) if distill.cache.is_some() => [vocabulary, 0],
+        ObjectiveConfig::Distill(_) => [vocabulary, job.alignment.map_or(vocabulary, |a| a.teacher_vocabulary)],
+        _ if job.kept.distills => [vocabulary; 2],
+        _ => [0, 0],
     };
     let stored = Stored::new(job)?;
     demand.half = half(job, &stored);

@@ -1,6 +1,7 @@
 //! What a configuration means: every file opened, every number known, every refusal made, before the first step.
 
 mod advice;
+mod alignment;
 mod base;
 mod bytes;
 mod checks;
@@ -30,6 +31,7 @@ use ft_model::{Checkpoint, LoadDtype, ModelConfig};
 use ft_peft::{Attached, PeftConfig};
 
 pub use advice::Advice;
+pub use alignment::Alignment;
 pub(crate) use base::fingerprint_with as fingerprint;
 pub use bytes::Bytes;
 pub use data::{DataSummary, TaskSummary};
@@ -74,6 +76,8 @@ pub struct Plan {
     pub data: DataSummary,
     /// Whether samples share rows.
     pub packing: PackingSummary,
+    /// How a teacher with another tokenizer reads them.
+    pub alignment: Option<Alignment>,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
     /// Where the run happens, and what made it.
@@ -124,7 +128,7 @@ impl Plan {
         let peft = job::method(&config.peft)?;
         let tokenizer = data::tokenizer(&config)?;
         let mut peft = job::with_text(peft, &tokenizer)?;
-        other_model::check(&config.objective, &tokenizer, &model)?;
+        let teacher = other_model::check(&mut config.objective.0, &tokenizer, &model)?;
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
         let attached = job::preview(&model, &peft)?;
         job::quantizable(&model, &config.model, &peft, &attached)?;
@@ -133,7 +137,9 @@ impl Plan {
             valid,
             summary: mut data,
             tasks,
-        } = data::load(&config, &tokenizer)?;
+        } = data::load(&config, &tokenizer, teacher.as_ref().map(|teacher| &teacher.tokenizer))?;
+        let alignment = teacher.map(|teacher| Alignment::of([&train, &valid], &teacher.model));
+        let alignment = alignment.transpose()?;
         let mut chosen = None;
         let earlier = earlier_batch(&config).filter(|_| config.train.batch_size == BatchSize::Auto);
         if let Some((batch_size, accumulation)) = earlier {
@@ -182,6 +188,7 @@ impl Plan {
             in_backward: config.train.optimizer_in_backward,
             runtime: if cpu { runtime() } else { 0 },
             batch: batches.largest_micro_batch(),
+            alignment,
         };
         succession::possible(job.kept.next, job.kept.tasks, &job)?;
         let budget = budget(&config, traits);
@@ -247,6 +254,7 @@ impl Plan {
             memory_advice,
             data,
             packing,
+            alignment,
             refusals,
             warnings,
             provenance: Provenance::new(traits.name()),

@@ -6,7 +6,7 @@ use ft_peft::Attached;
 
 use super::bytes::Bytes;
 use super::job::{self, Job};
-use crate::objectives::{ObjectiveConfig, Other};
+use crate::objectives::{Divergence, ObjectiveConfig, Other, uld};
 use crate::{Error, Result};
 
 /// What the model takes.
@@ -29,7 +29,9 @@ impl OtherBytes {
     /// Of what `job`'s objective asks for.
     pub fn of(job: &Job) -> Result<Self> {
         let (rows, width) = job.batch;
-        let tokens = (rows * width) as u64;
+        // The teacher may have more tokens for the same text, or fewer.
+        let of_text = job.alignment.map_or(1.0, |alignment| alignment.teacher_tokens);
+        let tokens = (of_text * (rows * width) as f64).ceil() as u64;
         let kept = |hidden: usize| match job.objective {
             // The last hidden states; and those of chosen layers, which the student's own, as they are compared, stand beside.
             ObjectiveConfig::Distill(distill) => {
@@ -87,44 +89,100 @@ impl OtherBytes {
     }
 }
 
-/// Refuses a teacher or a reference that reads texts differently.
-pub(super) fn check(objective: &ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) -> Result<()> {
+/// A teacher that reads the samples by its own tokenizer.
+pub(super) struct Reader {
+    pub tokenizer: Tokenizer,
+    pub model: ModelConfig,
+}
+
+/// How the other model reads texts; with its tokenizer, if its folder has one.
+enum Reading {
+    /// As the one that trains.
+    Same(Option<Reader>),
+    /// Otherwise, for this reason.
+    Other(Option<Reader>, String),
+}
+
+/// Refuses a teacher or a reference that does not fit, and settles how a student is compared with its teacher. Gives a teacher that is
+/// to read the samples by its own tokenizer.
+pub(super) fn check(objective: &mut ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) -> Result<Option<Reader>> {
+    let reading = reading(objective, own, model)?;
+    let ObjectiveConfig::Distill(options) = objective else {
+        return match reading {
+            Reading::Same(_) => Ok(None),
+            Reading::Other(_, why) => Err(Error::Plan(vec![why])),
+        };
+    };
+    match (reading, options.divergence) {
+        (Reading::Same(Some(reader)), Divergence::Uld) => Ok(Some(reader)),
+        (Reading::Same(None), Divergence::Uld) => Err(Error::Plan(vec![
+            "objective.divergence = \"uld\": the teacher's folder has no tokenizer".into(),
+        ])),
+        (Reading::Same(_), _) => {
+            options.divergence = Divergence::Kl;
+            Ok(None)
+        }
+        (Reading::Other(Some(reader), why), Divergence::Auto | Divergence::Uld) => {
+            options.divergence = Divergence::Uld;
+            match uld::conflicts(options) {
+                wrong if wrong.is_empty() => Ok(Some(reader)),
+                wrong => Err(Error::Plan([vec![why], wrong].concat())),
+            }
+        }
+        (Reading::Other(_, why), _) => Err(Error::Plan(vec![why])),
+    }
+}
+
+fn reading(objective: &ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) -> Result<Reading> {
     let kind = objective.kind();
     let fits = |other: &ModelConfig| match kind.unfit(model, other) {
         wrong if wrong.is_empty() => Ok(()),
         wrong => Err(Error::Plan(wrong)),
     };
     let (key, folder) = match kind.other() {
-        None => return Ok(()),
-        Some(Other::Base) => return fits(model),
+        None => return Ok(Reading::Same(None)),
+        Some(Other::Base) => return fits(model).map(|()| Reading::Same(None)),
         Some(Other::Model { key, folder, .. }) => (key, folder),
     };
     super::existing(folder, key)?;
     let other = ModelConfig::from_dir(folder)?;
     fits(&other)?;
     let common = model.vocab_size.min(other.vocab_size) as u32;
-    let refused = |why: String| {
-        Err(Error::Plan(vec![format!(
-            "{key}: {} {why}; both models must share one tokenizer (padded vocabularies may differ)",
-            folder.display()
-        )]))
+    let way_out = match objective {
+        ObjectiveConfig::Distill(_) => "; objective.divergence = \"uld\" compares models with different tokenizers",
+        _ => "",
     };
-    match Tokenizer::from_dir(folder) {
-        Ok(tokenizer) => match (0..common).find(|id| tokenizer.id_to_token(*id) != own.id_to_token(*id)) {
-            None => Ok(()),
-            Some(id) => {
-                let text = |t: &Tokenizer| t.id_to_token(id).map_or("nothing".into(), |text| format!("\"{text}\""));
-                refused(format!(
-                    "has {} where this model has {}: token {id}",
-                    text(&tokenizer),
-                    text(own)
-                ))
+    let differs = |why: String| {
+        format!(
+            "{key}: {} {why}; both models must share one tokenizer (padded vocabularies may differ){way_out}",
+            folder.display()
+        )
+    };
+    let Ok(tokenizer) = Tokenizer::from_dir(folder) else {
+        let sizes = [other.vocab_size, model.vocab_size];
+        return Ok(match sizes[0] == sizes[1] {
+            true => Reading::Same(None),
+            false => {
+                let why = format!(
+                    "has no tokenizer, and {} tokens where this model has {}",
+                    sizes[0], sizes[1]
+                );
+                Reading::Other(None, differs(why))
             }
-        },
-        Err(_) if other.vocab_size == model.vocab_size => Ok(()),
-        Err(_) => refused(format!(
-            "has no tokenizer, and {} tokens where this model has {}",
-            other.vocab_size, model.vocab_size
-        )),
-    }
+        });
+    };
+    let text = |t: &Tokenizer, id| t.id_to_token(id).map_or("nothing".into(), |text| format!("\"{text}\""));
+    let first = (0..common).find(|id| tokenizer.id_to_token(*id) != own.id_to_token(*id));
+    let why = first.map(|id| {
+        let [theirs, ours] = [text(&tokenizer, id), text(own, id)];
+        differs(format!("has {theirs} where this model has {ours}: token {id}"))
+    });
+    let reader = Some(Reader {
+        tokenizer,
+        model: other,
+    });
+    Ok(match why {
+        None => Reading::Same(reader),
+        Some(why) => Reading::Other(reader, why),
+    })
 }

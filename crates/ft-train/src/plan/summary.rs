@@ -8,7 +8,7 @@ use ft_peft::Part;
 use serde::Serialize;
 
 use super::Disk;
-use super::{Advice, Bytes, DataSummary, DeviceTraits, PackingSummary, Plan, Steps};
+use super::{Advice, Alignment, Bytes, DataSummary, DeviceTraits, PackingSummary, Plan, Steps};
 use crate::config::RunConfig;
 use crate::{Result, memory};
 
@@ -42,6 +42,9 @@ pub struct PlanSummary {
     pub data: DataSummary,
     /// Whether samples share rows.
     pub packing: PackingSummary,
+    /// How a teacher with another tokenizer reads the samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<Alignment>,
     /// Rows of the largest micro-batch.
     pub batch_rows: usize,
     /// Columns of the largest micro-batch.
@@ -112,6 +115,7 @@ impl Plan {
             steps: self.steps.clone(),
             data: self.data.clone(),
             packing: self.packing.clone(),
+            alignment: self.alignment,
             batch_rows: rows,
             batch_width: width,
             batch_step: self.batches.step_of_largest(),
@@ -130,6 +134,13 @@ impl Plan {
 }
 
 impl Plan {
+    /// What a run says of its samples when it starts.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let packing = format!("packing: {}", self.packing);
+        let teacher = self.alignment.map(|alignment| format!("teacher: {alignment}"));
+        std::iter::once(packing).chain(teacher).collect()
+    }
+
     fn rates(&self) -> BTreeMap<&'static str, f64> {
         let base = self.steps.base_lr;
         let parts = [
@@ -187,6 +198,9 @@ impl std::fmt::Display for PlanSummary {
             )?;
         }
         writeln!(f, "packing    {}", self.packing)?;
+        if let Some(alignment) = &self.alignment {
+            writeln!(f, "teacher    {alignment}")?;
+        }
         for task in &self.data.tasks {
             let (samples, out) = (thousands(task.samples), thousands(task.held_out));
             let turns = task.per_epoch as f64 / task.samples.max(1) as f64;

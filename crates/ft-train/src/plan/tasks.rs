@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use ft_data::{Counts, Sample, Statistics, Tokenizer};
+use ft_data::{Counts, Sample, Statistics};
 
-use super::data::{self, DataSummary, Loaded, TaskSummary};
+use super::data::{self, DataSummary, Loaded, Readers, TaskSummary};
 use crate::batches::Batches;
 use crate::config::{RunConfig, TaskConfig};
 use crate::continual::{Copies, Next};
@@ -15,14 +15,15 @@ use crate::{Error, Result};
 const MOST: f64 = 1e9;
 
 /// The samples of all tasks, in the order of the tables.
-pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Loaded> {
+pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
+    let tokenizer = readers.tokenizer;
     let files = |task: &TaskConfig| data::found(&task.data(&config.data), |key| task.key(key));
     data::present(config.task.iter().flat_map(files))?;
     let (mut train, mut valid) = (Vec::new(), Vec::new());
     let (mut counts, mut held_out) = (Counts::default(), Counts::default());
     let (mut formats, mut tasks, mut empty) = (Vec::new(), Vec::new(), Vec::new());
     for task in &config.task {
-        let (own, out) = data::pair(config, &task.data(&config.data), tokenizer)?;
+        let (own, out) = data::pair(config, &task.data(&config.data), readers)?;
         let Some(out) = out.filter(|out| !out.samples.is_empty()) else {
             empty.push(task.key("no held-out rows are left; give valid, or a larger data.valid_split"));
             continue;

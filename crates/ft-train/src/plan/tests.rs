@@ -104,6 +104,7 @@ fn bytes_of(sets: &[&str], accumulates: bool, batch: (usize, usize)) -> (Bytes, 
         in_backward: config.train.optimizer_in_backward,
         runtime: 7,
         batch,
+        alignment: None,
     };
     (job::bytes(&job).unwrap(), attached)
 }

@@ -55,6 +55,7 @@ impl Plan {
             in_backward: false,
             runtime: if self.cpu { super::runtime() } else { 0 },
             batch: self.batches.largest(variant.size),
+            alignment: None,
         };
         Ok(Some((attached.parameters, job::bytes(&job)?.total())))
     }
