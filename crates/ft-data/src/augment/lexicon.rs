@@ -1,8 +1,12 @@
 //! Words that can stand for each other.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::operators::{Options, rate};
 use crate::error::{Error, Result};
 
 /// Groups of English words, one group a line: ours, small, and of common words alone.
@@ -51,5 +55,31 @@ impl Lexicon {
     /// What can stand for a word in lower case.
     pub fn of(&self, word: &str) -> &[String] {
         self.0.get(word).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Options of the operators that look words up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LexiconOptions {
+    /// Changes for each word of the text (EDA's `alpha_sr`, `alpha_ri`); at least one is made.
+    pub alpha: f64,
+    /// File of synonyms, a group of words in each line, divided by commas, in the place of the small bundled one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lexicon: Option<PathBuf>,
+}
+
+impl Default for LexiconOptions {
+    fn default() -> Self {
+        Self {
+            alpha: 0.1,
+            lexicon: None,
+        }
+    }
+}
+
+impl Options for LexiconOptions {
+    fn wrong(&self) -> Option<String> {
+        rate("alpha", self.alpha)
     }
 }

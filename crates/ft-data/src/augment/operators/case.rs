@@ -35,10 +35,11 @@ impl super::Options for Options {
     fn wrong(&self) -> Option<String> {
         None
     }
+}
 
-    fn build(&self) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(self.clone()))
-    }
+/// The operator.
+pub fn build(options: &Options) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(options.clone()))
 }
 
 impl Operator for Options {

@@ -29,10 +29,11 @@ impl super::Options for Options {
     fn wrong(&self) -> Option<String> {
         rate("alpha", self.alpha)
     }
+}
 
-    fn build(&self) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(self.clone()))
-    }
+/// The operator.
+pub fn build(options: &Options) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(options.clone()))
 }
 
 impl Operator for Options {

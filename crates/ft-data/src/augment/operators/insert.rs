@@ -1,49 +1,23 @@
 //! Random insertion: a synonym of a word of the text is put before another word, n = max(1, ⌊α l⌋) times.
 
-use std::path::PathBuf;
-
 use rand_chacha::ChaCha8Rng;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::{Operator, changes, rate};
+use super::{Operator, changes};
 use crate::augment::Protected;
-use crate::augment::lexicon::Lexicon;
+use crate::augment::lexicon::{Lexicon, LexiconOptions};
 use crate::augment::words::{free, pieces, text};
 use crate::error::Result;
 use ft_seed::below;
 
-/// Options of `insert`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Options {
-    /// Insertions for each word of the text (EDA's `alpha_ri`); at least one is made.
-    pub alpha: f64,
-    /// File of synonyms, a group of words in each line, divided by commas, in the place of the small bundled one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lexicon: Option<PathBuf>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            alpha: 0.1,
-            lexicon: None,
-        }
-    }
-}
-
-impl super::Options for Options {
-    fn wrong(&self) -> Option<String> {
-        rate("alpha", self.alpha)
-    }
-
-    fn build(&self) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(Insert {
-            alpha: self.alpha,
-            lexicon: Lexicon::load(self.lexicon.as_deref())?,
-        }))
-    }
+/// The operator.
+///
+/// # Errors
+/// A lexicon that cannot be read.
+pub fn build(options: &LexiconOptions) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Insert {
+        alpha: options.alpha,
+        lexicon: Lexicon::load(options.lexicon.as_deref())?,
+    }))
 }
 
 #[derive(Debug)]

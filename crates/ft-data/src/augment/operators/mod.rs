@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Protected;
+use super::lexicon::LexiconOptions;
 use crate::error::Result;
 use ft_seed::below;
 
@@ -30,16 +31,10 @@ pub trait Operator: Debug + Send + Sync {
 pub trait Options {
     /// What is wrong with them.
     fn wrong(&self) -> Option<String>;
-
-    /// The operator.
-    ///
-    /// # Errors
-    /// Files that cannot be read.
-    fn build(&self) -> Result<Box<dyn Operator>>;
 }
 
 macro_rules! operators {
-    ($( $(#[$doc:meta])* $name:literal => $variant:ident($options:ty), )+) => {
+    ($( $(#[$doc:meta])* $name:literal => $variant:ident($options:ty) in $file:ident, )+) => {
         /// An operator with its options.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(tag = "kind")]
@@ -59,27 +54,35 @@ macro_rules! operators {
             fn options(&self) -> &dyn Options {
                 match self { $( Self::$variant(options) => options, )+ }
             }
+
+            /// The operator.
+            ///
+            /// # Errors
+            /// Files that cannot be read.
+            pub(super) fn build(&self) -> Result<Box<dyn Operator>> {
+                match self { $( Self::$variant(options) => $file::build(options), )+ }
+            }
         }
     };
 }
 
 operators! {
     /// Words change places with each other (EDA's random swap).
-    "swap" => Swap(swap::Options),
+    "swap" => Swap(swap::Options) in swap,
     /// Words are left out (EDA's random deletion).
-    "delete" => Delete(delete::Options),
+    "delete" => Delete(delete::Options) in delete,
     /// Synonyms of words are put somewhere (EDA's random insertion).
-    "insert" => Insert(insert::Options),
+    "insert" => Insert(LexiconOptions) in insert,
     /// Synonyms take the place of words (EDA's synonym replacement).
-    "synonyms" => Synonyms(synonyms::Options),
+    "synonyms" => Synonyms(LexiconOptions) in synonyms,
     /// Slips to a neighbouring key (nlpaug's `KeyboardAug`).
-    "keyboard" => Keyboard(keyboard::Options),
+    "keyboard" => Keyboard(noise::Amount) in keyboard,
     /// Letters that scanners take for each other (nlpaug's `OcrAug`).
-    "ocr" => Ocr(ocr::Options),
+    "ocr" => Ocr(noise::Amount) in ocr,
     /// Another case.
-    "case" => Case(case::Options),
+    "case" => Case(case::Options) in case,
     /// The text inside another wording: prompt templates.
-    "templates" => Templates(templates::Options),
+    "templates" => Templates(templates::Options) in templates,
 }
 
 impl OperatorConfig {
@@ -87,14 +90,10 @@ impl OperatorConfig {
     pub(super) fn wrong(&self) -> Option<String> {
         self.options().wrong()
     }
-
-    pub(super) fn build(&self) -> Result<Box<dyn Operator>> {
-        self.options().build()
-    }
 }
 
 /// A rate from 0 to 1.
-fn rate(name: &str, value: f64) -> Option<String> {
+pub fn rate(name: &str, value: f64) -> Option<String> {
     (!(0.0..=1.0).contains(&value)).then(|| format!("`{name}` {value} is not a rate from 0 to 1"))
 }
 

@@ -1,55 +1,26 @@
 //! What scanning does to letters: they give way to others of a similar shape.
 
 use rand_chacha::ChaCha8Rng;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
+use super::Operator;
 use super::noise::{Amount, letters};
-use super::{Operator, rate};
 use crate::augment::Protected;
 use crate::error::Result;
 
-/// Options of `ocr`, with nlpaug's defaults.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Options {
-    /// Share of the words that change; at least one does.
-    pub aug_word_p: f64,
-    /// Share of the letters of such a word; at least one does.
-    pub aug_char_p: f64,
-    /// Most words of a text, and most letters of a word.
-    pub aug_max: usize,
+/// Letters of the shortest words that change, as in nlpaug.
+const MIN_CHAR: usize = 1;
+
+/// The operator.
+pub fn build(amount: &Amount) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Ocr(*amount)))
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            aug_word_p: 0.3,
-            aug_char_p: 0.3,
-            aug_max: 10,
-        }
-    }
-}
+#[derive(Debug)]
+struct Ocr(Amount);
 
-impl super::Options for Options {
-    fn wrong(&self) -> Option<String> {
-        rate("aug_word_p", self.aug_word_p).or_else(|| rate("aug_char_p", self.aug_char_p))
-    }
-
-    fn build(&self) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(self.clone()))
-    }
-}
-
-impl Operator for Options {
+impl Operator for Ocr {
     fn apply(&self, source: &str, change: &[Protected], rng: &mut ChaCha8Rng) -> String {
-        let amount = Amount {
-            aug_word_p: self.aug_word_p,
-            aug_char_p: self.aug_char_p,
-            most: self.aug_max,
-            min_char: 1,
-        };
-        letters(source, amount, change, rng, confused)
+        letters(source, self.0, MIN_CHAR, change, rng, confused)
     }
 }
 

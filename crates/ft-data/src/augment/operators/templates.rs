@@ -34,10 +34,11 @@ impl super::Options for Options {
                 .then(|| "`templates` is missing or empty".into()),
         }
     }
+}
 
-    fn build(&self) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(self.clone()))
-    }
+/// The operator.
+pub fn build(options: &Options) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(options.clone()))
 }
 
 impl Operator for Options {
