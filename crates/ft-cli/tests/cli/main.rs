@@ -3,6 +3,7 @@
 mod adapterhub;
 mod answers;
 mod continual;
+mod data;
 mod export;
 mod front;
 #[cfg(feature = "hub")]
