@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use ft_seed::mix;
 
+use crate::minhash::Text;
 use crate::sample::{Preference, Sample};
+use crate::tokenizer::Tokenizer;
 
 /// An item that repeats an earlier one, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,29 +47,52 @@ pub fn leaks(train: &[Sample], held_out: &[Sample]) -> Vec<Repeat> {
         .collect()
 }
 
-/// The prompts that are trained on.
+/// What there is to say where `leaked` of so many held-out samples have a prompt that is trained on.
+pub fn leak_warning(leaked: usize, held_out: usize) -> String {
+    format!(
+        "{leaked} of {held_out} held-out prompts are in the training data too, so held-out numbers say less about new prompts; \
+         `ft data check CONFIG` lists them, `ft data dedup CONFIG --held-out --out FILE` writes the training data without them"
+    )
+}
+
+/// The words of a record's samples, for the comparison with others. Answers that people called bad are compared with each other alone.
+pub(crate) fn text_of(samples: &[Sample], tokenizer: &Tokenizer) -> Text {
+    let sequences = samples.iter().flat_map(Sample::sequences);
+    let texts: Vec<String> = sequences.map(|sample| tokenizer.decode(&sample.ids, true)).collect();
+    let bad = samples
+        .iter()
+        .any(|sample| sample.preference == Preference::Rated(false));
+    Text {
+        text: texts.join("\n"),
+        group: u64::from(bad),
+    }
+}
+
+/// The prompts of samples, or the samples themselves.
 pub(crate) struct Trained {
     key: fn(&Sample) -> u64,
     first: HashMap<u64, usize>,
 }
 
 impl Trained {
+    /// Of the training samples.
     pub fn of(train: &[Sample]) -> Trained {
-        let collect = |key: fn(&Sample) -> u64| {
-            let mut first = HashMap::new();
-            for (index, sample) in train.iter().enumerate() {
-                first.entry(key(sample)).or_insert(index);
-            }
-            Trained { key, first }
-        };
-        let prompts = collect(|sample| hash(given(sample)));
-        match prompts.first.len() == 1 && train.len() > 1 {
-            true => collect(whole),
-            false => prompts,
-        }
+        Trained::beside(train, train)
     }
 
-    /// The first training sample with the prompt of `sample`.
+    /// Of `samples`, where it is `train` that is trained on.
+    pub fn beside(samples: &[Sample], train: &[Sample]) -> Trained {
+        let prompt: fn(&Sample) -> u64 = |sample| hash(given(sample));
+        let one = train.len() > 1 && train.iter().all(|sample| given(sample) == given(&train[0]));
+        let key = if one { whole } else { prompt };
+        let mut first = HashMap::new();
+        for (index, sample) in samples.iter().enumerate() {
+            first.entry(key(sample)).or_insert(index);
+        }
+        Trained { key, first }
+    }
+
+    /// The first sample with the prompt of `sample`.
     pub fn first(&self, sample: &Sample) -> Option<usize> {
         self.first.get(&(self.key)(sample)).copied()
     }

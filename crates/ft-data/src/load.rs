@@ -1,6 +1,7 @@
 //! From a file to samples: read in order, worked on in parallel, put back in order.
 
 mod augmented;
+mod records;
 
 use std::ops::ControlFlow;
 
@@ -17,6 +18,8 @@ use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
 use augmented::Making;
 pub use augmented::{Augmented, load_augmented};
+pub use records::{Duplicates, Records, Row, load_records};
+use records::{Keep, Kept};
 
 /// The samples of files, in their order, with where they came from and what was counted on the way.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +30,8 @@ pub struct Dataset {
     pub files: Vec<String>,
     /// Where each sample's record stands.
     pub places: Vec<Place>,
+    /// Where the records stand of which the cut at `max_length` left nothing to learn.
+    pub emptied: Vec<Place>,
     /// How they were read.
     pub format: FormatName,
     /// Tokens, lengths, and what the over-length policy did.
@@ -97,8 +102,11 @@ struct Loader<'a> {
     places: Vec<Place>,
     counts: Counts,
     flaws: Vec<(Place, Flaw)>,
+    emptied: Vec<Place>,
     making: Option<Making>,
     made: Vec<Made>,
+    keep: Option<Keep>,
+    rows: Vec<Row>,
 }
 
 impl<'a> Loader<'a> {
@@ -119,8 +127,11 @@ impl<'a> Loader<'a> {
             places: vec![],
             counts: Counts::default(),
             flaws: vec![],
+            emptied: vec![],
             making: None,
             made: vec![],
+            keep: None,
+            rows: vec![],
         })
     }
 
@@ -214,6 +225,7 @@ impl<'a> Loader<'a> {
             mapping: &self.mapping,
             format: self.format,
             making: self.making.as_ref(),
+            keep: self.keep.as_ref(),
         };
         let results: Vec<_> = group
             .into_par_iter()
@@ -224,6 +236,14 @@ impl<'a> Loader<'a> {
             match result {
                 Ok(outcome) => {
                     self.counts.add(&outcome.counts);
+                    self.emptied.extend(vec![place; outcome.counts.emptied]);
+                    let first = self.samples.len();
+                    self.rows.extend(outcome.kept.map(|Kept { fields, by }| Row {
+                        place,
+                        fields,
+                        by,
+                        samples: first..first + outcome.samples.len(),
+                    }));
                     self.places.extend(outcome.samples.iter().map(|_| place));
                     self.samples.extend(outcome.samples);
                     self.made.extend(outcome.made);
@@ -257,6 +277,7 @@ impl<'a> Loader<'a> {
             samples: self.samples,
             files: self.files,
             places: self.places,
+            emptied: self.emptied,
             format,
             statistics,
         })
@@ -270,6 +291,7 @@ struct Worker<'a> {
     mapping: &'a Mapping,
     format: Option<FormatName>,
     making: Option<&'a Making>,
+    keep: Option<&'a Keep>,
 }
 
 #[derive(Default)]
@@ -277,6 +299,7 @@ struct Outcome {
     samples: Vec<Sample>,
     counts: Counts,
     made: Vec<Made>,
+    kept: Option<Kept>,
 }
 
 impl Worker<'_> {
@@ -288,8 +311,15 @@ impl Worker<'_> {
         if self.mapping.is_empty() {
             disliked(format, &fields)?;
         }
+        let by = self.keep.map(|keep| keep.value(&fields)).transpose()?.flatten();
         let fields = self.mapping.apply(fields)?;
         let mut outcome = Outcome::default();
+        if self.keep.is_some() {
+            outcome.kept = Some(Kept {
+                fields: format.own(&fields),
+                by,
+            });
+        }
         let Some(making) = self.making else {
             self.take(format, fields, &mut outcome)?;
             return Ok(outcome);

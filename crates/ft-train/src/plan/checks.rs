@@ -205,6 +205,7 @@ pub(super) fn all(facts: &Facts) -> Findings {
     stop(facts, &mut opinions, &mut warnings);
     room(facts, &mut opinions);
     lengths(facts, &mut warnings);
+    leaks(facts, &mut warnings);
     tokens(facts, &mut warnings);
     evaluation(facts, &mut refusals, &mut warnings);
     optimizer(facts, &mut refusals, &mut warnings);
@@ -345,6 +346,21 @@ fn optimizer(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<Strin
             "optim.kind = \"{}\" pages nothing on the CPU, where states are in host memory anyway; it takes the steps of \
              \"adamw\"",
             facts.config.optim.kind()
+        ));
+    }
+}
+
+/// Held-out prompts that are trained on.
+fn leaks(facts: &Facts, warnings: &mut Vec<String>) {
+    if facts.data.tasks.is_empty() && facts.data.leaked > 0 {
+        let held_out = facts.data.valid.as_ref().map_or(0, |valid| valid.samples);
+        warnings.push(ft_data::leak_warning(facts.data.leaked, held_out));
+    }
+    for task in facts.data.tasks.iter().filter(|task| task.leaked > 0) {
+        warnings.push(format!(
+            "task {}: {}",
+            task.name,
+            ft_data::leak_warning(task.leaked, task.held_out)
         ));
     }
 }

@@ -1,17 +1,21 @@
 //! `ft data`: shows what a configuration makes of its data, before anything is trained on it. One file for each action.
 
 mod augment;
+mod check;
+mod convert;
+mod dedup;
 mod preview;
+mod split;
 mod stats;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ft_data::{Bin, DataConfig, Dataset, Tokenizer, load_samples};
+use ft_data::{Bin, DataConfig, Dataset, Tokenizer, load_samples, near_duplicates};
 use ft_train::RunConfig;
 
 use crate::args::SetArg;
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 use crate::{configs, output};
 
 /// Look at training data the way training sees it
@@ -27,6 +31,14 @@ enum Action {
     Preview(preview::PreviewArgs),
     /// Count samples, tokens, lengths, stop tokens, repeated prompts and padding
     Stats(stats::StatsArgs),
+    /// Find leaks, duplicates, samples that teach no stop token; status 1 where something is wrong
+    Check(check::CheckArgs),
+    /// Write the training records without duplicates
+    Dedup(dedup::DedupArgs),
+    /// Write the training records in two files, one to hold out
+    Split(split::SplitArgs),
+    /// Write the records as JSON lines with the fields of their format
+    Convert(convert::ConvertArgs),
     /// Write the records that data.augment makes, each with the record it comes from
     Augment(augment::AugmentArgs),
 }
@@ -36,6 +48,10 @@ impl Data {
         match self.action {
             Action::Preview(args) => args.run(),
             Action::Stats(args) => args.run(),
+            Action::Check(args) => args.run(),
+            Action::Dedup(args) => args.run(),
+            Action::Split(args) => args.run(),
+            Action::Convert(args) => args.run(),
             Action::Augment(args) => args.run(),
         }
     }
@@ -89,6 +105,37 @@ impl Opened {
             None => (train, None),
         })
     }
+}
+
+/// What `--near` stands for without a number.
+const NEAR_TEXT: &str = "0.8";
+
+/// Refuses a similarity that would compare everything with everything.
+fn check_near(near: Option<f64>) -> Result<(), Failure> {
+    let checked = near.map_or(Ok(Vec::new()), |near| near_duplicates(&[], near));
+    checked
+        .map(drop)
+        .map_err(|error| Failure::wrong_use(format!("--near: {error}")))
+}
+
+/// Refuses to write over what is there, and names with which the file would be read as something else.
+fn must_be_new_lines(out: &Path) -> Result<(), Failure> {
+    output::must_not_exist(out)?;
+    match out.extension().is_some_and(|ending| ending == "jsonl") {
+        true => Ok(()),
+        false => Err(Failure::wrong_use(format!(
+            "--out {}: JSON lines are written; name the file .jsonl",
+            out.display()
+        ))),
+    }
+}
+
+/// Writes lines into a file that is there once it is whole.
+fn write_lines(out: &Path, lines: impl Iterator<Item = String>) -> Result<(), Failure> {
+    let draft = output::draft(out);
+    let text: String = lines.map(|line| line + "\n").collect();
+    std::fs::write(&draft, text).context(out.display())?;
+    Ok(std::fs::rename(&draft, out).context(out.display())?)
 }
 
 /// The data of a task, or of a run without tasks.
