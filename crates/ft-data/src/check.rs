@@ -184,3 +184,54 @@ fn spot(place: &Place, data: &Dataset) -> Spot {
         same_as: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DataConfig, Source, load_source};
+
+    fn tokenizer() -> Tokenizer {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tokenizers/chatml");
+        Tokenizer::from_dir(folder.as_ref()).unwrap()
+    }
+
+    fn load(lines: &[(&str, &str)], max_length: usize) -> Dataset {
+        let line = |(prompt, completion): &(&str, &str)| {
+            serde_json::json!({"prompt": prompt, "completion": completion}).to_string() + "\n"
+        };
+        let text: String = lines.iter().map(line).collect();
+        let source = Source::Memory {
+            name: "x.jsonl",
+            bytes: text.as_bytes(),
+        };
+        let mut config = DataConfig::new("x");
+        config.max_length = max_length;
+        load_source(source, &config, &tokenizer()).unwrap()
+    }
+
+    #[test]
+    fn what_the_cut_empties_or_leaves_without_a_stop_is_named_by_its_line() {
+        let long = "The cook tastes the soup and adds a little salt. ".repeat(4);
+        let data = load(&[("a", "b"), (&long, "b"), ("a", &long)], 16);
+        let found = check(&data, None, None, &tokenizer()).unwrap();
+        let told: Vec<_> = found
+            .iter()
+            .map(|f| (f.kind, f.wrong, f.count, f.places[0].at.as_str()))
+            .collect();
+        let expected = [
+            (Kind::NothingLearned, true, 1, "x.jsonl:2"),
+            (Kind::NoStop, false, 1, "x.jsonl:3"),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn ten_places_are_listed_and_the_others_counted() {
+        let data = load(&[("same", "answer"); 15], 64);
+        let found = check(&data, Some(&data), Some(0.8), &tokenizer()).unwrap();
+        let told: Vec<_> = found.iter().map(|f| (f.kind, f.count, f.places.len())).collect();
+        assert_eq!(told, [(Kind::Leak, 15, 10), (Kind::ExactDuplicate, 14, 10)]);
+        assert_eq!(found[1].places[9].at, "x.jsonl:11");
+        assert_eq!(found[1].places[9].same_as.as_deref(), Some("x.jsonl:1"));
+    }
+}

@@ -297,3 +297,47 @@ fn convert_writes_the_fields_of_the_format() {
         valid.stderr
     );
 }
+
+#[test]
+fn tasks_are_asked_for_their_own_training_data_alone() {
+    let bench = Bench::new();
+    bench.write(
+        "other.jsonl",
+        &std::fs::read_to_string(bench.path("valid.jsonl")).unwrap(),
+    );
+    bench.write("more.jsonl", &record("Q", "A"));
+    let task = |name: &str, train: &str, valid: &str| {
+        format!("[[task]]\nname = '{name}'\ntrain = '{train}'\nvalid = '{valid}'\n")
+    };
+    let text = bench.text.replace("train = 'train.jsonl'\nvalid = 'valid.jsonl'\n", "");
+    let plan = |tasks: String| json(&["plan", &bench.write("tasks.toml", &(text.clone() + &tasks)), "--json"]);
+    let apart = plan(task("a", "train.jsonl", "valid.jsonl") + &task("b", "other.jsonl", "more.jsonl"));
+    assert_eq!(
+        apart["data"]["leaked"], 0,
+        "the held-out data of one task may train another"
+    );
+    let leaked = plan(task("a", "train.jsonl", "more.jsonl") + &task("b", "other.jsonl", "valid.jsonl"));
+    assert_eq!(leaked["data"]["leaked"], 20);
+    assert_eq!(
+        [0, 1].map(|i| leaked["data"]["tasks"][i]["leaked"].as_u64()),
+        [Some(0), Some(20)]
+    );
+    let warnings = leaked["warnings"].to_string();
+    assert!(
+        warnings.contains("task b: 20 of 20 held-out prompts") && !warnings.contains("task a:"),
+        "{warnings}"
+    );
+    assert!(
+        ft(&["data", "check", &bench.path("tasks.toml").display().to_string()])
+            .ok()
+            .contains("nothing found")
+    );
+    let b = ft(&[
+        "data",
+        "check",
+        &bench.path("tasks.toml").display().to_string(),
+        "--task",
+        "b",
+    ]);
+    assert!(b.code == 1 && b.stderr.contains("leak (20)"), "{}", b.stderr);
+}

@@ -135,7 +135,7 @@ fn write_lines(out: &Path, lines: impl Iterator<Item = String>) -> Result<(), Fa
     let draft = output::draft(out);
     let text: String = lines.map(|line| line + "\n").collect();
     std::fs::write(&draft, text).context(out.display())?;
-    Ok(std::fs::rename(&draft, out).context(out.display())?)
+    std::fs::rename(&draft, out).context(out.display())
 }
 
 /// The data of a task, or of a run without tasks.

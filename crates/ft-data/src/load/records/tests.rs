@@ -79,7 +79,7 @@ fn taking_duplicates_out_twice_is_taking_them_out_once() {
         };
         let (first, kept) = find(&text);
         assert!(
-            first.exact.len() > 100 && near.is_some() == !first.near.is_empty(),
+            first.exact.len() > 100 && near.is_some() != first.near.is_empty(),
             "{first:?}"
         );
         assert_eq!(kept.lines().count() + first.exact.len() + first.near.len(), 200);
