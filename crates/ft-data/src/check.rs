@@ -70,7 +70,11 @@ pub fn check(
     let mut findings = Vec::new();
     if let Some(held_out) = held_out {
         let found = leaks(&train.samples, &held_out.samples);
-        let what = leak_warning(found.len(), held_out.samples.len());
+        let prompts = match held_out.format.as_str() {
+            "text" => "texts",
+            _ => "prompts",
+        };
+        let what = leak_warning(found.len(), held_out.samples.len(), prompts);
         findings.push(repeated(Kind::Leak, what, &found, held_out, train));
     }
     for (name, data) in [("training", Some(train)), ("held-out", held_out)] {
@@ -231,6 +235,7 @@ mod tests {
         let found = check(&data, Some(&data), Some(0.8), &tokenizer()).unwrap();
         let told: Vec<_> = found.iter().map(|f| (f.kind, f.count, f.places.len())).collect();
         assert_eq!(told, [(Kind::Leak, 15, 10), (Kind::ExactDuplicate, 14, 10)]);
+        assert!(found[0].what.starts_with("15 of 15 held-out prompts are in"));
         assert_eq!(found[1].places[9].at, "x.jsonl:11");
         assert_eq!(found[1].places[9].same_as.as_deref(), Some("x.jsonl:1"));
     }

@@ -47,10 +47,10 @@ pub fn leaks(train: &[Sample], held_out: &[Sample]) -> Vec<Repeat> {
         .collect()
 }
 
-/// What there is to say where `leaked` of so many held-out samples have a prompt that is trained on.
-pub fn leak_warning(leaked: usize, held_out: usize) -> String {
+/// What there is to say where `leaked` of so many held-out `what` (prompts, or texts) are trained on.
+pub fn leak_warning(leaked: usize, held_out: usize, what: &str) -> String {
     format!(
-        "{leaked} of {held_out} held-out prompts are in the training data too, so held-out numbers say less about new prompts; \
+        "{leaked} of {held_out} held-out {what} are in the training data too, so held-out numbers say less about new {what}; \
          `ft data check CONFIG` lists them, `ft data dedup CONFIG --held-out --out FILE` writes the training data without them"
     )
 }

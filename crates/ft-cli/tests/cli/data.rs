@@ -146,6 +146,16 @@ fn check_lists_what_it_finds_and_fails_where_something_is_wrong() {
             .any(|f| f["kind"] == "no_stop" && f["wrong"] == true),
         "{cut}"
     );
+    bench.write(
+        "train.jsonl",
+        &(record("a", "b") + "{\"prompt\": \"a\", \"completion\": \"\"}\n"),
+    );
+    let empty = ft(&["data", "check", &bench.config]);
+    assert!(
+        empty.code == 1 && empty.stderr.contains("train.jsonl:2: nothing to learn"),
+        "{}",
+        empty.stderr
+    );
     let far = ft(&["data", "check", &bench.config, "--near", "0.05"]);
     assert!(far.code == 2 && far.stderr.contains("--near"), "{}", far.stderr);
 }
