@@ -49,11 +49,15 @@
 mod align;
 mod augment;
 mod batch;
+mod check;
 mod config;
+mod duplicates;
 mod error;
 mod formats;
+mod lengths;
 mod load;
 mod map;
+mod minhash;
 mod order;
 mod pack;
 mod preview;
@@ -69,11 +73,17 @@ mod tokenizer;
 pub use align::{Span, Taught};
 pub use augment::{Apply, AugmentConfig, Made, OperatorConfig, Origin, Protected};
 pub use batch::Batch;
+pub use check::{Finding, Kind, Spot, check};
 pub use config::{DataConfig, Overlong};
+pub use duplicates::{Repeat, exact_duplicates, leak_warning, leaks, repeated_prompts};
 pub use error::{At, Error, Flaw, MAX_FLAWS, Place, Result};
 pub use formats::{Examples, FormatName};
 pub use ft_seed::{below, shuffle, stream, sub_seed};
-pub use load::{Augmented, Dataset, load_augmented, load_samples, load_source, load_taught};
+pub use lengths::{Lengths, Padding};
+pub use load::{
+    Augmented, Dataset, Duplicates, Records, Row, load_augmented, load_records, load_samples, load_source, load_taught,
+};
+pub use minhash::{Text, near_duplicates};
 pub use order::Order;
 pub use pack::{Pack, pack_rows, share_rows};
 pub use preview::{Preview, PreviewToken};

@@ -1,23 +1,27 @@
 //! From a file to samples: read in order, worked on in parallel, put back in order.
 
 mod augmented;
+mod records;
+mod worker;
 
 use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-use crate::align::Taught;
 use crate::augment::Made;
-use crate::config::{DataConfig, Overlong};
+use crate::config::DataConfig;
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
-use crate::formats::{Format, FormatName, Record, disliked, made, near_miss};
-use crate::map::{Fields, Mapping};
+use crate::formats::{FormatName, made, near_miss};
+use crate::map::Mapping;
 use crate::sample::Sample;
 use crate::sources::{self, Body, Files, Raw, Role, Source};
 use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
 use augmented::Making;
 pub use augmented::{Augmented, load_augmented};
+pub use records::{Duplicates, Records, Row, load_records};
+use records::{Keep, Kept};
+use worker::Worker;
 
 /// The samples of files, in their order, with where they came from and what was counted on the way.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +32,8 @@ pub struct Dataset {
     pub files: Vec<String>,
     /// Where each sample's record stands.
     pub places: Vec<Place>,
+    /// Where the records stand of which the cut at `max_length` left nothing to learn.
+    pub emptied: Vec<Place>,
     /// How they were read.
     pub format: FormatName,
     /// Tokens, lengths, and what the over-length policy did.
@@ -133,8 +139,11 @@ struct Loader<'a> {
     places: Vec<Place>,
     counts: Counts,
     flaws: Vec<(Place, Flaw)>,
+    emptied: Vec<Place>,
     making: Option<Making>,
     made: Vec<Made>,
+    keep: Option<Keep>,
+    rows: Vec<Row>,
 }
 
 impl<'a> Loader<'a> {
@@ -153,8 +162,11 @@ impl<'a> Loader<'a> {
             places: vec![],
             counts: Counts::default(),
             flaws: vec![],
+            emptied: vec![],
             making: None,
             made: vec![],
+            keep: None,
+            rows: vec![],
         };
         config.format.map_or(Ok(()), |format| loader.check(format))?;
         Ok(loader)
@@ -258,6 +270,7 @@ impl<'a> Loader<'a> {
             mapping: &self.mapping,
             format: self.format,
             making: self.making.as_ref(),
+            keep: self.keep.as_ref(),
         };
         let results: Vec<_> = group
             .into_par_iter()
@@ -268,6 +281,14 @@ impl<'a> Loader<'a> {
             match result {
                 Ok(outcome) => {
                     self.counts.add(&outcome.counts);
+                    self.emptied.extend(vec![place; outcome.counts.emptied]);
+                    let first = self.samples.len();
+                    self.rows.extend(outcome.kept.map(|Kept { fields, by }| Row {
+                        place,
+                        fields,
+                        by,
+                        samples: first..first + outcome.samples.len(),
+                    }));
                     self.places.extend(outcome.samples.iter().map(|_| place));
                     self.samples.extend(outcome.samples);
                     self.made.extend(outcome.made);
@@ -301,125 +322,11 @@ impl<'a> Loader<'a> {
             samples: self.samples,
             files: self.files,
             places: self.places,
+            emptied: self.emptied,
             format,
             statistics,
         })
     }
-}
-
-/// What the threads share.
-struct Worker<'a> {
-    config: &'a DataConfig,
-    tokenizer: &'a Tokenizer,
-    teacher: Option<&'a Tokenizer>,
-    mapping: &'a Mapping,
-    format: Option<FormatName>,
-    making: Option<&'a Making>,
-}
-
-#[derive(Default)]
-struct Outcome {
-    samples: Vec<Sample>,
-    counts: Counts,
-    made: Vec<Made>,
-}
-
-impl Worker<'_> {
-    fn work(&self, place: Place, body: Body) -> Result<Outcome, Flaw> {
-        let Some(format) = self.format.map(|f| f.format()) else {
-            return Ok(Outcome::default());
-        };
-        let fields = body.fields()?;
-        if self.mapping.is_empty() {
-            disliked(format, &fields)?;
-        }
-        let fields = self.mapping.apply(fields)?;
-        let mut outcome = Outcome::default();
-        let Some(making) = self.making else {
-            self.take(format, fields, &mut outcome)?;
-            return Ok(outcome);
-        };
-        if making.places.contains(&place) {
-            for made in making.augmenter.copies(&making.files, place, &fields, &making.fields) {
-                // A copy that has become unusable is left out: its record is there.
-                if self.take(format, made.fields.clone(), &mut outcome).is_ok() {
-                    outcome.made.push(made);
-                }
-            }
-        }
-        Ok(outcome)
-    }
-
-    fn take(&self, format: &dyn Format, fields: Fields, outcome: &mut Outcome) -> Result<(), Flaw> {
-        let before = outcome.samples.len();
-        for sample in self.samples(format, &Record(fields))? {
-            self.fit(sample, outcome)?;
-        }
-        if let Some(teacher) = self.teacher {
-            let tokenizers = [self.tokenizer, teacher];
-            let samples = outcome.samples[before..].iter_mut();
-            samples.for_each(|sample| sample.align(tokenizers, self.config.max_length));
-        }
-        Ok(())
-    }
-
-    fn samples(&self, format: &dyn Format, record: &Record) -> Result<Vec<Sample>, Flaw> {
-        let samples = format.samples(record, self.tokenizer)?;
-        if !samples.iter().all(Sample::teaches) {
-            return Err(Flaw::NothingToLearn("the loss would cover no token"));
-        }
-        match self.teacher {
-            Some(teacher) => taught(samples, format.samples(record, teacher)),
-            None => Ok(samples),
-        }
-    }
-
-    /// Applies the over-length policy.
-    fn fit(&self, mut sample: Sample, outcome: &mut Outcome) -> Result<(), Flaw> {
-        let max_length = self.config.max_length;
-        let tokens = sample.width();
-        if tokens <= max_length {
-            outcome.samples.push(sample);
-            return Ok(());
-        }
-        match self.config.overlong {
-            Overlong::Error => return Err(Flaw::TooLong { tokens, max_length }),
-            Overlong::Drop => outcome.counts.dropped += 1,
-            Overlong::Split => outcome
-                .samples
-                .extend(sample.windows(max_length).into_iter().filter(|w| w.target_tokens() > 0)),
-            Overlong::Truncate => {
-                outcome.counts.truncated_tokens += sample.truncate(max_length);
-                match sample.teaches() && !sample.is_undecided() {
-                    false => outcome.counts.emptied += 1,
-                    true => {
-                        outcome.counts.truncated += 1;
-                        outcome.samples.push(sample);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Each sample with the teacher's.
-fn taught(samples: Vec<Sample>, theirs: Result<Vec<Sample>, Flaw>) -> Result<Vec<Sample>, Flaw> {
-    let theirs = theirs.map_err(|flaw| Flaw::Teacher(Box::new(flaw)))?;
-    if samples.len() != theirs.len() {
-        return Err(Flaw::TeacherSamples {
-            own: samples.len(),
-            theirs: theirs.len(),
-        });
-    }
-    let both = samples.into_iter().zip(theirs);
-    let teach = |(sample, theirs): (Sample, Sample)| {
-        sample.taught(Taught {
-            sample: theirs,
-            spans: Vec::new(),
-        })
-    };
-    Ok(both.map(teach).collect())
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ impl Dataset {
                 samples,
                 files: self.files.clone(),
                 places,
+                emptied: vec![],
                 format: self.format,
                 statistics,
             }
@@ -36,31 +37,42 @@ impl Dataset {
             records: valid.0.len(),
             ..Counts::default()
         };
-        (part(train, self.statistics.counts), part(valid, rest))
+        let mut train = part(train, self.statistics.counts);
+        train.emptied = std::mem::take(&mut self.emptied);
+        (train, part(valid, rest))
     }
 }
 
 /// For each sample whether it is held out: prompts in an order of their own, as many as make up the share.
 fn held_out(samples: &[Sample], share: f64, seed: u64) -> Vec<bool> {
-    let key = |sample: &Sample| mix(seed ^ prompt_hash(sample));
-    let mut prompts: BTreeMap<u64, usize> = BTreeMap::new();
-    for sample in samples {
-        *prompts.entry(key(sample)).or_insert(0) += 1;
-    }
+    let keys: Vec<u64> = samples.iter().map(|sample| prompt_key(sample, seed)).collect();
     let wanted = (share * samples.len() as f64).round() as usize;
-    let mut left = if share > 0.0 { wanted.max(1) } else { 0 };
-    let mut last_held_out = None;
-    // One prompt always stays in the first part.
-    for (&prompt, &count) in prompts.iter().take(prompts.len().saturating_sub(1)) {
+    choose(&keys, if share > 0.0 { wanted.max(1) } else { 0 })
+}
+
+/// What a sample's prompt is ordered by.
+pub(crate) fn prompt_key(sample: &Sample, seed: u64) -> u64 {
+    mix(seed ^ prompt_hash(sample))
+}
+
+/// For each key whether it is among the lowest that occur `wanted` times or, because equal ones stay together, a little more often. The
+/// highest never is.
+pub(crate) fn choose(keys: &[u64], wanted: usize) -> Vec<bool> {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    for key in keys {
+        *counts.entry(*key).or_insert(0) += 1;
+    }
+    let mut left = wanted;
+    let mut last_chosen = None;
+    for (&key, &count) in counts.iter().take(counts.len().saturating_sub(1)) {
         if left == 0 {
             break;
         }
         left = left.saturating_sub(count);
-        last_held_out = Some(prompt);
+        last_chosen = Some(key);
     }
-    samples
-        .iter()
-        .map(|sample| last_held_out.is_some_and(|last| key(sample) <= last))
+    keys.iter()
+        .map(|key| last_chosen.is_some_and(|last| *key <= last))
         .collect()
 }
 

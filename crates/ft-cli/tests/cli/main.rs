@@ -4,6 +4,7 @@ mod adapterhub;
 mod advise;
 mod answers;
 mod continual;
+mod data;
 mod export;
 mod front;
 #[cfg(feature = "hub")]

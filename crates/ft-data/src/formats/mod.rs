@@ -80,6 +80,16 @@ pub(crate) trait Format: Sync {
         Ok(())
     }
 
+    /// Of `fields`, those that the format knows.
+    fn own(&self, fields: &Fields) -> Fields {
+        let knows = |name: &str| {
+            let shapes = self.shapes().iter().copied().flatten();
+            shapes.chain(self.optional()).any(|known| *known == name)
+        };
+        let own = fields.iter().filter(|(name, _)| knows(name));
+        own.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// The samples of one record, usually one.
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw>;
 }

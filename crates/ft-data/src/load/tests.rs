@@ -3,6 +3,7 @@ mod taught;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::config::Overlong;
 use crate::error::At;
 
 fn tokenizer() -> Tokenizer {

@@ -205,6 +205,7 @@ pub(super) fn all(facts: &Facts) -> Findings {
     stop(facts, &mut opinions, &mut warnings);
     room(facts, &mut opinions);
     lengths(facts, &mut warnings);
+    leaks(facts, &mut warnings);
     tokens(facts, &mut warnings);
     evaluation(facts, &mut refusals, &mut warnings);
     optimizer(facts, &mut refusals, &mut warnings);
@@ -346,6 +347,19 @@ fn optimizer(facts: &Facts, refusals: &mut Vec<String>, warnings: &mut Vec<Strin
              \"adamw\"",
             facts.config.optim.kind()
         ));
+    }
+}
+
+/// Held-out prompts that are trained on.
+fn leaks(facts: &Facts, warnings: &mut Vec<String>) {
+    let what = if facts.data.has_answers() { "prompts" } else { "texts" };
+    if facts.data.tasks.is_empty() && facts.data.leaked > 0 {
+        let held_out = facts.data.valid.as_ref().map_or(0, |valid| valid.samples);
+        warnings.push(ft_data::leak_warning(facts.data.leaked, held_out, what));
+    }
+    for task in facts.data.tasks.iter().filter(|task| task.leaked > 0) {
+        let told = ft_data::leak_warning(task.leaked, task.held_out, what);
+        warnings.push(format!("task {}: {told}", task.name));
     }
 }
 

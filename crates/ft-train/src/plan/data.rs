@@ -1,7 +1,7 @@
 //! The samples of a run, and what there is to say about them.
 
 use ft_data::{
-    DataConfig, Dataset, Examples, Files, Overlong, Preference, Sample, Statistics, Tokenizer, load_augmented,
+    DataConfig, Dataset, Examples, Files, Overlong, Preference, Sample, Statistics, Tokenizer, leaks, load_augmented,
     load_samples, load_taught,
 };
 use serde::Serialize;
@@ -20,6 +20,8 @@ pub struct DataSummary {
     pub train: Statistics,
     /// The held-out samples.
     pub valid: Option<Statistics>,
+    /// Held-out samples whose prompt is trained on, of tasks by their own training samples.
+    pub leaked: usize,
     /// The token that the samples teach as the end of an answer.
     pub stop_token: Option<u32>,
     /// CRC-32 of the training samples, tokens and learned marks.
@@ -40,6 +42,8 @@ pub struct TaskSummary {
     pub learned: usize,
     /// Held-out samples.
     pub held_out: usize,
+    /// Those of them whose prompt is among its training samples.
+    pub leaked: usize,
     /// Its samples in one pass over the mixture, which has some of them several times or not all of them.
     pub per_epoch: usize,
 }
@@ -98,6 +102,7 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer, teacher: Option<&T
         valid: valid
             .as_ref()
             .map(|v| Statistics::measure(&v.samples, v.statistics.counts, tokenizer)),
+        leaked: leaked(&train, valid.as_ref()),
         crc32: checksum(&train.samples),
         train: train.statistics,
         stop_token: None,
@@ -156,6 +161,11 @@ pub(super) fn pair(config: &RunConfig, data: &DataConfig, readers: Readers) -> R
         valid.places = spread(places, limit);
     }
     Ok((train, valid))
+}
+
+/// Held-out samples whose prompt is trained on.
+pub(super) fn leaked(train: &Dataset, valid: Option<&Dataset>) -> usize {
+    valid.map_or(0, |valid| leaks(&train.samples, &valid.samples).len())
 }
 
 /// The samples of `eval.general`.
@@ -232,6 +242,7 @@ fn unpaired(data: Dataset, tokenizer: &Tokenizer) -> Dataset {
         statistics: Statistics::measure(&samples, data.statistics.counts, tokenizer),
         files: data.files,
         places,
+        emptied: data.emptied,
         samples,
         format: data.format,
     }

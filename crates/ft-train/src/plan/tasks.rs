@@ -22,6 +22,7 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
     let (mut train, mut valid) = (Vec::new(), Vec::new());
     let (mut counts, mut held_out) = (Counts::default(), Counts::default());
     let (mut formats, mut tasks, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    let mut leaked = Vec::new();
     for task in &config.task {
         let (own, out) = data::pair(config, &task.data(&config.data), readers)?;
         let Some(out) = out.filter(|out| !out.samples.is_empty()) else {
@@ -31,6 +32,7 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
         if !formats.contains(&own.format.as_str()) {
             formats.push(own.format.as_str());
         }
+        leaked.push(data::leaked(&own, Some(&out)));
         counts.add(&own.statistics.counts);
         held_out.add(&out.statistics.counts);
         tasks.push(Task {
@@ -48,9 +50,15 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
         format: formats.join(" + "),
         train: Statistics::measure(&train, counts, tokenizer),
         valid: Some(Statistics::measure(&valid, held_out, tokenizer)),
+        leaked: leaked.iter().sum(),
         stop_token: None,
         crc32: data::checksum(&train),
-        tasks: tasks.0.iter().map(|task| summary(task, &train)).collect(),
+        tasks: tasks
+            .0
+            .iter()
+            .zip(leaked)
+            .map(|(task, leaked)| summary(task, &train, leaked))
+            .collect(),
     };
     Ok(Loaded {
         train,
@@ -66,12 +74,13 @@ fn extend(all: &mut Vec<Sample>, own: Vec<Sample>) -> Range<usize> {
     start..all.len()
 }
 
-fn summary(task: &Task, train: &[Sample]) -> TaskSummary {
+fn summary(task: &Task, train: &[Sample], leaked: usize) -> TaskSummary {
     TaskSummary {
         name: task.name.clone(),
         samples: task.train.len(),
         learned: train[task.train.clone()].iter().map(Sample::target_tokens).sum(),
         held_out: task.valid.len(),
+        leaked,
         per_epoch: 0,
     }
 }
