@@ -169,9 +169,7 @@ impl Eval {
     }
 
     fn measure(&self, model: &str, data: &Path, settings: Settings) -> Result<(), Failure> {
-        if let Some(out) = self.out.as_ref().filter(|out| out.exists()) {
-            return Err(Failure::wrong_use(format!("--out {}: exists already", out.display())));
-        }
+        self.out.as_deref().map_or(Ok(()), output::must_not_exist)?;
         let config = self.data_config(model, data)?;
         let located = locate::locate(model, self.adapter.as_deref())?;
         let picked = device::pick(self.device.device)?;

@@ -91,12 +91,7 @@ const VLLM_RANKS: [usize; 6] = [8, 16, 32, 64, 128, 256];
 
 impl Export {
     pub fn run(self) -> Result<(), Failure> {
-        if self.out.exists() {
-            return Err(Failure::wrong_use(format!(
-                "--out {}: exists already",
-                self.out.display()
-            )));
-        }
+        output::must_not_exist(&self.out)?;
         match (self.server, self.merge) {
             (Server::Vllm, true) => Err(Failure::wrong_use(
                 "--merge is for llama.cpp; vLLM serves what `ft merge` writes",

@@ -98,12 +98,7 @@ impl fmt::Display for Dtype {
 
 impl Merge {
     pub fn run(self) -> Result<(), Failure> {
-        if self.out.exists() {
-            return Err(Failure::wrong_use(format!(
-                "--out {}: exists already",
-                self.out.display()
-            )));
-        }
+        output::must_not_exist(&self.out)?;
         let located = locate::locate(&self.model, self.adapter.as_deref())?;
         if located.adapter.is_none() {
             return Err(Failure::wrong_use(format!(

@@ -54,12 +54,7 @@ impl Format {
 
 impl Quantize {
     pub fn run(self) -> Result<(), Failure> {
-        if self.out.exists() {
-            return Err(Failure::wrong_use(format!(
-                "--out {}: exists already",
-                self.out.display()
-            )));
-        }
+        output::must_not_exist(&self.out)?;
         let scheme = Scheme {
             kind: self.kind.kind(),
             double: self.double,

@@ -1,7 +1,7 @@
 //! Which technique: what each of them takes for a model, its data and a device, and which the goal asks for.
 //!
 //! ```text
-//! model, data, device ─> Facts ─┬─> techniques.rs   each with the memory it takes, its batch cut until it fits
+//! model, data, device ─> Facts ─┬─> technique.rs    each with the memory it takes, its batch cut until it fits
 //!                               └─> rules.rs        the order for the goal, with a sentence of reason each
 //! ─> Advised: ranked, the first that fits chosen, a configuration that runs
 //! ```

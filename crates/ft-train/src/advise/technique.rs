@@ -137,7 +137,11 @@ impl Technique {
         let variant = |size: usize, checkpointing: bool| Variant {
             model: &model,
             peft: &method,
-            quant: self.nf4.then(|| Scheme::new(Kind::Nf4)),
+            // As the configuration that is written says.
+            quant: self.nf4.then(|| Scheme {
+                double: true,
+                ..Scheme::new(Kind::Nf4)
+            }),
             optim: &optim,
             objective: if self.distills {
                 &teacher
