@@ -24,6 +24,7 @@
 //! # Ok::<(), ft_model::Error>(())
 //! ```
 
+mod apart;
 mod block_activations;
 mod cache;
 mod checkpoint;
@@ -43,6 +44,7 @@ mod save;
 mod source;
 mod virtual_tokens;
 
+pub use apart::NextTokens;
 pub use block_activations::BlockActivations;
 pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};
