@@ -57,8 +57,9 @@ type Last<'a> = dyn Fn(&Model, Tensor<3>, Option<Tensor<1>>) -> Loss + 'a;
 pub struct LayerLoss<'a> {
     /// How many blocks each of them is behind, ascending.
     pub after: Vec<usize>,
-    /// The sum for the one with this number among them, `[1]`, from hidden states `[rows, width, hidden]` without virtual tokens.
-    pub sum: Box<dyn Fn(usize, Tensor<3>) -> Tensor<1> + 'a>,
+    /// The sum for the one with this number among them, `[1]`, from hidden states `[rows, width, hidden]` of the model without virtual
+    /// tokens.
+    pub sum: Box<dyn Fn(&Model, usize, Tensor<3>) -> Tensor<1> + 'a>,
 }
 
 impl<'a> LossFn<'a> {

@@ -62,6 +62,8 @@ pub struct Plan {
     pub peft: PeftConfig,
     /// What will train.
     pub attached: Attached,
+    /// Shapes of the maps of hidden states that the objective trains beside.
+    pub projections: Vec<[usize; 2]>,
     /// Steps and intervals.
     pub steps: Steps,
     /// Memory by part.
@@ -131,6 +133,7 @@ impl Plan {
         let teacher = other_model::check(&mut config.objective.0, &tokenizer, &model)?;
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
         let attached = job::preview(&model, &peft)?;
+        let projections = other_model::projections(&config.objective, &model)?;
         job::quantizable(&model, &config.model, &peft, &attached)?;
         let data::Loaded {
             train,
@@ -177,6 +180,7 @@ impl Plan {
             folder,
             peft: &peft,
             attached: &attached,
+            projections: &projections,
             optim: &config.optim,
             objective: &config.objective,
             dtype,
@@ -246,6 +250,7 @@ impl Plan {
             model,
             peft,
             attached,
+            projections,
             steps,
             bytes,
             disk,
@@ -271,6 +276,11 @@ impl Plan {
             padding,
             generation,
         })
+    }
+
+    /// Numbers that train.
+    pub fn trainable(&self) -> usize {
+        self.attached.parameters + self.projections.iter().map(|[rows, cols]| rows * cols).sum::<usize>()
     }
 
     /// The run folder.
