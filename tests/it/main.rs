@@ -39,6 +39,7 @@ mod support;
 mod tokens;
 mod train_configs;
 mod train_guard;
+mod train_hidden;
 mod train_kill;
 mod train_loop;
 mod train_matrix;
