@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use ft_model::LoadDtype;
+use ft_quant::{Kind, Scheme};
 
 use super::*;
 use crate::generation::FinishReason;
@@ -75,7 +76,7 @@ fn greedy_answers_are_those_of_generate() {
 }
 
 #[test]
-fn a_request_gets_the_same_bits_alone_among_others_and_after_a_preemption() {
+fn a_request_gets_the_same_bits_alone_and_among_others() {
     let prompts = prompts(12);
     let alone: Vec<_> = {
         let engine = engine(|_| {});
@@ -96,10 +97,50 @@ fn a_request_gets_the_same_bits_alone_among_others_and_after_a_preemption() {
     let wide = engine(|options| options.prompt_tokens = 17);
     assert_eq!(together(&wide), alone);
     assert_eq!(wide.stats().preempted, 0);
-    // Every prompt fits at first, and no longer when the answers have grown.
+}
+
+#[test]
+fn a_request_that_gave_its_cache_up_gets_the_same_bits() {
+    let prompt = |i: u32| (0..120).map(|j| 3 + (i * 37 + j * 13) % 1000).collect::<Vec<u32>>();
+    let ask = |engine: &Engine, i| engine.submit(scored(&prompt(i), 100)).unwrap();
+    let wide = engine(|_| {});
+    let alone = [0, 1, 2].map(|i| collect(ask(&wide, i)));
+    // The three prompts fit; the answers do not fit beside each other.
     let narrow = engine(|options| options.cache_positions = 384);
-    assert_eq!(together(&narrow), alone);
+    let together = [0, 1, 2].map(|i| ask(&narrow, i)).map(collect);
+    assert_eq!(together, alone);
     assert!(narrow.stats().preempted > 0, "{:?}", narrow.stats());
+}
+
+#[test]
+fn so_it_is_where_weights_are_stored_in_codes_or_sixteen_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    ft_embedded::unpack(dir.path()).unwrap();
+    let load = |dtype, kind: Option<Kind>| {
+        let model = Model::load_quantized(dir.path(), dtype, kind.map(Scheme::new), &Device::flex()).unwrap();
+        let compute = model.suited_compute(true);
+        Engine::start(model.computing_in(compute), EngineOptions::default()).unwrap()
+    };
+    let prompts = prompts(10);
+    for (dtype, kind) in [
+        (LoadDtype::Bf16, None),
+        (LoadDtype::F32, Some(Kind::Nf4)),
+        (LoadDtype::F32, Some(Kind::Int8)),
+    ] {
+        let engine = load(dtype, kind);
+        let alone: Vec<_> = prompts
+            .iter()
+            .map(|prompt| collect(engine.submit(scored(prompt, 12)).unwrap()))
+            .collect();
+        // Another engine, which has nothing left of the first requests.
+        let engine = load(dtype, kind);
+        let events: Vec<Events> = prompts
+            .iter()
+            .map(|prompt| engine.submit(scored(prompt, 12)).unwrap())
+            .collect();
+        let together: Vec<_> = events.into_iter().map(collect).collect();
+        assert_eq!(together, alone, "{kind:?}");
+    }
 }
 
 #[test]

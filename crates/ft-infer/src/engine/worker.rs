@@ -238,7 +238,8 @@ impl Worker {
         self.make_room();
         let shares = self.shares();
         let vocab = self.state.vocab;
-        let mut logits = self.forward(&shares);
+        let order = self.order();
+        let mut logits = self.forward(&order, &shares);
         let counters = self.counters();
         counters.steps.add(1);
         let read: usize = shares
@@ -249,10 +250,9 @@ impl Worker {
         counters.prompt_tokens.add(read as u64);
 
         let mut rest = logits.as_mut_slice();
-        let mut parts = Vec::with_capacity(shares.len());
-        for share in &shares {
-            let (part, later) = rest.split_at_mut(share.logits * vocab);
-            (rest, _) = (later, parts.push(part));
+        let mut parts: Vec<&mut [f32]> = shares.iter().map(|_| <&mut [f32]>::default()).collect();
+        for at in order {
+            (parts[at], rest) = rest.split_at_mut(shares[at].logits * vocab);
         }
         let sequences = self.running.par_iter_mut().zip(parts).zip(&shares);
         sequences
@@ -260,30 +260,45 @@ impl Worker {
             .collect()
     }
 
-    /// The logits that the shares ask for, one behind the other.
-    fn forward(&mut self, shares: &[Share]) -> Vec<f32> {
-        let rows = self.running.iter().zip(shares);
-        let rows = rows.flat_map(|(sequence, share)| std::iter::repeat_n(sequence.adapter.as_ref(), share.tokens));
-        self.adapters.set_rows(rows);
+    /// The running sequences in the order of a step: those with the same adapter side by side.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.running.len()).collect();
+        order.sort_by_key(|at| self.running[*at].adapter.as_ref().map(|info| info.generation));
+        order
+    }
+
+    /// The logits that the shares ask for, one behind the other in this order.
+    fn forward(&mut self, order: &[usize], shares: &[Share]) -> Vec<f32> {
+        let rows = order
+            .iter()
+            .map(|&at| (self.running[at].adapter.as_ref(), shares[at].tokens));
+        self.adapters
+            .set_rows(rows.flat_map(|(adapter, tokens)| std::iter::repeat_n(adapter, tokens)));
         let mut wanted = Vec::new();
         let mut end = 0;
-        for share in shares {
+        for share in order.iter().map(|&at| shares[at]) {
             end += share.tokens;
             wanted.extend((end - share.logits..end).map(|row| row as i32));
         }
-        let mut next: Vec<NextTokens> = Vec::with_capacity(shares.len());
-        for (sequence, share) in self
+        let mut place = vec![0; order.len()];
+        (0..).zip(order).for_each(|(to, &at)| place[at] = to);
+        let mut next: Vec<(usize, NextTokens)> = Vec::with_capacity(shares.len());
+        for (at, (sequence, share)) in self
             .running
             .iter_mut()
             .zip(shares)
-            .filter(|(_, share)| share.tokens > 0)
+            .enumerate()
+            .filter(|(_, s)| s.1.tokens > 0)
         {
             let from = sequence.cache.len();
-            next.push(NextTokens {
+            let tokens = NextTokens {
                 cache: &mut sequence.cache,
                 ids: &sequence.tokens[from..from + share.tokens],
-            });
+            };
+            next.push((place[at], tokens));
         }
+        next.sort_by_key(|(to, _)| *to);
+        let mut next: Vec<NextTokens> = next.into_iter().map(|(_, tokens)| tokens).collect();
         let (model, device) = (&self.model, self.model.device());
         ft_kernels::row_invariant(|| {
             let hidden = model.forward_apart(&mut next, &Pass::eval()); // [tokens, 1, hidden]

@@ -21,7 +21,8 @@ const TASK: usize = 64;
 pub(super) fn suits(terms: &[Term], m: usize, n: usize) -> bool {
     let along_k = |t: &Term| t.a.col_stride() == 1 && t.b.dense().is_some_and(|b| b.row_stride() == 1);
     let few = match row_invariant::on() {
-        true => terms.iter().all(|t| t.a.cols() >= DEEP),
+        // Without register tiles there is nothing else whose order is known.
+        true => Isa::detect() == Isa::Base || terms.iter().all(|t| t.a.cols() >= DEEP),
         false => m <= 8,
     };
     let narrow = few || (n <= NARROW && terms.iter().all(|t| t.b.plain().is_some()));

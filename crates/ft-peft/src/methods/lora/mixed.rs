@@ -3,7 +3,7 @@
 use std::sync::{Arc, RwLock};
 
 use burn::module::Module;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, s};
 
 use super::Lora;
 use crate::methods::common::f32;
@@ -21,7 +21,7 @@ impl RowChoice {
         *self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = rows;
     }
 
-    /// The rows that take this adapter.
+    /// The rows that take this adapter, ascending.
     fn of(&self, adapter: usize, batch: usize) -> Vec<i32> {
         let rows = self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         assert_eq!(rows.len(), batch, "every row of the batch has a choice");
@@ -63,12 +63,25 @@ impl WeightDelta for Mixed {
             if rows.is_empty() {
                 continue;
             }
-            let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &device);
-            let part = lora
-                .low_rank()
-                .branch(f32(x.clone().select(0, rows.clone())))
-                .cast(y.dtype());
-            y = y.select_assign(0, rows, part, IndexingUpdateOp::Add);
+            let branch = |x: Tensor<D>| lora.low_rank().branch(f32(x)).cast(y.dtype());
+            let (first, count) = (rows[0] as usize, rows.len());
+            y = match (rows[count - 1] as usize + 1 - first == count, count == batch) {
+                (true, true) => {
+                    let part = branch(x.clone());
+                    y + part
+                }
+                // Side by side: added where they lie, not gathered.
+                (true, false) => {
+                    let part = branch(x.clone().narrow(0, first, count));
+                    let sum = y.clone().narrow(0, first, count) + part;
+                    y.slice_assign(s![first..first + count], sum)
+                }
+                (false, _) => {
+                    let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &device);
+                    let part = branch(x.clone().select(0, rows.clone()));
+                    y.select_assign(0, rows, part, IndexingUpdateOp::Add)
+                }
+            };
         }
         y
     }
