@@ -88,7 +88,8 @@ fn it_is_the_mean_over_targets_and_nothing_else() {
             .into_data()
             .try_into_vec::<f32>()
             .unwrap();
-        let targets = (1..sample.ids.len()).filter(|i| sample.learn[*i]);
+        let learn = sample.learn();
+        let targets = (1..sample.ids.len()).filter(|i| learn[*i]);
         expected -= targets
             .map(|i| f64::from(log_p[(i - 1) * 96 + sample.ids[i] as usize]))
             .sum::<f64>();
@@ -149,7 +150,7 @@ fn a_report_holds_what_was_asked_for() {
         vec![false, false, false, true, true, true],
     ));
     let end = samples[2].ids.len() - 2;
-    samples[2].ids[end] = 5;
+    samples[2].ids.to_mut()[end] = 5;
     let config = EvalConfig {
         metrics: ["perplexity", "byte_perplexity", "exact_match", "bleu", "rougeL"]
             .map(String::from)

@@ -36,6 +36,7 @@ mod quickstart;
 mod refusals;
 mod sources;
 mod support;
+mod token_cache;
 mod tokens;
 mod train_configs;
 mod train_guard;

@@ -146,7 +146,8 @@ impl Plan {
     pub(crate) fn notes(&self) -> Vec<String> {
         let packing = format!("packing: {}", self.packing);
         let teacher = self.alignment.map(|alignment| format!("teacher: {alignment}"));
-        std::iter::once(packing).chain(teacher).collect()
+        let cached = self.data.cached.iter().map(|cached| format!("token cache: {cached}"));
+        std::iter::once(packing).chain(teacher).chain(cached).collect()
     }
 
     fn rates(&self) -> BTreeMap<&'static str, f64> {
@@ -199,6 +200,9 @@ impl std::fmt::Display for PlanSummary {
         if self.data.train.counts.made > 0 {
             let made = thousands(self.data.train.counts.made);
             writeln!(f, "augmented  {made} of them made from the others")?;
+        }
+        for cached in &self.data.cached {
+            writeln!(f, "cache      {cached}")?;
         }
         if let Some(valid) = &self.data.valid {
             writeln!(
