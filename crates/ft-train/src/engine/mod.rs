@@ -24,7 +24,9 @@ mod save;
 mod score;
 mod session;
 mod step;
+mod step_by_task;
 mod strategy;
+mod task_adapters;
 mod task_end;
 mod teacher_answers;
 

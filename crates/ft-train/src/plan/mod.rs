@@ -3,6 +3,7 @@
 mod advice;
 mod alignment;
 mod base;
+mod best_by;
 mod bytes;
 mod checks;
 mod data;
@@ -47,7 +48,7 @@ pub(crate) use variant::Variant;
 
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
-use crate::config::{BatchSize, Provenance, RunConfig};
+use crate::config::{AdapterSharing, BatchSize, Provenance, RunConfig};
 use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
@@ -156,6 +157,7 @@ impl Plan {
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
         let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding)
             .along(course)
+            .apart(tasks::apart(&config, &tasks))
             .answering(config.objective.kind().answer_tokens());
         let [prompt, _] = job::virtual_tokens(&peft);
         let (batches, packing) = packing::packed(&config, batches, prompt, cpu);
@@ -191,6 +193,9 @@ impl Plan {
             alignment,
         };
         succession::possible(job.kept.next, job.kept.tasks, &job)?;
+        if config.mixture.adapter == AdapterSharing::PerTask {
+            succession::separable("mixture.adapter: \"per_task\"", &job)?;
+        }
         let budget = budget(&config, traits);
         let samples = shape[0] * shape[1];
         let (mut bytes, mut batches) = (job::bytes(&job)?, batches);
