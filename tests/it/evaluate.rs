@@ -7,9 +7,8 @@ use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model, Rows};
 use ft_peft::Pass;
 
+use crate::families::FAMILIES;
 use crate::support::{Array, arrays, fixture, word_tokenizer};
-
-const FAMILIES: [&str; 6] = ["llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gpt2"];
 
 fn load(family: &str) -> Model {
     Model::load(&fixture("families").join(family), LoadDtype::F32, &Device::flex()).unwrap()
@@ -56,7 +55,8 @@ fn the_loss_is_that_of_transformers() {
 
 #[test]
 fn neither_batches_nor_padding_change_the_result() {
-    for family in FAMILIES {
+    // LongRoPE goes by the longest text of a batch.
+    for family in FAMILIES.into_iter().filter(|family| *family != "phi3_longrope") {
         let model = load(family);
         let alone = run(&model, &mixed(), 1, 1);
         assert_eq!(alone.tokens, mixed().iter().map(Sample::target_tokens).sum::<usize>());

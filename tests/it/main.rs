@@ -40,6 +40,7 @@ mod token_cache;
 mod tokens;
 mod train_configs;
 mod train_guard;
+mod train_hidden;
 mod train_kill;
 mod train_loop;
 mod train_matrix;

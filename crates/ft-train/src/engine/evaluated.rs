@@ -49,10 +49,7 @@ impl Session {
             }
         }
         line["eval_seconds"] = seconds.into();
-        self.metrics.push(&line)?;
-        if let Some(board) = &mut self.board {
-            board.push(&line)?;
-        }
+        self.log.push(&line)?;
         self.state.log(line);
         self.note(evaluation);
         Ok(())

@@ -24,15 +24,18 @@ mod save;
 mod score;
 mod session;
 mod step;
+mod stop;
 mod strategy;
 mod task_end;
 mod teacher_answers;
+mod unread;
 
 pub use backward::{ActivationPolicy, Piece};
 pub use fit::{Event, FitOptions, Progress, fit};
 pub use in_backward::Complete;
 pub use method_hook::MethodHook;
 pub use model::TrainModel;
+pub(crate) use non_finite::rows_of;
 pub use resume::Resume;
 pub use score::write_teacher_cache;
 pub use teacher_answers::write_teacher_answers;

@@ -104,7 +104,7 @@ impl Run {
             if part_ends {
                 self.tell_train(LearnerEvent::EndSplit(self.finished_epoch()));
             }
-            if self.session.evaluation_due() && !self.session.stopped() {
+            if self.session.evaluation_due() && !self.session.stop.asked() {
                 self.evaluate()?;
             }
             if open && boundary {
@@ -167,7 +167,7 @@ impl Run {
     }
 
     fn unsaved(&self) -> bool {
-        self.session.step() > 0 && self.session.saved != Some(self.session.step())
+        self.session.step() > 0 && self.session.saver.newest != Some(self.session.step())
     }
 
     /// Number of the virtual epoch that the next step belongs to, from 1.
@@ -211,7 +211,7 @@ impl Run {
         let mut held_out = vec![HeldOut::default(); groups];
         let mut batches = valid.iter();
         while let Some(batch) = batches.next() {
-            if self.session.stopped() {
+            if self.session.stop.asked() {
                 return Ok(());
             }
             let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
@@ -235,9 +235,9 @@ impl Run {
             answers, stop, state, ..
         } = &mut self.session;
         if let Some(answers) = answers {
-            answers.ask(state.step, &|task| models[task].model.clone(), stop)?;
+            answers.ask(state.step, &|task| models[task].model.clone(), &stop.flag)?;
         }
-        if self.session.stopped() {
+        if self.session.stop.asked() {
             return Ok(());
         }
         if self.session.step() == 0 {

@@ -23,6 +23,9 @@ pub struct PlanSummary {
     pub method: String,
     /// Parameters that train.
     pub trainable: usize,
+    /// Numbers of these in maps of hidden states, which the run alone needs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub projections: usize,
     /// Modules that carry an adapter.
     pub adapted: usize,
     /// Modules that train whole.
@@ -97,6 +100,10 @@ impl PlanSummary {
     }
 }
 
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 impl Plan {
     /// The plan in numbers.
     pub fn summary(&self) -> PlanSummary {
@@ -105,7 +112,8 @@ impl Plan {
             model: self.model.model_type.clone(),
             parameters: self.model.num_parameters(),
             method: self.peft.name().to_owned(),
-            trainable: self.attached.parameters,
+            trainable: self.trainable(),
+            projections: self.trainable() - self.attached.parameters,
             adapted: self.attached.choice.adapted.len(),
             whole: self.attached.choice.whole.len(),
             virtual_tokens: self.peft.method().virtual_tokens(),
@@ -168,6 +176,9 @@ impl std::fmt::Display for PlanSummary {
         let mut specs = format!("{} adapted, {} whole", self.adapted, self.whole);
         if self.rows > 0 {
             specs += &format!(", {} embedding rows", self.rows);
+        }
+        if self.projections > 0 {
+            specs += &format!(", {} in maps of hidden states", thousands(self.projections));
         }
         writeln!(
             f,
