@@ -12,6 +12,8 @@ use ft_train::continual::StrategyConfig;
 use ft_train::objectives::ObjectiveConfig;
 use serde_json::Value;
 
+use crate::continual_results;
+
 #[test]
 fn the_guide_says_what_the_code_says() {
     let pages = Guide::read().pages();
@@ -112,7 +114,7 @@ impl Guide {
         if let Some(files) = self.strategy_configs.get(name) {
             let _ = writeln!(text, "To run: {}.\n", links(files));
         }
-        text + &table(&self.choices("ContinualSection", "strategy", name))
+        text + &table(&self.choices("ContinualSection", "strategy", name)) + &continual_results::of_strategy(name)
     }
 
     fn index(&self) -> String {
@@ -144,7 +146,7 @@ impl Guide {
             let (title, _) = header(&format!("crates/ft-train/src/continual/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", strategy_file(name));
         }
-        text
+        text + &continual_results::for_guide()
     }
 
     fn page(&self, name: &str) -> String {

@@ -24,6 +24,7 @@
 //! # Ok::<(), ft_model::Error>(())
 //! ```
 
+mod apart;
 mod block;
 mod block_activations;
 mod cache;
@@ -45,6 +46,7 @@ mod save;
 mod source;
 mod virtual_tokens;
 
+pub use apart::NextTokens;
 pub use block::{Activation, Block, Norms, QkNorm};
 pub use block_activations::BlockActivations;
 pub use cache::KvCache;

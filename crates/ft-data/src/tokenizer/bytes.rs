@@ -85,7 +85,7 @@ fn hex(token: &str) -> Option<u8> {
 
 impl Tokenizer {
     /// The bytes that a token adds to a text. One that begins a text may have a space too many. None for ids outside of the vocabulary.
-    pub(crate) fn bytes_of(&self, id: u32) -> Vec<u8> {
+    pub fn bytes_of(&self, id: u32) -> Vec<u8> {
         let parts = &self.parts;
         let added = parts.inner.get_added_vocabulary().get_added_tokens_decoder();
         match (added.get(&id), self.id_to_token(id)) {

@@ -389,15 +389,14 @@ impl Attention {
         let k = turn(k, config.num_key_value_heads, &self.k_norm);
         let v = heads(v, config.num_key_value_heads);
         let (k, v) = view.behind_prefix(k, v);
-        let (k, v) = match cache {
-            None => (k, v),
-            Some(cache) => cache.append(index, k, v),
-        };
         let scale = config
             .block
             .attention_scale
             .unwrap_or(1.0 / (config.head_dim as f64).sqrt());
-        let mixed = ft_kernels::attention(q, k, v, &view.mask, scale);
+        let mixed = match cache {
+            None => ft_kernels::attention(q, k, v, &view.mask, scale),
+            Some(cache) => cache.attend(index, [q, k, v], &view.mask, scale),
+        };
         self.o_proj.forward(
             mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]),
             pass,

@@ -9,7 +9,6 @@ use ft_peft::PeftConfig;
 use ft_peft::methods::trainable_tokens::Token;
 
 use super::{DataSummary, DeviceTraits, Disk, Steps};
-use crate::config::tasks::RESERVED;
 use crate::config::{BatchSize, Checkpointing, Dtype, PeftSection, RunConfig};
 use crate::{Error, Result, memory};
 
@@ -72,7 +71,7 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     wrong.extend(super::packing::refusal(config));
     wrong.extend(crate::config::tasks::check(config));
     wrong.extend(crate::config::continual::check(config));
-    wrong.extend(best_by(config));
+    wrong.extend(super::best_by::refusal(config));
     if train.optimizer_in_backward {
         wrong.extend(in_backward(config));
     }
@@ -90,25 +89,6 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     } else {
         Err(Error::Plan(wrong))
     }
-}
-
-/// Whether what the best evaluation goes by is there.
-fn best_by(config: &RunConfig) -> Option<String> {
-    let (typed, tasks) = (config.train.best_by.as_str(), &config.task);
-    if typed == RESERVED[0] || (!tasks.is_empty() && typed == RESERVED[1]) || tasks.iter().any(|t| t.name == typed) {
-        return None;
-    }
-    let names: Vec<&str> = RESERVED
-        .into_iter()
-        .chain(tasks.iter().map(|t| t.name.as_str()))
-        .collect();
-    Some(match tasks.is_empty() {
-        true => format!("train.best_by: \"{typed}\" needs [[task]] tables; leave it out"),
-        false => format!(
-            "train.best_by: no task \"{typed}\"; one of \"{}\"",
-            names.join("\", \"")
-        ),
-    })
 }
 
 /// What an optimizer step inside the backward pass cannot be had with.

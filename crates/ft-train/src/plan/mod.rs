@@ -3,6 +3,7 @@
 mod advice;
 mod alignment;
 mod base;
+mod best_by;
 mod bytes;
 mod checks;
 mod data;

@@ -6,7 +6,7 @@ use ft_data::{Cached, Counts, Sample, Statistics, checksum, passing};
 
 use super::data::{self, DataSummary, Loaded, Readers, TaskSummary};
 use crate::batches::Batches;
-use crate::config::{RunConfig, TaskConfig};
+use crate::config::{AdapterSharing, RunConfig, TaskConfig};
 use crate::continual::{Copies, Next};
 use crate::tasks::{Course, Mixture, Task, Tasks};
 use crate::{Error, Result};
@@ -153,6 +153,14 @@ pub(super) fn count(summary: &mut DataSummary, tasks: &Tasks, course: &Course) {
     }
 }
 
+/// The samples of tasks whose adapters are their own.
+pub(super) fn apart(config: &RunConfig, tasks: &Tasks) -> Vec<Range<usize>> {
+    match config.mixture.adapter {
+        AdapterSharing::Shared => Vec::new(),
+        AdapterSharing::PerTask => tasks.0.iter().map(|task| task.train.clone()).collect(),
+    }
+}
+
 /// Whether the strategy against forgetting adds forward passes to a step.
 pub(super) fn adds_passes(config: &RunConfig) -> bool {
     let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
@@ -172,6 +180,8 @@ pub(super) struct Kept {
     pub distills: bool,
     /// Bytes that are kept of earlier samples when the last task begins.
     pub remembered: u64,
+    /// Adapters that train, each with its gradients and its optimizer's state: one for each task, or one.
+    pub adapters: usize,
 }
 
 impl Default for Kept {
@@ -182,6 +192,7 @@ impl Default for Kept {
             copies: Copies::default(),
             distills: false,
             remembered: 0,
+            adapters: 1,
         }
     }
 }
@@ -195,7 +206,10 @@ impl Kept {
     /// In a run over these tasks.
     pub fn of(config: &RunConfig, tasks: &Tasks, batches: &Batches) -> Self {
         let Some(section) = &config.continual else {
-            return Self::default();
+            return Self {
+                adapters: apart(config, tasks).len().max(1),
+                ..Self::default()
+            };
         };
         let phases = batches.course().list();
         let earlier = &phases[..phases.len().saturating_sub(1)];
@@ -212,6 +226,7 @@ impl Kept {
             copies: kind.copies(tasks.0.len()),
             distills: kind.distills(),
             remembered: kind.remembers(fed.sum(), tokens),
+            adapters: 1,
         }
     }
 }
