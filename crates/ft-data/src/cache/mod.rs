@@ -152,6 +152,11 @@ impl Entry {
         /// Shards that are read at a time.
         const GROUP: usize = 64;
         let (mut samples, mut places) = (Vec::new(), Vec::new());
+        let count = about.statistics.samples;
+        let reserved = samples
+            .try_reserve_exact(count)
+            .and_then(|()| places.try_reserve_exact(count));
+        reserved.map_err(|_| format!("{ABOUT}: it counts more samples than memory has room for"))?;
         for first in (0..about.shards).step_by(GROUP) {
             let group = first..about.shards.min(first + GROUP);
             let read: Result<Vec<_>, String> = group.into_par_iter().map(|number| self.shard(number)).collect();

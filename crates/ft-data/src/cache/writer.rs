@@ -94,6 +94,8 @@ impl Writer {
         if self.failure.is_none() && self.stored < self.seen {
             self.seal(&mut data.samples, &data.places);
         }
+        data.samples.shrink_to_fit();
+        data.places.shrink_to_fit();
         if self.failure.is_none() {
             let about = About {
                 format: data.format,
