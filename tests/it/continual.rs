@@ -93,6 +93,42 @@ fn every_strategy_takes_full_fine_tuning_and_a_base_in_codes() {
     }
 }
 
+/// Every method, whatever it trains; `adalora` and `trainable_tokens` have options of their own to be given.
+#[test]
+fn every_strategy_takes_every_method() {
+    let workshop = with_tasks(THREE);
+    let methods = ft_peft::PeftConfig::NAMES
+        .iter()
+        .filter(|name| !["adalora", "trainable_tokens"].contains(name));
+    for method in methods {
+        let own = format!("peft.method={method}");
+        if workshop.plan("out", &[SETS, &[&own]].concat()).is_err() {
+            // The tiny base has no biases.
+            assert_eq!(*method, "bitfit");
+            continue;
+        }
+        for (i, strategy) in STRATEGIES.iter().enumerate() {
+            let out = format!("{method}{i}");
+            let sets = [
+                strategy,
+                &[
+                    &own,
+                    "optim.lr=1e-3",
+                    "train.steps=6",
+                    "train.eval_every=2",
+                    "eval.samples=0",
+                ][..],
+            ]
+            .concat();
+            let rows = rows(&fit(&workshop, &out, &sets));
+            assert!(
+                rows.len() == 3 && rows.iter().flatten().all(|x| x.is_finite()),
+                "{sets:?}: {rows:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn without_anything_to_do_every_strategy_is_plain_training() {
     let workshop = with_tasks(THREE);
@@ -226,12 +262,18 @@ fn every_task_has_the_whole_schedule() {
     assert!(rates[4] > rates[5] && rates[5] > rates[11], "one schedule: {rates:?}");
 }
 
-/// What is fed in a run with replay: the present task's samples, and of earlier ones only training samples.
+/// What is fed in a run with a buffer: the present task's samples, and of earlier ones only training samples.
 #[test]
 fn no_held_out_row_is_replayed() {
+    for strategy in ["continual.strategy=replay", "continual.strategy=der"] {
+        held_out_rows_stay_out(strategy);
+    }
+}
+
+fn held_out_rows_stay_out(strategy: &str) {
     let workshop = with_tasks(THREE);
     let sets = [
-        "continual.strategy=replay",
+        strategy,
         "continual.ratio=1",
         "continual.buffer=500",
         "train.dump_batches=fed.jsonl",

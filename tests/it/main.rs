@@ -41,6 +41,7 @@ mod task_adapters;
 mod tokens;
 mod train_configs;
 mod train_guard;
+mod train_hidden;
 mod train_kill;
 mod train_loop;
 mod train_matrix;

@@ -31,6 +31,7 @@ mod config;
 mod error;
 pub mod families;
 pub mod gguf;
+mod hidden_projections;
 mod layers;
 mod loader;
 mod model;

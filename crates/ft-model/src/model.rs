@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-use burn::module::{Module, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
 use ft_peft::methods::trainable_tokens::TrainableTokens;
 use ft_peft::{Adaptable, EmbeddingDelta, ModuleSlot, Pass, Projection, TargetModule, WeightDelta};
@@ -29,6 +29,8 @@ pub struct Model {
     pub(crate) decoder: Decoder,
     /// `None` while the head is the embedding table.
     pub(crate) lm_head: Option<Projection>,
+    /// Maps to another model's width, `[other width, own width]`.
+    pub(crate) hidden_projections: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     config: ModelConfig,
 }
@@ -79,6 +81,7 @@ impl Model {
         Self {
             decoder,
             lm_head,
+            hidden_projections: Vec::new(),
             config,
         }
     }
@@ -202,7 +205,8 @@ impl Model {
     /// no gradient to the input of `block` is needed.
     pub fn trains_before(&self, block: usize) -> bool {
         let head = self.lm_head.as_ref().map_or(0, |head| head.num_params());
-        self.num_params() > self.decoder.num_params_from(block) + head
+        let beside = self.hidden_projections.num_params();
+        self.num_params() > self.decoder.num_params_from(block) + head + beside
     }
 
     /// The parameters that the embeddings and the blocks before `block` use: a backward pass that has come down to `block` will

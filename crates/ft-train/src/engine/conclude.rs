@@ -26,7 +26,7 @@ pub(super) fn conclude(
     prompts: &Prompts,
     before: Shown,
 ) -> Result<Outcome> {
-    let mut outcome = Outcome::of(plan, &session.state, ending, session.saved);
+    let mut outcome = Outcome::of(plan, &session.state, ending, session.saver.newest);
     outcome.continual = session.scores();
     outcome.before = Score::new(session.state.first_eval.as_ref(), &before, &plan.tasks);
     if ending == Ending::Interrupted {
@@ -34,7 +34,7 @@ pub(super) fn conclude(
     }
     let model = best(plan, &session.state, &mut session.method, model)?;
     let models = models(plan, &session.method, &model)?;
-    let after = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, &session.stop)?;
+    let after = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, &session.stop.flag)?;
     outcome.after = Score::new(result(plan, &session.state), &after, &plan.tasks);
     outcome.take_answers(before, after);
     outcome.final_dir = Some(session.saver.finish(&model, &session.method, &plan.tasks)?);

@@ -63,10 +63,7 @@ impl Session {
             line[format!("eval_{name}")] = value.into();
         }
         line["eval_seconds"] = seconds.into();
-        self.metrics.push(&line)?;
-        if let Some(board) = &mut self.board {
-            board.push(&line)?;
-        }
+        self.log.push(&line)?;
         self.state.log(line);
         self.note(evaluation);
         Ok(())

@@ -178,9 +178,9 @@ impl Parts<'_> {
             figures.borrow_mut().extend(loss.figures);
             scaled(loss.sum, factor)
         };
-        let inner = |number, hidden| {
+        let inner = |model: &Model, number, hidden| {
             let layers = objective.layers().expect("a loss over layers");
-            scaled((layers.sum)(number, hidden), factor)
+            scaled((layers.sum)(model, number, hidden), factor)
         };
         let loss = Losses {
             last: &last,

@@ -23,6 +23,10 @@ pub struct Saver {
     pub out: PathBuf,
     /// The training device, without autodiff.
     pub device: Device,
+    /// Step of the newest checkpoint.
+    pub newest: Option<usize>,
+    /// A checkpoint is wanted before the next step, whatever the intervals say.
+    pub soon: bool,
     checkpoint_bytes: u64,
     base: PathBuf,
     peft: PeftConfig,
@@ -32,17 +36,24 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// A writer for this run.
-    pub fn new(plan: &Plan) -> Self {
+    /// A writer for this run, whose newest checkpoint is that of the step `newest`.
+    pub fn new(plan: &Plan, newest: Option<usize>) -> Self {
         Self {
             out: plan.out().to_owned(),
             device: plan.device.clone(),
+            newest,
+            soon: false,
             checkpoint_bytes: plan.disk.checkpoint,
             base: plan.config.model.path.clone(),
             peft: plan.peft.clone(),
             tokenizer: plan.tokenizer.clone(),
             stops: plan.generation.eos_token_id.clone(),
         }
+    }
+
+    /// The name of the newest checkpoint.
+    pub fn last(&self) -> String {
+        self.newest.map_or("none".to_owned(), |step| format!("step-{step}"))
     }
 
     /// Writes `checkpoints/step-N` whole or not at all.

@@ -97,7 +97,7 @@ impl Session {
             overflows,
             bad,
         } = tried;
-        self.dump(&batch, lr)?;
+        self.log.dump(self.state.step, lr, &batch)?;
         let output = match bad {
             _ if overflows => self.left_out(output),
             Some(bad) => self.skip(bad, &batch, output)?,
@@ -119,8 +119,8 @@ impl Session {
 
     /// The gradients of a step and whether they may be used; nothing has changed where it fails.
     pub(crate) fn try_step(&mut self, model: &TrainModel, batch: &StepBatch) -> Result<Option<Tried>> {
-        let (stop, interrupter) = (&self.stop, &self.interrupter);
-        let go_on = || !stop.load(std::sync::atomic::Ordering::Relaxed) && !interrupter.should_stop();
+        let stop = self.stop.clone();
+        let go_on = || !stop.asked();
         let clip = self.steps.clip;
         let Some(TrainOutput { grads, item }) = model.step_gradients(&mut self.method, batch, clip, &go_on)? else {
             return Ok(None);

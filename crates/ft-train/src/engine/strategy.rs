@@ -105,7 +105,7 @@ impl Run {
             if part_ends {
                 self.tell_train(LearnerEvent::EndSplit(self.finished_epoch()));
             }
-            if self.session.evaluation_due() && !self.session.stopped() {
+            if self.session.evaluation_due() && !self.session.stop.asked() {
                 self.evaluate()?;
             }
             if open && boundary {
@@ -168,7 +168,7 @@ impl Run {
     }
 
     fn unsaved(&self) -> bool {
-        self.session.step() > 0 && self.session.saved != Some(self.session.step())
+        self.session.step() > 0 && self.session.saver.newest != Some(self.session.step())
     }
 
     /// Number of the virtual epoch that the next step belongs to, from 1.
@@ -212,7 +212,7 @@ impl Run {
         let mut held_out = vec![HeldOut::default(); groups];
         let mut batches = valid.iter();
         while let Some(batch) = batches.next() {
-            if self.session.stopped() {
+            if self.session.stop.asked() {
                 return Ok(());
             }
             let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
@@ -236,10 +236,10 @@ impl Run {
             answers, stop, state, ..
         } = &mut self.session;
         if let Some(answers) = answers {
-            answers.ask(state.step, &|task| models[task].model.clone(), stop)?;
+            answers.ask(state.step, &|task| models[task].model.clone(), &stop.flag)?;
         }
         let metrics = self.metrics(&models);
-        if self.session.stopped() {
+        if self.session.stop.asked() {
             return Ok(());
         }
         if self.session.step() == 0 {
@@ -256,7 +256,7 @@ impl Run {
         let Session { task_metrics, stop, .. } = &self.session;
         let measured = task_metrics
             .as_ref()
-            .map(|metrics| metrics.measure(|task| &models[task].model, stop));
+            .map(|metrics| metrics.measure(|task| &models[task].model, &stop.flag));
         measured.and_then(Result::ok).unwrap_or_default()
     }
 

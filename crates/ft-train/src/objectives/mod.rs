@@ -216,6 +216,11 @@ pub trait ObjectiveKind {
         Vec::new()
     }
 
+    /// Shapes `[other width, own width]` of the maps of hidden states that train beside the model.
+    fn projections(&self, _own: &ModelConfig, _other: &ModelConfig) -> Vec<[usize; 2]> {
+        Vec::new()
+    }
+
     /// Most tokens that the model writes after a prompt in a training step; 0 where it writes none.
     fn answer_tokens(&self) -> usize {
         0

@@ -25,6 +25,9 @@ pub struct PlanSummary {
     pub trainable: usize,
     /// Adapters that train so many parameters each: one for each task, or one.
     pub adapters: usize,
+    /// Numbers of these in maps of hidden states, which the run alone needs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub projections: usize,
     /// Modules that carry an adapter.
     pub adapted: usize,
     /// Modules that train whole.
@@ -99,6 +102,10 @@ impl PlanSummary {
     }
 }
 
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 impl Plan {
     /// The plan in numbers.
     pub fn summary(&self) -> PlanSummary {
@@ -107,7 +114,8 @@ impl Plan {
             model: self.model.model_type.clone(),
             parameters: self.model.num_parameters(),
             method: self.peft.name().to_owned(),
-            trainable: self.attached.parameters,
+            trainable: self.trainable(),
+            projections: self.trainable() - self.attached.parameters,
             adapters: self.adapters(),
             adapted: self.attached.choice.adapted.len(),
             whole: self.attached.choice.whole.len(),
@@ -180,6 +188,9 @@ impl std::fmt::Display for PlanSummary {
         let mut specs = format!("{} adapted, {} whole", self.adapted, self.whole);
         if self.rows > 0 {
             specs += &format!(", {} embedding rows", self.rows);
+        }
+        if self.projections > 0 {
+            specs += &format!(", {} in maps of hidden states", thousands(self.projections));
         }
         writeln!(
             f,

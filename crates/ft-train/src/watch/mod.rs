@@ -6,6 +6,7 @@ pub(crate) mod metrics;
 pub(crate) mod outcome;
 pub(crate) mod renderer;
 pub(crate) mod report;
+pub(crate) mod run_log;
 pub(crate) mod task_metrics;
 pub(crate) mod tensorboard;
 

@@ -131,7 +131,7 @@ impl Outcome {
             epochs: state.epoch,
             tokens: state.tokens,
             seconds: state.seconds,
-            trainable: plan.attached.parameters,
+            trainable: plan.trainable(),
             peak_memory_bytes: memory::highest(&plan.device),
             planned_memory_bytes: plan.bytes.total(),
             micro_batch: state.micro_batch,
