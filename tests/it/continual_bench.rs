@@ -147,11 +147,13 @@ fn plan(dir: &Path, job: &Job, steps: usize, more_sets: &[&str]) -> Result<Plan,
 }
 
 /// What a strategy costs beside `sequential`: the processor time of a step, which other work on the machine hardly changes, from runs of two
-/// lengths; what the ends of three tasks take, in steps; and the memory of the plans, without the program itself.
+/// lengths, the shorter of `FT_BENCH_STEPS` steps for each task; what the ends of three tasks take, in steps; and the memory of the plans,
+/// without the program itself. By default tasks feed as many samples as Fisher information and memories want.
 #[test]
 #[ignore = "takes minutes"]
 fn cost() {
-    const STEPS: [usize; 2] = [4, 16];
+    let short = number("FT_BENCH_STEPS", 17);
+    let lengths = [short, short + 12];
     let dir = tempfile::tempdir().unwrap();
     write(dir.path());
     let (methods, strategies) = (
@@ -167,10 +169,10 @@ fn cost() {
                 strategy,
                 order: 0,
             };
-            let costs = STEPS.map(|steps| processor_time(dir.path(), &job, steps));
+            let costs = lengths.map(|steps| processor_time(dir.path(), &job, steps));
             let [(short, _), (long, bytes)] = [costs[0].as_ref().ok()?, costs[1].as_ref().ok()?];
-            let step = (long - short) / (4 * (STEPS[1] - STEPS[0])) as f64;
-            Some((step, short - step * (4 * STEPS[0]) as f64, *bytes))
+            let step = (long - short) / (4 * (lengths[1] - lengths[0])) as f64;
+            Some((step, short - step * (4 * lengths[0]) as f64, *bytes))
         };
         let (plain, fixed, memory) = cost("sequential").expect("the floor");
         for strategy in &strategies {
