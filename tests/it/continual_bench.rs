@@ -118,12 +118,12 @@ fn measure(dir: &Path, job: &Job, steps: usize) -> Line {
 }
 
 fn run(dir: &Path, job: &Job, steps: usize) -> Result<Value, Error> {
-    let outcome = fit(plan(dir, job, steps)?, FitOptions::default())?;
+    let outcome = fit(plan(dir, job, steps, &[])?, FitOptions::default())?;
     fs::remove_dir_all(&outcome.out).unwrap();
     Ok(serde_json::to_value(outcome.continual.expect("a run over tasks")).unwrap())
 }
 
-fn plan(dir: &Path, job: &Job, steps: usize) -> Result<Plan, Error> {
+fn plan(dir: &Path, job: &Job, steps: usize, more_sets: &[&str]) -> Result<Plan, Error> {
     let Job { options, strategy, .. } = *job;
     let task = |number: &usize| {
         let name = Task::ALL[*number].name();
@@ -141,88 +141,72 @@ fn plan(dir: &Path, job: &Job, steps: usize) -> Result<Plan, Error> {
     let own = more
         .split(';')
         .filter_map(|set| set.strip_prefix(&format!("{strategy}:")));
-    sets.extend(own.map(str::to_owned));
+    sets.extend(own.chain(more_sets.iter().copied()).map(str::to_owned));
     let config = RunConfig::parse(&dir.join("run.toml"), text, &sets)?;
     Plan::resolve(config, &Device::flex(), "cpu")
 }
 
-/// What a strategy costs beside plain training: three runs of each in turns with `sequential`, one at a time, the fastest of each. The steps
-/// alone, the whole run (evaluations are the same for all), and the memory that the plans say.
+/// What a strategy costs beside `sequential`: the processor time of a step, which other work on the machine hardly changes, from runs of two
+/// lengths, the shorter of `FT_BENCH_STEPS` steps for each task; what the ends of three tasks take, in steps; and the memory of the plans,
+/// without the program itself. By default tasks feed as many samples as Fisher information and memories want.
 #[test]
 #[ignore = "takes minutes"]
 fn cost() {
+    let short = number("FT_BENCH_STEPS", 17);
+    let lengths = [short, short + 12];
     let dir = tempfile::tempdir().unwrap();
     write(dir.path());
-    let steps = number("FT_BENCH_STEPS", 10);
-    let strategies = chosen("FT_BENCH_STRATEGIES", StrategyConfig::NAMES);
-    println!(
-        "{steps} steps of 16 samples for each of 4 tasks\n\n| | strategy | steps | whole run | memory |\n|---|---|---|---|---|"
+    let (methods, strategies) = (
+        chosen("FT_BENCH_METHODS", &METHODS.map(|(name, _)| name)),
+        chosen("FT_BENCH_STRATEGIES", StrategyConfig::NAMES),
     );
-    for (method, options) in METHODS {
-        for strategy in &strategies {
-            let job = |strategy: &'static str| Job {
+    println!("| | strategy | step | ends of tasks | memory |\n|---|---|---|---|---|");
+    for (method, options) in METHODS.into_iter().filter(|(name, _)| methods.contains(name)) {
+        let cost = |strategy: &'static str| {
+            let job = Job {
                 method,
                 options,
                 strategy,
                 order: 0,
             };
-            let (mut own, mut plain) = (Cost::most(), Cost::most());
-            let mut refused = false;
-            for _ in 0..3 {
-                match Cost::of(dir.path(), &job(strategy), steps) {
-                    Ok(cost) => own = own.least(cost),
-                    Err(_) => refused = true,
-                }
-                plain = plain.least(Cost::of(dir.path(), &job("sequential"), steps).unwrap());
-            }
-            if !refused {
-                let (in_steps, whole) = (own.steps / plain.steps, own.whole / plain.whole);
-                let memory = own.bytes as f64 / plain.bytes as f64;
-                println!("| {method} | {strategy} | {in_steps:.2} | {whole:.2} | {memory:.2} |");
-            }
+            let costs = lengths.map(|steps| processor_time(dir.path(), &job, steps));
+            let [(short, _), (long, bytes)] = [costs[0].as_ref().ok()?, costs[1].as_ref().ok()?];
+            let step = (long - short) / (4 * (lengths[1] - lengths[0])) as f64;
+            Some((step, short - step * (4 * lengths[0]) as f64, *bytes))
+        };
+        let (plain, fixed, memory) = cost("sequential").expect("the floor");
+        for strategy in &strategies {
+            let Some((step, own, bytes)) = cost(strategy) else {
+                continue;
+            };
+            println!(
+                "| {method} | {strategy} | {:.2} | {:.0} | {:.2} |",
+                step / plain,
+                ((own - fixed) / plain).max(0.0),
+                bytes as f64 / memory as f64
+            );
         }
     }
 }
 
-/// Seconds of the steps and of the run; bytes of the plan without what the program itself takes.
-#[derive(Clone, Copy)]
-struct Cost {
-    steps: f64,
-    whole: f64,
-    bytes: u64,
+/// Seconds of a run, and bytes of its plan.
+fn processor_time(dir: &Path, job: &Job, steps: usize) -> Result<(f64, u64), Error> {
+    let plan = plan(dir, job, steps, &["eval.max_samples=4"])?;
+    let bytes = plan.bytes.total() - plan.bytes.runtime;
+    let before = processor_seconds();
+    let outcome = fit(plan, FitOptions::default())?;
+    let seconds = processor_seconds() - before;
+    fs::remove_dir_all(&outcome.out).unwrap();
+    Ok((seconds, bytes))
 }
 
-impl Cost {
-    fn most() -> Self {
-        let (steps, whole) = (f64::INFINITY, f64::INFINITY);
-        Self {
-            steps,
-            whole,
-            bytes: u64::MAX,
-        }
-    }
-
-    fn of(dir: &Path, job: &Job, steps: usize) -> Result<Self, Error> {
-        let plan = plan(dir, job, steps)?;
-        let bytes = plan.bytes.total() - plan.bytes.runtime;
-        let started = Instant::now();
-        let outcome = fit(plan, FitOptions::default())?;
-        let whole = started.elapsed().as_secs_f64();
-        fs::remove_dir_all(&outcome.out).unwrap();
-        Ok(Self {
-            steps: outcome.seconds,
-            whole,
-            bytes,
-        })
-    }
-
-    fn least(self, other: Self) -> Self {
-        Self {
-            steps: self.steps.min(other.steps),
-            whole: self.whole.min(other.whole),
-            bytes: self.bytes.min(other.bytes),
-        }
-    }
+/// Of all threads of this process, in ticks of 1/100 s (proc(5)).
+fn processor_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("Linux");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    let ticks = |field: usize| fields.split_whitespace().nth(field).and_then(|n| n.parse::<f64>().ok());
+    // Fields 14 and 15, where the state behind the name is the third.
+    (ticks(11).expect("utime") + ticks(12).expect("stime")) / 100.0
 }
 
 fn write(dir: &Path) {

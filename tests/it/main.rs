@@ -11,6 +11,7 @@ mod continual_bench;
 mod continual_config;
 mod continual_golden;
 mod continual_kill;
+mod continual_objectives;
 mod continual_results;
 mod evaluate;
 mod families;

@@ -220,6 +220,10 @@ fn what_cannot_be_is_named_with_the_way_out() {
     );
     refused(&["peft.method=adalora"], "one schedule for the whole run");
     refused(&["peft.init=pissa"], "peft.init moves the base at the start");
+    refused(
+        &["train.dump_batches=fed.jsonl"],
+        "train.dump_batches is read as the steps of one",
+    );
     refused(&["continual.strategy=joint"], "continual.strategy = \"adapters\"");
     refused(&["eval.metrics=[\"exact_match\"]"], "task.metrics");
     let inside = [

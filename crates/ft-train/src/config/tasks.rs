@@ -205,6 +205,10 @@ fn per_task(config: &RunConfig) -> Vec<String> {
             "takes the steps of all adapters once all gradients are there; set train.optimizer_in_backward = false",
         ),
         (
+            config.train.dump_batches.is_some(),
+            "a step is one of several models, and train.dump_batches is read as the steps of one; leave one of them out",
+        ),
+        (
             !config.eval.metrics.is_empty(),
             "each task has a model of its own; give the tasks' own metrics (task.metrics) in place of eval.metrics",
         ),
