@@ -1,10 +1,13 @@
-//! `cargo xtask guide`: writes `docs/guide/`, one page per method, from the sources and the committed figures. The test that
-//! checks the pages (`tests/it/guide.rs`) is what writes them.
+//! `cargo xtask guide`: writes `docs/guide/`, one page per method, from the sources and the committed figures, and one of previews. The tests
+//! that check the pages (`tests/it/guide.rs`, `crates/ft-cli/tests/cli/preview.rs`) are what writes them.
 
 use crate::{Outcome, shell};
 
 pub fn run(_: &[String]) -> Outcome {
-    let mut cargo = shell::cargo();
-    cargo.args(["test", "--quiet", "--package", "ft-tests", "--", "guide::"]);
-    shell::status(cargo.env("FT_BLESS", "1"))
+    for (package, filter) in [("ft-tests", "guide::"), ("ft-cli", "the_guide")] {
+        let mut cargo = shell::cargo();
+        cargo.args(["test", "--quiet", "--package", package, "--", filter]);
+        shell::status(cargo.env("FT_BLESS", "1"))?;
+    }
+    Ok(())
 }
