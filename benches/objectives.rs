@@ -13,7 +13,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Parser;
-use ft_data::{Batch, Sample};
+use ft_data::{Batch, Sample, Span, Taught};
 use ft_model::{LoadDtype, Model, ModelConfig};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::{PeftConfig, attach};
@@ -75,23 +75,30 @@ fn main() {
     let base = Model::init(&config(&args), 0, &device.clone().autodiff());
     let step = |objective: Value, batch: Batch| Run::Step(Box::new(trainer(&args, &base, objective)), batch);
     let forward = |batch: Batch| Run::Forward(Box::new(base.valid()), batch);
-    let (rows, pairs) = (batch(&args, args.batch, false), batch(&args, args.batch, true));
-    let twice = batch(&args, 2 * args.batch, false);
+    let rows = batch(&args, args.batch, Rows::Plain);
+    let taught = batch(&args, args.batch, Rows::Taught);
+    let pairs = batch(&args, args.batch, Rows::Pairs);
+    let twice = batch(&args, 2 * args.batch, Rows::Plain);
     let runs = [
         step(json!({"kind": "sft"}), rows.clone()),
         forward(rows.clone()),
         step(json!({"kind": "distill", "teacher": "base"}), rows.clone()),
         step(json!({"kind": "distill", "teacher": "base", "beta": 0.5}), rows),
+        step(
+            json!({"kind": "distill", "teacher": "base", "divergence": "uld"}),
+            taught,
+        ),
         step(json!({"kind": "sft"}), twice.clone()),
         forward(twice),
         step(json!({"kind": "dpo"}), pairs),
     ];
-    let [plain, teacher, distill, jsd, plain2, reference, dpo] = medians(runs, &args, &device);
+    let [plain, teacher, distill, jsd, uld, plain2, reference, dpo] = medians(runs, &args, &device);
     let result = json!({
-        "plain_s": plain, "teacher_s": teacher, "distill_s": distill, "jsd_s": jsd,
+        "plain_s": plain, "teacher_s": teacher, "distill_s": distill, "jsd_s": jsd, "uld_s": uld,
         "plain_twice_s": plain2, "reference_s": reference, "dpo_s": dpo,
         "distill_less_teacher_over_plain": (distill - teacher) / plain,
         "jsd_less_teacher_over_plain": (jsd - teacher) / plain,
+        "uld_less_teacher_over_plain": (uld - teacher) / plain,
         "dpo_less_reference_over_plain_twice": (dpo - reference) / plain2,
         "method": args.method, "batch": args.batch, "seq": args.seq, "hidden": args.hidden, "layers": args.layers,
         "vocab": args.vocab, "checkpointing": args.checkpointing, "device": args.device,
@@ -177,15 +184,35 @@ fn config(args: &Args) -> ModelConfig {
     ModelConfig::from_json(&config.to_string(), "flags".as_ref()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Rows of which every position but the last is learned; or pairs of such.
-fn batch(args: &Args, samples: usize, pairs: bool) -> Batch {
+/// What a row is.
+#[derive(Clone, Copy)]
+enum Rows {
+    Plain,
+    /// A chosen and a rejected one.
+    Pairs,
+    /// With what a teacher of another tokenizer reads: the same, every token a span.
+    Taught,
+}
+
+/// Rows of which every position but the last is learned.
+fn batch(args: &Args, samples: usize, rows: Rows) -> Batch {
     let row = |number: usize| {
         let id = |i: usize| ((number * args.seq + i).wrapping_mul(2_654_435_761) >> 7) % args.vocab;
         Sample::new((0..args.seq).map(|i| id(i) as u32).collect(), vec![true; args.seq])
     };
-    let sample = |number: usize| match pairs {
-        true => row(2 * number).over(row(2 * number + 1)),
-        false => row(number),
+    let taught = |sample: Sample| {
+        let targets = 0..sample.target_tokens() as u32;
+        let span = |at| Span {
+            student: at..at + 1,
+            teacher: at..at + 1,
+        };
+        let spans = targets.map(span).collect();
+        sample.clone().taught(Taught { sample, spans })
+    };
+    let sample = |number: usize| match rows {
+        Rows::Plain => row(number),
+        Rows::Pairs => row(2 * number).over(row(2 * number + 1)),
+        Rows::Taught => taught(row(number)),
     };
     let samples: Vec<Sample> = (0..samples).map(sample).collect();
     Batch::new(&samples.iter().collect::<Vec<_>>(), 0, 1)

@@ -149,6 +149,24 @@ const CASES: &[(&str, usize, usize, &str)] = &[
         512,
         "peft.method=full objective.kind=distill objective.teacher=@26M objective.hidden_layers=[[4,8]] train.checkpointing=1",
     ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=lora objective.kind=distill objective.teacher=@135M objective.hidden_layers=[[4,15],[8,30]]",
+    ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=lora objective.kind=distill objective.teacher=@26M objective.divergence=uld",
+    ),
+    (
+        "26M",
+        4,
+        512,
+        "peft.method=full objective.kind=distill objective.teacher=@135M objective.divergence=uld train.checkpointing=1",
+    ),
     ("26M", 2, 512, "peft.method=lora objective.kind=dpo"),
     (
         "26M",

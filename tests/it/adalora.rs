@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
 use ft_peft::methods::adalora::{AdaLora, AdaLoraConfig};
-use ft_peft::{Adaptable, Delta, ModuleSlot, Pass, PeftConfig, PeftMethod, adapter, attach, fold};
+use ft_peft::{Adaptable, Delta, InTraining, ModuleSlot, Pass, PeftConfig, adapter, attach, fold};
 use ft_train::MethodHook;
 use ft_train::checkpoint::read_tensors;
 

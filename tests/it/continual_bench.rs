@@ -1,15 +1,20 @@
-//! Every strategy on the four tasks of the embedded grammar: `cargo xtask bench continual`.
+//! Every strategy on the four tasks of the embedded grammar: `cargo xtask bench continual`. As many runs at a time as there are cores: what
+//! they come to does not depend on it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
 use ft_embedded::grammar::Task;
 use ft_embedded::recipe;
 use ft_train::continual::StrategyConfig;
-use ft_train::continual::scores::ContinualScores;
-use ft_train::{FitOptions, Plan, RunConfig, fit};
+use ft_train::{Error, FitOptions, Plan, RunConfig, fit};
+use serde_json::{Value, json};
+
+use crate::continual_results::{self, Line};
 
 /// Orders in which the tasks come.
 const ORDERS: [[usize; 4]; 3] = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]];
@@ -19,6 +24,9 @@ const METHODS: [(&str, &str); 2] = [
     ("lora", "method = \"lora\"\nrank = 16\nalpha = 32\n[optim]\nlr = 3e-3\n"),
     ("full", "method = \"full\"\n[optim]\nlr = 1e-3\n"),
 ];
+
+/// Where the lines of `benches/results/continual.jsonl` go, if anywhere.
+const RECORD: &str = "FT_BENCH_RECORD";
 
 /// `FT_BENCH_SET` holds settings of single strategies, `ewc:continual.lambda=10;replay:continual.ratio=0.2`.
 const SETTINGS: &str = "FT_BENCH_SET";
@@ -38,76 +46,182 @@ fn number(key: &str, default: usize) -> usize {
     std::env::var(key).map_or(default, |text| text.parse().expect("a number"))
 }
 
+/// One run to come.
+struct Job {
+    method: &'static str,
+    options: &'static str,
+    strategy: &'static str,
+    /// Index in [`ORDERS`].
+    order: usize,
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn bench() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path());
-    let steps = number("FT_BENCH_STEPS", 60);
-    let orders = number("FT_BENCH_ORDERS", ORDERS.len());
+    let steps = number("FT_BENCH_STEPS", 25);
+    let orders = number("FT_BENCH_ORDERS", ORDERS.len()).min(ORDERS.len());
     let methods = chosen("FT_BENCH_METHODS", &METHODS.map(|(name, _)| name));
     let strategies = chosen("FT_BENCH_STRATEGIES", StrategyConfig::NAMES);
-    println!("{steps} steps of 16 samples for each of 4 tasks, {orders} orders\n");
-    println!("| method | strategy | ACC | BWT | FWT | forgetting | general perplexity | time |");
-    println!("|---|---|---|---|---|---|---|---|");
-    for (method, options) in METHODS.iter().filter(|(name, _)| methods.contains(name)) {
+    let mut jobs = Vec::new();
+    for (method, options) in METHODS.into_iter().filter(|(name, _)| methods.contains(name)) {
         for strategy in &strategies {
-            // A fresh adapter for each task needs a method with adapters.
-            if *method == "full" && ["olora", "adapters"].contains(strategy) {
-                continue;
+            jobs.extend((0..orders).map(|order| Job {
+                method,
+                options,
+                strategy,
+                order,
+            }));
+        }
+    }
+    let started = Instant::now();
+    let lines = all(&jobs, &|job| measure(dir.path(), job, steps));
+    println!(
+        "{steps} steps of 16 samples for each of 4 tasks, {orders} orders, {:.0} s\n",
+        started.elapsed().as_secs_f64()
+    );
+    println!("{}", continual_results::table(&lines));
+    if let Some(path) = std::env::var_os(RECORD).map(PathBuf::from) {
+        continual_results::keep(&path, lines);
+    }
+}
+
+/// The lines of the jobs in their order, made by as many threads as there are cores.
+fn all(jobs: &[Job], measure: &(dyn Fn(&Job) -> Line + Sync)) -> Vec<Line> {
+    let (next, lines) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some((number, job)) = jobs.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+            let line = measure(job);
+            eprintln!("{}", line.0);
+            lines.lock().unwrap().push((number, line));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let mut lines = lines.into_inner().unwrap();
+    lines.sort_by_key(|(number, _)| *number);
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+/// What one run came to, or why there is none.
+fn measure(dir: &Path, job: &Job, steps: usize) -> Line {
+    let mut line =
+        json!({ "method": job.method, "strategy": job.strategy, "order": job.order, "steps_per_task": steps });
+    let found = match run(dir, job, steps) {
+        Ok(scores) => ("scores", scores),
+        Err(Error::Plan(why)) => ("refused", why.join("; ").into()),
+        Err(error) => panic!("{} {}: {error}", job.method, job.strategy),
+    };
+    line[found.0] = found.1;
+    Line(line)
+}
+
+fn run(dir: &Path, job: &Job, steps: usize) -> Result<Value, Error> {
+    let outcome = fit(plan(dir, job, steps)?, FitOptions::default())?;
+    fs::remove_dir_all(&outcome.out).unwrap();
+    Ok(serde_json::to_value(outcome.continual.expect("a run over tasks")).unwrap())
+}
+
+fn plan(dir: &Path, job: &Job, steps: usize) -> Result<Plan, Error> {
+    let Job { options, strategy, .. } = *job;
+    let task = |number: &usize| {
+        let name = Task::ALL[*number].name();
+        format!("[[task]]\nname = \"{name}\"\ntrain = \"{name}.jsonl\"\nvalid = \"{name}_valid.jsonl\"\n")
+    };
+    let tasks: String = ORDERS[job.order].iter().map(task).collect();
+    let out = dir.join(format!("{}-{strategy}-{}", job.method, job.order));
+    let more = std::env::var(SETTINGS).unwrap_or_default();
+    let text = format!(
+        "[model]\npath = \"base\"\n[data]\nformat = \"prompt-completion\"\nmax_length = 256\n[continual]\nstrategy = \
+         \"{strategy}\"\nsteps_per_task = {steps}\n[schedule]\nkind = \"cosine\"\nwarmup = 0.1\n[train]\nbatch_size = 16\nout = \
+         \"out\"\n[eval]\nsamples = 0\nmax_samples = 64\ngeneral = \"general.jsonl\"\n{tasks}[peft]\n{options}"
+    );
+    let mut sets = vec![format!("train.out={}", out.display())];
+    let own = more
+        .split(';')
+        .filter_map(|set| set.strip_prefix(&format!("{strategy}:")));
+    sets.extend(own.map(str::to_owned));
+    let config = RunConfig::parse(&dir.join("run.toml"), text, &sets)?;
+    Plan::resolve(config, &Device::flex(), "cpu")
+}
+
+/// What a strategy costs beside plain training: three runs of each in turns with `sequential`, one at a time, the fastest of each. The steps
+/// alone, the whole run (evaluations are the same for all), and the memory that the plans say.
+#[test]
+#[ignore = "takes minutes"]
+fn cost() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    let steps = number("FT_BENCH_STEPS", 10);
+    let strategies = chosen("FT_BENCH_STRATEGIES", StrategyConfig::NAMES);
+    println!(
+        "{steps} steps of 16 samples for each of 4 tasks\n\n| | strategy | steps | whole run | memory |\n|---|---|---|---|---|"
+    );
+    for (method, options) in METHODS {
+        for strategy in &strategies {
+            let job = |strategy: &'static str| Job {
+                method,
+                options,
+                strategy,
+                order: 0,
+            };
+            let (mut own, mut plain) = (Cost::most(), Cost::most());
+            let mut refused = false;
+            for _ in 0..3 {
+                match Cost::of(dir.path(), &job(strategy), steps) {
+                    Ok(cost) => own = own.least(cost),
+                    Err(_) => refused = true,
+                }
+                plain = plain.least(Cost::of(dir.path(), &job("sequential"), steps).unwrap());
             }
-            let runs: Vec<Run> = ORDERS[..orders]
-                .iter()
-                .enumerate()
-                .map(|(i, order)| {
-                    run(
-                        dir.path(),
-                        &format!("{method}-{strategy}-{i}"),
-                        options,
-                        strategy,
-                        order,
-                        steps,
-                    )
-                })
-                .collect();
-            println!("| {method} | {strategy} | {} |", columns(&runs));
-            if *strategy == "sequential" {
-                eprintln!("{}", matrix(&runs[0].scores));
+            if !refused {
+                let (in_steps, whole) = (own.steps / plain.steps, own.whole / plain.whole);
+                let memory = own.bytes as f64 / plain.bytes as f64;
+                println!("| {method} | {strategy} | {in_steps:.2} | {whole:.2} | {memory:.2} |");
             }
         }
     }
 }
 
-struct Run {
-    scores: ContinualScores,
-    /// With evaluations.
-    seconds: f64,
+/// Seconds of the steps and of the run; bytes of the plan without what the program itself takes.
+#[derive(Clone, Copy)]
+struct Cost {
+    steps: f64,
+    whole: f64,
+    bytes: u64,
 }
 
-fn run(dir: &Path, out: &str, options: &str, strategy: &str, order: &[usize; 4], steps: usize) -> Run {
-    let task = |number: &usize| {
-        let name = Task::ALL[*number].name();
-        format!("[[task]]\nname = \"{name}\"\ntrain = \"{name}.jsonl\"\nvalid = \"{name}_valid.jsonl\"\n")
-    };
-    let tasks: String = order.iter().map(task).collect();
-    let more = std::env::var(SETTINGS).unwrap_or_default();
-    let text = format!(
-        "[model]\npath = \"base\"\n[data]\nformat = \"prompt-completion\"\nmax_length = 256\n[continual]\nstrategy = \
-         \"{strategy}\"\nsteps_per_task = {steps}\n[schedule]\nkind = \"cosine\"\nwarmup = 0.1\n[train]\nbatch_size = 16\nout = \
-         \"{out}\"\n[eval]\nsamples = 0\nmax_samples = 64\ngeneral = \"general.jsonl\"\n{tasks}[peft]\n{options}"
-    );
-    let mut sets = vec![format!("train.out={}", dir.join(out).display())];
-    let own = more
-        .split(';')
-        .filter_map(|set| set.strip_prefix(&format!("{strategy}:")));
-    sets.extend(own.map(str::to_owned));
-    let config = RunConfig::parse(&dir.join("run.toml"), text, &sets).unwrap_or_else(|e| panic!("{e}"));
-    let plan = Plan::resolve(config, &Device::flex(), "cpu").unwrap_or_else(|e| panic!("{e}"));
-    let started = Instant::now();
-    let outcome = fit(plan, FitOptions::default()).unwrap_or_else(|e| panic!("{e}"));
-    Run {
-        scores: outcome.continual.expect("a run over tasks"),
-        seconds: started.elapsed().as_secs_f64(),
+impl Cost {
+    fn most() -> Self {
+        let (steps, whole) = (f64::INFINITY, f64::INFINITY);
+        Self {
+            steps,
+            whole,
+            bytes: u64::MAX,
+        }
+    }
+
+    fn of(dir: &Path, job: &Job, steps: usize) -> Result<Self, Error> {
+        let plan = plan(dir, job, steps)?;
+        let bytes = plan.bytes.total() - plan.bytes.runtime;
+        let started = Instant::now();
+        let outcome = fit(plan, FitOptions::default())?;
+        let whole = started.elapsed().as_secs_f64();
+        fs::remove_dir_all(&outcome.out).unwrap();
+        Ok(Self {
+            steps: outcome.seconds,
+            whole,
+            bytes,
+        })
+    }
+
+    fn least(self, other: Self) -> Self {
+        Self {
+            steps: self.steps.min(other.steps),
+            whole: self.whole.min(other.whole),
+            bytes: self.bytes.min(other.bytes),
+        }
     }
 }
 
@@ -123,42 +237,4 @@ fn write(dir: &Path) {
     let general = recipe::corpus_valid().take(40);
     let text = |text: String| serde_json::json!({ "text": text }).to_string();
     lines("general.jsonl", general.map(text).collect());
-}
-
-/// Means over the runs with their standard deviations.
-fn columns(runs: &[Run]) -> String {
-    let of = |pick: &dyn Fn(&Run) -> Option<f64>| {
-        let values: Vec<f64> = runs.iter().filter_map(pick).collect();
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let squares = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
-        match values.len() {
-            0 => "-".to_owned(),
-            1 => format!("{mean:.3}"),
-            n => format!("{mean:.3} ± {:.3}", (squares / (n - 1) as f64).sqrt()),
-        }
-    };
-    let general = of(&|run| run.scores.general.before) + " → " + &of(&|run| run.scores.general.after);
-    let seconds = of(&|run| Some(run.seconds));
-    let columns = [
-        of(&|run| run.scores.acc),
-        of(&|run| run.scores.bwt),
-        of(&|run| run.scores.fwt),
-        of(&|run| run.scores.forgetting),
-        general,
-        format!("{seconds} s"),
-    ];
-    columns.join(" | ")
-}
-
-fn matrix(scores: &ContinualScores) -> String {
-    let line = |name: &str, row: &[f64]| {
-        let cells = row.iter().map(|loss| format!("{loss:>12.3}"));
-        format!("{name:<20}{}\n", cells.collect::<String>())
-    };
-    let rows = scores
-        .matrix
-        .iter()
-        .zip(&scores.tasks)
-        .map(|(row, name)| line(&format!("after {name}"), row));
-    scores.start.iter().map(|row| line("before", row)).chain(rows).collect()
 }

@@ -12,6 +12,8 @@ use ft_train::continual::StrategyConfig;
 use ft_train::objectives::ObjectiveConfig;
 use serde_json::Value;
 
+use crate::continual_results;
+
 /// Pages that other tests make: `ft data preview`.
 const ELSEWHERE: &[&str] = &["preview.md"];
 
@@ -30,7 +32,7 @@ fn the_guide_says_what_the_code_says() {
     for name in &found {
         assert!(
             pages.contains_key(name) || ELSEWHERE.contains(&name.as_str()),
-            "docs/guide/{name}: no method, no objective and no strategy has this page"
+            "docs/guide/{name}: nothing has this page"
         );
     }
     for (name, text) in &pages {
@@ -91,6 +93,7 @@ impl Guide {
         pages.extend(ObjectiveConfig::NAMES.iter().map(page));
         let page = |name: &&'static str| (strategy_file(name), self.strategy(name));
         pages.extend(StrategyConfig::NAMES.iter().map(page));
+        pages.insert("families.md".into(), families());
         pages.insert("README.md".into(), self.index());
         pages
     }
@@ -117,7 +120,7 @@ impl Guide {
         if let Some(files) = self.strategy_configs.get(name) {
             let _ = writeln!(text, "To run: {}.\n", links(files));
         }
-        text + &table(&self.choices("ContinualSection", "strategy", name))
+        text + &table(&self.choices("ContinualSection", "strategy", name)) + &continual_results::of_strategy(name)
     }
 
     fn index(&self) -> String {
@@ -140,6 +143,7 @@ impl Guide {
             let (title, _) = header(&format!("crates/ft-train/src/objectives/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", objective_file(name));
         }
+        text += "\n# Model families\n\n[Which models run](families.md).\n";
         text += "\n# Tasks one after the other\n\nWhat is done against forgetting; every one works with every method, over every storage, but \
             `olora` (LoRA) and `adapters` (methods that leave the base as it is). With most, `between_tasks = \"fold\"` makes each task's adapter a part of \
             the base before a fresh one starts.\n\n\
@@ -148,7 +152,7 @@ impl Guide {
             let (title, _) = header(&format!("crates/ft-train/src/continual/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", strategy_file(name));
         }
-        text
+        text + &continual_results::for_guide()
     }
 
     fn page(&self, name: &str) -> String {
@@ -194,6 +198,24 @@ impl Guide {
         let targets = options.iter().find(|(key, _)| *key == "targets");
         targets.map_or("".into(), |(_, option)| default(option))
     }
+}
+
+/// The page of the model families.
+fn families() -> String {
+    let mut text = "# Model families\n\nMade by `cargo xtask guide` from `crates/ft-model/src/families`. Of a model that also sees or hears, the \
+        language model (`text_config`) is loaded and saved alone; what else its folder holds is left out.\n\n\
+        | `model_type` | | class in transformers | GGUF |\n|---|---|---|---|\n"
+        .to_owned();
+    let registry = fs::read_to_string(root().join("crates/ft-model/src/families/mod.rs")).unwrap();
+    for (name, class, gguf) in ft_model::families::list() {
+        let line = registry.lines().find(|line| line.contains(&format!("(\"{name}\",")));
+        let module = line.and_then(|line| line.rsplit_once(", ")?.1.split_once("::"));
+        let module = module.expect("a registry line").0;
+        let (title, _) = header(&format!("crates/ft-model/src/families/{module}.rs"));
+        let gguf = gguf.map_or("no".to_owned(), |architecture| format!("`{architecture}`"));
+        let _ = writeln!(text, "| `{name}` | {title} | `{class}` | {gguf} |");
+    }
+    text
 }
 
 fn objective_file(name: &str) -> String {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use ft_data::{Batch, DataConfig, Sample, Span, Taught, Tokenizer};
 use ft_model::{LoadDtype, Model};
-use ft_optim::{Optim, OptimConfig};
+use ft_optim::{Optim, OptimConfig, load_trainable_tensors, trainable_tensors};
 use ft_peft::{Adaptable, AnyTensor, Delta, ModuleSlot, PeftConfig, adapter, attach};
 use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
@@ -89,7 +89,8 @@ fn base(device: &Device) -> Model {
     Model::load(&fixture("peft/base"), LoadDtype::F32, device).unwrap()
 }
 
-fn trained(options: &Value) -> TrainModel {
+/// A student in training, with the maps of hidden states that `golden` starts from.
+fn trained(options: &Value, golden: &BTreeMap<String, Array>) -> TrainModel {
     let mut options = options.clone();
     if let Some(teacher) = options["teacher"].as_str().filter(|teacher| *teacher != "base") {
         options["teacher"] = fixture("objectives")
@@ -101,6 +102,16 @@ fn trained(options: &Value) -> TrainModel {
     let mut model = base(&Device::flex().autodiff());
     let objective = objective(&options.to_string(), &model);
     adapter::load(&fixture("peft/lora_all_rslora"), &mut model).unwrap();
+    let starts: Vec<_> = golden.iter().filter(|(name, _)| name.starts_with("start.")).collect();
+    let shapes: Vec<[usize; 2]> = starts.iter().map(|(_, map)| [map.shape[0], map.shape[1]]).collect();
+    let mut model = model.with_hidden_projections(&shapes, 0);
+    let mut tensors = trainable_tensors(&model);
+    for (name, data) in &mut tensors {
+        if let Some(start) = golden.get(&format!("start.{name}")) {
+            *data = TensorData::new(start.values.iter().map(|x| *x as f32).collect(), start.shape.clone());
+        }
+    }
+    model = load_trainable_tensors(model, tensors).unwrap();
     TrainModel {
         objective,
         ..train_model(model, ActivationPolicy::default())
@@ -127,6 +138,16 @@ fn adapters(model: &Model) -> BTreeMap<String, AnyTensor> {
 fn compare(case: &str, group: &str, model: &Model, golden: &BTreeMap<String, Array>) {
     let found = adapters(model);
     assert_eq!(found.len(), 28);
+    let maps = trainable_tensors(model).into_iter();
+    for (name, map) in maps.filter(|(name, _)| name.starts_with("hidden_projections")) {
+        let map = Tensor::<2>::from_data(map, &Device::flex());
+        close(
+            &format!("{case}: {name}"),
+            map,
+            &golden[&format!("{group}.{name}")],
+            1e-4,
+        );
+    }
     for (name, tensor) in found {
         let AnyTensor::Matrix(tensor) = tensor else {
             panic!("{name}")
@@ -148,7 +169,7 @@ fn losses_figures_gradients_and_steps_equal_the_formulas() {
         let samples = samples(&golden, options);
         let mut hook = MethodHook::of(&PeftConfig::default());
         for size in [samples.len(), 2] {
-            let train = trained(options);
+            let train = trained(options, &expected);
             let step = train.step_gradients(&mut hook, &cut(&samples, size), None, &|| true);
             let step = step.unwrap().unwrap();
             close_loss(case, step.item.mean_loss().unwrap(), expected["losses"].values[0], 1e-5);
@@ -161,7 +182,7 @@ fn losses_figures_gradients_and_steps_equal_the_formulas() {
             }
             compare(case, "grad", &in_gradients(&train.model, step.grads), &expected);
         }
-        let (mut train, batch) = (trained(options), cut(&samples, samples.len()));
+        let (mut train, batch) = (trained(options, &expected), cut(&samples, samples.len()));
         let mut optim = Optim::new(&OptimConfig::default()).unwrap();
         for loss in &expected["losses"].values {
             let step = train

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::support::fixture;
 use crate::train_support::Workshop;
 use crate::train_uld;
 
@@ -59,6 +60,12 @@ pub const KINDS: &[&[&str]] = &[
         "objective.lambda=0.5",
         "objective.max_new_tokens=5",
     ],
+    &[
+        "objective.kind=distill",
+        "objective.teacher=narrow",
+        "objective.hidden_layers=[[1, 1], [2, 1]]",
+        "objective.hidden_loss=mse",
+    ],
     &["objective.kind=distill", "objective.teacher=stranger"],
     &[
         "objective.kind=distill",
@@ -68,7 +75,8 @@ pub const KINDS: &[&[&str]] = &[
     ],
 ];
 
-/// The workshop with preferences, and with teachers that were fine-tuned on the task: one with its tokenizer, one with another.
+/// The workshop with preferences, and with teachers that were fine-tuned on the task: one with its tokenizer, one with another. A third
+/// is random and narrower.
 pub fn workshop() -> Workshop {
     let workshop = Workshop::new();
     for file in ["train", "valid"] {
@@ -84,6 +92,9 @@ pub fn workshop() -> Workshop {
     let sets = ["peft.method=full", "train.steps=24", "optim.lr=5e-3", "eval.samples=0"];
     workshop.fit("sft", &sets).unwrap();
     copy(&workshop.path("sft/final"), &workshop.path("teacher"));
+    for from in [workshop.path("base"), fixture("objectives/teacher")] {
+        copy(&from, &workshop.path("narrow"));
+    }
     train_uld::add_stranger(&workshop, &sets);
     workshop
 }
@@ -99,7 +110,9 @@ pub fn copy(from: &Path, to: &Path) {
 /// The options with paths into the workshop and the data that they need.
 pub fn sets(workshop: &Workshop, kind: &[&str], more: &[&str]) -> Vec<String> {
     let place = |set: &str| match set.strip_prefix("objective.teacher=") {
-        Some(name @ ("teacher" | "stranger")) => format!("objective.teacher={}", workshop.path(name).display()),
+        Some(name @ ("teacher" | "narrow" | "stranger")) => {
+            format!("objective.teacher={}", workshop.path(name).display())
+        }
         _ => set.to_owned(),
     };
     let mut sets: Vec<String> = kind.iter().copied().chain(more.iter().copied()).map(place).collect();

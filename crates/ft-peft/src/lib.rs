@@ -69,7 +69,7 @@ pub use embedding_delta::EmbeddingDelta;
 pub use error::{Error, Result};
 pub use methods::lora::mixed::RowChoice;
 pub use methods::lora::stack::{Earlier, stack, stackable};
-pub use methods::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+pub use methods::{Base, Delta, InTraining, ParamMut, PeftConfig, PeftFile, PeftMethod, WeightDelta};
 pub use pass::Pass;
 pub use patterns::Patterns;
 pub use peft_config::Target;

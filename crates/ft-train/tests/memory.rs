@@ -1,6 +1,9 @@
 //! What a training step keeps and needs, counted by the allocator, beside what the plan says. A binary of its own: the
 //! count is global.
 
+#[path = "memory/token_cache.rs"]
+mod token_cache;
+
 use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -180,7 +183,7 @@ fn steps_need_what_the_plan_says() {
     for (options, shape, config, attached) in cases() {
         let mut model = Model::init(&shape, 1, &Device::flex().autodiff());
         attach(&mut model, &config, 0).unwrap();
-        let mut demand = Demand::new(&shape, &config, &attached);
+        let mut demand = Demand::new(&shape, &config, &attached, attached.parameters);
         peak(&model, TOKENS, Checkpointing::Off);
         let (columns, held) = virtual_tokens(&config, &shape);
         let (said, found) = (demand.kept(columns + TOKENS) + held, kept(&model, TOKENS));
@@ -244,7 +247,7 @@ fn steps_over_codes_keep_what_the_plan_says() {
         let scheme = Some(Scheme::new(Kind::Nf4));
         let mut model = Model::init_quantized(&shape, 1, scheme, &Device::flex().autodiff());
         attach(&mut model, &config, 0).unwrap();
-        let demand = Demand::new(&shape, &config, &attached);
+        let demand = Demand::new(&shape, &config, &attached, attached.parameters);
         peak(&model, TOKENS, Checkpointing::Off);
         let (said, found) = (demand.kept(TOKENS), kept(&model, TOKENS));
         if far(said, found, 0.06) {
@@ -262,7 +265,7 @@ fn sixteen_bit_activations_are_kept_as_the_plan_says() {
     for (options, shape, config, attached) in cases() {
         let mut model = Model::init(&shape, 1, &Device::flex().autodiff()).computing_in(FloatDType::BF16);
         attach(&mut model, &config, 0).unwrap();
-        let mut demand = Demand::new(&shape, &config, &attached);
+        let mut demand = Demand::new(&shape, &config, &attached, attached.parameters);
         demand.half = true;
         peak(&model, TOKENS, Checkpointing::Off);
         let (columns, held) = virtual_tokens(&config, &shape);

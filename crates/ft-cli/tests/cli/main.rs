@@ -13,4 +13,10 @@ mod preview;
 mod runs;
 #[cfg(unix)]
 mod screen;
+#[cfg(unix)]
+mod serve;
+#[cfg(unix)]
+mod serve_faults;
+#[cfg(unix)]
+mod serve_support;
 mod support;

@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use super::text::{escape, visible};
 use super::{Preview, PreviewToken};
+use crate::cache::passing;
 use crate::config::DataConfig;
 use crate::error::Place;
 use crate::load::{Dataset, Fate};
@@ -106,7 +107,7 @@ impl Page<'_> {
             self.line(format_args!("<tr><th>{name}</th><td>{value}</td></tr>"));
         }
         self.line(format_args!("</table>"));
-        for warning in statistics.warnings() {
+        for warning in self.data.warnings() {
             self.line(format_args!("<p class=\"warning\">{}</p>", escape(&warning)));
         }
         self.line(format_args!(
@@ -257,10 +258,10 @@ impl Page<'_> {
     /// Packed rows, where there are any.
     fn rows(&mut self, config: &DataConfig, seed: u64) {
         let data = self.data;
-        if config.pack == Pack::Off || data.samples.iter().any(|sample| sample.rows() != 1) {
+        if config.pack == Pack::Off || passing(&data.samples).any(|sample| sample.rows() != 1) {
             return;
         }
-        let lengths: Vec<usize> = data.samples.iter().map(Sample::width).collect();
+        let lengths: Vec<usize> = passing(&data.samples).map(Sample::width).collect();
         let rows = pack_rows(&lengths, config.max_length, config.shuffle.then_some(seed));
         let cells = (rows.len() * config.max_length) as f64;
         let filled = 100.0 * data.statistics.tokens as f64 / cells.max(1.0);

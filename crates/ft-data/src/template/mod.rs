@@ -20,6 +20,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, Value};
 use serde_json::{Map, json};
 
 use crate::error::{Error, Result};
+pub(crate) use clock::today;
 pub use named::{named_template, template_names};
 pub(crate) use turns::{Rendered, common_prefix, render_turns};
 

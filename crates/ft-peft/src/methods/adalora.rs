@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, at_least_one, f32, invalid, positive, projections, size};
 use super::lora::low_rank::LowRank;
-use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
+use super::{Base, Delta, InTraining, ParamMut, PeftFile, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -123,11 +123,6 @@ fn is_empty(kept: Option<&Vec<bool>>) -> bool {
 }
 
 impl PeftMethod for AdaLoraConfig {
-    fn learning_rate(&self) -> f64 {
-        // The paper's own runs took 5e-4 to 2.2e-3 (appendix, table 6).
-        1e-3
-    }
-
     fn check(&self) -> Result<()> {
         size("init_r", self.init_r)?;
         size("target_r", self.target_r)?;
@@ -210,6 +205,13 @@ impl PeftMethod for AdaLoraConfig {
             salt: ft_seed::salt(&module.path),
         }));
     }
+}
+
+impl InTraining for AdaLoraConfig {
+    fn learning_rate(&self) -> f64 {
+        // The paper's own runs took 5e-4 to 2.2e-3 (appendix, table 6).
+        1e-3
+    }
 
     fn set_total_steps(&mut self, steps: usize) -> Result<()> {
         self.total_step = steps;
@@ -231,7 +233,9 @@ impl PeftMethod for AdaLoraConfig {
     fn numbers_beside(&self) -> usize {
         2
     }
+}
 
+impl PeftFile for AdaLoraConfig {
     /// Rows that the file has left out come back as zeros.
     fn unpack(&self, path: &str, name: &str, data: TensorData) -> TensorData {
         match self.kept_at(path) {

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{checked, invalid, record};
-use super::{PeftConfig, PeftMethod};
+use super::{InTraining, PeftConfig, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
@@ -42,11 +42,6 @@ impl Default for BitfitConfig {
 }
 
 impl PeftMethod for BitfitConfig {
-    fn learning_rate(&self) -> f64 {
-        // The largest of the paper's grid.
-        1e-3
-    }
-
     fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
@@ -69,7 +64,16 @@ impl PeftMethod for BitfitConfig {
             ..Choice::default()
         })
     }
+}
 
+impl InTraining for BitfitConfig {
+    fn learning_rate(&self) -> f64 {
+        // The largest of the paper's grid.
+        1e-3
+    }
+}
+
+impl PeftFile for BitfitConfig {
     fn targeted(&self, choice: &Choice) -> Vec<String> {
         choice.biases.clone()
     }

@@ -17,8 +17,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::PeftMethod;
 use super::common::{dropout, invalid, positive};
+use super::{InTraining, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::saved_activations::SavedActivations;
@@ -232,11 +232,6 @@ impl<P> PeftMethod for BottleneckConfig<P> {
         Ok(())
     }
 
-    fn learning_rate(&self) -> f64 {
-        // Within the papers' grids (3e-5 to 3e-3 for Houlsby's), and found by trial (docs/guide): 3e-4 learns too slowly.
-        1e-3
-    }
-
     fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let specs: Vec<&ModuleSpec> = specs.iter().filter(|spec| spec.kind == Kind::Residual).collect();
         self.known_layers(&specs)?;
@@ -284,7 +279,16 @@ impl<P> PeftMethod for BottleneckConfig<P> {
         slot.adapter =
             Some(Bottleneck::new(start, self.reads(), self.non_linearity, self.scaling).dropping(self.dropout, salt));
     }
+}
 
+impl<P> InTraining for BottleneckConfig<P> {
+    fn learning_rate(&self) -> f64 {
+        // Within the papers' grids (3e-5 to 3e-3 for Houlsby's), and found by trial (docs/guide): 3e-4 learns too slowly.
+        1e-3
+    }
+}
+
+impl<P> PeftFile for BottleneckConfig<P> {
     fn to_adapterhub(&self) -> Option<(&str, Value)> {
         Some((&self.name, file::write(self)))
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::PeftMethod;
+use super::{InTraining, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::targets::{Layers, Selector, Targets};
@@ -33,11 +33,6 @@ impl Default for FullConfig {
 }
 
 impl PeftMethod for FullConfig {
-    fn learning_rate(&self) -> f64 {
-        // What Alpaca took for 7B parameters, and most recipes since.
-        2e-5
-    }
-
     fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
@@ -50,3 +45,12 @@ impl PeftMethod for FullConfig {
         })
     }
 }
+
+impl InTraining for FullConfig {
+    fn learning_rate(&self) -> f64 {
+        // What Alpaca took for 7B parameters, and most recipes since.
+        2e-5
+    }
+}
+
+impl PeftFile for FullConfig {}

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{checked, f32, projections, record, scaled};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, InTraining, ParamMut, PeftConfig, PeftFile, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -68,11 +68,6 @@ impl Ia3Config {
 }
 
 impl PeftMethod for Ia3Config {
-    fn learning_rate(&self) -> f64 {
-        // The paper's recipe; PEFT's method comparison found 2e-3 to 5e-3 alike.
-        3e-3
-    }
-
     fn check(&self) -> Result<()> {
         self.feedforward.names("").map(drop)
     }
@@ -118,7 +113,16 @@ impl PeftMethod for Ia3Config {
             feedforward,
         }));
     }
+}
 
+impl InTraining for Ia3Config {
+    fn learning_rate(&self) -> f64 {
+        // The paper's recipe; PEFT's method comparison found 2e-3 to 5e-3 alike.
+        3e-3
+    }
+}
+
+impl PeftFile for Ia3Config {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("IA3", target, &self.modules_to_save);
         // An entry stands for every path that ends in it, and is a feed-forward module or is not: where both kinds share

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{checked, invalid, record};
-use super::{PeftConfig, PeftMethod};
+use super::{InTraining, PeftConfig, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -40,6 +40,8 @@ impl Default for LnTuningConfig {
         let names = [
             "input_layernorm",
             "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
             "norm",
             "ln_1",
             "ln_2",
@@ -61,11 +63,6 @@ impl LnTuningConfig {
 }
 
 impl PeftMethod for LnTuningConfig {
-    fn learning_rate(&self) -> f64 {
-        // Found by trial (docs/guide): as for BitFit.
-        1e-3
-    }
-
     fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let selector = Selector {
             targets: &self.targets,
@@ -87,7 +84,16 @@ impl PeftMethod for LnTuningConfig {
             ..Choice::default()
         })
     }
+}
 
+impl InTraining for LnTuningConfig {
+    fn learning_rate(&self) -> f64 {
+        // Found by trial (docs/guide): as for BitFit.
+        1e-3
+    }
+}
+
+impl PeftFile for LnTuningConfig {
     fn targeted(&self, choice: &Choice) -> Vec<String> {
         let norms = choice.whole.iter().filter(|path| !self.is_saved_whole(path));
         norms.cloned().collect()

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{alphas, checked, f32, projections, ranks, record};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, InTraining, ParamMut, PeftConfig, PeftFile, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -84,11 +84,6 @@ impl LohaConfig {
 }
 
 impl PeftMethod for LohaConfig {
-    fn learning_rate(&self) -> f64 {
-        // Found by trial (docs/guide): between LoRA and LoKr.
-        1e-3
-    }
-
     fn check(&self) -> Result<()> {
         ranks(self.rank, &self.rank_pattern)?;
         alphas(self.alpha, &self.alpha_pattern)
@@ -143,7 +138,16 @@ impl PeftMethod for LohaConfig {
             scale: self.scale_at(&module.path),
         }));
     }
+}
 
+impl InTraining for LohaConfig {
+    fn learning_rate(&self) -> f64 {
+        // Found by trial (docs/guide): between LoRA and LoKr.
+        1e-3
+    }
+}
+
+impl PeftFile for LohaConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("LOHA", target, &self.modules_to_save);
         file["alpha"] = number(self.alpha);

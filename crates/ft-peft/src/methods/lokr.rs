@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{alphas, checked, f32, invalid, projections, ranks, record, size};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, InTraining, ParamMut, PeftConfig, PeftFile, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -133,11 +133,6 @@ fn factors(n: usize, wanted: Option<usize>) -> (usize, usize) {
 }
 
 impl PeftMethod for LokrConfig {
-    fn learning_rate(&self) -> f64 {
-        // PEFT's method comparison.
-        3e-3
-    }
-
     fn check(&self) -> Result<()> {
         ranks(self.rank, &self.rank_pattern)?;
         size("factor", self.factor.unwrap_or(1))?;
@@ -199,7 +194,16 @@ impl PeftMethod for LokrConfig {
         let scale = self.scale_at(&module.path);
         slot.delta = Some(Delta::Lokr(Lokr { one, two, scale }));
     }
+}
 
+impl InTraining for LokrConfig {
+    fn learning_rate(&self) -> f64 {
+        // PEFT's method comparison.
+        3e-3
+    }
+}
+
+impl PeftFile for LokrConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("LOKR", target, &self.modules_to_save);
         file["alpha"] = number(self.alpha);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{self, f32, invalid, positive};
 use super::dora::Dora;
 use super::trainable_tokens::{self, Token};
-use super::{Base, Delta, ParamMut, PeftMethod, WeightDelta};
+use super::{Base, Delta, InTraining, ParamMut, PeftFile, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
@@ -180,11 +180,6 @@ impl LoraConfig {
 }
 
 impl PeftMethod for LoraConfig {
-    fn learning_rate(&self) -> f64 {
-        // QLoRA (Dettmers et al. 2023) up to 13B parameters.
-        2e-4
-    }
-
     fn check(&self) -> Result<()> {
         common::ranks(self.rank, &self.rank_pattern)?;
         common::dropout("dropout", self.dropout)?;
@@ -290,6 +285,13 @@ impl PeftMethod for LoraConfig {
     fn name_tokens(&mut self, id_of: &dyn Fn(&str) -> Option<u32>) -> Result<()> {
         trainable_tokens::name(TOKENS, &mut self.trainable_token_indices, id_of)
     }
+}
+
+impl InTraining for LoraConfig {
+    fn learning_rate(&self) -> f64 {
+        // QLoRA (Dettmers et al. 2023) up to 13B parameters.
+        2e-4
+    }
 
     /// The groups of PEFT's `create_loraplus_optimizer`.
     fn rate(&self, part: Part, lr: f64) -> f64 {
@@ -303,7 +305,9 @@ impl PeftMethod for LoraConfig {
             Part::Matrix(_) => lr,
         }
     }
+}
 
+impl PeftFile for LoraConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         Some(file::write(self, target))
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{at_least_one, checked, f32, invalid, projections, record};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, InTraining, ParamMut, PeftConfig, PeftFile, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -74,11 +74,6 @@ impl OftConfig {
 }
 
 impl PeftMethod for OftConfig {
-    fn learning_rate(&self) -> f64 {
-        // Found by trial (docs/guide).
-        4e-4
-    }
-
     fn check(&self) -> Result<()> {
         if self.block_size < 2 {
             return Err(invalid(
@@ -137,7 +132,16 @@ impl PeftMethod for OftConfig {
             terms: self.cayley_neumann.then_some(self.neumann_terms),
         }));
     }
+}
 
+impl InTraining for OftConfig {
+    fn learning_rate(&self) -> f64 {
+        // Found by trial (docs/guide).
+        4e-4
+    }
+}
+
+impl PeftFile for OftConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("OFT", target, &self.modules_to_save);
         file["bias"] = "none".into();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{checked, dropout, invalid, prompt_record, size};
-use super::{PeftConfig, PeftMethod};
+use super::{InTraining, PeftConfig, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::prompt_tuning::input_table;
@@ -68,10 +68,6 @@ impl Default for PTuningConfig {
 }
 
 impl PeftMethod for PTuningConfig {
-    fn learning_rate(&self) -> f64 {
-        3e-3
-    }
-
     fn check(&self) -> Result<()> {
         size("num_virtual_tokens", self.num_virtual_tokens)?;
         size("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
@@ -128,7 +124,15 @@ impl PeftMethod for PTuningConfig {
             Encoder::Lstm => Prompt::Lstm(Lstm::start(&start, self.encoder_num_layers, self.encoder_dropout)),
         });
     }
+}
 
+impl InTraining for PTuningConfig {
+    fn learning_rate(&self) -> f64 {
+        3e-3
+    }
+}
+
+impl PeftFile for PTuningConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let shape = target.shape;
         let mut file = prompt_record("P_TUNING", target, self.num_virtual_tokens, [shape.heads, shape.hidden]);

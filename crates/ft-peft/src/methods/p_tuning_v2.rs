@@ -9,8 +9,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::PeftMethod;
 use super::prefix_tuning::{InitWeights, PrefixTuningConfig, file};
+use super::{InTraining, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::Target;
@@ -52,10 +52,6 @@ impl PTuningV2Config {
 }
 
 impl PeftMethod for PTuningV2Config {
-    fn learning_rate(&self) -> f64 {
-        self.prefix().learning_rate()
-    }
-
     fn check(&self) -> Result<()> {
         self.prefix().check()
     }
@@ -75,7 +71,15 @@ impl PeftMethod for PTuningV2Config {
     fn fill(&self, module: &mut TargetModule<'_>, seed: u64) {
         self.prefix().fill(module, seed);
     }
+}
 
+impl InTraining for PTuningV2Config {
+    fn learning_rate(&self) -> f64 {
+        self.prefix().learning_rate()
+    }
+}
+
+impl PeftFile for PTuningV2Config {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         Some(file(&self.prefix(), target))
     }

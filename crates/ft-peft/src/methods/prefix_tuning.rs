@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{checked, invalid, prompt_record, size};
-use super::{PeftConfig, PeftMethod};
+use super::{InTraining, PeftConfig, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
@@ -74,11 +74,6 @@ pub(crate) fn attention(specs: &[ModuleSpec]) -> Result<Choice> {
 }
 
 impl PeftMethod for PrefixTuningConfig {
-    fn learning_rate(&self) -> f64 {
-        // Keys and values start with deviation 1, and small steps leave them there; an MLP moves them with every weight.
-        if self.prefix_projection { 3e-3 } else { 5e-2 }
-    }
-
     fn check(&self) -> Result<()> {
         size("num_virtual_tokens", self.num_virtual_tokens)?;
         size("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))
@@ -130,7 +125,16 @@ impl PeftMethod for PrefixTuningConfig {
             })
         });
     }
+}
 
+impl InTraining for PrefixTuningConfig {
+    fn learning_rate(&self) -> f64 {
+        // Keys and values start with deviation 1, and small steps leave them there; an MLP moves them with every weight.
+        if self.prefix_projection { 3e-3 } else { 5e-2 }
+    }
+}
+
+impl PeftFile for PrefixTuningConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         Some(file(self, target))
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::common::{checked, invalid, prompt_record, size};
 use super::p_tuning::PTuningConfig;
 use super::prefix_tuning::PrefixTuningConfig;
-use super::{PeftConfig, PeftMethod};
+use super::{InTraining, PeftConfig, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::peft_config::{File, Target};
@@ -155,11 +155,6 @@ impl PromptTuningConfig {
 }
 
 impl PeftMethod for PromptTuningConfig {
-    fn learning_rate(&self) -> f64 {
-        // Lester et al. 2021, section 3.2.
-        0.3
-    }
-
     fn check(&self) -> Result<()> {
         size("num_virtual_tokens", self.num_virtual_tokens)?;
         let text = self.prompt_tuning_init == PromptTuningInit::Text;
@@ -213,7 +208,16 @@ impl PeftMethod for PromptTuningConfig {
             embedding: Leaf::Trained(Param::from_tensor(start)),
         }));
     }
+}
 
+impl InTraining for PromptTuningConfig {
+    fn learning_rate(&self) -> f64 {
+        // Lester et al. 2021, section 3.2.
+        0.3
+    }
+}
+
+impl PeftFile for PromptTuningConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let shape = target.shape;
         let mut file = prompt_record(

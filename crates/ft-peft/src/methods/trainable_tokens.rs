@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{checked, f32, invalid, record};
-use super::{ParamMut, PeftConfig, PeftMethod};
+use super::{InTraining, ParamMut, PeftConfig, PeftFile, PeftMethod};
 use crate::attach::{Choice, ModuleSpec};
 use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
@@ -47,11 +47,6 @@ pub struct TrainableTokensConfig {
 }
 
 impl PeftMethod for TrainableTokensConfig {
-    fn learning_rate(&self) -> f64 {
-        // PEFT's method comparison.
-        1e-3
-    }
-
     fn check(&self) -> Result<()> {
         if self.token_indices.is_empty() {
             return Err(invalid("token_indices", "names no token; give ids or texts of tokens"));
@@ -79,7 +74,16 @@ impl PeftMethod for TrainableTokensConfig {
     fn name_tokens(&mut self, id_of: &dyn Fn(&str) -> Option<u32>) -> Result<()> {
         name("token_indices", &mut self.token_indices, id_of)
     }
+}
 
+impl InTraining for TrainableTokensConfig {
+    fn learning_rate(&self) -> f64 {
+        // PEFT's method comparison.
+        1e-3
+    }
+}
+
+impl PeftFile for TrainableTokensConfig {
     fn targeted(&self, choice: &Choice) -> Vec<String> {
         choice.rows.clone()
     }

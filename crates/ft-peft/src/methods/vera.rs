@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{self, checked, f32, invalid, projections, record, scaled, size};
-use super::{Base, Delta, ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use super::{Base, Delta, InTraining, ParamMut, PeftConfig, PeftFile, PeftMethod, WeightDelta};
 use crate::attach::{Choice, ModuleSpec};
 use crate::error::Result;
 use crate::methods::lora::BiasMode;
@@ -70,11 +70,6 @@ impl Default for VeraConfig {
 }
 
 impl PeftMethod for VeraConfig {
-    fn learning_rate(&self) -> f64 {
-        // The paper's recipe for Llama.
-        4e-3
-    }
-
     fn check(&self) -> Result<()> {
         size("rank", self.rank)?;
         common::dropout("dropout", self.dropout)?;
@@ -143,7 +138,16 @@ impl PeftMethod for VeraConfig {
             }));
         }
     }
+}
 
+impl InTraining for VeraConfig {
+    fn learning_rate(&self) -> f64 {
+        // The paper's recipe for Llama.
+        4e-3
+    }
+}
+
+impl PeftFile for VeraConfig {
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         let mut file = record("VERA", target, &self.modules_to_save);
         file["bias"] = "none".into();

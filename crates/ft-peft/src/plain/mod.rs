@@ -12,7 +12,7 @@ use crate::adapter::{self, PREFIX, TensorFile, WEIGHTS};
 use crate::error::{Error, Result};
 use crate::methods::adalora::AdaLoraConfig;
 use crate::methods::lora::{BiasMode, Init, LoraConfig};
-use crate::methods::{PeftConfig, PeftMethod};
+use crate::methods::{PeftConfig, PeftFile};
 use crate::peft_config::Target;
 use crate::target_module::AttentionShape;
 

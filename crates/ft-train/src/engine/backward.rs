@@ -52,7 +52,7 @@ pub struct Losses<'a> {
     /// How many blocks those are behind, ascending.
     pub after: &'a [usize],
     /// Of the one with this number among them, `[rows, width, hidden]`.
-    pub inner: &'a dyn Fn(usize, Tensor<3>) -> Tensor<1>,
+    pub inner: &'a dyn Fn(&Model, usize, Tensor<3>) -> Tensor<1>,
 }
 
 impl Losses<'_> {
@@ -78,7 +78,7 @@ impl Losses<'_> {
         {
             hidden = model.blocks(done..after, hidden, rows, pass);
             done = after;
-            let own = (self.inner)(number, model.without_prompt(hidden.clone(), rows));
+            let own = (self.inner)(model, number, model.without_prompt(hidden.clone(), rows));
             sum = Some(match sum {
                 None => own,
                 Some(sum) => sum + own,

@@ -27,7 +27,7 @@ use crate::engine::clock::Clock;
 use crate::engine::conclude::{conclude, models};
 use crate::engine::early_stopping::{PatientStopping, SharedPatience};
 use crate::engine::gradient_check::GradientCheck;
-use crate::engine::memory_limit::MemoryLimit;
+use crate::engine::memory_limit::Memory;
 use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::Guard;
@@ -35,17 +35,21 @@ use crate::engine::prepare::{adapt, given, load};
 use crate::engine::resume::{self, Resume};
 use crate::engine::save::Saver;
 use crate::engine::session::Session;
+use crate::engine::stop::Stop;
 use crate::engine::strategy::StepStrategy;
+use crate::engine::task_adapters::TaskAdapters;
 use crate::engine::task_end::OverTasks;
+use crate::engine::unread::Unread;
 use crate::objectives::{Objective, ObjectiveConfig};
 use crate::tasks::BestBy;
 use crate::watch::Ending;
 use crate::watch::completions::{CompletionsFile, Prompts, Shown};
-use crate::watch::history::{Done, EventHistory, MetricsFile};
+use crate::watch::history::{Done, EventHistory};
 use crate::watch::metrics::{Loss, MeanMetric, Norm, Throughput};
 use crate::watch::outcome::Outcome;
 use crate::watch::renderer::{ProgressRenderer, Silent, Style};
-use crate::watch::tensorboard::EventFile;
+use crate::watch::run_log::RunLog;
+use crate::watch::task_metrics::TaskMetrics;
 use crate::{Error, Plan, Result};
 
 /// How a run is watched and steered.
@@ -134,7 +138,7 @@ pub enum Event {
 /// gradient. What was saved before an error stays usable.
 pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let FitOptions {
-        stop,
+        stop: flag,
         interrupter,
         progress,
         resume,
@@ -151,54 +155,63 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let optim = Optim::new(&plan.config.optim)?;
     let mut method = MethodHook::of(&plan.peft)
         .with(OverTasks::strategy(&plan))
-        .followed(OverTasks::succession(&plan));
+        .followed(OverTasks::succession(&plan))
+        .beside(TaskAdapters::of(&plan, &model)?);
     let (mut model, mut optim, state) = match &from {
         Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
     };
-    optim.set_rates(ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr));
+    let rates = ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr);
+    method.task_adapters().into_iter().for_each(|own| own.set_rates(&rates));
+    optim.set_rates(rates);
     let state = with_loss_scale(&plan, state, &model)?;
     write_config(&plan)?;
 
     let prompts = Prompts::of(&plan);
-    let before = before(&plan, &models(&plan, &method, &model)?, &prompts, from.is_some(), &stop)?;
+    let before = before(&plan, &models(&plan, &method, &model)?, &prompts, from.is_some(), &flag)?;
     on_event(&Event::Answered(before.clone()));
 
-    let saver = Saver::new(&plan);
-    if plan.config.train.dump_batches.is_some() && from.is_none() {
-        saver.initial(&model)?;
-    }
     let done = from.as_ref().map(|(_, state)| Done {
         step: state.step,
         evaluated: state.evaluated,
     });
+    let saver = Saver::new(&plan, done.map(|done| done.step));
+    if plan.config.train.dump_batches.is_some() && from.is_none() {
+        saver.initial(&model)?;
+    }
     let patience = SharedPatience::new(state.patience);
+    let check = (plan.config.train.check_gradients && from.is_none())
+        .then(|| GradientCheck::new(plan.peft.method().tokens(), model.is_tied()));
+    let check = match method.task_adapters() {
+        Some(adapters) => {
+            adapters.check = check;
+            None
+        }
+        None => check,
+    };
     let renderer = renderer(progress, &plan, state.step);
     let session = Session {
         steps: plan.steps.clone(),
-        metrics: MetricsFile::open(&plan.out().join("metrics.jsonl"), done)?,
-        check: (plan.config.train.check_gradients && from.is_none())
-            .then(|| GradientCheck::new(plan.peft.method().tokens(), model.is_tied())),
-        dump: dump(&plan, done)?,
-        board: board(&plan, done)?,
+        log: RunLog::open(&plan, done)?,
+        check,
         answers: answers(&plan, &prompts, done)?,
         guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
         in_backward: plan.config.train.optimizer_in_backward,
         cheap_reads: plan.cpu,
-        unread: Vec::new(),
+        unread: Unread::default(),
         grad_norm: None,
         patience: patience.clone(),
-        stop,
-        interrupter: interrupter.clone(),
-        saved: done.map(|done| done.step),
-        save_soon: false,
+        stop: Stop {
+            flag,
+            interrupter: interrupter.clone(),
+        },
         batches: plan.batches.clone(),
         tasks: plan.tasks.clone(),
         over_tasks: OverTasks::of(&plan),
+        task_metrics: TaskMetrics::of(&plan),
         best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
-        limit: MemoryLimit::new(&plan),
-        memory_advice: plan.memory_advice.clone(),
+        memory: Memory::new(&plan),
         state,
         optim,
         method,
@@ -255,25 +268,6 @@ fn before(plan: &Plan, models: &[Model], prompts: &Prompts, resumed: bool, stop:
     let text = serde_json::to_vec_pretty(&shown).unwrap_or_default();
     checkpoint::write_file(&path, &text)?;
     Ok(shown)
-}
-
-fn dump(plan: &Plan, done: Option<Done>) -> Result<Option<MetricsFile>> {
-    let file = plan
-        .config
-        .train
-        .dump_batches
-        .as_ref()
-        .map(|name| plan.out().join(name));
-    file.map(|path| MetricsFile::open(&path, done)).transpose()
-}
-
-/// TensorBoard's file, where one is wanted.
-fn board(plan: &Plan, done: Option<Done>) -> Result<Option<EventFile>> {
-    let name = &plan.config.train.tensorboard;
-    let wanted = !name.as_os_str().is_empty();
-    wanted
-        .then(|| EventFile::open(&plan.out().join(name), done))
-        .transpose()
 }
 
 /// What writes the answers of every evaluation, where they are wanted.

@@ -16,7 +16,6 @@ use ft_model::Model;
 use ft_optim::{GradNorm, scale_and_clip};
 
 use crate::batches::StepBatch;
-use crate::engine::memory_limit::MemoryLimit;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::Bad;
 use crate::engine::session::{Session, Stepped};
@@ -100,8 +99,8 @@ impl Session {
         batch: &StepBatch,
         lr: f64,
     ) -> Result<Stepped> {
-        self.limit.iter_mut().for_each(MemoryLimit::begin);
-        self.dump(batch, lr)?;
+        self.memory.begin();
+        self.log.dump(self.state.step, lr, batch)?;
         let train = slot.take().ok_or_else(|| Error::Training("no model to train".into()))?;
         let (mut complete, mut moved, mut ended) = (None, false, None);
         let (train, output) = train.in_pieces(batch, |model, piece, output| {
@@ -177,7 +176,7 @@ impl Session {
         Error::HalfDone {
             step: self.state.step + 1,
             grad_norm: bad.grad_norm,
-            last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
+            last: self.saver.last(),
         }
     }
 }

@@ -53,8 +53,30 @@ fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
     owned.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
+/// The memory of a run.
+pub struct Memory {
+    limit: Option<MemoryLimit>,
+    /// What takes less, beside a smaller micro-batch.
+    advice: Vec<String>,
+}
+
+impl Memory {
+    /// That of the plan.
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            limit: MemoryLimit::new(plan),
+            advice: plan.memory_advice.clone(),
+        }
+    }
+
+    /// A step begins.
+    pub(crate) fn begin(&mut self) {
+        self.limit.iter_mut().for_each(MemoryLimit::begin);
+    }
+}
+
 /// `train.memory` where the process is what takes the memory.
-pub struct MemoryLimit {
+struct MemoryLimit {
     bytes: u64,
     /// What was taken before the step.
     start: Option<u64>,
@@ -63,7 +85,7 @@ pub struct MemoryLimit {
 
 impl MemoryLimit {
     /// That of the plan, on the CPU.
-    pub fn new(plan: &Plan) -> Option<Self> {
+    fn new(plan: &Plan) -> Option<Self> {
         let typed = plan.config.train.memory.as_ref().filter(|_| plan.cpu);
         typed.and(plan.budget).map(|bytes| Self {
             bytes,
@@ -72,7 +94,7 @@ impl MemoryLimit {
         })
     }
 
-    pub(crate) fn begin(&mut self) {
+    fn begin(&mut self) {
         self.start = memory::lap().then(memory::resident).flatten();
     }
 
@@ -96,7 +118,7 @@ impl Session {
         batch: &StepBatch,
     ) -> Result<Option<(StepBatch, Tried)>> {
         let model = model.ok_or_else(|| Error::Training("no model to train".into()))?;
-        self.limit.iter_mut().for_each(MemoryLimit::begin);
+        self.memory.begin();
         let mut batch = self.with_loss_factor(self.cut(batch));
         loop {
             if let Some(tried) = attempt(|| self.try_step(model, &batch))? {
@@ -114,13 +136,15 @@ impl Session {
 
     /// Takes note of what a step took on the CPU, once it is done.
     pub(crate) fn mind_the_limit(&mut self, batch: &StepBatch) -> Result<()> {
-        let Some(limit) = &mut self.limit else { return Ok(()) };
+        let Some(limit) = &mut self.memory.limit else {
+            return Ok(());
+        };
         let Some(peak) = limit.exceeded() else { return Ok(()) };
         let (peak, bytes) = (human(peak), human(limit.bytes));
         let divides = self.batches.largest_pass(batch) > 1 && !self.in_backward;
         if divides && limit.is_of_the_step() {
             self.halve(batch, &format!("{peak} taken, train.memory is {bytes}"))?;
-            self.save_soon = true;
+            self.saver.soon = true;
         } else if !std::mem::replace(&mut limit.told, true) {
             (self.on_event)(&Event::Warning(format!(
                 "step {}: {peak} taken, train.memory is {bytes}, and {}",
@@ -183,8 +207,8 @@ impl Session {
             step,
             rows,
             width,
-            memory_advice: self.memory_advice.clone(),
-            last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
+            memory_advice: self.memory.advice.clone(),
+            last: self.saver.last(),
         }
     }
 }

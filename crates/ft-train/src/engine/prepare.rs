@@ -22,19 +22,16 @@ pub(super) fn load(plan: &Plan) -> Result<Model> {
     Ok(model.computing_in(compute))
 }
 
-/// The model with the adapter's starting values.
+/// The model with the starting values of the adapter and of what the objective trains beside.
 pub(super) fn adapt(plan: &Plan, mut model: Model) -> Result<Model> {
+    let seed = ft_data::sub_seed(plan.config.train.seed, "init");
     match plan.config.peft.from() {
         Some(folder) => {
             ft_peft::adapter::load(folder, &mut model)?;
         }
         None => {
-            ft_peft::attach(
-                &mut model,
-                &plan.peft,
-                ft_data::sub_seed(plan.config.train.seed, "init"),
-            )?;
+            ft_peft::attach(&mut model, &plan.peft, seed)?;
         }
     }
-    Ok(model)
+    Ok(model.with_hidden_projections(&plan.projections, seed))
 }

@@ -23,6 +23,10 @@ pub struct Saver {
     pub out: PathBuf,
     /// The training device, without autodiff.
     pub device: Device,
+    /// Step of the newest checkpoint.
+    pub newest: Option<usize>,
+    /// A checkpoint is wanted before the next step, whatever the intervals say.
+    pub soon: bool,
     checkpoint_bytes: u64,
     base: PathBuf,
     peft: PeftConfig,
@@ -32,17 +36,24 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// A writer for this run.
-    pub fn new(plan: &Plan) -> Self {
+    /// A writer for this run, whose newest checkpoint is that of the step `newest`.
+    pub fn new(plan: &Plan, newest: Option<usize>) -> Self {
         Self {
             out: plan.out().to_owned(),
             device: plan.device.clone(),
+            newest,
+            soon: false,
             checkpoint_bytes: plan.disk.checkpoint,
             base: plan.config.model.path.clone(),
             peft: plan.peft.clone(),
             tokenizer: plan.tokenizer.clone(),
             stops: plan.generation.eos_token_id.clone(),
         }
+    }
+
+    /// The name of the newest checkpoint.
+    pub fn last(&self) -> String {
+        self.newest.map_or("none".to_owned(), |step| format!("step-{step}"))
     }
 
     /// Writes `checkpoints/step-N` whole or not at all.
@@ -76,8 +87,9 @@ impl Saver {
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;
         match method.next() {
-            // Over a base that is nowhere, an adapter would say nothing to anybody.
+            // Over a base that is nowhere, an adapter would say nothing to anybody; of several, one would be taken for the result.
             Next::Fold => Ok(()),
+            _ if method.has_task_adapters() => Ok(()),
             _ => self.export(model, folder),
         }
     }
@@ -109,7 +121,7 @@ impl Saver {
     pub fn finish(&self, model: &Model, method: &MethodHook, tasks: &Tasks) -> Result<PathBuf> {
         let draft = Draft::begin(&self.out.join("final"))?;
         match method.next() {
-            Next::Separate => {
+            _ if method.separates() => {
                 for (number, task) in tasks.0.iter().enumerate() {
                     let own = Draft::begin(&draft.path().join(&task.name))?;
                     self.result(&method.model_of(model, Some(number))?, own.path())?;
@@ -122,7 +134,7 @@ impl Saver {
                 whole.save(draft.path(), LoadDtype::F32)?;
                 self.beside(draft.path())?;
             }
-            Next::Continue | Next::Freeze => self.result(model, draft.path())?,
+            _ => self.result(model, draft.path())?,
         }
         draft.commit()
     }

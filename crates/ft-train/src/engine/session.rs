@@ -9,10 +9,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Tensor;
-use burn::train::Interrupter;
 use ft_optim::{GradNorm, Optim};
 use serde_json::json;
 
@@ -22,21 +19,21 @@ use crate::engine::clock::Clock;
 use crate::engine::early_stopping::SharedPatience;
 use crate::engine::fit::Event;
 use crate::engine::gradient_check::GradientCheck;
-use crate::engine::memory_limit::MemoryLimit;
+use crate::engine::memory_limit::Memory;
 use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
-use crate::engine::non_finite::{Bad, Guard, rows_of};
+use crate::engine::non_finite::{Bad, Guard};
 use crate::engine::save::Saver;
+use crate::engine::stop::Stop;
 use crate::engine::task_end::OverTasks;
-use crate::memory;
-use crate::objectives::Figure;
+use crate::engine::unread::Unread;
 use crate::plan::Steps;
 use crate::tasks::{BestBy, Tasks};
 use crate::watch::Ending;
 use crate::watch::completions::CompletionsFile;
-use crate::watch::history::MetricsFile;
 use crate::watch::metrics::{StepOutput, Sum};
-use crate::watch::tensorboard::EventFile;
+use crate::watch::run_log::RunLog;
+use crate::watch::task_metrics::TaskMetrics;
 use crate::{Error, Result};
 
 /// A step that was taken or left out.
@@ -46,22 +43,6 @@ pub(crate) struct Stepped {
     pub output: StepOutput,
     /// It was left out because gradients left f16.
     pub overflows: bool,
-}
-
-/// The loss of a step that has not been read back.
-pub(crate) struct Unread {
-    step: usize,
-    loss: Tensor<1>,
-    count: usize,
-    figures: Vec<Figure>,
-}
-
-impl Unread {
-    /// Loss and figures, `[1]` each.
-    fn sums(&self) -> impl Iterator<Item = Tensor<1>> {
-        let figures = self.figures.iter().map(|figure| figure.sum.clone());
-        std::iter::once(self.loss.clone()).chain(figures)
-    }
 }
 
 /// What the loop holds and changes.
@@ -76,22 +57,16 @@ pub struct Session {
     pub method: MethodHook,
     /// Writes checkpoints.
     pub saver: Saver,
-    /// `metrics.jsonl`.
-    pub metrics: MetricsFile,
+    /// What is written down.
+    pub log: RunLog,
     /// Looks at the first gradients.
     pub check: Option<GradientCheck>,
-    /// TensorBoard's file.
-    pub board: Option<EventFile>,
     /// Answers at every evaluation.
     pub answers: Option<CompletionsFile>,
     /// Looks at the loss and gradient of every step.
     pub guard: Option<Guard>,
-    /// Where every step's input is written.
-    pub dump: Option<MetricsFile>,
-    /// Raised from outside to stop.
-    pub stop: Arc<AtomicBool>,
-    /// Stops burn-train's renderer and takes its errors.
-    pub interrupter: Interrupter,
+    /// Whether to go on.
+    pub stop: Stop,
     /// Told about everything worth telling.
     pub on_event: Box<dyn FnMut(&Event) + Send>,
     /// Whether parameters are updated inside the backward pass.
@@ -99,29 +74,25 @@ pub struct Session {
     /// Whether reading a number back from the device costs nothing.
     pub cheap_reads: bool,
     /// Losses of steps that are still on the device.
-    pub unread: Vec<Unread>,
+    pub unread: Unread,
     /// Norm of the last gradient.
     pub grad_norm: Option<GradNorm>,
     /// Running time since the last logged step.
     pub clock: Clock,
     /// Early stopping's memory, shared with burn-train.
     pub patience: SharedPatience,
-    /// Step of the newest checkpoint.
-    pub saved: Option<usize>,
-    /// A checkpoint is wanted before the next step, whatever the intervals say.
-    pub save_soon: bool,
     /// Cuts a batch anew where memory runs out.
     pub batches: Arc<Batches>,
     /// Whose the samples are.
     pub tasks: Tasks,
     /// Where tasks come one after the other.
     pub over_tasks: Option<OverTasks>,
+    /// Lets the model answer for the metrics of tasks.
+    pub task_metrics: Option<TaskMetrics>,
     /// What the best evaluation goes by.
     pub best_by: BestBy,
-    /// What the process may take, on the CPU.
-    pub limit: Option<MemoryLimit>,
-    /// What else takes less memory.
-    pub memory_advice: Vec<String>,
+    /// What the process may take, and what else takes less.
+    pub memory: Memory,
 }
 
 impl Session {
@@ -139,7 +110,7 @@ impl Session {
     pub fn save_due(&self) -> bool {
         let step = self.state.step;
         let improved = self.steps.load_best && self.state.best.as_ref().is_some_and(|b| b.step == step);
-        step > 0 && self.saved != Some(step) && (self.steps.saves_at(step) || improved || self.save_soon)
+        step > 0 && self.saver.newest != Some(step) && (self.steps.saves_at(step) || improved || self.saver.soon)
     }
 
     /// Why the loop should end here, if it should.
@@ -150,21 +121,16 @@ impl Session {
             .is_some_and(|rule| self.state.patience.failed >= rule.patience);
         match () {
             // Only a stop leaves an evaluation, or the end of a task, undone.
-            () if self.evaluation_due() || self.task_end_due() => self.stopped().then_some(Ending::Interrupted),
+            () if self.evaluation_due() || self.task_end_due() => self.stop.asked().then_some(Ending::Interrupted),
             () if self.finished() => Some(Ending::Finished),
             () if impatient => Some(Ending::EarlyStopped),
-            () => self.stopped().then_some(Ending::Interrupted),
+            () => self.stop.asked().then_some(Ending::Interrupted),
         }
     }
 
     /// Whether every planned step was taken.
     pub fn finished(&self) -> bool {
         self.state.step >= self.steps.total
-    }
-
-    /// Whether someone asked to stop.
-    pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.interrupter.should_stop()
     }
 
     /// One optimizer step; none where someone asked to stop in the middle of it, and nothing has changed then. The model is
@@ -176,6 +142,7 @@ impl Session {
         let batch = mixed.as_ref().unwrap_or(batch);
         let stepped = match self.in_backward {
             true => Some(self.step_in_backward(slot, batch, lr)?),
+            false if self.method.has_task_adapters() => self.step_by_task(slot, batch, lr)?,
             false => self.step_after_backward(slot, batch, lr)?,
         };
         let Some(Stepped {
@@ -195,7 +162,7 @@ impl Session {
         }
         let tokens_per_s = self.clock.rate();
         if self.state.step.is_multiple_of(self.steps.log_every) || self.finished() {
-            self.log(lr)?;
+            self.write_line(lr)?;
         }
         self.mind_the_limit(&batch)?;
         Ok(Some(StepOutput { tokens_per_s, ..output }))
@@ -211,14 +178,8 @@ impl Session {
     /// Takes note of the loss of a step whose gradients are about to be used: one that is no number must not reach the weights
     /// where it can be known in time.
     pub(crate) fn count_loss(&mut self, output: &StepOutput) -> Result<()> {
-        let Sum::Device(loss) = &output.loss else { return Ok(()) };
         self.state.skipped_in_a_row = 0;
-        self.unread.push(Unread {
-            step: self.state.step + 1,
-            loss: Tensor::clone(loss),
-            count: output.count,
-            figures: output.figures.clone(),
-        });
+        self.unread.push(self.state.step + 1, output);
         match self.cheap_reads {
             true => self.read_losses(),
             false => Ok(()),
@@ -239,7 +200,7 @@ impl Session {
                 loss: bad.loss,
                 grad_norm: bad.grad_norm,
                 folder: guard.folder.clone(),
-                last: self.saved.map_or("none".to_owned(), |s| format!("step-{s}")),
+                last: self.saver.last(),
             });
         }
         (self.on_event)(&Event::Warning(format!(
@@ -267,7 +228,7 @@ impl Session {
     }
 
     /// The check ends once a step has been taken with a gradient that had passed through moved weights.
-    fn finish_check(&mut self, lr: f64) -> Result<()> {
+    pub(crate) fn finish_check(&mut self, lr: f64) -> Result<()> {
         let over = self.check.as_mut().is_some_and(|c| c.step_taken(lr));
         if over && let Some(check) = self.check.take() {
             check.verdict(self.state.step)?;
@@ -277,34 +238,10 @@ impl Session {
 
     /// Reads the losses that are still on the device; stops the run at one that is no number.
     fn read_losses(&mut self) -> Result<()> {
-        if self.unread.is_empty() {
-            return Ok(());
-        }
-        let unread = std::mem::take(&mut self.unread);
-        let sums = unread.iter().flat_map(Unread::sums).collect();
-        let sums: Vec<f32> = Tensor::cat(sums, 0).try_into_vec_as::<f32>().map_err(Error::device)?;
-        let mut sums = sums.into_iter().map(f64::from);
-        for Unread {
-            step, count, figures, ..
-        } in unread
-        {
-            let sum = sums.next().unwrap_or(f64::NAN);
-            if !sum.is_finite() {
-                let last = self.saved.map_or("none".to_owned(), |s| format!("step-{s}"));
-                let loss = sum / count as f64;
-                return Err(Error::Diverged { step, loss, last });
-            }
-            let pending = &mut self.state.pending;
-            pending.loss.0 += sum;
-            pending.count += count as u64;
-            for (figure, sum) in figures.iter().zip(&mut sums) {
-                pending.add(figure.name, sum, figure.count);
-            }
-        }
-        Ok(())
+        self.unread.read(&mut self.state.pending, self.saver.last())
     }
 
-    fn log(&mut self, lr: f64) -> Result<()> {
+    fn write_line(&mut self, lr: f64) -> Result<()> {
         self.read_losses()?;
         let rate = self.clock.rate();
         self.clock.lap();
@@ -319,7 +256,7 @@ impl Session {
             "skipped": state.skipped,
             "tokens": state.tokens,
             "tokens_per_s": rate,
-            "memory_bytes": memory::now(&self.saver.device),
+            "memory_bytes": crate::memory::now(&self.saver.device),
         });
         if self.over_tasks.is_some() {
             let task = self.steps.task_ends.partition_point(|end| *end < state.step);
@@ -334,10 +271,7 @@ impl Session {
         }
         pending.means().for_each(|(name, mean)| line[name] = mean.into());
         self.method.report(&mut line);
-        self.metrics.push(&line)?;
-        if let Some(board) = &mut self.board {
-            board.push(&line)?;
-        }
+        self.log.push(&line)?;
         state.log(line);
         Ok(())
     }
@@ -345,14 +279,13 @@ impl Session {
     /// Writes a checkpoint of the present state.
     pub fn save(&mut self, model: &TrainModel) -> Result<PathBuf> {
         self.read_losses()?;
-        self.metrics.sync()?;
+        self.log.sync()?;
         self.clock.pause();
         self.state.seconds = self.clock.total();
         let path = self
             .saver
             .checkpoint(&model.model, &self.optim, &self.method, &self.state)?;
-        self.saved = Some(self.state.step);
-        self.save_soon = false;
+        (self.saver.newest, self.saver.soon) = (Some(self.state.step), false);
         let best = self
             .state
             .best
@@ -365,11 +298,5 @@ impl Session {
             path: path.clone(),
         });
         Ok(path)
-    }
-
-    pub(crate) fn dump(&mut self, batch: &StepBatch, lr: f64) -> Result<()> {
-        let Some(file) = &mut self.dump else { return Ok(()) };
-        let batches: Vec<_> = batch.micro_batches.iter().map(|m| rows_of(&m.batch)).collect();
-        file.push(&json!({ "step": self.state.step + 1, "lr": lr, "batches": batches }))
     }
 }

@@ -80,13 +80,24 @@ impl Session {
         let Some((batch, tried)) = self.fitting(slot.as_ref(), batch)? else {
             return Ok(None);
         };
+        self.take_step(slot, batch, tried, lr).map(Some)
+    }
+
+    /// Hands gradients to the optimizer, unless they may not be used.
+    pub(crate) fn take_step(
+        &mut self,
+        slot: &mut Option<TrainModel>,
+        batch: StepBatch,
+        tried: Tried,
+        lr: f64,
+    ) -> Result<Stepped> {
         let Tried {
             output,
             grads,
             overflows,
             bad,
         } = tried;
-        self.dump(&batch, lr)?;
+        self.log.dump(self.state.step, lr, &batch)?;
         let output = match bad {
             _ if overflows => self.left_out(output),
             Some(bad) => self.skip(bad, &batch, output)?,
@@ -99,17 +110,17 @@ impl Session {
                 output
             }
         };
-        Ok(Some(Stepped {
+        Ok(Stepped {
             batch,
             output,
             overflows,
-        }))
+        })
     }
 
     /// The gradients of a step and whether they may be used; nothing has changed where it fails.
     pub(crate) fn try_step(&mut self, model: &TrainModel, batch: &StepBatch) -> Result<Option<Tried>> {
-        let (stop, interrupter) = (&self.stop, &self.interrupter);
-        let go_on = || !stop.load(std::sync::atomic::Ordering::Relaxed) && !interrupter.should_stop();
+        let stop = self.stop.clone();
+        let go_on = || !stop.asked();
         let clip = self.steps.clip;
         let Some(TrainOutput { grads, item }) = model.step_gradients(&mut self.method, batch, clip, &go_on)? else {
             return Ok(None);

@@ -4,6 +4,7 @@
 //! burn-train's `Learner` keeps its optimizer to itself and steps on a clone of the model, so that old and new weights exist
 //! side by side. Here the [`Session`] owns the optimizer, and the model is moved through it.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -104,7 +105,7 @@ impl Run {
             if part_ends {
                 self.tell_train(LearnerEvent::EndSplit(self.finished_epoch()));
             }
-            if self.session.evaluation_due() && !self.session.stopped() {
+            if self.session.evaluation_due() && !self.session.stop.asked() {
                 self.evaluate()?;
             }
             if open && boundary {
@@ -167,7 +168,7 @@ impl Run {
     }
 
     fn unsaved(&self) -> bool {
-        self.session.step() > 0 && self.session.saved != Some(self.session.step())
+        self.session.step() > 0 && self.session.saver.newest != Some(self.session.step())
     }
 
     /// Number of the virtual epoch that the next step belongs to, from 1.
@@ -211,7 +212,7 @@ impl Run {
         let mut held_out = vec![HeldOut::default(); groups];
         let mut batches = valid.iter();
         while let Some(batch) = batches.next() {
-            if self.session.stopped() {
+            if self.session.stop.asked() {
                 return Ok(());
             }
             let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
@@ -235,18 +236,28 @@ impl Run {
             answers, stop, state, ..
         } = &mut self.session;
         if let Some(answers) = answers {
-            answers.ask(state.step, &|task| models[task].model.clone(), stop)?;
+            answers.ask(state.step, &|task| models[task].model.clone(), &stop.flag)?;
         }
-        if self.session.stopped() {
+        let metrics = self.metrics(&models);
+        if self.session.stop.asked() {
             return Ok(());
         }
         if self.session.step() == 0 {
             let Self { session, model, .. } = self;
             model.as_ref().map_or(Ok(()), |train| session.general_before(train))?;
         }
-        self.session.evaluated(held_out, seconds)?;
+        self.session.evaluated(held_out, metrics, seconds)?;
         self.judge(epoch);
         Ok(())
+    }
+
+    /// The metrics of the tasks' answers; none of a model that cannot answer, whose loss the run judges.
+    fn metrics(&self, models: &[TrainModel]) -> BTreeMap<String, f64> {
+        let Session { task_metrics, stop, .. } = &self.session;
+        let measured = task_metrics
+            .as_ref()
+            .map(|metrics| metrics.measure(|task| &models[task].model, &stop.flag));
+        measured.and_then(Result::ok).unwrap_or_default()
     }
 
     /// What judges the held-out samples of each task, on a plain device.

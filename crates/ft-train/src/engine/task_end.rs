@@ -1,7 +1,5 @@
 //! The end of a task where another follows: a row of R, the strategy's turn, `continual.json`.
 
-use std::sync::atomic::Ordering;
-
 use ft_data::Batch;
 use ft_model::Model;
 use ft_optim::{Optim, OptimConfig};
@@ -84,9 +82,8 @@ impl Session {
         let task = state.matrix.len();
         let last = task + 1 == self.steps.task_ends.len();
         if !last {
-            let (stop, interrupter) = (&self.stop, &self.interrupter);
-            let go_on = || !stop.load(Ordering::Relaxed) && !interrupter.should_stop();
-            if !self.method.end_task(train, task, &go_on)? {
+            let stop = &self.stop;
+            if !self.method.end_task(train, task, &|| !stop.asked())? {
                 return Ok(());
             }
         }

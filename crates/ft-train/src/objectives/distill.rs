@@ -80,7 +80,8 @@ pub struct DistillConfig {
     /// Most tokens of such an answer.
     pub max_new_tokens: usize,
     /// Pairs of a student's and a teacher's layer, `[[1, 2], [3, 6]]`, whose hidden states are to agree. Layers count from 1; the last
-    /// one is meant after the final norm. Both models must have one width.
+    /// one is meant after the final norm. Where the models' widths differ, a linear map from the student's to the teacher's trains for each
+    /// pair; `final/` does not hold it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hidden_layers: Vec<LayerPair>,
     /// How hidden states are compared.
@@ -189,6 +190,13 @@ impl ObjectiveKind for DistillConfig {
         hidden_states::unfit(&self.hidden_layers, own, other)
     }
 
+    fn projections(&self, own: &ModelConfig, other: &ModelConfig) -> Vec<[usize; 2]> {
+        match own.hidden_size == other.hidden_size {
+            true => Vec::new(),
+            false => vec![[other.hidden_size, own.hidden_size]; self.hidden_layers.len()],
+        }
+    }
+
     fn answer_tokens(&self) -> usize {
         if self.lambda > 0.0 { self.max_new_tokens } else { 0 }
     }
@@ -249,8 +257,8 @@ impl DistillConfig {
             _ => 0,
         };
         Ok(About {
-            samples: samples.map(crate::plan::checksum),
-            tokens: samples.map(|samples| samples.iter().map(Sample::target_tokens).sum()),
+            samples: samples.map(ft_data::checksum),
+            tokens: samples.map(|samples| ft_data::passing(samples).map(Sample::target_tokens).sum()),
             top_k: 0,
             vocabulary,
             temperature: self.temperature,
@@ -285,8 +293,9 @@ impl Distill {
         self.options.hidden_layers.iter().map(|[student, _]| *student).collect()
     }
 
-    /// The weighted distance of hidden states `[n, hidden]` from those of the teacher's layer with this number, `[1]`.
-    fn apart(&self, student: Tensor<2>, asked: &Asked, number: usize) -> Tensor<1> {
+    /// The weighted distance of the model's hidden states `[n, hidden]` from those of the teacher's layer with this number, `[1]`.
+    fn apart(&self, model: &Model, student: Tensor<2>, asked: &Asked, number: usize) -> Tensor<1> {
+        let student = model.project_hidden(number, student);
         let sum = self.options.hidden_loss.sum(student, asked.states[number].clone());
         sum.mul_scalar(self.options.hidden_weight)
     }
@@ -316,7 +325,7 @@ impl Distill {
             .student_layers()
             .iter()
             .position(|layer| *layer == model.num_blocks());
-        let last = last.map(|number| self.apart(hidden_states::chosen(hidden, batch), asked, number));
+        let last = last.map(|number| self.apart(model, hidden_states::chosen(hidden, batch), asked, number));
         if let Some(apart) = layers.into_iter().chain(last).reduce(|a, b| a + b) {
             let unweighted = apart.clone().div_scalar(self.options.hidden_weight);
             loss.figures.push(figure("hidden", unweighted));
@@ -353,7 +362,9 @@ impl Objective for Distill {
             after: self.student_layers(),
             sum: {
                 let asked = asked.clone();
-                Box::new(move |number, hidden| self.apart(hidden_states::chosen(hidden, batch), &asked, number))
+                Box::new(move |model, number, hidden| {
+                    self.apart(model, hidden_states::chosen(hidden, batch), &asked, number)
+                })
             },
         };
         LossFn::over_layers(inner, move |model, hidden, layers| {
@@ -372,7 +383,7 @@ impl Objective for Distill {
         let before_last = own.after.into_iter().zip(&self.options.hidden_layers).enumerate();
         let layers = before_last
             .filter(|(_, (_, [layer, _]))| *layer < model.num_blocks())
-            .map(|(number, (states, _))| self.apart(states, &asked, number));
+            .map(|(number, (states, _))| self.apart(model, states, &asked, number));
         let layers = layers.reduce(|a, b| a + b);
         let micro = Micro {
             batch,

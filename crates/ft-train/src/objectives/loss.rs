@@ -44,6 +44,19 @@ pub struct Figure {
     pub count: usize,
 }
 
+impl Figure {
+    /// Adds it to the one of its name among `all`.
+    pub(crate) fn join(self, all: &mut Vec<Figure>) {
+        match all.iter_mut().find(|own| own.name == self.name) {
+            Some(total) => {
+                total.sum = total.sum.clone() + self.sum;
+                total.count += self.count;
+            }
+            None => all.push(self),
+        }
+    }
+}
+
 /// The loss of a micro-batch as a function of hidden states `[rows, width, hidden]`.
 pub struct LossFn<'a> {
     last: Box<Last<'a>>,
@@ -53,12 +66,16 @@ pub struct LossFn<'a> {
 /// Of the hidden states after the final norm, and of what the layers before came to.
 type Last<'a> = dyn Fn(&Model, Tensor<3>, Option<Tensor<1>>) -> Loss + 'a;
 
+/// Of the number of a layer among those that count, and its hidden states.
+type Between<'a> = dyn Fn(&Model, usize, Tensor<3>) -> Tensor<1> + 'a;
+
 /// What a loss adds for hidden states between two blocks.
 pub struct LayerLoss<'a> {
     /// How many blocks each of them is behind, ascending.
     pub after: Vec<usize>,
-    /// The sum for the one with this number among them, `[1]`, from hidden states `[rows, width, hidden]` without virtual tokens.
-    pub sum: Box<dyn Fn(usize, Tensor<3>) -> Tensor<1> + 'a>,
+    /// The sum for the one with this number among them, `[1]`, from hidden states `[rows, width, hidden]` of the model without virtual
+    /// tokens.
+    pub sum: Box<Between<'a>>,
 }
 
 impl<'a> LossFn<'a> {

@@ -32,6 +32,7 @@ pub(crate) mod top_scores;
 pub(crate) mod uld;
 mod weighted;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
@@ -138,6 +139,7 @@ impl HeldOut {
             loss: mean(self.loss, self.count),
             nll: self.nll.map(|(sum, count)| mean(sum, count)),
             tasks: Vec::new(),
+            metrics: BTreeMap::new(),
         }
     }
 }
@@ -211,6 +213,11 @@ pub trait ObjectiveKind {
 
     /// Why it cannot work with these two: the model that trains, and the one beside it.
     fn unfit(&self, _own: &ModelConfig, _other: &ModelConfig) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Shapes `[other width, own width]` of the maps of hidden states that train beside the model.
+    fn projections(&self, _own: &ModelConfig, _other: &ModelConfig) -> Vec<[usize; 2]> {
         Vec::new()
     }
 

@@ -66,8 +66,8 @@ impl Moment {
 }
 
 impl<'a> Demand<'a> {
-    /// Of a method on a model.
-    pub fn new(model: &'a ModelConfig, peft: &PeftConfig, attached: &Attached) -> Self {
+    /// Of a method on a model, with `numbers` that train in all.
+    pub fn new(model: &'a ModelConfig, peft: &PeftConfig, attached: &Attached, numbers: usize) -> Self {
         let choice = &attached.choice;
         let specs = model.module_specs();
         let whole = |path: &String| choice.whole.contains(path);
@@ -89,7 +89,7 @@ impl<'a> Demand<'a> {
         Self {
             model,
             trains,
-            numbers: attached.parameters as u64,
+            numbers: numbers as u64,
             table,
             head: head(&choice.whole) || (tied && table),
             tied: tied && table,

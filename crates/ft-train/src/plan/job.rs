@@ -91,6 +91,8 @@ pub(super) struct Job<'a> {
     pub folder: &'a Path,
     pub peft: &'a PeftConfig,
     pub attached: &'a Attached,
+    /// Shapes of what the objective trains beside.
+    pub projections: &'a [[usize; 2]],
     pub optim: &'a OptimConfig,
     pub objective: &'a ObjectiveConfig,
     pub dtype: LoadDtype,
@@ -111,12 +113,27 @@ pub(super) struct Job<'a> {
     pub alignment: Option<Alignment>,
 }
 
+impl Job<'_> {
+    /// Numbers that train.
+    fn trainable(&self) -> usize {
+        self.attached.parameters + self.projections.iter().map(|[rows, cols]| rows * cols).sum::<usize>()
+    }
+
+    /// What trains, by path, with its shapes.
+    fn trained_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let mut shapes = ft_peft::trained_shapes(&self.model.module_specs(), self.peft, &self.attached.choice);
+        let projections = self.projections.iter().enumerate();
+        shapes.extend(projections.map(|(number, shape)| (format!("hidden_projections.{number}"), shape.to_vec())));
+        shapes
+    }
+}
+
 /// Memory by part.
 pub(super) fn bytes(job: &Job) -> Result<Bytes> {
-    let numbers = job.attached.parameters;
+    let numbers = job.trainable();
     let beside = job.peft.method().numbers_beside() * numbers;
     let (rows, width) = job.batch;
-    let mut demand = Demand::new(job.model, job.peft, job.attached);
+    let mut demand = Demand::new(job.model, job.peft, job.attached, numbers);
     demand.accumulates = job.accumulates;
     demand.checkpointing = job.checkpointing;
     demand.in_backward = job.in_backward;
@@ -133,9 +150,10 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let peak = demand.peak(rows, prompt + width);
     let step = Bytes {
         weights: weights(job, &stored),
-        adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
-        gradients: peak.gradients,
-        optimizer: states(job) + FLOAT * beside as u64,
+        adapters: FLOAT * (job.kept.adapters * (numbers - checkpoint_numbers(job))) as u64,
+        // Those of earlier tasks' adapters wait for the last one's.
+        gradients: peak.gradients + FLOAT * ((job.kept.adapters - 1) * numbers) as u64,
+        optimizer: job.kept.adapters as u64 * states(job) + FLOAT * beside as u64,
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
@@ -164,10 +182,12 @@ pub(super) fn held(job: &Job) -> Result<u64> {
 pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     let trained = FLOAT * job.attached.parameters as u64;
     let whole = FLOAT * job.model.num_parameters() as u64;
-    let (tasks, next) = (job.kept.tasks as u64, job.kept.next);
+    let (tasks, next, adapters) = (job.kept.tasks as u64, job.kept.next, job.kept.adapters as u64);
     // In a checkpoint, and at the end.
     let (beside_state, result) = match (job.peft, next) {
         (PeftConfig::Full(_), _) => (whole, whole),
+        // Of several adapters, checkpoints hold what a resume needs alone.
+        (_, Next::Continue) if adapters > 1 => (0, adapters * trained),
         (_, Next::Continue) => (trained, trained),
         (_, Next::Fold) => (0, whole),
         (_, Next::Freeze) => (tasks * trained, tasks * trained),
@@ -177,7 +197,11 @@ pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     let states: u64 = state_bytes(job).iter().sum();
     let earlier = next.saved(job.kept.tasks);
     let copies = trained * (job.kept.copies.kept + earlier) as u64 + job.kept.remembered;
-    (trained + beside + states + copies + beside_state + JSON, result)
+    let in_checkpoint = FLOAT * job.trainable() as u64;
+    (
+        adapters * (in_checkpoint + states) + beside + copies + beside_state + JSON,
+        result,
+    )
 }
 
 /// State, manifest and adapter configuration, generously.
@@ -196,8 +220,7 @@ fn states(job: &Job) -> u64 {
 
 /// Bytes of the optimizer's state, tensor by tensor of what trains.
 fn state_bytes(job: &Job) -> Vec<u64> {
-    let specs = job.model.module_specs();
-    let shapes = ft_peft::trained_shapes(&specs, job.peft, &job.attached.choice);
+    let shapes = job.trained_shapes();
     let state = |(path, shape): &(String, Vec<usize>)| -> u64 {
         let tensors = job.optim.state(path, shape);
         tensors.iter().map(|tensor| tensor.bytes() as u64).sum()
@@ -207,7 +230,7 @@ fn state_bytes(job: &Job) -> Vec<u64> {
 
 /// What is read back while a checkpoint is written: the state of one tensor, and a part of it once more as bytes.
 fn copies(job: &Job) -> u64 {
-    let shapes = ft_peft::trained_shapes(&job.model.module_specs(), job.peft, &job.attached.choice);
+    let shapes = job.trained_shapes();
     let largest = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>());
     let state = state_bytes(job).into_iter().max().unwrap_or(0);
     (FLOAT * largest.max().unwrap_or(0) as u64) + state.max(FLOAT)

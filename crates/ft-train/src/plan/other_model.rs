@@ -89,6 +89,17 @@ impl OtherBytes {
     }
 }
 
+/// Shapes of the maps of hidden states that the objective trains beside the model.
+pub(super) fn projections(objective: &ObjectiveConfig, own: &ModelConfig) -> Result<Vec<[usize; 2]>> {
+    match objective.kind().other() {
+        Some(Other::Model { folder, .. }) => {
+            let other = ModelConfig::from_dir(folder)?;
+            Ok(objective.kind().projections(own, &other))
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// A teacher that reads the samples by its own tokenizer.
 pub(super) struct Reader {
     pub tokenizer: Tokenizer,

@@ -44,6 +44,7 @@ impl Plan {
             folder,
             peft: variant.peft,
             attached: &attached,
+            projections: &[],
             optim: variant.optim,
             objective: variant.objective,
             dtype: self.dtype,

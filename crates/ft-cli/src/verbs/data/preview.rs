@@ -45,7 +45,7 @@ impl PreviewArgs {
                 None => return Err(Failure::wrong_use("--valid: the configuration has no data.valid")),
             },
         };
-        for warning in data.statistics.warnings() {
+        for warning in data.warnings() {
             tracing::warn!("{warning}");
         }
         if let Some(path) = &args.html {

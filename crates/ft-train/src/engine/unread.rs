@@ -1,0 +1,71 @@
+//! Losses that are still on the device: reading one waits for everything before it, so that they are read together, when a line of the log
+//! or a checkpoint needs them.
+
+use burn::tensor::Tensor;
+
+use crate::checkpoint::Pending;
+use crate::objectives::Figure;
+use crate::watch::metrics::{StepOutput, Sum};
+use crate::{Error, Result};
+
+/// The losses of the steps since the last reading.
+#[derive(Default)]
+pub struct Unread(Vec<StepLoss>);
+
+struct StepLoss {
+    step: usize,
+    loss: Tensor<1>,
+    count: usize,
+    figures: Vec<Figure>,
+}
+
+impl StepLoss {
+    /// Loss and figures, `[1]` each.
+    fn sums(&self) -> impl Iterator<Item = Tensor<1>> {
+        let figures = self.figures.iter().map(|figure| figure.sum.clone());
+        std::iter::once(self.loss.clone()).chain(figures)
+    }
+}
+
+impl Unread {
+    /// Takes in what `step` comes to.
+    pub fn push(&mut self, step: usize, output: &StepOutput) {
+        let Sum::Device(loss) = &output.loss else { return };
+        self.0.push(StepLoss {
+            step,
+            loss: Tensor::clone(loss),
+            count: output.count,
+            figures: output.figures.clone(),
+        });
+    }
+
+    /// Reads them into `pending`.
+    ///
+    /// # Errors
+    /// The first that is no number, with `last` as the newest checkpoint.
+    pub fn read(&mut self, pending: &mut Pending, last: String) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let unread = std::mem::take(&mut self.0);
+        let sums = unread.iter().flat_map(StepLoss::sums).collect();
+        let sums: Vec<f32> = Tensor::cat(sums, 0).try_into_vec_as::<f32>().map_err(Error::device)?;
+        let mut sums = sums.into_iter().map(f64::from);
+        for StepLoss {
+            step, count, figures, ..
+        } in unread
+        {
+            let sum = sums.next().unwrap_or(f64::NAN);
+            if !sum.is_finite() {
+                let loss = sum / count as f64;
+                return Err(Error::Diverged { step, loss, last });
+            }
+            pending.loss.0 += sum;
+            pending.count += count as u64;
+            for (figure, sum) in figures.iter().zip(&mut sums) {
+                pending.add(figure.name, sum, figure.count);
+            }
+        }
+        Ok(())
+    }
+}
