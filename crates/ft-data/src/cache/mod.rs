@@ -28,7 +28,7 @@ use serde_json::Value;
 use crate::config::DataConfig;
 use crate::error::{Error, Place, Result};
 use crate::formats::FormatName;
-use crate::load::Dataset;
+use crate::load::{Dataset, Fate};
 use crate::sample::Sample;
 use crate::statistics::Statistics;
 use crate::tokenizer::Tokenizer;
@@ -98,7 +98,7 @@ struct About {
     files: Vec<String>,
     shards: usize,
     statistics: Statistics,
-    emptied: Vec<Place>,
+    cut: Vec<(Place, Fate)>,
 }
 
 /// Where the tokens of a set are, or will be.
@@ -172,7 +172,7 @@ impl Entry {
             samples,
             files: files.iter().map(|path| path.display().to_string()).collect(),
             places,
-            emptied: about.emptied,
+            cut: about.cut,
             format: about.format,
             statistics: about.statistics,
             cached: Some(Cached {

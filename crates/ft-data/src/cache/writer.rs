@@ -102,7 +102,7 @@ impl Writer {
                 files: data.files.clone(),
                 shards: self.shards,
                 statistics: data.statistics.clone(),
-                emptied: data.emptied.clone(),
+                cut: data.cut.clone(),
             };
             let path = self.entry.folder.join(ABOUT);
             let text = with_checksum(&about).map_err(std::io::Error::other);

@@ -259,7 +259,7 @@ fn unpaired(data: Dataset, tokenizer: &Tokenizer) -> Dataset {
         statistics: Statistics::measure(&samples, data.statistics.counts, tokenizer),
         files: data.files,
         places,
-        emptied: data.emptied,
+        cut: data.cut,
         samples,
         format: data.format,
         cached: data.cached,
