@@ -207,10 +207,13 @@ fn families() -> String {
         | `model_type` | | class in transformers | GGUF |\n|---|---|---|---|\n"
         .to_owned();
     let registry = fs::read_to_string(root().join("crates/ft-model/src/families/mod.rs")).unwrap();
+    let registry: String = registry.split_whitespace().collect();
     for (name, class, gguf) in ft_model::families::list() {
-        let line = registry.lines().find(|line| line.contains(&format!("(\"{name}\",")));
-        let module = line.and_then(|line| line.rsplit_once(", ")?.1.split_once("::"));
-        let module = module.expect("a registry line").0;
+        let line = registry
+            .split_once(&format!("family(\"{name}\","))
+            .map(|(_, rest)| rest);
+        let module = line.and_then(|line| line.split_once("::parse")?.0.rsplit_once(','));
+        let module = module.expect("a registry line").1;
         let (title, _) = header(&format!("crates/ft-model/src/families/{module}.rs"));
         let gguf = gguf.map_or("no".to_owned(), |architecture| format!("`{architecture}`"));
         let _ = writeln!(text, "| `{name}` | {title} | `{class}` | {gguf} |");
