@@ -93,6 +93,42 @@ fn every_strategy_takes_full_fine_tuning_and_a_base_in_codes() {
     }
 }
 
+/// Every method, whatever it trains; `adalora` and `trainable_tokens` have options of their own to be given.
+#[test]
+fn every_strategy_takes_every_method() {
+    let workshop = with_tasks(THREE);
+    let methods = ft_peft::PeftConfig::NAMES
+        .iter()
+        .filter(|name| !["adalora", "trainable_tokens"].contains(name));
+    for method in methods {
+        // The tiny base has no biases, and narrow matrices.
+        let own = match *method {
+            "bitfit" => continue,
+            "oft" => "peft={ method = \"oft\", block_size = 4 }".to_owned(),
+            method => format!("peft.method={method}"),
+        };
+        for (i, strategy) in STRATEGIES.iter().enumerate() {
+            let out = format!("{method}{i}");
+            let sets = [
+                strategy,
+                &[
+                    &own,
+                    "optim.lr=1e-3",
+                    "train.steps=6",
+                    "train.eval_every=2",
+                    "eval.samples=0",
+                ][..],
+            ]
+            .concat();
+            let rows = rows(&fit(&workshop, &out, &sets));
+            assert!(
+                rows.len() == 3 && rows.iter().flatten().all(|x| x.is_finite()),
+                "{sets:?}: {rows:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn without_anything_to_do_every_strategy_is_plain_training() {
     let workshop = with_tasks(THREE);
@@ -240,11 +276,11 @@ fn no_held_out_row_is_replayed() {
     let plan = workshop
         .plan("other", &[SETS, &["continual.strategy=sequential"]].concat())
         .unwrap();
-    let train: Vec<Vec<u32>> = plan.train().iter().map(|s| s.ids.clone()).collect();
-    let held_out: HashSet<&Vec<u32>> = plan
+    let train: Vec<Vec<u32>> = plan.train().iter().map(|s| s.ids.to_vec()).collect();
+    let held_out: HashSet<Vec<u32>> = plan
         .valid()
         .iter()
-        .map(|s| &s.ids)
+        .map(|s| s.ids.to_vec())
         .filter(|ids| !train.contains(ids))
         .collect();
     assert!(held_out.len() > 2, "rows that tell");

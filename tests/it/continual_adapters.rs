@@ -107,6 +107,30 @@ fn the_result_of_every_way_is_the_model_of_the_last_row() {
     }
 }
 
+/// LoRA in its variants: what is written is what was scored last.
+#[test]
+fn stacked_adapters_of_every_kind_of_lora_are_one_lora() {
+    let workshop = with_tasks(THREE);
+    let variants: [&[&str]; 4] = [
+        &["peft.rslora=true"],
+        &["peft.loraplus_lr_ratio=4"],
+        &["peft.rank_pattern={ q_proj = 2 }", "peft.alpha_pattern={ q_proj = 3 }"],
+        &["peft.targets=[\"q_proj\", \"down_proj\"]", "peft.init=gaussian"],
+    ];
+    for (i, variant) in variants.iter().enumerate() {
+        let out = format!("run{i}");
+        let last = rows(&fit(&workshop, &out, &[&[OLORA, "peft.rank=3"], *variant].concat()))[2].clone();
+        let from = format!("peft.from={}", workshop.path(&format!("{out}/final")).display());
+        for (j, task) in ["reverse", "copy", "shift"].into_iter().enumerate() {
+            let found = loss_of(&workshop, &format!("{out}-{task}"), &[&from], task);
+            assert!(
+                (found - last[j]).abs() < 1e-4 * last[j],
+                "{variant:?}: {task}: {found} and {last:?}"
+            );
+        }
+    }
+}
+
 /// A task has its own adapter before it begins, while it trains and after it: BWT and forgetting are 0, to the bit, and so is FWT.
 #[test]
 fn with_an_adapter_for_each_task_nothing_is_forgotten_and_the_report_says_why() {

@@ -28,7 +28,6 @@ fn child() {
 fn run(dir: &Path, out: &str) {
     let sets = [
         "optim.lr=2e-2".to_owned(),
-        format!("train.steps={}", 3 * STEPS),
         format!("train.eval_every={STEPS}"),
         "train.save_every=1".into(),
         "train.keep=3".into(),
@@ -36,6 +35,9 @@ fn run(dir: &Path, out: &str) {
         format!("train.out={}", dir.join(out).display()),
     ];
     let config = RunConfig::load(&dir.join("run.toml"), &sets).unwrap();
+    let each = config.continual.as_ref().and_then(|section| section.steps_per_task);
+    let steps = format!("train.steps={}", each.map_or(3, |_| config.task.len()) * STEPS);
+    let config = RunConfig::load(&dir.join("run.toml"), &[&sets[..], &[steps]].concat()).unwrap();
     let plan = Plan::resolve(config, &Device::flex(), "cpu").unwrap();
     let resume = newest(&dir.join(out)).map(|_| Resume::Latest);
     let options = FitOptions {
@@ -82,9 +84,9 @@ fn kill(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// A workshop whose tasks are learned with these options, and the run left alone.
-fn left_alone(options: &str) -> Workshop {
-    let workshop = with_tasks(&format!("{THREE}\n[continual]\n{options}\n"));
+/// A workshop whose tasks are learned with these tables, and the run left alone.
+fn left_alone(tables: &str) -> Workshop {
+    let workshop = with_tasks(tables);
     run(workshop.dir.path(), "alone");
     workshop
 }
@@ -95,17 +97,20 @@ fn resumed_equals_left_alone(workshop: &Workshop, options: &str) {
     if !workshop.path("killed/final").exists() {
         run(dir, "killed");
     }
-    let last = 3 * STEPS;
+    let last = newest(&workshop.path("alone")).unwrap();
     assert_eq!(
         workshop.result("killed", last),
         workshop.result("alone", last),
         "{options}"
     );
     assert_eq!(workshop.curve("killed"), workshop.curve("alone"), "{options}");
-    for file in [
-        "continual.json",
-        &format!("checkpoints/step-{last}/continual.safetensors"),
-    ] {
+    let state = format!("checkpoints/step-{last}/");
+    let files = [
+        "continual.json".to_owned(),
+        state.clone() + "continual.safetensors",
+        state + "task_adapters.safetensors",
+    ];
+    for file in files.iter().filter(|file| workshop.path("alone").join(file).exists()) {
         let bytes = |out: &str| fs::read(workshop.path(out).join(file)).unwrap();
         assert!(bytes("killed") == bytes("alone"), "{options}: {file}");
     }
@@ -121,20 +126,73 @@ fn killed_in_the_second_task() {
         "strategy = \"replay\"\nbetween_tasks = \"fold\"",
     ];
     for options in strategies {
-        let workshop = left_alone(options);
+        let workshop = left_alone(&format!("{THREE}\n[continual]\n{options}\n"));
         let killed = workshop.path("killed");
-        let mut in_second = 0;
-        for _ in 0..2 {
+        let kill_once = || {
             let before = newest(&killed).unwrap_or(0).max(STEPS);
             let mut child = spawn(workshop.dir.path());
             wait_for(&mut child, || newest(&killed).is_some_and(|step| step > before));
             std::thread::sleep(moment(20));
             kill(child);
-            in_second += usize::from(newest(&killed).is_some_and(|step| (STEPS..2 * STEPS).contains(&step)));
-        }
-        assert!(in_second > 0, "{options}: no kill fell into the second task");
+            newest(&killed).is_some_and(|step| (STEPS..2 * STEPS).contains(&step))
+        };
+        // A machine with much else to do may be late with every kill.
+        let in_second = (0..5).any(|_| {
+            let _ = fs::remove_dir_all(&killed);
+            let fell = [kill_once(), kill_once()];
+            fell.contains(&true)
+        });
+        assert!(in_second, "{options}: no kill fell into the second task");
         resumed_equals_left_alone(&workshop, options);
     }
+}
+
+/// Five tasks, and a kill in the third.
+#[test]
+fn killed_in_the_third_task_of_five() {
+    let more = ["four", "five"]
+        .map(|name| format!("[[task]]\nname = \"{name}\"\ntrain = \"shift.jsonl\"\nvalid = \"shift_valid.jsonl\"\n"));
+    for options in [
+        "strategy = \"online_ewc\"\nlambda = 20\nfisher_samples = 5",
+        "strategy = \"agem\"\nmemories = 6",
+    ] {
+        let workshop = left_alone(&format!(
+            "{THREE}{}\n[continual]\n{options}\nsteps_per_task = {STEPS}\n",
+            more.concat()
+        ));
+        let mut child = spawn(workshop.dir.path());
+        wait_for(&mut child, || {
+            newest(&workshop.path("killed")).is_some_and(|step| step > 2 * STEPS)
+        });
+        std::thread::sleep(moment(20));
+        kill(child);
+        let at = newest(&workshop.path("killed")).unwrap();
+        assert!(
+            (2 * STEPS..3 * STEPS).contains(&at),
+            "{options}: killed after step {at}"
+        );
+        resumed_equals_left_alone(&workshop, options);
+    }
+}
+
+/// Between the steps of several adapters, and in the middle of one.
+#[test]
+fn killed_with_an_adapter_for_each_task() {
+    let workshop = left_alone(&format!("{THREE}\n[mixture]\nadapter = \"per_task\"\n"));
+    for _ in 0..3 {
+        let before = newest(&workshop.path("killed")).unwrap_or(0);
+        let mut child = spawn(workshop.dir.path());
+        wait_for(&mut child, || {
+            newest(&workshop.path("killed")).is_some_and(|step| step > before)
+        });
+        std::thread::sleep(moment(30));
+        kill(child);
+    }
+    assert!(
+        !workshop.path("killed/final").exists(),
+        "the run was over before it was killed"
+    );
+    resumed_equals_left_alone(&workshop, "adapters");
 }
 
 #[test]

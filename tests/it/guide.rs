@@ -12,6 +12,11 @@ use ft_train::continual::StrategyConfig;
 use ft_train::objectives::ObjectiveConfig;
 use serde_json::Value;
 
+use crate::continual_results;
+
+/// Pages that other tests make: `ft data preview`.
+const ELSEWHERE: &[&str] = &["preview.md"];
+
 #[test]
 fn the_guide_says_what_the_code_says() {
     let pages = Guide::read().pages();
@@ -26,8 +31,8 @@ fn the_guide_says_what_the_code_says() {
     let found: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     for name in &found {
         assert!(
-            pages.contains_key(name),
-            "docs/guide/{name}: no method, no objective and no strategy has this page"
+            pages.contains_key(name) || ELSEWHERE.contains(&name.as_str()),
+            "docs/guide/{name}: nothing has this page"
         );
     }
     for (name, text) in &pages {
@@ -88,6 +93,7 @@ impl Guide {
         pages.extend(ObjectiveConfig::NAMES.iter().map(page));
         let page = |name: &&'static str| (strategy_file(name), self.strategy(name));
         pages.extend(StrategyConfig::NAMES.iter().map(page));
+        pages.insert("families.md".into(), families());
         pages.insert("README.md".into(), self.index());
         pages
     }
@@ -114,11 +120,11 @@ impl Guide {
         if let Some(files) = self.strategy_configs.get(name) {
             let _ = writeln!(text, "To run: {}.\n", links(files));
         }
-        text + &table(&self.choices("ContinualSection", "strategy", name))
+        text + &table(&self.choices("ContinualSection", "strategy", name)) + &continual_results::of_strategy(name)
     }
 
     fn index(&self) -> String {
-        let mut text = "# Methods\n\nOne page each, made by `cargo xtask guide` from the source of the method. The learning rate is the one used \
+        let mut text = "Before any of it: [what training sees of your data](preview.md).\n\n# Methods\n\nOne page each, made by `cargo xtask guide` from the source of the method. The learning rate is the one used \
             where nobody gives one (`optim.lr`).\n\n| `peft.method` | | learning rate | targets |\n|---|---|---|---|\n"
             .to_owned();
         for name in PeftConfig::NAMES {
@@ -137,6 +143,7 @@ impl Guide {
             let (title, _) = header(&format!("crates/ft-train/src/objectives/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", objective_file(name));
         }
+        text += "\n# Model families\n\n[Which models run](families.md).\n";
         text += "\n# Tasks one after the other\n\nWhat is done against forgetting; every one works with every method, over every storage, but \
             `olora` (LoRA) and `adapters` (methods that leave the base as it is). With most, `between_tasks = \"fold\"` makes each task's adapter a part of \
             the base before a fresh one starts.\n\n\
@@ -145,7 +152,7 @@ impl Guide {
             let (title, _) = header(&format!("crates/ft-train/src/continual/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", strategy_file(name));
         }
-        text
+        text + &continual_results::for_guide()
     }
 
     fn page(&self, name: &str) -> String {
@@ -191,6 +198,27 @@ impl Guide {
         let targets = options.iter().find(|(key, _)| *key == "targets");
         targets.map_or("".into(), |(_, option)| default(option))
     }
+}
+
+/// The page of the model families.
+fn families() -> String {
+    let mut text = "# Model families\n\nMade by `cargo xtask guide` from `crates/ft-model/src/families`. Of a model that also sees or hears, the \
+        language model (`text_config`) is loaded and saved alone; what else its folder holds is left out.\n\n\
+        | `model_type` | | class in transformers | GGUF |\n|---|---|---|---|\n"
+        .to_owned();
+    let registry = fs::read_to_string(root().join("crates/ft-model/src/families/mod.rs")).unwrap();
+    let registry: String = registry.split_whitespace().collect();
+    for (name, class, gguf) in ft_model::families::list() {
+        let line = registry
+            .split_once(&format!("family(\"{name}\","))
+            .map(|(_, rest)| rest);
+        let module = line.and_then(|line| line.split_once("::parse")?.0.rsplit_once(','));
+        let module = module.expect("a registry line").1;
+        let (title, _) = header(&format!("crates/ft-model/src/families/{module}.rs"));
+        let gguf = gguf.map_or("no".to_owned(), |architecture| format!("`{architecture}`"));
+        let _ = writeln!(text, "| `{name}` | {title} | `{class}` | {gguf} |");
+    }
+    text
 }
 
 fn objective_file(name: &str) -> String {

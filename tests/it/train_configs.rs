@@ -66,6 +66,9 @@ fn plan(workshop: &Workshop, path: &Path) {
         if own.data.valid.is_some() {
             sets.push(set("data.valid", data_for(&own)));
         }
+        if own.eval.general.is_some() {
+            sets.push(set("eval.general", "corpus.txt"));
+        }
         if own.objective.name() == "distill" {
             sets.push(set("objective.teacher", "base"));
         }
@@ -113,8 +116,13 @@ fn every_objective_and_every_strategy_has_a_configuration() {
 fn tasks_for(workshop: &Workshop, config: &RunConfig) -> String {
     let mut tasks = config.task.clone();
     for task in &mut tasks {
-        let csv = task.train.paths()[0].extension().is_some_and(|e| e == "csv");
-        let file = workshop.path(if csv { "e2e.csv" } else { "gsm8k.jsonl" });
+        let kind = task.train.paths()[0].extension().unwrap_or_default().to_owned();
+        let file = workshop.path(match kind.to_str() {
+            Some("csv") => "e2e.csv",
+            Some("tsv") => "sst2.tsv",
+            Some("json") => "alpaca.json",
+            _ => "gsm8k.jsonl",
+        });
         (task.train, task.valid) = (file.clone().into(), Some(file.into()));
     }
     let toml = |task: &ft_train::config::TaskConfig| {
@@ -150,6 +158,11 @@ fn write_data(workshop: &Workshop) {
         .map(|i| format!("\"name[{i}], area[city centre]\",turn a into b\n"))
         .collect();
     fs::write(workshop.path("e2e.csv"), format!("mr,ref\n{csv}")).unwrap();
+    let reviews: String = (0..20).map(|i| format!("turn a {i}\t{}\n", i % 2)).collect();
+    fs::write(workshop.path("sst2.tsv"), format!("sentence\tlabel\n{reviews}")).unwrap();
+    let order = |i: usize| json!({ "instruction": format!("turn a {i}"), "input": "", "output": "b c d" });
+    let orders: Vec<_> = (0..20).map(order).collect();
+    fs::write(workshop.path("alpaca.json"), json!(orders).to_string()).unwrap();
     let problem = |i: usize| json!({ "question": format!("turn a {i}"), "answer": "b c d" }).to_string() + "\n";
     fs::write(workshop.path("gsm8k.jsonl"), (0..20).map(problem).collect::<String>()).unwrap();
     write_biased(workshop);

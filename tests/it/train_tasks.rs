@@ -193,7 +193,8 @@ fn metrics_of_a_task_are_measured_on_it() {
         .fit("out", &["train.steps=1", "schedule.warmup=0"])
         .unwrap();
     let after = outcome.after.unwrap();
-    assert_eq!(after.metrics.keys().collect::<Vec<_>>(), ["exact_match/copy"]);
+    let names = ["exact_match/copy", "exact_match_macro", "exact_match_micro"];
+    assert_eq!(after.metrics.keys().collect::<Vec<_>>(), names);
     assert_eq!(after.tasks.keys().collect::<Vec<_>>(), ["copy", "reverse", "shift"]);
 }
 
@@ -230,7 +231,7 @@ fn a_task_that_cannot_be_is_named_with_the_way_out() {
     refused(
         THREE,
         &["train.best_by=turn"],
-        &["train.best_by: no task \"turn\"; one of \"micro\", \"macro\", \"reverse\""],
+        &["train.best_by: no task and no metric of one \"turn\"; one of \"micro\", \"macro\", \"reverse\""],
     );
     refused(
         &THREE.replace("\"copy\"", "\"macro\""),

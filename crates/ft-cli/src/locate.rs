@@ -147,6 +147,13 @@ fn run(path: &Path, reach: Reach) -> Result<Located, Failure> {
         let config = ft_train::RunConfig::load(&path.join("config.toml"), &[])?;
         return with_base(&result, &config.model.path.to_string_lossy(), reach);
     }
+    if !result.join("config.json").is_file() {
+        return Err(Failure::new(format!(
+            "`{}` has not ended, and its checkpoints hold what a resume needs alone; end it with `ft train {} --resume`",
+            path.display(),
+            path.join("config.toml").display()
+        )));
+    }
     Ok(Located {
         checkpoint: result,
         adapter: None,
@@ -282,6 +289,18 @@ mod tests {
         );
         assert!(message(locate(adapter.to_str().unwrap(), Some(&adapter)).unwrap_err()).contains("already brings"));
         assert!(message(checkpoint(adapter.to_str().unwrap()).unwrap_err()).contains("peft.from"));
+    }
+
+    /// Where adapters are folded, or tasks have their own, a checkpoint is no model.
+    #[test]
+    fn a_run_that_has_not_ended_may_have_no_model() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("config.toml"), "");
+        let draft = ft_train::checkpoint::Draft::begin(&Checkpoints::of(dir.path()).path(3)).unwrap();
+        write(&draft.path().join("trainer_state.json"), "{}");
+        draft.commit().unwrap();
+        let told = message(locate(dir.path().to_str().unwrap(), None).unwrap_err());
+        assert!(told.contains("has not ended") && told.contains("--resume"), "{told}");
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! From a file to samples: read in order, worked on in parallel, put back in order.
 
 mod augmented;
+mod cached;
 mod records;
 mod worker;
 
 use std::ops::ControlFlow;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::augment::Made;
+use crate::cache::{self, Cached, How, Writer};
 use crate::config::DataConfig;
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
 use crate::formats::{FormatName, made, near_miss};
@@ -19,6 +22,7 @@ use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
 use augmented::Making;
 pub use augmented::{Augmented, load_augmented};
+use cached::{load_cached, unwritten};
 pub use records::{Duplicates, Records, Row, load_records};
 use records::{Keep, Kept};
 use worker::Worker;
@@ -32,12 +36,34 @@ pub struct Dataset {
     pub files: Vec<String>,
     /// Where each sample's record stands.
     pub places: Vec<Place>,
-    /// Where the records stand of which the cut at `max_length` left nothing to learn.
-    pub emptied: Vec<Place>,
+    /// Where the records of samples stand that were cut or left out, and which of both.
+    pub cut: Vec<(Place, Fate)>,
     /// How they were read.
     pub format: FormatName,
     /// Tokens, lengths, and what the over-length policy did.
     pub statistics: Statistics,
+    /// What the token cache had to do with it.
+    pub cached: Option<Cached>,
+}
+
+impl Dataset {
+    /// What a person should know before training on this, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let cached = self.cached.as_ref().and_then(Cached::warning);
+        self.statistics.warnings().into_iter().chain(cached).collect()
+    }
+}
+
+/// What happened to a sample longer than `max_length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// It was cut.
+    Truncated,
+    /// The cut left nothing to learn, and it was left out.
+    Emptied,
+    /// It was left out as too long.
+    Dropped,
 }
 
 /// Reads and tokenizes the examples of `files` as `config` says (its `train` and `valid` are not looked at).
@@ -70,7 +96,10 @@ fn load_files(
 ) -> Result<Dataset> {
     let files = files.resolve(config.split.as_deref(), Role::Train)?;
     let sources: Vec<Source> = files.paths().iter().map(|path| Source::File(path)).collect();
-    load(&sources, config, tokenizer, teacher)
+    match cache::folder(files.paths(), config)? {
+        Some(folder) if teacher.is_none() => load_cached(&sources, files.paths(), config, tokenizer, folder),
+        _ => load(&sources, config, tokenizer, teacher),
+    }
 }
 
 /// The same for a [`Source`], which may be built into the program.
@@ -103,13 +132,18 @@ impl DataConfig {
     /// A template file that cannot be read or parsed.
     pub fn tokenizer(&self, tokenizer: Tokenizer) -> Result<Tokenizer> {
         let tokenizer = match &self.chat_template {
-            Some(path) => {
-                let source = std::fs::read_to_string(path).map_err(|source| Error::Io {
-                    path: path.clone(),
-                    source,
-                })?;
-                tokenizer.with_chat_template(&source)?
-            }
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(source) => tokenizer.with_chat_template(&source)?,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    tokenizer.with_named_template(&path.to_string_lossy())?
+                }
+                Err(source) => {
+                    return Err(Error::Io {
+                        path: path.clone(),
+                        source,
+                    });
+                }
+            },
             None => tokenizer,
         };
         Ok(tokenizer.with_chat_template_kwargs(&self.chat_template_kwargs))
@@ -123,7 +157,7 @@ impl DataConfig {
 
 /// Records are worked on in groups of this many, or of [`GROUP_BYTES`].
 const GROUP: usize = 4096;
-const GROUP_BYTES: usize = 16 << 20;
+const GROUP_BYTES: usize = 4 << 20;
 
 struct Loader<'a> {
     config: &'a DataConfig,
@@ -139,11 +173,12 @@ struct Loader<'a> {
     places: Vec<Place>,
     counts: Counts,
     flaws: Vec<(Place, Flaw)>,
-    emptied: Vec<Place>,
+    cut: Vec<(Place, Fate)>,
     making: Option<Making>,
     made: Vec<Made>,
     keep: Option<Keep>,
     rows: Vec<Row>,
+    writer: Option<Writer>,
 }
 
 impl<'a> Loader<'a> {
@@ -162,11 +197,12 @@ impl<'a> Loader<'a> {
             places: vec![],
             counts: Counts::default(),
             flaws: vec![],
-            emptied: vec![],
+            cut: vec![],
             making: None,
             made: vec![],
             keep: None,
             rows: vec![],
+            writer: None,
         };
         config.format.map_or(Ok(()), |format| loader.check(format))?;
         Ok(loader)
@@ -200,7 +236,17 @@ impl<'a> Loader<'a> {
             }
         }
         self.work();
-        Ok(())
+        self.written()
+    }
+
+    /// Whether the token cache can be written, or need not be.
+    fn written(&self) -> Result<()> {
+        match &self.writer {
+            Some(writer) => writer
+                .failure()
+                .map_or(Ok(()), |why| unwritten(self.config, writer.folder(), why)),
+            None => Ok(()),
+        }
     }
 
     fn take(&mut self, Raw { at, mut body }: Raw) -> Result<()> {
@@ -213,6 +259,7 @@ impl<'a> Loader<'a> {
         self.group.push((Place { file, at }, body));
         if self.group.len() >= GROUP || self.group_bytes >= GROUP_BYTES {
             self.work();
+            self.written()?;
         }
         Ok(())
     }
@@ -281,7 +328,7 @@ impl<'a> Loader<'a> {
             match result {
                 Ok(outcome) => {
                     self.counts.add(&outcome.counts);
-                    self.emptied.extend(vec![place; outcome.counts.emptied]);
+                    self.cut.extend(outcome.counts.fates().map(|fate| (place, fate)));
                     let first = self.samples.len();
                     self.rows.extend(outcome.kept.map(|Kept { fields, by }| Row {
                         place,
@@ -297,9 +344,12 @@ impl<'a> Loader<'a> {
                 Err(_) => {}
             }
         }
+        if let Some(writer) = &mut self.writer {
+            writer.store(&mut self.samples, &self.places);
+        }
     }
 
-    fn finish(self) -> Result<Dataset> {
+    fn finish(mut self) -> Result<Dataset> {
         if !self.flaws.is_empty() {
             return Err(Error::Records {
                 more: self.flaws.len() == MAX_FLAWS,
@@ -318,14 +368,24 @@ impl<'a> Loader<'a> {
             return Err(empty(self.counts.why_empty(self.config.max_length)));
         }
         let statistics = Statistics::measure(&self.samples, self.counts, self.tokenizer);
-        Ok(Dataset {
+        let writer = self.writer.take();
+        let mut data = Dataset {
             samples: self.samples,
             files: self.files,
             places: self.places,
-            emptied: self.emptied,
+            cut: self.cut,
             format,
             statistics,
-        })
+            cached: None,
+        };
+        if let Some(writer) = writer {
+            let cached = writer.finish(&mut data);
+            if cached.how == How::Failed {
+                unwritten(self.config, &cached.folder, cached.why.as_deref().unwrap_or_default())?;
+            }
+            data.cached = Some(cached);
+        }
+        Ok(data)
     }
 }
 

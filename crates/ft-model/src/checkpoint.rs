@@ -11,12 +11,15 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::text_tower;
 
 /// The tensors of a checkpoint folder.
 pub struct Checkpoint {
     pub(crate) dir: PathBuf,
     files: Vec<Mmap>,
     pub(crate) entries: BTreeMap<String, Entry>,
+    /// Tensors that are none of the language model's.
+    left_out: Vec<String>,
 }
 
 /// One tensor of a checkpoint.
@@ -37,11 +40,32 @@ impl Checkpoint {
             dir: dir.into(),
             files: Vec::new(),
             entries: BTreeMap::new(),
+            left_out: Vec::new(),
         };
         for file in files_of(dir)? {
             checkpoint.add_file(&file)?;
         }
+        checkpoint.take_text_tower();
         Ok(checkpoint)
+    }
+
+    /// Leaves out what is no part of a language model among others, and gives its tensors the names they have alone.
+    fn take_text_tower(&mut self) {
+        if !self.entries.keys().any(|name| text_tower::alone(name).is_some()) {
+            return;
+        }
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            match text_tower::alone(&name) {
+                Some(alone) => drop(self.entries.insert(alone, entry)),
+                None if name.starts_with("lm_head.") => drop(self.entries.insert(name, entry)),
+                None => self.left_out.push(name),
+            }
+        }
+    }
+
+    /// Names of the tensors that are none of the language model's.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// Whether every file that [`open`](Self::open) would read is in `dir`.

@@ -40,5 +40,6 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use plan::{DeviceTraits, Disk, Plan, PlanSummary};
 pub use watch::{
-    BeforeAfter, BestStep, Ending, Outcome, ProgressRenderer, SampleCompletion, Score, Shown, Style, read_metrics,
+    BeforeAfter, BestStep, Ending, Outcome, ProgressRenderer, SampleCompletion, Score, Shown, Style, heat_maps,
+    read_metrics,
 };

@@ -1,14 +1,16 @@
 //! `cargo xtask bench continual [STRATEGY..]`: tasks one after the other on the embedded model, every strategy with LoRA and with full
-//! fine-tuning, three orders of four tasks; mean and standard deviation of what is read off R. The test behind it is ignored by
-//! default, because it takes minutes.
+//! fine-tuning, three orders of four tasks; mean and standard deviation of what is read off R. `--record` keeps the runs in
+//! `benches/results/continual.jsonl` and writes what is made of them: the table and heat maps of the README and the guide. The test behind it
+//! is ignored by default, because it takes minutes.
 
-use crate::{Outcome, shell};
+use crate::{Outcome, guide, shell};
 
 pub fn run(args: &[String]) -> Outcome {
     let Request {
         profile,
         names,
         settings,
+        keep,
     } = Request::parse(args)?;
     let mut cargo = shell::cargo();
     let test = ["test", "--package", "ft-tests", "--test", "it", "--profile", &profile];
@@ -19,7 +21,14 @@ pub fn run(args: &[String]) -> Outcome {
     if !names.is_empty() {
         cargo.env("FT_BENCH_STRATEGIES", names.join(","));
     }
-    shell::status(&mut cargo)
+    if keep {
+        cargo.env("FT_BENCH_RECORD", shell::root().join("benches/results/continual.jsonl"));
+    }
+    shell::status(&mut cargo)?;
+    match keep {
+        true => guide::run(&[]),
+        false => Ok(()),
+    }
 }
 
 /// Flags and what the test calls them.
@@ -34,6 +43,7 @@ struct Request {
     profile: String,
     names: Vec<String>,
     settings: Vec<(&'static str, String)>,
+    keep: bool,
 }
 
 impl Request {
@@ -42,6 +52,7 @@ impl Request {
             profile: "release".into(),
             names: Vec::new(),
             settings: Vec::new(),
+            keep: false,
         };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -49,6 +60,7 @@ impl Request {
             let setting = SETTINGS.iter().find(|(flag, _)| flag == arg);
             match (setting, arg.as_str()) {
                 (Some((_, name)), _) => request.settings.push((name, value()?)),
+                (None, "--record") => request.keep = true,
                 (None, "--profile") => request.profile = value()?,
                 (None, flag) if flag.starts_with('-') => return Err(format!("unknown argument `{flag}`")),
                 (None, name) => request.names.push(name.into()),
@@ -64,13 +76,14 @@ mod tests {
 
     #[test]
     fn strategies_and_settings_are_told_apart() {
-        let args = ["ewc", "--steps", "10", "--profile", "dev", "gem"].map(String::from);
+        let args = ["ewc", "--steps", "10", "--profile", "dev", "--record", "gem"].map(String::from);
         let request = Request::parse(&args).unwrap();
         assert_eq!(
             (request.names, request.profile.as_str()),
             (vec!["ewc".to_owned(), "gem".into()], "dev")
         );
         assert_eq!(request.settings, [("FT_BENCH_STEPS", "10".to_owned())]);
+        assert!(request.keep);
         assert!(Request::parse(&["--step".to_owned()]).is_err());
         assert!(Request::parse(&["--steps".to_owned()]).is_err());
     }

@@ -17,8 +17,10 @@ mod packing;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
-use ft_data::{Batch, Order, Sample, sub_seed};
+use ft_data::{Batch, Order, Sample, let_go, passing, sub_seed};
 pub use loaders::{EvalLoader, StepLoader};
 use packing::Packed;
 pub use packing::Packing;
@@ -128,6 +130,8 @@ pub struct Batches {
     pad: Padding,
     /// Steps of the run, as far as they are known.
     reach: usize,
+    /// Samples of tasks that never share a forward pass; none where all may.
+    apart: Vec<Range<usize>>,
 }
 
 /// How rows of different lengths become a rectangle.
@@ -162,7 +166,36 @@ impl Batches {
             seed,
             pad,
             reach: usize::MAX,
+            apart: Vec::new(),
         }
+    }
+
+    /// The same with forward passes that never hold samples of two of these ranges.
+    pub fn apart(self, tasks: Vec<Range<usize>>) -> Self {
+        Self { apart: tasks, ..self }
+    }
+
+    /// The samples of a step by task, those of no task left out; all of them where tasks share forward passes.
+    fn by_task(&self, rows: &[usize]) -> Vec<(usize, Vec<usize>)> {
+        if self.apart.is_empty() {
+            return vec![(0, rows.to_vec())];
+        }
+        let own = |range: &Range<usize>| {
+            rows.iter()
+                .copied()
+                .filter(|row| range.contains(row))
+                .collect::<Vec<_>>()
+        };
+        let parts = self.apart.iter().map(own).enumerate();
+        parts.filter(|(_, rows)| !rows.is_empty()).collect()
+    }
+
+    /// A step cut into a step for each of the tasks that it has samples of, with the numbers of the tasks.
+    pub fn parts(&self, batch: &StepBatch) -> Vec<(usize, StepBatch)> {
+        let parts = self.by_task(&batch.rows).into_iter();
+        parts
+            .map(|(task, rows)| (task, self.step_batch(&rows, batch.step)))
+            .collect()
     }
 
     /// The same with the samples in another order than all of them once in every epoch; before [`packed`](Self::packed).
@@ -188,7 +221,7 @@ impl Batches {
         let longest = |sample: &Sample| sample.width().max(sample.prompt().len() + tokens);
         let lengths = match tokens {
             0 => self.lengths,
-            _ => self.samples.iter().map(longest).collect(),
+            _ => passing(&self.samples).map(longest).collect(),
         };
         Self { lengths, ..self }
     }
@@ -293,7 +326,9 @@ impl Batches {
                 Batch::packed(&rows.iter().map(pick).collect::<Vec<_>>(), id, multiple)
             }
         };
-        batch.numbered(&rows.concat())
+        let numbers = rows.concat();
+        let_go(numbers.iter().map(|i| &self.samples[*i]));
+        batch.numbered(&numbers)
     }
 
     /// Rows and columns of the micro-batch with the most cells in the first epoch.
@@ -332,9 +367,10 @@ impl Batches {
         size: usize,
     ) -> (usize, (usize, usize)) {
         let cut = |(step, batch): (usize, &'b Vec<usize>)| {
-            batch
-                .chunks(size)
-                .map(move |items| (step, self.shape(&self.packed, items)))
+            let parts = self.by_task(batch);
+            let passes = parts.iter().flat_map(|(_, rows)| rows.chunks(size));
+            let shapes: Vec<_> = passes.map(|items| (step, self.shape(&self.packed, items))).collect();
+            shapes
         };
         let micro = step_batches.flat_map(cut);
         // `max_by_key` takes the last of equals.

@@ -135,7 +135,8 @@ impl Batches {
 
     fn cells(&self, packed: &Packed, prompt: usize) -> usize {
         let step_batches = self.first_epochs();
-        let passes = step_batches.iter().flat_map(|batch| batch.chunks(self.batch_size));
+        let parts: Vec<_> = step_batches.iter().flat_map(|batch| self.by_task(batch)).collect();
+        let passes = parts.iter().flat_map(|(_, rows)| rows.chunks(self.batch_size));
         let cells = |(rows, width): (usize, usize)| rows * (prompt + width.next_multiple_of(self.pad.multiple));
         passes.map(|items| cells(self.shape(packed, items))).sum()
     }

@@ -6,6 +6,7 @@
 //!          training_hook.safetensors       what the method itself remembers (AdaLoRA: importances, ranks), where it does
 //!          continual.safetensors    what a strategy against forgetting remembers (EWC: Fisher information, anchors), where there is one
 //!          earlier_tasks.safetensors  what the adapters of earlier tasks ended with, where each task has a fresh one
+//!          task_adapters.safetensors  values and moments of the other tasks' adapters, where tasks train their own side by side
 //!          trainer_state.json       step, data cursor, sums, best evaluation, configuration
 //!          adapter_* | model.*      the same weights as others read them (PEFT or Hugging Face layout); not where adapters are folded
 //!          manifest.json            size and CRC-32 of every file
@@ -34,6 +35,7 @@ pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(crate) const HOOK: &str = "training_hook.safetensors";
 pub(crate) const CONTINUAL: &str = "continual.safetensors";
 pub(crate) const EARLIER: &str = "earlier_tasks.safetensors";
+pub(crate) const TASK_ADAPTERS: &str = "task_adapters.safetensors";
 pub(crate) const STATE: &str = "trainer_state.json";
 
 /// The checkpoints of one run.

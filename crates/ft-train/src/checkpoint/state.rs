@@ -113,6 +113,9 @@ pub struct Evaluation {
     /// Mean of the objective's loss of every task, where there are tasks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Exact>,
+    /// Metrics of the tasks' answers by the names that they have in the log, where tasks have metrics.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, Exact>,
 }
 
 /// What tasks one after the other have come to.

@@ -44,7 +44,7 @@ pub use objective::ObjectiveSection;
 pub use peft::PeftSection;
 pub use sections::*;
 use source::{Sources, Tree};
-pub use tasks::{EpochEnd, MixBy, MixtureSection, TaskConfig};
+pub use tasks::{AdapterSharing, EpochEnd, MixBy, MixtureSection, TaskConfig};
 pub use write::Provenance;
 
 /// One thing wrong with a configuration, and where.
@@ -147,6 +147,12 @@ const TAGGED: [(&str, &str, &str); 2] = [
 ];
 
 impl RunConfig {
+    /// Whether each task has a model of its own, which answers its own prompts.
+    pub fn separates_tasks(&self) -> bool {
+        let next = self.continual.as_ref().map(ContinualSection::next);
+        next == Some(crate::continual::Next::Separate) || self.mixture.adapter == AdapterSharing::PerTask
+    }
+
     /// Reads a file, the one it `extends`, and `--set` arguments (`a.b=value`) on top.
     ///
     /// Every unknown key and wrong type is reported at once, with its place.

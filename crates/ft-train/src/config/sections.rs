@@ -114,7 +114,8 @@ pub struct TrainSection {
     #[serde(default)]
     pub load_best: bool,
     /// What `load_best` and `early_stopping` go by where there are tasks: `"micro"`, the mean over all held-out units; `"macro"`, the
-    /// mean over the tasks' means; or the name of a task.
+    /// mean over the tasks' means; or the name of a task. All of them are losses. Metrics of tasks, which are to become large, go by the names
+    /// that they have in the log: `"bleu/TASK"`, `"bleu_micro"`, `"bleu_macro"`.
     #[serde(default = "defaults::best_by")]
     pub best_by: String,
     /// Stop when evaluations no longer improve.

@@ -34,7 +34,8 @@ pub struct TaskConfig {
     /// The loss of every target token of the task is multiplied by this.
     #[serde(default = "one")]
     pub loss_weight: f64,
-    /// As `eval.metrics`, on this task's held-out prompts: `exact_match`, `bleu`, `rougeL`.
+    /// Metrics of answers to this task's held-out prompts, at most `eval.max_answers` of them, at every evaluation: `exact_match`, `bleu`,
+    /// `rougeL`. Over all tasks that have a metric, it is reported for all their answers (`bleu_micro`) and as the mean over them (`bleu_macro`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<String>,
 }
@@ -60,6 +61,21 @@ pub struct MixtureSection {
     /// Where an epoch ends.
     #[serde(default)]
     pub epoch: EpochEnd,
+    /// Whether all tasks train one adapter, or each its own over one base.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub adapter: AdapterSharing,
+}
+
+/// Whose an adapter is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterSharing {
+    /// All tasks train one.
+    #[default]
+    Shared,
+    /// Each task trains its own, from the same starting values, on its own samples of every step: with their mean loss, their clipping and
+    /// moments of its own, as if it trained alone. `final/TASK/` holds the adapter of each task.
+    PerTask,
 }
 
 /// What shares are proportional to.
@@ -144,13 +160,15 @@ pub(crate) fn check(config: &RunConfig) -> Vec<String> {
                 wrong.push(task.key(&format!("{field} must be a number of at least 0")));
             }
         }
-        let unknown = task.metrics.iter().filter_map(|name| ft_eval::find(name).err());
-        wrong.extend(unknown.map(|e| task.key(&format!("metrics: {e}"))));
+        wrong.extend(task.metrics.iter().filter_map(|name| metric(task, name)));
         if let Err(e) = task.data(data).check() {
             wrong.push(task.key(&e.to_string().replacen("data.", "", 1)));
         }
     }
     wrong.extend(shares(tasks, mixture));
+    if mixture.adapter == AdapterSharing::PerTask {
+        wrong.extend(per_task(config));
+    }
     let weighed = tasks.iter().any(|task| task.loss_weight != 1.0);
     if weighed && !matches!(*config.objective, ObjectiveConfig::Sft(_)) {
         let kind = config.objective.name();
@@ -160,6 +178,43 @@ pub(crate) fn check(config: &RunConfig) -> Vec<String> {
         ));
     }
     wrong
+}
+
+/// What is wrong with a metric of a task, if anything is.
+fn metric(task: &TaskConfig, name: &str) -> Option<String> {
+    let why = match ft_eval::find(name) {
+        Err(unknown) => unknown.to_string(),
+        Ok(metric) if metric.needs_choices() => {
+            format!("\"{name}\" is of multiple-choice questions, which runs do not ask; use ft eval")
+        }
+        Ok(_) => return None,
+    };
+    Some(task.key(&format!("metrics: {why}")))
+}
+
+/// What an adapter for each task cannot be had with.
+fn per_task(config: &RunConfig) -> Vec<String> {
+    const KEY: &str = "mixture.adapter: \"per_task\"";
+    let wrong = [
+        (
+            config.continual.is_some(),
+            "tasks one after the other have adapters of their own with continual.strategy = \"adapters\"; leave one of them out",
+        ),
+        (
+            config.train.optimizer_in_backward,
+            "takes the steps of all adapters once all gradients are there; set train.optimizer_in_backward = false",
+        ),
+        (
+            config.train.dump_batches.is_some(),
+            "a step is one of several models, and train.dump_batches is read as the steps of one; leave one of them out",
+        ),
+        (
+            !config.eval.metrics.is_empty(),
+            "each task has a model of its own; give the tasks' own metrics (task.metrics) in place of eval.metrics",
+        ),
+    ];
+    let wrong = wrong.iter().filter(|(wrong, _)| *wrong);
+    wrong.map(|(_, why)| format!("{KEY}: {why}")).collect()
 }
 
 fn names<'t>(task: &'t TaskConfig, seen: &mut HashSet<&'t str>) -> Vec<String> {

@@ -24,7 +24,7 @@ mod replay;
 pub mod scores;
 mod sequential;
 mod succession;
-mod vector;
+pub(crate) mod vector;
 
 use std::sync::Arc;
 

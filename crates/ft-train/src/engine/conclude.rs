@@ -20,7 +20,7 @@ pub(super) fn models(plan: &Plan, method: &MethodHook, model: &Model) -> Result<
 /// The best weights, the answers, `final/` and the report.
 pub(super) fn conclude(
     plan: &Plan,
-    session: Session,
+    mut session: Session,
     model: Model,
     ending: Ending,
     prompts: &Prompts,
@@ -32,7 +32,7 @@ pub(super) fn conclude(
     if ending == Ending::Interrupted {
         return Ok(outcome);
     }
-    let model = best(plan, &session.state, model)?;
+    let model = best(plan, &session.state, &mut session.method, model)?;
     let models = models(plan, &session.method, &model)?;
     let after = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, &session.stop.flag)?;
     outcome.after = Score::new(result(plan, &session.state), &after, &plan.tasks);
@@ -51,7 +51,7 @@ fn result<'s>(plan: &Plan, state: &'s TrainerState) -> Option<&'s Evaluation> {
 }
 
 /// The weights of the best evaluation, where they are asked for and are not the last.
-fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
+fn best(plan: &Plan, state: &TrainerState, method: &mut MethodHook, model: Model) -> Result<Model> {
     match state
         .best
         .as_ref()
@@ -62,7 +62,7 @@ fn best(plan: &Plan, state: &TrainerState, model: Model) -> Result<Model> {
             let path = Checkpoints::of(plan.out()).path(best.step);
             checkpoint::read_state(&path)?;
             let mut model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
-            MethodHook::of(&plan.peft).load(&path, &mut model)?;
+            method.load(&path, &mut model)?;
             Ok(model)
         }
     }

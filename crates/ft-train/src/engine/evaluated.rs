@@ -1,5 +1,7 @@
 //! What an evaluation comes to: its line of the log, and whether it is the best.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use crate::Result;
@@ -17,7 +19,12 @@ impl Session {
     }
 
     /// Takes an evaluation of the present weights into the state: one part for every task, or one for all samples.
-    pub(crate) fn evaluated(&mut self, parts: Vec<HeldOut>, seconds: f64) -> Result<()> {
+    pub(crate) fn evaluated(
+        &mut self,
+        parts: Vec<HeldOut>,
+        metrics: BTreeMap<String, f64>,
+        seconds: f64,
+    ) -> Result<()> {
         let tasks: Vec<Evaluation> = match self.tasks.0.is_empty() {
             true => Vec::new(),
             false => parts.iter().map(HeldOut::mean).collect(),
@@ -25,6 +32,10 @@ impl Session {
         let held_out = HeldOut::together(parts);
         let evaluation = Evaluation {
             tasks: tasks.iter().map(|task| task.loss).collect(),
+            metrics: metrics
+                .iter()
+                .map(|(name, value)| (name.clone(), Exact(*value)))
+                .collect(),
             ..held_out.mean()
         };
         let mut line = json!({
@@ -48,6 +59,9 @@ impl Session {
                 line[format!("eval_perplexity/{}", task.name)] = nll.0.exp().into();
             }
         }
+        for (name, value) in metrics {
+            line[format!("eval_{name}")] = value.into();
+        }
         line["eval_seconds"] = seconds.into();
         self.log.push(&line)?;
         self.state.log(line);
@@ -57,7 +71,7 @@ impl Session {
 
     fn note(&mut self, evaluation: Evaluation) {
         let state = &mut self.state;
-        let (by, step, Exact(loss)) = (self.best_by, state.step, evaluation.loss);
+        let (by, step, Exact(loss)) = (&self.best_by, state.step, evaluation.loss);
         let score = by.score(&evaluation);
         self.patience.offer(score);
         state.last_eval = Some(evaluation.clone());

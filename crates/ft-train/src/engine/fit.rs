@@ -37,6 +37,7 @@ use crate::engine::save::Saver;
 use crate::engine::session::Session;
 use crate::engine::stop::Stop;
 use crate::engine::strategy::StepStrategy;
+use crate::engine::task_adapters::TaskAdapters;
 use crate::engine::task_end::OverTasks;
 use crate::engine::unread::Unread;
 use crate::objectives::{Objective, ObjectiveConfig};
@@ -48,6 +49,7 @@ use crate::watch::metrics::{Loss, MeanMetric, Norm, Throughput};
 use crate::watch::outcome::Outcome;
 use crate::watch::renderer::{ProgressRenderer, Silent, Style};
 use crate::watch::run_log::RunLog;
+use crate::watch::task_metrics::TaskMetrics;
 use crate::{Error, Plan, Result};
 
 /// How a run is watched and steered.
@@ -153,12 +155,15 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let optim = Optim::new(&plan.config.optim)?;
     let mut method = MethodHook::of(&plan.peft)
         .with(OverTasks::strategy(&plan))
-        .followed(OverTasks::succession(&plan));
+        .followed(OverTasks::succession(&plan))
+        .beside(TaskAdapters::of(&plan, &model)?);
     let (mut model, mut optim, state) = match &from {
         Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
         None => (model, optim, start(&plan)),
     };
-    optim.set_rates(ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr));
+    let rates = ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr);
+    method.task_adapters().into_iter().for_each(|own| own.set_rates(&rates));
+    optim.set_rates(rates);
     let state = with_loss_scale(&plan, state, &model)?;
     write_config(&plan)?;
 
@@ -175,12 +180,20 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         saver.initial(&model)?;
     }
     let patience = SharedPatience::new(state.patience);
+    let check = (plan.config.train.check_gradients && from.is_none())
+        .then(|| GradientCheck::new(plan.peft.method().tokens(), model.is_tied()));
+    let check = match method.task_adapters() {
+        Some(adapters) => {
+            adapters.check = check;
+            None
+        }
+        None => check,
+    };
     let renderer = renderer(progress, &plan, state.step);
     let session = Session {
         steps: plan.steps.clone(),
         log: RunLog::open(&plan, done)?,
-        check: (plan.config.train.check_gradients && from.is_none())
-            .then(|| GradientCheck::new(plan.peft.method().tokens(), model.is_tied())),
+        check,
         answers: answers(&plan, &prompts, done)?,
         guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
@@ -196,6 +209,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         batches: plan.batches.clone(),
         tasks: plan.tasks.clone(),
         over_tasks: OverTasks::of(&plan),
+        task_metrics: TaskMetrics::of(&plan),
         best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
         memory: Memory::new(&plan),
         state,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use ft_model::Model;
+use ft_optim::Optim;
 use ft_peft::{Adaptable, PeftConfig, TrainingHook};
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use crate::batches::StepBatch;
 use crate::checkpoint::{CONTINUAL, EARLIER, HOOK, read_tensors, write_tensors};
 use crate::continual::{Next, Now, Strategy, Succession, Summed};
 use crate::engine::model::TrainModel;
+use crate::engine::task_adapters::TaskAdapters;
 use crate::objectives::Objective;
 use crate::{Error, Result};
 
@@ -23,6 +25,7 @@ pub struct MethodHook {
     method: Option<Box<dyn TrainingHook>>,
     strategy: Option<Box<dyn Strategy>>,
     succession: Option<Succession>,
+    adapters: Option<TaskAdapters>,
 }
 
 impl MethodHook {
@@ -32,6 +35,7 @@ impl MethodHook {
             method: method.method().training_hook(),
             strategy: None,
             succession: None,
+            adapters: None,
         }
     }
 
@@ -45,6 +49,24 @@ impl MethodHook {
         Self { succession, ..self }
     }
 
+    /// The same with adapters of tasks that train side by side.
+    pub(crate) fn beside(self, adapters: Option<TaskAdapters>) -> Self {
+        Self { adapters, ..self }
+    }
+
+    /// The adapters of tasks that train side by side.
+    pub(crate) fn task_adapters(&mut self) -> Option<&mut TaskAdapters> {
+        self.adapters.as_mut()
+    }
+
+    /// The model with a task's adapter, and its optimizer in the place of the one that is there; as they are where tasks share one.
+    pub(crate) fn wear(&mut self, task: usize, model: Model, optim: &mut Optim) -> Model {
+        match &mut self.adapters {
+            Some(adapters) => adapters.wear(task, model, optim),
+            None => model,
+        }
+    }
+
     /// The model for the next task, where it has an adapter of its own; the model as it is otherwise.
     ///
     /// # Errors
@@ -54,6 +76,16 @@ impl MethodHook {
             Some(succession) => Ok((succession.follow(model)?, true)),
             None => Ok((model, false)),
         }
+    }
+
+    /// Whether tasks train adapters of their own side by side.
+    pub(crate) fn has_task_adapters(&self) -> bool {
+        self.adapters.is_some()
+    }
+
+    /// Whether each task has a model of its own.
+    pub(crate) fn separates(&self) -> bool {
+        self.adapters.is_some() || self.next() == Next::Separate
     }
 
     /// What becomes of the adapter between two tasks.
@@ -66,6 +98,11 @@ impl MethodHook {
     /// # Errors
     /// An adapter that cannot be attached.
     pub(crate) fn model_of(&self, model: &Model, task: Option<usize>) -> Result<Model> {
+        if let (Some(adapters), Some(task)) = (&self.adapters, task)
+            && let Some(own) = adapters.model_of(model, task)
+        {
+            return Ok(own);
+        }
         let own = self
             .succession
             .as_ref()
@@ -166,6 +203,9 @@ impl MethodHook {
         if let Some(succession) = &self.succession {
             write_tensors(&folder.join(EARLIER), &succession.state(model))?;
         }
+        if let Some(adapters) = &self.adapters {
+            adapters.save(folder, model)?;
+        }
         match &self.strategy {
             Some(strategy) => write_tensors(&folder.join(CONTINUAL), &strategy.state(model)),
             None => Ok(()),
@@ -189,6 +229,9 @@ impl MethodHook {
             training_hook
                 .load_state(&mut model.target_modules(), read_tensors(&path)?)
                 .map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+        }
+        if let Some(adapters) = &mut self.adapters {
+            adapters.load(folder, model)?;
         }
         let Some(strategy) = &mut self.strategy else {
             return Ok(());

@@ -210,15 +210,7 @@ impl Passes {
             Some(total) => total + sum,
             None => sum,
         });
-        for figure in figures {
-            match self.figures.iter_mut().find(|f| f.name == figure.name) {
-                Some(total) => {
-                    total.sum = total.sum.clone() + figure.sum;
-                    total.count += figure.count;
-                }
-                None => self.figures.push(figure),
-            }
-        }
+        figures.into_iter().for_each(|figure| figure.join(&mut self.figures));
     }
 
     fn output(self, model: &Model, count: usize) -> StepOutput {

@@ -87,8 +87,9 @@ impl Saver {
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;
         match method.next() {
-            // Over a base that is nowhere, an adapter would say nothing to anybody.
+            // Over a base that is nowhere, an adapter would say nothing to anybody; of several, one would be taken for the result.
             Next::Fold => Ok(()),
+            _ if method.has_task_adapters() => Ok(()),
             _ => self.export(model, folder),
         }
     }
@@ -120,7 +121,7 @@ impl Saver {
     pub fn finish(&self, model: &Model, method: &MethodHook, tasks: &Tasks) -> Result<PathBuf> {
         let draft = Draft::begin(&self.out.join("final"))?;
         match method.next() {
-            Next::Separate => {
+            _ if method.separates() => {
                 for (number, task) in tasks.0.iter().enumerate() {
                     let own = Draft::begin(&draft.path().join(&task.name))?;
                     self.result(&method.model_of(model, Some(number))?, own.path())?;
@@ -133,7 +134,7 @@ impl Saver {
                 whole.save(draft.path(), LoadDtype::F32)?;
                 self.beside(draft.path())?;
             }
-            Next::Continue | Next::Freeze => self.result(model, draft.path())?,
+            _ => self.result(model, draft.path())?,
         }
         draft.commit()
     }

@@ -33,6 +33,7 @@ use crate::watch::Ending;
 use crate::watch::completions::CompletionsFile;
 use crate::watch::metrics::{StepOutput, Sum};
 use crate::watch::run_log::RunLog;
+use crate::watch::task_metrics::TaskMetrics;
 use crate::{Error, Result};
 
 /// A step that was taken or left out.
@@ -86,6 +87,8 @@ pub struct Session {
     pub tasks: Tasks,
     /// Where tasks come one after the other.
     pub over_tasks: Option<OverTasks>,
+    /// Lets the model answer for the metrics of tasks.
+    pub task_metrics: Option<TaskMetrics>,
     /// What the best evaluation goes by.
     pub best_by: BestBy,
     /// What the process may take, and what else takes less.
@@ -139,6 +142,7 @@ impl Session {
         let batch = mixed.as_ref().unwrap_or(batch);
         let stepped = match self.in_backward {
             true => Some(self.step_in_backward(slot, batch, lr)?),
+            false if self.method.has_task_adapters() => self.step_by_task(slot, batch, lr)?,
             false => self.step_after_backward(slot, batch, lr)?,
         };
         let Some(Stepped {
@@ -224,7 +228,7 @@ impl Session {
     }
 
     /// The check ends once a step has been taken with a gradient that had passed through moved weights.
-    fn finish_check(&mut self, lr: f64) -> Result<()> {
+    pub(crate) fn finish_check(&mut self, lr: f64) -> Result<()> {
         let over = self.check.as_mut().is_some_and(|c| c.step_taken(lr));
         if over && let Some(check) = self.check.take() {
             check.verdict(self.state.step)?;

@@ -80,6 +80,17 @@ impl Session {
         let Some((batch, tried)) = self.fitting(slot.as_ref(), batch)? else {
             return Ok(None);
         };
+        self.take_step(slot, batch, tried, lr).map(Some)
+    }
+
+    /// Hands gradients to the optimizer, unless they may not be used.
+    pub(crate) fn take_step(
+        &mut self,
+        slot: &mut Option<TrainModel>,
+        batch: StepBatch,
+        tried: Tried,
+        lr: f64,
+    ) -> Result<Stepped> {
         let Tried {
             output,
             grads,
@@ -99,11 +110,11 @@ impl Session {
                 output
             }
         };
-        Ok(Some(Stepped {
+        Ok(Stepped {
             batch,
             output,
             overflows,
-        }))
+        })
     }
 
     /// The gradients of a step and whether they may be used; nothing has changed where it fails.

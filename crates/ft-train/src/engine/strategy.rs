@@ -4,6 +4,7 @@
 //! burn-train's `Learner` keeps its optimizer to itself and steps on a clone of the model, so that old and new weights exist
 //! side by side. Here the [`Session`] owns the optimizer, and the model is moved through it.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -237,6 +238,7 @@ impl Run {
         if let Some(answers) = answers {
             answers.ask(state.step, &|task| models[task].model.clone(), &stop.flag)?;
         }
+        let metrics = self.metrics(&models);
         if self.session.stop.asked() {
             return Ok(());
         }
@@ -244,9 +246,18 @@ impl Run {
             let Self { session, model, .. } = self;
             model.as_ref().map_or(Ok(()), |train| session.general_before(train))?;
         }
-        self.session.evaluated(held_out, seconds)?;
+        self.session.evaluated(held_out, metrics, seconds)?;
         self.judge(epoch);
         Ok(())
+    }
+
+    /// The metrics of the tasks' answers; none of a model that cannot answer, whose loss the run judges.
+    fn metrics(&self, models: &[TrainModel]) -> BTreeMap<String, f64> {
+        let Session { task_metrics, stop, .. } = &self.session;
+        let measured = task_metrics
+            .as_ref()
+            .map(|metrics| metrics.measure(|task| &models[task].model, &stop.flag));
+        measured.and_then(Result::ok).unwrap_or_default()
     }
 
     /// What judges the held-out samples of each task, on a plain device.

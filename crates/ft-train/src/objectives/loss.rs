@@ -44,6 +44,19 @@ pub struct Figure {
     pub count: usize,
 }
 
+impl Figure {
+    /// Adds it to the one of its name among `all`.
+    pub(crate) fn join(self, all: &mut Vec<Figure>) {
+        match all.iter_mut().find(|own| own.name == self.name) {
+            Some(total) => {
+                total.sum = total.sum.clone() + self.sum;
+                total.count += self.count;
+            }
+            None => all.push(self),
+        }
+    }
+}
+
 /// The loss of a micro-batch as a function of hidden states `[rows, width, hidden]`.
 pub struct LossFn<'a> {
     last: Box<Last<'a>>,

@@ -32,6 +32,7 @@ pub(crate) mod top_scores;
 pub(crate) mod uld;
 mod weighted;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
@@ -138,6 +139,7 @@ impl HeldOut {
             loss: mean(self.loss, self.count),
             nll: self.nll.map(|(sum, count)| mean(sum, count)),
             tasks: Vec::new(),
+            metrics: BTreeMap::new(),
         }
     }
 }

@@ -1,15 +1,14 @@
 //! What is refused, and what is warned about, before a run starts. Every finding is collected.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use ft_data::{Sample, Tokenizer};
+use ft_data::{Sample, Tokenizer, passing};
 use ft_infer::GenerationConfig;
 use ft_model::ModelConfig;
 use ft_peft::PeftConfig;
 use ft_peft::methods::trainable_tokens::Token;
 
-use super::{DataSummary, DeviceTraits, Disk, Steps};
-use crate::config::tasks::RESERVED;
+use super::{DataSummary, DeviceTraits, Disk, Steps, ends};
 use crate::config::{BatchSize, Checkpointing, Dtype, PeftSection, RunConfig};
 use crate::{Error, Result, memory};
 
@@ -72,7 +71,7 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     wrong.extend(super::packing::refusal(config));
     wrong.extend(crate::config::tasks::check(config));
     wrong.extend(crate::config::continual::check(config));
-    wrong.extend(best_by(config));
+    wrong.extend(super::best_by::refusal(config));
     if train.optimizer_in_backward {
         wrong.extend(in_backward(config));
     }
@@ -90,25 +89,6 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
     } else {
         Err(Error::Plan(wrong))
     }
-}
-
-/// Whether what the best evaluation goes by is there.
-fn best_by(config: &RunConfig) -> Option<String> {
-    let (typed, tasks) = (config.train.best_by.as_str(), &config.task);
-    if typed == RESERVED[0] || (!tasks.is_empty() && typed == RESERVED[1]) || tasks.iter().any(|t| t.name == typed) {
-        return None;
-    }
-    let names: Vec<&str> = RESERVED
-        .into_iter()
-        .chain(tasks.iter().map(|t| t.name.as_str()))
-        .collect();
-    Some(match tasks.is_empty() {
-        true => format!("train.best_by: \"{typed}\" needs [[task]] tables; leave it out"),
-        false => format!(
-            "train.best_by: no task \"{typed}\"; one of \"{}\"",
-            names.join("\", \"")
-        ),
-    })
 }
 
 /// What an optimizer step inside the backward pass cannot be had with.
@@ -202,7 +182,7 @@ pub(super) fn all(facts: &Facts) -> Findings {
             facts.config.model.path.display()
         ));
     }
-    stop(facts, &mut opinions, &mut warnings);
+    ends::check(facts, &mut opinions, &mut warnings);
     room(facts, &mut opinions);
     lengths(facts, &mut warnings);
     leaks(facts, &mut warnings);
@@ -240,8 +220,7 @@ fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<Stri
         return;
     }
     let unknown = |s: &Sample| s.ids.iter().copied().find(|id| *id as usize >= model.vocab_size);
-    let strangers: Vec<_> = samples
-        .iter()
+    let strangers: Vec<_> = passing(samples)
         .enumerate()
         .filter_map(|(i, s)| Some((i + 1, unknown(s)?)))
         .collect();
@@ -263,65 +242,19 @@ fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<Stri
             facts.beside()
         ));
     }
-    if samples.iter().all(|s| s.target_tokens() == 0) {
+    if passing(samples).all(|s| s.target_tokens() == 0) {
         refusals.push(format!(
             "{key}: no token of any sample is learned; check data.format and data.map"
         ));
     }
 }
 
-/// The token that ends most samples' learned part, if it is one that stands for no text.
-pub(super) fn stop_token(
-    samples: &[Sample],
-    tokenizer: &Tokenizer,
-    model: &ModelConfig,
-    generation: &GenerationConfig,
-) -> Option<u32> {
-    let mut counts: HashMap<u32, usize> = HashMap::new();
-    for sample in samples {
-        // The last learned token; after it may come, say, the line break of a chat template.
-        if let Some(at) = sample.learn.iter().rposition(|l| *l) {
-            *counts.entry(sample.ids[at]).or_default() += 1;
-        }
-    }
-    let known = |id: &u32| {
-        tokenizer.is_special(*id)
-            || tokenizer.eos_ids().contains(id)
-            || model.eos_token_ids.contains(id)
-            || generation.eos_token_id.contains(id)
-    };
-    counts
-        .into_iter()
-        .filter(|(id, _)| known(id))
-        .max_by_key(|(id, count)| (*count, *id))
-        .map(|(id, _)| id)
-}
-
-/// A model that is never taught to stop talks until it is cut off.
-fn stop(facts: &Facts, opinions: &mut Vec<String>, warnings: &mut Vec<String>) {
-    if facts.data.has_answers() && facts.data.stop_token.is_none() {
-        opinions.push(
-            "data: no sample teaches a token that ends the answer, so the model would never stop; does the chat template \
-             close the assistant's turn, and does data.max_length leave room for it?"
-                .into(),
-        );
-    }
-    warnings.extend(facts.data.train.warnings());
-    if let Some(stop) = facts
-        .data
-        .stop_token
-        .filter(|stop| !facts.generation.eos_token_id.contains(stop))
-    {
-        let name = facts.tokenizer.id_to_token(stop).unwrap_or_default();
-        warnings.push(format!(
-            "final/generation_config.json will list \"{name}\" ({stop}) as a stop token"
-        ));
-    }
-}
-
 /// Rows that train and that no sample looks up.
 fn tokens(facts: &Facts, warnings: &mut Vec<String>) {
-    let seen: HashSet<u32> = facts.train.iter().flat_map(|s| s.ids.iter().copied()).collect();
+    if facts.peft.method().tokens().is_empty() {
+        return;
+    }
+    let seen: HashSet<u32> = passing(facts.train).flat_map(|s| s.ids.iter().copied()).collect();
     for token in facts.peft.method().tokens() {
         if let Token::Id(id) = token
             && !seen.contains(id)

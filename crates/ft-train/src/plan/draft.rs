@@ -16,11 +16,11 @@ use ft_peft::{Attached, PeftConfig};
 use super::other_model::{self, Reader};
 use super::{
     Advice, Alignment, Bytes, DataSummary, DeviceTraits, Disk, PackingSummary, Plan, Steps, advice, base, checks, data,
-    existing, job, packing, runtime, succession, tasks, types,
+    ends, existing, job, packing, runtime, succession, tasks, types,
 };
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
-use crate::config::{BatchSize, Provenance, RunConfig};
+use crate::config::{AdapterSharing, BatchSize, Provenance, RunConfig};
 use crate::tasks::Tasks;
 use crate::{Result, memory};
 
@@ -173,6 +173,7 @@ impl LaidOut {
         let (shuffle, longest_first) = (config.data.shuffle, config.train.longest_first);
         let batches = Batches::new(train, shape, shuffle, longest_first, config.train.seed, padding)
             .along(course)
+            .apart(tasks::apart(config, &tasks))
             .answering(config.objective.kind().answer_tokens());
         let [prompt, _] = job::virtual_tokens(&opened.peft);
         let (batches, packing) = packing::packed(config, batches, prompt, cpu);
@@ -181,7 +182,7 @@ impl LaidOut {
         let batches = batches.reaching(steps.total);
         opened.peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.shortest() as u64)?;
-        data.stop_token = checks::stop_token(batches.samples(), &opened.tokenizer, &opened.model, &opened.generation);
+        data.stop_token = ends::stop_token(batches.samples(), &opened.tokenizer, &opened.model, &opened.generation);
         Ok(Self {
             general: data::general(config, &opened.tokenizer)?,
             alignment: alignment.transpose()?,
@@ -242,6 +243,9 @@ impl Weighed {
             alignment: laid.alignment,
         };
         succession::possible(job.kept.next, job.kept.tasks, &job)?;
+        if config.mixture.adapter == AdapterSharing::PerTask {
+            succession::separable("mixture.adapter: \"per_task\"", &job)?;
+        }
         let budget = budget(config, traits);
         let (bytes, size) = match config.train.batch_size {
             BatchSize::Auto => {

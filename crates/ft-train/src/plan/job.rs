@@ -150,9 +150,10 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let peak = demand.peak(rows, prompt + width);
     let step = Bytes {
         weights: weights(job, &stored),
-        adapters: FLOAT * (numbers - checkpoint_numbers(job)) as u64,
-        gradients: peak.gradients,
-        optimizer: states(job) + FLOAT * beside as u64,
+        adapters: FLOAT * (job.kept.adapters * (numbers - checkpoint_numbers(job))) as u64,
+        // Those of earlier tasks' adapters wait for the last one's.
+        gradients: peak.gradients + FLOAT * ((job.kept.adapters - 1) * numbers) as u64,
+        optimizer: job.kept.adapters as u64 * states(job) + FLOAT * beside as u64,
         activations: peak.activations + prefixes(job.model, rows, prefix),
         logits: peak.logits,
         scratch: demand.scratch(rows, prompt + width),
@@ -181,10 +182,12 @@ pub(super) fn held(job: &Job) -> Result<u64> {
 pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     let trained = FLOAT * job.attached.parameters as u64;
     let whole = FLOAT * job.model.num_parameters() as u64;
-    let (tasks, next) = (job.kept.tasks as u64, job.kept.next);
+    let (tasks, next, adapters) = (job.kept.tasks as u64, job.kept.next, job.kept.adapters as u64);
     // In a checkpoint, and at the end.
     let (beside_state, result) = match (job.peft, next) {
         (PeftConfig::Full(_), _) => (whole, whole),
+        // Of several adapters, checkpoints hold what a resume needs alone.
+        (_, Next::Continue) if adapters > 1 => (0, adapters * trained),
         (_, Next::Continue) => (trained, trained),
         (_, Next::Fold) => (0, whole),
         (_, Next::Freeze) => (tasks * trained, tasks * trained),
@@ -195,7 +198,10 @@ pub(super) fn on_disk(job: &Job) -> (u64, u64) {
     let earlier = next.saved(job.kept.tasks);
     let copies = trained * (job.kept.copies.kept + earlier) as u64 + job.kept.remembered;
     let in_checkpoint = FLOAT * job.trainable() as u64;
-    (in_checkpoint + beside + states + copies + beside_state + JSON, result)
+    (
+        adapters * (in_checkpoint + states) + beside + copies + beside_state + JSON,
+        result,
+    )
 }
 
 /// State, manifest and adapter configuration, generously.

@@ -1,6 +1,5 @@
-//! Whether a method can have a fresh adapter for each task.
+//! Whether a method can have an adapter for each task.
 
-use ft_model::ModelConfig;
 use ft_peft::{Attached, ModuleSpec, PeftConfig};
 
 use super::job::Job;
@@ -13,8 +12,6 @@ pub(super) fn possible(next: Next, tasks: usize, job: &Job<'_>) -> Result<()> {
     let Job {
         model, peft, attached, ..
     } = *job;
-    let (name, method) = (peft.name(), peft.method());
-    let refused = |why: String| Err(Error::Plan(vec![why]));
     let key = match next {
         Next::Continue => return Ok(()),
         Next::Fold => "continual.between_tasks: \"fold\"",
@@ -27,38 +24,61 @@ pub(super) fn possible(next: Next, tasks: usize, job: &Job<'_>) -> Result<()> {
             .map_err(|e| Error::Plan(vec![format!("{key} keeps every task's adapter in use: {e}")]))?;
         return ranks_fit(&specs, peft, attached, tasks);
     }
-    let choice = &attached.choice;
-    if let Some(path) = choice.whole.iter().chain(&choice.biases).chain(&choice.rows).next() {
-        return refused(format!(
-            "{key} starts a fresh adapter for each task, and peft.method = \"{name}\" trains tensors of the base itself (the first is \
-             {path}); take a method with adapters alone, or between_tasks = \"continue\""
-        ));
-    }
-    if method.training_hook().is_some() {
-        return refused(format!(
-            "{key} starts a fresh adapter for each task, and peft.method = \"{name}\" has one schedule for the whole run; take another \
-             method"
-        ));
-    }
-    let moves = matches!(peft, PeftConfig::Lora(lora) if lora.moves_base());
     match next {
-        Next::Separate if moves => refused(format!(
-            "{key}: peft.init moves the base at the start, and every task has the same one; take \"kaiming\" or \"gaussian\""
-        )),
-        Next::Fold if !method.merges() => refused(format!(
+        Next::Separate => separable(key, job),
+        _ => foldable(key, job),
+    }
+}
+
+/// Whether adapters can become parts of the base one after the other.
+fn foldable(key: &str, job: &Job<'_>) -> Result<()> {
+    adapters_alone(key, job)?;
+    let (name, method) = (job.peft.name(), job.peft.method());
+    let refused = |why: String| Err(Error::Plan(vec![why]));
+    match () {
+        () if !method.merges() => refused(format!(
             "{key}: no weight can stand for an adapter of peft.method = \"{name}\"; take another method, or \"continue\""
         )),
-        Next::Fold if !foldable(model, job) => refused(format!(
+        () if job.quant.is_some() || job.model.is_quantized() || !super::job::held_in_f32(job) => refused(format!(
             "{key}: what was learned is lost where the base is held in less than f32; set model.dtype = \"f32\" and leave model.quant \
              out, or take \"continue\""
         )),
+        () => Ok(()),
+    }
+}
+
+/// Whether there may be several adapters over one base.
+///
+/// # Errors
+/// What stands in the way, after the `key` that asks for them.
+pub(super) fn separable(key: &str, job: &Job<'_>) -> Result<()> {
+    adapters_alone(key, job)?;
+    match job.peft {
+        PeftConfig::Lora(lora) if lora.moves_base() => Err(Error::Plan(vec![format!(
+            "{key}: peft.init moves the base at the start, and every task has the same one; take \"kaiming\" or \"gaussian\""
+        )])),
         _ => Ok(()),
     }
 }
 
-/// Whether every adapted matrix is held in f32.
-fn foldable(model: &ModelConfig, job: &Job<'_>) -> bool {
-    job.quant.is_none() && !model.is_quantized() && super::job::held_in_f32(job)
+/// Whether a method leaves the base as it is.
+fn adapters_alone(key: &str, job: &Job<'_>) -> Result<()> {
+    let (peft, choice) = (job.peft, &job.attached.choice);
+    let name = peft.name();
+    let refused = |why: String| Err(Error::Plan(vec![why]));
+    if let Some(path) = choice.whole.iter().chain(&choice.biases).chain(&choice.rows).next() {
+        return refused(format!(
+            "{key} wants an adapter for each task, and peft.method = \"{name}\" trains tensors of the base itself (the first is \
+             {path}); take a method with adapters alone, or one that all tasks share"
+        ));
+    }
+    if peft.method().training_hook().is_some() {
+        return refused(format!(
+            "{key} wants an adapter for each task, and peft.method = \"{name}\" has one schedule for the whole run; take another \
+             method"
+        ));
+    }
+    Ok(())
 }
 
 /// The adapters of all tasks are one of all their ranks, which must fit the matrices too.

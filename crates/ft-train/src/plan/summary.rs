@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Disk;
 use super::{Advice, Alignment, Bytes, DataSummary, DeviceTraits, PackingSummary, Plan, Steps};
-use crate::config::RunConfig;
+use crate::config::{AdapterSharing, RunConfig};
 use crate::{Result, memory};
 
 /// Everything decided before a run; serializes to the object of `ft plan --json`, and displays as its text.
@@ -26,6 +26,8 @@ pub struct PlanSummary {
     /// Numbers of these in maps of hidden states, which the run alone needs.
     #[serde(skip_serializing_if = "is_zero")]
     pub projections: usize,
+    /// Adapters that train so many parameters each: one for each task, or one.
+    pub adapters: usize,
     /// Modules that carry an adapter.
     pub adapted: usize,
     /// Modules that train whole.
@@ -114,6 +116,7 @@ impl Plan {
             method: self.peft.name().to_owned(),
             trainable: self.trainable(),
             projections: self.trainable() - self.attached.parameters,
+            adapters: self.adapters(),
             adapted: self.attached.choice.adapted.len(),
             whole: self.attached.choice.whole.len(),
             virtual_tokens: self.peft.method().virtual_tokens(),
@@ -146,7 +149,19 @@ impl Plan {
     pub(crate) fn notes(&self) -> Vec<String> {
         let packing = format!("packing: {}", self.packing);
         let teacher = self.alignment.map(|alignment| format!("teacher: {alignment}"));
-        std::iter::once(packing).chain(teacher).collect()
+        let cached = self.data.cached.iter().map(|cached| format!("token cache: {cached}"));
+        let adapters = Some(self.adapters()).filter(|adapters| *adapters > 1);
+        let adapters = adapters.map(|n| format!("adapters: {n}, one for each task, over one base"));
+        let more = teacher.into_iter().chain(cached).chain(adapters);
+        std::iter::once(packing).chain(more).collect()
+    }
+
+    /// Adapters that train side by side.
+    fn adapters(&self) -> usize {
+        match self.config.mixture.adapter {
+            AdapterSharing::Shared => 1,
+            AdapterSharing::PerTask => self.tasks.0.len(),
+        }
     }
 
     fn rates(&self) -> BTreeMap<&'static str, f64> {
@@ -200,6 +215,9 @@ impl std::fmt::Display for PlanSummary {
             let made = thousands(self.data.train.counts.made);
             writeln!(f, "augmented  {made} of them made from the others")?;
         }
+        for cached in &self.data.cached {
+            writeln!(f, "cache      {cached}")?;
+        }
         if let Some(valid) = &self.data.valid {
             writeln!(
                 f,
@@ -221,6 +239,9 @@ impl std::fmt::Display for PlanSummary {
                 f,
                 "{name:<10} {samples} samples, {out} held out; {epoch} in an epoch, each {turns:.2} times"
             )?;
+        }
+        if self.adapters > 1 {
+            writeln!(f, "adapters   {}, one for each task, over one base", self.adapters)?;
         }
         if let Some((strategy, ends)) = self.strategy.as_ref().map(|name| (name, &steps.task_ends)) {
             let ends: Vec<String> = ends.iter().map(|end| thousands(*end)).collect();

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use ft_data::{Counts, Sample, Statistics};
+use ft_data::{Cached, Counts, Sample, Statistics, checksum, passing};
 
 use super::data::{self, DataSummary, Loaded, Readers, TaskSummary};
 use crate::batches::Batches;
-use crate::config::{RunConfig, TaskConfig};
+use crate::config::{AdapterSharing, RunConfig, TaskConfig};
 use crate::continual::{Copies, Next};
 use crate::tasks::{Course, Mixture, Task, Tasks};
 use crate::{Error, Result};
@@ -22,7 +22,7 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
     let (mut train, mut valid) = (Vec::new(), Vec::new());
     let (mut counts, mut held_out) = (Counts::default(), Counts::default());
     let (mut formats, mut tasks, mut empty) = (Vec::new(), Vec::new(), Vec::new());
-    let mut leaked = Vec::new();
+    let (mut leaked, mut cached) = (Vec::new(), Vec::<Cached>::new());
     for task in &config.task {
         let (own, out) = data::pair(config, &task.data(&config.data), readers)?;
         let Some(out) = out.filter(|out| !out.samples.is_empty()) else {
@@ -33,6 +33,7 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
             formats.push(own.format.as_str());
         }
         leaked.push(data::leaked(&own, Some(&out)));
+        cached.extend(data::cached([Some(&own), Some(&out)]));
         counts.add(&own.statistics.counts);
         held_out.add(&out.statistics.counts);
         tasks.push(Task {
@@ -52,7 +53,8 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
         valid: Some(Statistics::measure(&valid, held_out, tokenizer)),
         leaked: leaked.iter().sum(),
         stop_token: None,
-        crc32: data::checksum(&train),
+        crc32: checksum(&train),
+        cached,
         tasks: tasks
             .0
             .iter()
@@ -78,7 +80,7 @@ fn summary(task: &Task, train: &[Sample], leaked: usize) -> TaskSummary {
     TaskSummary {
         name: task.name.clone(),
         samples: task.train.len(),
-        learned: train[task.train.clone()].iter().map(Sample::target_tokens).sum(),
+        learned: passing(&train[task.train.clone()]).map(Sample::target_tokens).sum(),
         held_out: task.valid.len(),
         leaked,
         per_epoch: 0,
@@ -151,6 +153,14 @@ pub(super) fn count(summary: &mut DataSummary, tasks: &Tasks, course: &Course) {
     }
 }
 
+/// The samples of tasks whose adapters are their own.
+pub(super) fn apart(config: &RunConfig, tasks: &Tasks) -> Vec<Range<usize>> {
+    match config.mixture.adapter {
+        AdapterSharing::Shared => Vec::new(),
+        AdapterSharing::PerTask => tasks.0.iter().map(|task| task.train.clone()).collect(),
+    }
+}
+
 /// Whether the strategy against forgetting adds forward passes to a step.
 pub(super) fn adds_passes(config: &RunConfig) -> bool {
     let strategy = config.continual.as_ref().map(|section| section.strategy.kind());
@@ -170,6 +180,8 @@ pub(super) struct Kept {
     pub distills: bool,
     /// Bytes that are kept of earlier samples when the last task begins.
     pub remembered: u64,
+    /// Adapters that train, each with its gradients and its optimizer's state: one for each task, or one.
+    pub adapters: usize,
 }
 
 impl Default for Kept {
@@ -180,6 +192,7 @@ impl Default for Kept {
             copies: Copies::default(),
             distills: false,
             remembered: 0,
+            adapters: 1,
         }
     }
 }
@@ -193,7 +206,10 @@ impl Kept {
     /// In a run over these tasks.
     pub fn of(config: &RunConfig, tasks: &Tasks, batches: &Batches) -> Self {
         let Some(section) = &config.continual else {
-            return Self::default();
+            return Self {
+                adapters: apart(config, tasks).len().max(1),
+                ..Self::default()
+            };
         };
         let phases = batches.course().list();
         let earlier = &phases[..phases.len().saturating_sub(1)];
@@ -201,7 +217,7 @@ impl Kept {
             let steps = phase.steps.saturating_mul(batches.step_samples());
             steps.min(task.train.len())
         });
-        let learned = batches.samples().iter().map(Sample::target_tokens).sum::<usize>();
+        let learned = passing(batches.samples()).map(Sample::target_tokens).sum::<usize>();
         let tokens = learned as f64 / batches.samples().len().max(1) as f64;
         let kind = section.strategy.kind();
         Self {
@@ -210,6 +226,7 @@ impl Kept {
             copies: kind.copies(tasks.0.len()),
             distills: kind.distills(),
             remembered: kind.remembers(fed.sum(), tokens),
+            adapters: 1,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::checkpoint::Evaluation;
 use crate::config::tasks::RESERVED;
 
 /// The number that is to become small.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BestBy {
     /// The mean over all held-out units.
     #[default]
@@ -14,24 +14,33 @@ pub enum BestBy {
     Macro,
     /// The mean of one task.
     Task(usize),
+    /// A metric of answers by its name in the log: as large as can be.
+    Metric(String),
+}
+
+/// The names of a metric over all tasks that have it: of all their answers, and the mean over the tasks.
+pub fn pooled(metric: &str) -> [String; 2] {
+    RESERVED.map(|all| format!("{metric}_{all}"))
 }
 
 impl BestBy {
-    /// What is typed; a name that no task has is the mean over everything, and refused before.
+    /// What is typed, which was checked before.
     pub fn of(typed: &str, tasks: &Tasks) -> Self {
         match tasks.names().iter().position(|name| *name == typed) {
             Some(task) => Self::Task(task),
+            None if typed == RESERVED[0] => Self::Micro,
             None if typed == RESERVED[1] => Self::Macro,
-            None => Self::Micro,
+            None => Self::Metric(typed.to_owned()),
         }
     }
 
-    /// The number of an evaluation.
-    pub fn score(self, evaluation: &Evaluation) -> f64 {
+    /// The number of an evaluation. One without the metric is no better than any other.
+    pub fn score(&self, evaluation: &Evaluation) -> f64 {
         let of_tasks = match self {
+            Self::Metric(name) => return evaluation.metrics.get(name).map_or(f64::NAN, |value| -value.0),
             Self::Micro => None,
             Self::Macro => evaluation.macro_loss(),
-            Self::Task(task) => evaluation.tasks.get(task).map(|loss| loss.0),
+            Self::Task(task) => evaluation.tasks.get(*task).map(|loss| loss.0),
         };
         of_tasks.unwrap_or(evaluation.loss.0)
     }
@@ -64,8 +73,12 @@ mod tests {
             loss: Exact(1.0),
             nll: None,
             tasks: vec![Exact(0.5), Exact(3.5)],
+            metrics: [("bleu_micro".to_owned(), Exact(30.0))].into(),
         };
         let score = |typed: &str| BestBy::of(typed, &tasks).score(&evaluation);
-        assert_eq!(["micro", "macro", "a", "b"].map(score), [1.0, 2.0, 0.5, 3.5]);
+        assert_eq!(
+            ["micro", "macro", "a", "b", "bleu_micro"].map(score),
+            [1.0, 2.0, 0.5, 3.5, -30.0]
+        );
     }
 }

@@ -9,7 +9,7 @@ mod best_by;
 mod course;
 mod mixture;
 
-pub use best_by::BestBy;
+pub use best_by::{BestBy, pooled};
 pub use course::{Course, Phase, Place};
 pub use mixture::Mixture;
 

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::EvalSection;
-use crate::continual::Next;
 use crate::plan::spread;
 use crate::watch::history::{Done, MetricsFile};
 use crate::{Plan, Result};
@@ -48,28 +47,27 @@ pub struct Prompts {
     measured: Vec<Sample>,
     metrics: Vec<&'static ft_eval::Metric>,
     generation: GenerationConfig,
-    /// Those of single tasks: the task's number and name, and its prompts.
-    tasks: Vec<(usize, String, Prompts)>,
+    /// Those of single tasks, where each has a model of its own: the task's number, and its prompts.
+    tasks: Vec<(usize, Prompts)>,
 }
 
 impl Prompts {
-    /// Those of a run, with the metrics of its tasks.
+    /// Those of a run.
     pub fn of(plan: &Plan) -> Self {
         let eval = &plan.config.eval;
         // Where each task has a model of its own, it answers its own prompts.
-        let separate = plan.config.continual.as_ref().map(|section| section.next()) == Some(Next::Separate);
+        let separate = plan.config.separates_tasks();
         let share = |number: usize| (eval.samples + number) / plan.tasks.0.len().max(1);
-        let tasks = plan.config.task.iter().zip(&plan.tasks.0).enumerate();
-        let tasks = tasks.filter(|(_, (config, _))| separate || !config.metrics.is_empty());
-        let tasks = tasks.map(|(number, (config, task))| {
+        let tasks = plan.tasks.0.iter().enumerate();
+        let tasks = tasks.filter(|_| separate);
+        let tasks = tasks.map(|(number, task)| {
             let own = EvalSection {
-                samples: if separate { share(number) } else { 0 },
-                metrics: config.metrics.clone(),
+                samples: share(number),
+                metrics: Vec::new(),
                 ..eval.clone()
             };
             let held_out = &plan.valid[task.valid.clone()];
-            let prompts = Self::new(held_out, &[], &own, &plan.generation);
-            (number, task.name.clone(), prompts)
+            (number, Self::new(held_out, &[], &own, &plan.generation))
         });
         let together = EvalSection {
             samples: if separate { 0 } else { eval.samples },
@@ -110,21 +108,16 @@ impl Prompts {
 
     /// Lets the model of each task (on a plain device) answer, until `stop` is raised: the answers then end where they are.
     pub fn ask(&self, model_of: ModelOf<'_>, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Shown> {
-        let mut metrics = self.measure(&model_of(0), tokenizer, stop)?;
-        for (number, task, prompts) in &self.tasks {
-            let own = prompts.measure(&model_of(*number), tokenizer, stop)?;
-            metrics.extend(own.into_iter().map(|(name, value)| (format!("{name}/{task}"), value)));
-        }
         Ok(Shown {
             samples: self.show(model_of, tokenizer, stop)?,
-            metrics,
+            metrics: self.measure(&model_of(0), tokenizer, stop)?,
         })
     }
 
     /// The sample answers alone.
     fn show(&self, model_of: ModelOf<'_>, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleCompletion>> {
         let mut samples = self.show_own(&model_of(0), tokenizer, stop)?;
-        for (number, _, prompts) in &self.tasks {
+        for (number, prompts) in &self.tasks {
             samples.extend(prompts.show_own(&model_of(*number), tokenizer, stop)?);
         }
         Ok(samples)
@@ -202,7 +195,7 @@ impl CompletionsFile {
     }
 }
 
-fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
+pub(super) fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
     if stop.load(Ordering::Relaxed) {
         ControlFlow::Break(())
     } else {
@@ -211,7 +204,7 @@ fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
 }
 
 /// The samples of at most `limit` distinct prompts, spread evenly: all of them, or one each.
-fn some_prompts(samples: &[Sample], limit: usize, alternatives: bool) -> Vec<Sample> {
+pub(super) fn some_prompts(samples: &[Sample], limit: usize, alternatives: bool) -> Vec<Sample> {
     let mut seen: HashSet<&[u32]> = HashSet::new();
     let first: Vec<&Sample> = samples.iter().filter(|s| seen.insert(s.prompt())).collect();
     let chosen = spread(first, limit);
@@ -229,12 +222,13 @@ fn some_prompts(samples: &[Sample], limit: usize, alternatives: bool) -> Vec<Sam
 /// Plain text has no prompt (all but its first token is learned); its beginning serves as one.
 fn with_prompt(sample: &Sample) -> Sample {
     const BEGINNING: usize = 16;
-    let mut sample = sample.clone();
-    if sample.prompt().len() < 2 {
-        let end = BEGINNING.min(sample.len() / 2).max(1);
-        sample.learn[..end].fill(false);
+    if sample.prompt().len() >= 2 {
+        return sample.clone();
     }
-    sample
+    let end = BEGINNING.min(sample.len() / 2).max(1);
+    let mut learn = sample.learn();
+    learn[..end].fill(false);
+    Sample::new(sample.ids.to_vec(), learn)
 }
 
 #[cfg(test)]

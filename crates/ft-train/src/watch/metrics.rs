@@ -45,6 +45,19 @@ impl StepOutput {
 }
 
 impl StepOutput {
+    /// Several that are parts of one step: sums and counts together, without a norm.
+    pub fn joined(parts: Vec<StepOutput>) -> Self {
+        let mut whole = Self::evaluated(0.0, 0);
+        for part in parts {
+            whole.count += part.count;
+            whole.loss = whole.loss.plus(part.loss);
+            for figure in part.figures {
+                figure.join(&mut whole.figures);
+            }
+        }
+        whole
+    }
+
     /// Mean of the objective's loss. Waits for the device.
     ///
     /// # Errors
@@ -77,6 +90,18 @@ pub enum Sum {
     Host(f64),
     /// `[1]`, without autodiff.
     Device(Box<Tensor<1>>),
+}
+
+impl Sum {
+    fn plus(self, other: Sum) -> Sum {
+        match (self, other) {
+            (Sum::Host(a), Sum::Host(b)) => Sum::Host(a + b),
+            (Sum::Device(a), Sum::Device(b)) => Sum::Device(Box::new(*a + *b)),
+            (Sum::Host(known), Sum::Device(sum)) | (Sum::Device(sum), Sum::Host(known)) => {
+                Sum::Device(Box::new(sum.add_scalar(known)))
+            }
+        }
+    }
 }
 
 impl ItemLazy for StepOutput {

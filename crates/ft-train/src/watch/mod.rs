@@ -7,9 +7,11 @@ pub(crate) mod outcome;
 pub(crate) mod renderer;
 pub(crate) mod report;
 pub(crate) mod run_log;
+pub(crate) mod task_metrics;
 pub(crate) mod tensorboard;
 
 pub use completions::{SampleCompletion, Shown};
 pub use history::read_metrics;
 pub use outcome::{BeforeAfter, BestStep, Ending, Outcome, Score};
 pub use renderer::{ProgressRenderer, Style};
+pub use report::heat_maps;

@@ -88,13 +88,15 @@ impl Score {
             loss,
             nll,
             tasks: losses,
+            metrics,
         } = evaluation?;
+        let of_tasks = metrics.iter().map(|(name, value)| (name.clone(), value.0));
         let losses = tasks.0.iter().zip(losses);
         Some(Self {
             loss: loss.0,
             perplexity: nll.map(|nll| nll.0.exp()),
             tasks: losses.map(|(task, loss)| (task.name.clone(), loss.0)).collect(),
-            metrics: shown.metrics.clone(),
+            metrics: shown.metrics.clone().into_iter().chain(of_tasks).collect(),
         })
     }
 }

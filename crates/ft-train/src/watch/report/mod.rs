@@ -16,6 +16,7 @@ use crate::watch::outcome::{BeforeAfter, Outcome, Score};
 use crate::watch::renderer::duration;
 use crate::{Error, Plan, Result, checkpoint, memory};
 use chart::{Chart, Series, escape};
+pub use heat_map::heat_maps;
 
 /// Writes both files; returns the path of the HTML one.
 pub(crate) fn write(plan: &Plan, outcome: &Outcome) -> Result<PathBuf> {
@@ -52,7 +53,7 @@ fn html(plan: &Plan, outcome: &Outcome, metrics: &[Value]) -> String {
     let body = [
         facts(plan, outcome),
         scores(outcome),
-        heat_map::heat_map(outcome.continual.as_ref()),
+        heat_map::section(outcome.continual.as_ref()),
         charts(metrics),
         ranks(metrics),
         samples(&outcome.samples),

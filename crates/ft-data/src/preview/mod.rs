@@ -1,9 +1,14 @@
 //! A sample made visible: each token's text and whether it is learned.
 
+mod page;
+mod text;
+
 use serde::Serialize;
 
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
+
+pub use page::{is_preview_page, preview_page};
 
 /// A sample, token by token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,18 +28,22 @@ pub struct PreviewToken {
     pub text: String,
     /// Whether the loss covers it.
     pub learn: bool,
+    /// Whether it stands for no text: BOS, EOS, turn markers.
+    pub special: bool,
 }
 
 impl Preview {
     /// Decodes `sample` token by token.
     pub fn new(sample: &Sample, tokenizer: &Tokenizer) -> Preview {
         let mut stream = tokenizer.text_stream(false);
-        let flags = sample.ids.iter().zip(&sample.learn);
+        let learn = sample.learn();
+        let flags = sample.ids.iter().zip(&learn);
         let mut tokens: Vec<_> = flags
             .map(|(&id, &learn)| PreviewToken {
                 id,
                 text: stream.push(id),
                 learn,
+                special: tokenizer.is_special(id),
             })
             .collect();
         if let Some(last) = tokens.last_mut() {
