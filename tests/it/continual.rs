@@ -276,11 +276,11 @@ fn no_held_out_row_is_replayed() {
     let plan = workshop
         .plan("other", &[SETS, &["continual.strategy=sequential"]].concat())
         .unwrap();
-    let train: Vec<Vec<u32>> = plan.train().iter().map(|s| s.ids.clone()).collect();
-    let held_out: HashSet<&Vec<u32>> = plan
+    let train: Vec<Vec<u32>> = plan.train().iter().map(|s| s.ids.to_vec()).collect();
+    let held_out: HashSet<Vec<u32>> = plan
         .valid()
         .iter()
-        .map(|s| &s.ids)
+        .map(|s| s.ids.to_vec())
         .filter(|ids| !train.contains(ids))
         .collect();
     assert!(held_out.len() > 2, "rows that tell");

@@ -128,16 +128,21 @@ fn killed_in_the_second_task() {
     for options in strategies {
         let workshop = left_alone(&format!("{THREE}\n[continual]\n{options}\n"));
         let killed = workshop.path("killed");
-        let mut in_second = 0;
-        for _ in 0..2 {
+        let kill_once = || {
             let before = newest(&killed).unwrap_or(0).max(STEPS);
             let mut child = spawn(workshop.dir.path());
             wait_for(&mut child, || newest(&killed).is_some_and(|step| step > before));
             std::thread::sleep(moment(20));
             kill(child);
-            in_second += usize::from(newest(&killed).is_some_and(|step| (STEPS..2 * STEPS).contains(&step)));
-        }
-        assert!(in_second > 0, "{options}: no kill fell into the second task");
+            newest(&killed).is_some_and(|step| (STEPS..2 * STEPS).contains(&step))
+        };
+        // A machine with much else to do may be late with every kill.
+        let in_second = (0..5).any(|_| {
+            let _ = fs::remove_dir_all(&killed);
+            let fell = [kill_once(), kill_once()];
+            fell.contains(&true)
+        });
+        assert!(in_second, "{options}: no kill fell into the second task");
         resumed_equals_left_alone(&workshop, options);
     }
 }

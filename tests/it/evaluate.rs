@@ -7,9 +7,8 @@ use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model, Rows};
 use ft_peft::Pass;
 
+use crate::families::FAMILIES;
 use crate::support::{Array, arrays, fixture, word_tokenizer};
-
-const FAMILIES: [&str; 6] = ["llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gpt2"];
 
 fn load(family: &str) -> Model {
     Model::load(&fixture("families").join(family), LoadDtype::F32, &Device::flex()).unwrap()
@@ -56,7 +55,8 @@ fn the_loss_is_that_of_transformers() {
 
 #[test]
 fn neither_batches_nor_padding_change_the_result() {
-    for family in FAMILIES {
+    // LongRoPE goes by the longest text of a batch.
+    for family in FAMILIES.into_iter().filter(|family| *family != "phi3_longrope") {
         let model = load(family);
         let alone = run(&model, &mixed(), 1, 1);
         assert_eq!(alone.tokens, mixed().iter().map(Sample::target_tokens).sum::<usize>());
@@ -88,7 +88,8 @@ fn it_is_the_mean_over_targets_and_nothing_else() {
             .into_data()
             .try_into_vec::<f32>()
             .unwrap();
-        let targets = (1..sample.ids.len()).filter(|i| sample.learn[*i]);
+        let learn = sample.learn();
+        let targets = (1..sample.ids.len()).filter(|i| learn[*i]);
         expected -= targets
             .map(|i| f64::from(log_p[(i - 1) * 96 + sample.ids[i] as usize]))
             .sum::<f64>();
@@ -149,7 +150,7 @@ fn a_report_holds_what_was_asked_for() {
         vec![false, false, false, true, true, true],
     ));
     let end = samples[2].ids.len() - 2;
-    samples[2].ids[end] = 5;
+    samples[2].ids.to_mut()[end] = 5;
     let config = EvalConfig {
         metrics: ["perplexity", "byte_perplexity", "exact_match", "bleu", "rougeL"]
             .map(String::from)

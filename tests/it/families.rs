@@ -11,7 +11,22 @@ use crate::support::{Array, arrays, close, fixture};
 /// Twice the distance of transformers' own f32 logits from an f64 computation, which is up to 1e-5 on these weights.
 const TOLERANCE: f64 = 2e-5;
 
-const FAMILIES: [&str; 6] = ["llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gpt2"];
+/// The folders of `fixtures/families` that have gradients and a configuration in both spellings.
+pub const FAMILIES: [&str; 13] = [
+    "llama",
+    "llama3_rope",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_yarn",
+    "gemma3",
+    "phi3",
+    "phi3_longrope",
+    "smollm3",
+    "olmo2",
+    "granite",
+    "gpt2",
+];
 
 fn load(name: &str, device: &Device) -> Model {
     Model::load(&fixture("families").join(name), LoadDtype::F32, device).unwrap()
@@ -178,6 +193,62 @@ fn a_tied_checkpoint_may_hold_the_shared_table_as_the_head_alone() {
             logits(&model, &golden["input_ids"], &Rows::Right),
             &golden["logits"],
             TOLERANCE,
+        );
+    }
+}
+
+/// The text of a model that also sees: its tensors under longer names beside those of a tower, its configuration in `text_config`.
+#[test]
+fn the_language_model_of_a_vision_model_is_taken_out() {
+    let (source, dir) = (fixture("families/gemma3"), tempfile::tempdir().unwrap());
+    let golden = arrays(&source.join("golden.safetensors"));
+    let bytes = std::fs::read(source.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let text = std::fs::read_to_string(source.join("config.json")).unwrap();
+    let mut text: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let stop = text["eos_token_id"].take();
+    text.as_object_mut()
+        .unwrap()
+        .retain(|key, value| key != "architectures" && !value.is_null());
+    let whole = serde_json::json!({
+        "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text,
+        "eos_token_id": stop, "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8},
+    });
+    std::fs::write(dir.path().join("config.json"), whole.to_string()).unwrap();
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let head = if prefix.starts_with("model") {
+            "lm_head."
+        } else {
+            "language_model.lm_head."
+        };
+        let long = |name: &str| match name.strip_prefix("model.") {
+            Some(rest) => format!("{prefix}{rest}"),
+            None => name.replace("lm_head.", head),
+        };
+        let tower = file.tensor("model.norm.weight").unwrap();
+        let tensors = file.iter().map(|(name, view)| (long(name), view));
+        let tensors = tensors.chain([("vision_tower.norm.weight".to_owned(), tower)]);
+        safetensors::serialize_to_file(tensors, None, &dir.path().join("model.safetensors")).unwrap();
+        let model = Model::load(dir.path(), LoadDtype::F32, &Device::flex()).unwrap();
+        close(
+            prefix,
+            logits(&model, &golden["input_ids"], &Rows::Right),
+            &golden["logits"],
+            TOLERANCE,
+        );
+        let checkpoint = ft_model::Checkpoint::open(dir.path()).unwrap();
+        assert_eq!(checkpoint.left_out(), ["vision_tower.norm.weight"]);
+        let alone = tempfile::tempdir().unwrap();
+        model.save(alone.path(), LoadDtype::F32).unwrap();
+        let (again, own) = (
+            ModelConfig::from_dir(alone.path()).unwrap(),
+            ModelConfig::from_dir(&source).unwrap(),
+        );
+        assert_eq!(again.without_source(), own.without_source());
+        let written = std::fs::read_to_string(alone.path().join("config.json")).unwrap();
+        assert!(
+            written.contains("Gemma3ForCausalLM") && !written.contains("vision"),
+            "{written}"
         );
     }
 }

@@ -27,10 +27,7 @@ fn the_guide_says_what_the_code_says() {
     let found = fs::read_dir(&folder).expect("docs/guide").flatten();
     let found: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     for name in &found {
-        assert!(
-            pages.contains_key(name),
-            "docs/guide/{name}: no method, no objective and no strategy has this page"
-        );
+        assert!(pages.contains_key(name), "docs/guide/{name}: nothing has this page");
     }
     for (name, text) in &pages {
         let there = fs::read_to_string(folder.join(name)).unwrap_or_default();
@@ -90,6 +87,7 @@ impl Guide {
         pages.extend(ObjectiveConfig::NAMES.iter().map(page));
         let page = |name: &&'static str| (strategy_file(name), self.strategy(name));
         pages.extend(StrategyConfig::NAMES.iter().map(page));
+        pages.insert("families.md".into(), families());
         pages.insert("README.md".into(), self.index());
         pages
     }
@@ -139,6 +137,7 @@ impl Guide {
             let (title, _) = header(&format!("crates/ft-train/src/objectives/{name}.rs"));
             let _ = writeln!(text, "| [`{name}`]({}) | {title} |", objective_file(name));
         }
+        text += "\n# Model families\n\n[Which models run](families.md).\n";
         text += "\n# Tasks one after the other\n\nWhat is done against forgetting; every one works with every method, over every storage, but \
             `olora` (LoRA) and `adapters` (methods that leave the base as it is). With most, `between_tasks = \"fold\"` makes each task's adapter a part of \
             the base before a fresh one starts.\n\n\
@@ -193,6 +192,24 @@ impl Guide {
         let targets = options.iter().find(|(key, _)| *key == "targets");
         targets.map_or("".into(), |(_, option)| default(option))
     }
+}
+
+/// The page of the model families.
+fn families() -> String {
+    let mut text = "# Model families\n\nMade by `cargo xtask guide` from `crates/ft-model/src/families`. Of a model that also sees or hears, the \
+        language model (`text_config`) is loaded and saved alone; what else its folder holds is left out.\n\n\
+        | `model_type` | | class in transformers | GGUF |\n|---|---|---|---|\n"
+        .to_owned();
+    let registry = fs::read_to_string(root().join("crates/ft-model/src/families/mod.rs")).unwrap();
+    for (name, class, gguf) in ft_model::families::list() {
+        let line = registry.lines().find(|line| line.contains(&format!("(\"{name}\",")));
+        let module = line.and_then(|line| line.rsplit_once(", ")?.1.split_once("::"));
+        let module = module.expect("a registry line").0;
+        let (title, _) = header(&format!("crates/ft-model/src/families/{module}.rs"));
+        let gguf = gguf.map_or("no".to_owned(), |architecture| format!("`{architecture}`"));
+        let _ = writeln!(text, "| `{name}` | {title} | `{class}` | {gguf} |");
+    }
+    text
 }
 
 fn objective_file(name: &str) -> String {

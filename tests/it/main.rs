@@ -39,6 +39,7 @@ mod refusals;
 mod sources;
 mod support;
 mod task_adapters;
+mod token_cache;
 mod tokens;
 mod train_configs;
 mod train_guard;

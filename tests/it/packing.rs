@@ -9,6 +9,7 @@ use ft_peft::attach;
 use ft_train::ActivationPolicy;
 use ft_train::config::Checkpointing;
 
+use crate::families::FAMILIES;
 use crate::methods_held::each_on;
 use crate::methods_laws::{BASES, config, disturb};
 use crate::production::{step_batch, train_model};
@@ -104,7 +105,7 @@ fn every_method_in_every_storage_on_every_family() {
 
 #[test]
 fn full_fine_tuning_on_every_family_however_much_is_kept() {
-    for name in ["llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gpt2"] {
+    for name in FAMILIES {
         let mut model = crate::methods_laws::base(&format!("families/{name}"), &Device::flex().autodiff());
         attach(&mut model, &config(r#"{"method": "full"}"#), 3).unwrap();
         for checkpointing in [Checkpointing::Off, Checkpointing::Every(1)] {

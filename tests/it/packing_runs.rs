@@ -156,7 +156,7 @@ fn every_sample_of_every_epoch_is_learned_from_once() {
     let mut all: Vec<String> = plan
         .train()
         .iter()
-        .map(|sample| json!(sample.ids).to_string())
+        .map(|sample| json!(&sample.ids[..]).to_string())
         .collect();
     all.sort();
     assert_eq!(seen(&steps[..per_epoch]), all, "the first epoch");

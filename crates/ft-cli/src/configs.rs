@@ -1,13 +1,13 @@
 //! Configuration files as the verbs read them: parsed by ft-train, with `model.path` found as MODEL is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ft_data::{Role, Tokenizer};
 use ft_train::RunConfig;
 use ft_train::config::PeftSection;
 
 use crate::failure::{Context, Failure};
-use crate::{hub, locate};
+use crate::{embedded, hub, locate};
 
 /// Reads a file with `--set` on top. `model.path` and `peft.from` become folders, whatever way they were named.
 pub fn load(file: &Path, set: &[String]) -> Result<RunConfig, Failure> {
@@ -15,10 +15,16 @@ pub fn load(file: &Path, set: &[String]) -> Result<RunConfig, Failure> {
     let place = |key: &str| format!("{}: {key} cannot be used", file.display());
     config.model.path = locate::checkpoint(&config.model.path.to_string_lossy()).context(place("model.path"))?;
     fetch_data(&mut config)?;
+    config.data.cache_folder = Some(token_cache());
     if let PeftSection::From(adapter) = &mut config.peft {
         adapter.from = locate::adapter_folder(&adapter.from).context(place("peft.from"))?;
     }
     Ok(config)
+}
+
+/// Where `data.cache` keeps tokens when it names no folder.
+pub fn token_cache() -> PathBuf {
+    embedded::cache().join("tokens")
 }
 
 /// Puts local files in the place of data sets of the Hub.

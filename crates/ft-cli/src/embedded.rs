@@ -55,8 +55,8 @@ fn free_name(out: &Path) -> PathBuf {
         .unwrap_or_else(|| out.to_path_buf())
 }
 
-/// Where files may lie that can be made again.
-fn cache() -> PathBuf {
+/// Where files may lie that can be made again: `FT_CACHE`, or `ft` in the user's folder for caches.
+pub fn cache() -> PathBuf {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     if let Some(named) = var("FT_CACHE") {
         return named;

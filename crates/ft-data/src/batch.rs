@@ -112,7 +112,7 @@ impl Batch {
         for (column, &id) in sample.ids.iter().enumerate() {
             self.ids[start + column] = id as i32;
         }
-        for column in (1..sample.len()).filter(|&c| sample.learn[c]) {
+        for column in sample.runs().flatten() {
             self.positions.push((start + column - 1) as i32);
             self.targets.push(sample.ids[column] as i32);
             self.sequence_of.push(sequence);

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::formats::FormatName;
 use crate::pack::Pack;
@@ -68,6 +69,14 @@ pub struct DataConfig {
     /// File with a Jinja chat template to use instead of the tokenizer's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
+    /// Whether tokens are kept on the disk, so that the next run need not make them and no set has to fit into memory. "auto": those of
+    /// 32 MiB of data files and more, in the user's cache folder (`FT_CACHE`, or `ft` in the folder for caches). true: all. false: none.
+    /// Else the folder to keep them in. Another content, tokenizer, template, format, map or length is another entry.
+    #[serde(default)]
+    pub cache: Cache,
+    /// The user's cache folder, where it is known.
+    #[serde(skip)]
+    pub cache_folder: Option<PathBuf>,
     /// Further training records made from those of `train`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<AugmentConfig>,
@@ -124,6 +133,8 @@ impl DataConfig {
             shuffle: defaults::shuffle(),
             separator: defaults::separator(),
             chat_template: None,
+            cache: Cache::default(),
+            cache_folder: None,
             augment: None,
             chat_template_kwargs: serde_json::Map::new(),
         }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use ft_seed::mix;
 
+use crate::cache::passing;
 use crate::minhash::Text;
 use crate::sample::{Preference, Sample};
 use crate::tokenizer::Tokenizer;
@@ -20,13 +21,13 @@ pub struct Repeat {
 
 /// The samples with the same tokens, learned marks and preference as an earlier one.
 pub fn exact_duplicates(samples: &[Sample]) -> Vec<Repeat> {
-    repeats(samples.iter().map(whole))
+    repeats(passing(samples).map(whole))
 }
 
 /// How many prompts several samples have.
 pub fn repeated_prompts(samples: &[Sample]) -> usize {
     let mut counts: HashMap<u64, usize> = HashMap::new();
-    for sample in samples {
+    for sample in passing(samples) {
         *counts.entry(hash(given(sample))).or_default() += 1;
     }
     counts.values().filter(|&&count| count > 1).count()
@@ -83,10 +84,10 @@ impl Trained {
     /// Of `samples`, where it is `train` that is trained on.
     pub fn beside(samples: &[Sample], train: &[Sample]) -> Trained {
         let prompt: fn(&Sample) -> u64 = |sample| hash(given(sample));
-        let one = train.len() > 1 && train.iter().all(|sample| given(sample) == given(&train[0]));
+        let one = train.len() > 1 && passing(train).all(|sample| given(sample) == given(&train[0]));
         let key = if one { whole } else { prompt };
         let mut first = HashMap::new();
-        for (index, sample) in samples.iter().enumerate() {
+        for (index, sample) in passing(samples).enumerate() {
             first.entry(key(sample)).or_insert(index);
         }
         Trained { key, first }
@@ -111,7 +112,7 @@ pub(crate) fn repeats(keys: impl Iterator<Item = u64>) -> Vec<Repeat> {
 /// Of all that is learned from: tokens, marks, and what people thought.
 pub(crate) fn whole(sample: &Sample) -> u64 {
     let marked = |sample: &Sample| {
-        let marks = sample.learn.iter().map(|&learn| u32::from(learn));
+        let marks = sample.learn().into_iter().map(u32::from);
         mix(hash(&sample.ids) ^ hash(&marks.collect::<Vec<u32>>()).rotate_left(1))
     };
     let thought = match &sample.preference {

@@ -61,7 +61,7 @@ pub enum Error {
 pub const MAX_FLAWS: usize = 20;
 
 /// Where a record stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Place {
     /// Which file of several, from 0: an index into [`crate::Dataset::files`].
     pub file: u32,
@@ -71,7 +71,7 @@ pub struct Place {
 }
 
 /// Where a record stands in its file. Counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum At {
     /// The line on which the record begins.

@@ -9,14 +9,13 @@
 //!     |        instruct, chat
 //!     |          uses template (Jinja) and tokenizer
 //!  load        over-length policy, statistics, in parallel and in order
-//!     |
+//!     |          of large sets into the token cache (cache), from where the next run reads them
 //!  Sample      ids + learn           Order       which samples share a batch
 //!     |                                |
 //!  Batch       ids [rows, width], right padded, with positions and targets
 //! ```
 //!
-//! Packing will take `Sample`s and give `Sample`s with document boundaries, between `load` and `Batch`; a token cache will stand in for
-//! `load`. Formats for preference data give pairs of samples.
+//! Formats for preference data give pairs of samples.
 //!
 //! ```
 //! use ft_data::{Batch, DataConfig, Order, Source, Tokenizer, load_source};
@@ -49,7 +48,9 @@
 mod align;
 mod augment;
 mod batch;
+mod cache;
 mod check;
+mod checksum;
 mod config;
 mod duplicates;
 mod error;
@@ -66,6 +67,7 @@ mod sample;
 mod sources;
 mod split;
 mod statistics;
+mod stored;
 mod teacher_batch;
 mod template;
 mod tokenizer;
@@ -73,7 +75,9 @@ mod tokenizer;
 pub use align::{Span, Taught};
 pub use augment::{Apply, AugmentConfig, Made, OperatorConfig, Origin, Protected};
 pub use batch::Batch;
+pub use cache::{Cache, Cached, How, LARGE, let_go, passing};
 pub use check::{Finding, Kind, Spot, check};
+pub use checksum::checksum;
 pub use config::{DataConfig, Overlong};
 pub use duplicates::{Repeat, exact_duplicates, leak_warning, leaks, repeated_prompts};
 pub use error::{At, Error, Flaw, MAX_FLAWS, Place, Result};
@@ -91,6 +95,7 @@ pub use rand_chacha::ChaCha8Rng;
 pub use sample::{Preference, Sample};
 pub use sources::{Files, MAX_DOCUMENT, MAX_RECORD, Role, Source, choose_files, finds};
 pub use statistics::{Bin, Counts, Statistics};
+pub use stored::{Stored, Word};
 pub use teacher_batch::TeacherBatch;
 pub use template::{ChatTemplate, Conversation};
 pub use tokenizer::{TextStream, Tokenizer};

@@ -1,6 +1,7 @@
 //! From a file to samples: read in order, worked on in parallel, put back in order.
 
 mod augmented;
+mod cached;
 mod records;
 mod worker;
 
@@ -9,6 +10,7 @@ use std::ops::ControlFlow;
 use rayon::prelude::*;
 
 use crate::augment::Made;
+use crate::cache::{self, Cached, How, Writer};
 use crate::config::DataConfig;
 use crate::error::{Error, Flaw, MAX_FLAWS, Place, Result};
 use crate::formats::{FormatName, made, near_miss};
@@ -19,6 +21,7 @@ use crate::statistics::{Counts, Statistics};
 use crate::tokenizer::Tokenizer;
 use augmented::Making;
 pub use augmented::{Augmented, load_augmented};
+use cached::{load_cached, unwritten};
 pub use records::{Duplicates, Records, Row, load_records};
 use records::{Keep, Kept};
 use worker::Worker;
@@ -38,6 +41,16 @@ pub struct Dataset {
     pub format: FormatName,
     /// Tokens, lengths, and what the over-length policy did.
     pub statistics: Statistics,
+    /// What the token cache had to do with it.
+    pub cached: Option<Cached>,
+}
+
+impl Dataset {
+    /// What a person should know before training on this, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let cached = self.cached.as_ref().and_then(Cached::warning);
+        self.statistics.warnings().into_iter().chain(cached).collect()
+    }
 }
 
 /// Reads and tokenizes the examples of `files` as `config` says (its `train` and `valid` are not looked at).
@@ -70,7 +83,10 @@ fn load_files(
 ) -> Result<Dataset> {
     let files = files.resolve(config.split.as_deref(), Role::Train)?;
     let sources: Vec<Source> = files.paths().iter().map(|path| Source::File(path)).collect();
-    load(&sources, config, tokenizer, teacher)
+    match cache::folder(files.paths(), config)? {
+        Some(folder) if teacher.is_none() => load_cached(&sources, files.paths(), config, tokenizer, folder),
+        _ => load(&sources, config, tokenizer, teacher),
+    }
 }
 
 /// The same for a [`Source`], which may be built into the program.
@@ -123,7 +139,7 @@ impl DataConfig {
 
 /// Records are worked on in groups of this many, or of [`GROUP_BYTES`].
 const GROUP: usize = 4096;
-const GROUP_BYTES: usize = 16 << 20;
+const GROUP_BYTES: usize = 4 << 20;
 
 struct Loader<'a> {
     config: &'a DataConfig,
@@ -144,6 +160,7 @@ struct Loader<'a> {
     made: Vec<Made>,
     keep: Option<Keep>,
     rows: Vec<Row>,
+    writer: Option<Writer>,
 }
 
 impl<'a> Loader<'a> {
@@ -167,6 +184,7 @@ impl<'a> Loader<'a> {
             made: vec![],
             keep: None,
             rows: vec![],
+            writer: None,
         };
         config.format.map_or(Ok(()), |format| loader.check(format))?;
         Ok(loader)
@@ -200,7 +218,17 @@ impl<'a> Loader<'a> {
             }
         }
         self.work();
-        Ok(())
+        self.written()
+    }
+
+    /// Whether the token cache can be written, or need not be.
+    fn written(&self) -> Result<()> {
+        match &self.writer {
+            Some(writer) => writer
+                .failure()
+                .map_or(Ok(()), |why| unwritten(self.config, writer.folder(), why)),
+            None => Ok(()),
+        }
     }
 
     fn take(&mut self, Raw { at, mut body }: Raw) -> Result<()> {
@@ -213,6 +241,7 @@ impl<'a> Loader<'a> {
         self.group.push((Place { file, at }, body));
         if self.group.len() >= GROUP || self.group_bytes >= GROUP_BYTES {
             self.work();
+            self.written()?;
         }
         Ok(())
     }
@@ -297,9 +326,12 @@ impl<'a> Loader<'a> {
                 Err(_) => {}
             }
         }
+        if let Some(writer) = &mut self.writer {
+            writer.store(&mut self.samples, &self.places);
+        }
     }
 
-    fn finish(self) -> Result<Dataset> {
+    fn finish(mut self) -> Result<Dataset> {
         if !self.flaws.is_empty() {
             return Err(Error::Records {
                 more: self.flaws.len() == MAX_FLAWS,
@@ -318,14 +350,24 @@ impl<'a> Loader<'a> {
             return Err(empty(self.counts.why_empty(self.config.max_length)));
         }
         let statistics = Statistics::measure(&self.samples, self.counts, self.tokenizer);
-        Ok(Dataset {
+        let writer = self.writer.take();
+        let mut data = Dataset {
             samples: self.samples,
             files: self.files,
             places: self.places,
             emptied: self.emptied,
             format,
             statistics,
-        })
+            cached: None,
+        };
+        if let Some(writer) = writer {
+            let cached = writer.finish(&mut data);
+            if cached.how == How::Failed {
+                unwritten(self.config, &cached.folder, cached.why.as_deref().unwrap_or_default())?;
+            }
+            data.cached = Some(cached);
+        }
+        Ok(data)
     }
 }
 

@@ -29,7 +29,8 @@ impl Preview {
     /// Decodes `sample` token by token.
     pub fn new(sample: &Sample, tokenizer: &Tokenizer) -> Preview {
         let mut stream = tokenizer.text_stream(false);
-        let flags = sample.ids.iter().zip(&sample.learn);
+        let learn = sample.learn();
+        let flags = sample.ids.iter().zip(&learn);
         let mut tokens: Vec<_> = flags
             .map(|(&id, &learn)| PreviewToken {
                 id,

@@ -3,16 +3,17 @@
 use std::ops::Range;
 
 use crate::align::{self, Read, Taught};
+use crate::stored::Stored;
 use crate::tokenizer::Tokenizer;
 
-/// Token ids with a loss mask. `learn[i]` says that `ids[i]` is a target, predicted from `ids[..i]`; the first token has nothing
-/// before it, so `learn[0]` is always false.
+/// Token ids with a loss mask. A token that is learned is predicted from those before it; the first has nothing before it, so it never
+/// is. In a set that is large, both lie in the token cache, mapped into memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sample {
     /// Token ids, without padding.
-    pub ids: Vec<u32>,
-    /// As long as `ids`.
-    pub learn: Vec<bool>,
+    pub ids: Stored<u32>,
+    /// Where the maximal runs of learned tokens begin and end, in order.
+    pub(crate) learned: Stored<[u32; 2]>,
     /// What people thought of the answer.
     pub preference: Preference,
     /// The same example as the tokens of a teacher with another tokenizer, where there is one.
@@ -36,14 +37,24 @@ impl Sample {
     ///
     /// # Panics
     /// When the lengths differ.
-    pub fn new(ids: Vec<u32>, mut learn: Vec<bool>) -> Sample {
+    pub fn new(ids: Vec<u32>, learn: Vec<bool>) -> Sample {
         assert_eq!(ids.len(), learn.len(), "one flag per token");
-        if let Some(first) = learn.first_mut() {
-            *first = false;
+        let mut learned: Vec<[u32; 2]> = Vec::new();
+        for at in (1..learn.len()).filter(|at| learn[*at]) {
+            let at = at as u32;
+            match learned.last_mut() {
+                Some([_, end]) if *end == at => *end += 1,
+                _ => learned.push([at, at + 1]),
+            }
         }
+        Sample::of(ids.into(), learned.into())
+    }
+
+    /// Ids and the runs of them that are learned.
+    pub(crate) fn of(ids: Stored<u32>, learned: Stored<[u32; 2]>) -> Sample {
         Sample {
             ids,
-            learn,
+            learned,
             preference: Preference::None,
             teacher: None,
         }
@@ -51,8 +62,9 @@ impl Sample {
 
     /// Token ids of which the first `prompt` are given and the others are learned.
     pub fn answered(ids: Vec<u32>, prompt: usize) -> Sample {
-        let learn = (0..ids.len()).map(|at| at >= prompt).collect();
-        Sample::new(ids, learn)
+        let [start, end] = [prompt.max(1), ids.len()].map(|at| at as u32);
+        let learned = if start < end { vec![[start, end]] } else { Vec::new() };
+        Sample::of(ids.into(), learned.into())
     }
 
     /// The same, preferred to `rejected`.
@@ -104,7 +116,7 @@ impl Sample {
     pub fn wanted(&self) -> Option<Sample> {
         match self.preference {
             Preference::Rated(false) => None,
-            _ => Some(Sample::new(self.ids.clone(), self.learn.clone())),
+            _ => Some(Sample::of(self.ids.clone(), self.learned.clone())),
         }
     }
 
@@ -158,12 +170,12 @@ impl Sample {
 
     /// Tokens that the loss covers.
     pub fn target_tokens(&self) -> usize {
-        self.learn.iter().filter(|&&l| l).count()
+        self.learned.iter().map(|[start, end]| (end - start) as usize).sum()
     }
 
     /// The tokens before the first learned one: what generation starts from to be compared with [`Sample::answer`].
     pub fn prompt(&self) -> &[u32] {
-        let end = self.learn.iter().position(|&l| l).unwrap_or(self.len());
+        let end = self.learned.first().map_or(self.len(), |[start, _]| *start as usize);
         &self.ids[..end]
     }
 
@@ -173,20 +185,22 @@ impl Sample {
     }
 
     /// The maximal runs of learned tokens, in order.
-    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let start = at + self.learn[at..].iter().position(|&l| l)?;
-            at = start + self.learn[start..].iter().take_while(|&&l| l).count();
-            Some(start..at)
-        })
+    pub fn runs(&self) -> impl DoubleEndedIterator<Item = Range<usize>> + '_ {
+        self.learned.iter().map(|[start, end]| *start as usize..*end as usize)
     }
 
-    /// SavedActivations the first `max_length` tokens, of a rejected answer too; returns how many were cut off.
+    /// For each token whether it is learned.
+    pub fn learn(&self) -> Vec<bool> {
+        let mut learn = vec![false; self.len()];
+        self.runs().for_each(|run| learn[run].fill(true));
+        learn
+    }
+
+    /// Keeps the first `max_length` tokens, of a rejected answer too; returns how many were cut off.
     pub(crate) fn truncate(&mut self, max_length: usize) -> usize {
         let cut = self.len().saturating_sub(max_length);
         self.ids.truncate(max_length);
-        self.learn.truncate(max_length);
+        self.cut_runs();
         match &mut self.preference {
             Preference::Over(rejected) => cut + rejected.truncate(max_length),
             _ => cut,
@@ -195,10 +209,21 @@ impl Sample {
 
     /// Consecutive windows of at most `max_length` tokens. The first token of each window is context only.
     pub(crate) fn windows(&self, max_length: usize) -> Vec<Sample> {
-        let pieces = self.ids.chunks(max_length).zip(self.learn.chunks(max_length));
+        let learn = self.learn();
+        let pieces = self.ids.chunks(max_length).zip(learn.chunks(max_length));
         pieces
             .map(|(ids, learn)| Sample::new(ids.to_vec(), learn.to_vec()))
             .collect()
+    }
+
+    /// Runs of learned tokens end where the tokens do.
+    fn cut_runs(&mut self) {
+        let len = self.len() as u32;
+        let kept = self.learned.iter().take_while(|[start, _]| *start < len).count();
+        self.learned.truncate(kept);
+        if self.learned.last().is_some_and(|[_, end]| *end > len) {
+            self.learned.to_mut()[kept - 1][1] = len;
+        }
     }
 }
 
@@ -215,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_first_token_is_never_learned() {
-        assert_eq!(sample("xxx").learn, [false, true, true]);
+        assert_eq!(sample("xxx").learn(), [false, true, true]);
         assert_eq!(sample("").target_tokens(), 0);
     }
 
@@ -236,7 +261,7 @@ mod tests {
         let windows = s.windows(3);
         assert_eq!(windows.iter().map(Sample::len).collect::<Vec<_>>(), [3, 3, 1]);
         assert_eq!(windows.iter().map(Sample::target_tokens).collect::<Vec<_>>(), [2, 2, 0]);
-        let ids: Vec<u32> = windows.into_iter().flat_map(|w| w.ids).collect();
-        assert_eq!(ids, s.ids);
+        let ids: Vec<u32> = windows.iter().flat_map(|w| w.ids.to_vec()).collect();
+        assert_eq!(s.ids, ids);
     }
 }

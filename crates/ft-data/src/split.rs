@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cache::passing;
 use crate::load::Dataset;
 use crate::sample::Sample;
 use crate::statistics::{Counts, Statistics};
@@ -31,6 +32,7 @@ impl Dataset {
                 emptied: vec![],
                 format: self.format,
                 statistics,
+                cached: self.cached.clone(),
             }
         };
         let rest = Counts {
@@ -45,7 +47,7 @@ impl Dataset {
 
 /// For each sample whether it is held out: prompts in an order of their own, as many as make up the share.
 fn held_out(samples: &[Sample], share: f64, seed: u64) -> Vec<bool> {
-    let keys: Vec<u64> = samples.iter().map(|sample| prompt_key(sample, seed)).collect();
+    let keys: Vec<u64> = passing(samples).map(|sample| prompt_key(sample, seed)).collect();
     let wanted = (share * samples.len() as f64).round() as usize;
     choose(&keys, if share > 0.0 { wanted.max(1) } else { 0 })
 }

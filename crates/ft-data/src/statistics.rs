@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::cache::passing;
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
 
 /// Counted while reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Records in the file.
     pub records: usize,
@@ -50,7 +51,7 @@ impl Counts {
 }
 
 /// Counts of samples and tokens; token counts are exact.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statistics {
     /// What happened while reading.
     #[serde(flatten)]
@@ -76,7 +77,7 @@ pub struct Statistics {
 }
 
 /// A column of the length histogram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bin {
     /// Longest length in the column, in tokens: a power of two.
     pub up_to: usize,
@@ -87,22 +88,21 @@ pub struct Bin {
 impl Statistics {
     /// Measures `samples`. `counts` is what reading them counted.
     pub fn measure(samples: &[Sample], counts: Counts, tokenizer: &Tokenizer) -> Statistics {
-        let (stops, without_stop) = stops(samples, tokenizer);
-        let unheeded = stops.keys().filter(|id| !tokenizer.eos_ids().contains(id));
+        let mut seen = Seen::default();
+        passing(samples).for_each(|sample| seen.add(sample, tokenizer));
+        let unheeded = seen.stops.keys().filter(|id| !tokenizer.eos_ids().contains(id));
         let spelling = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_else(|| id.to_string());
-        let twice = |s: &&Sample| tokenizer.bos_id().is_some_and(|bos| s.ids.starts_with(&[bos, bos]));
-        let all = || samples.iter().flat_map(Sample::sequences);
         Statistics {
             counts,
             samples: samples.len(),
-            tokens: all().map(Sample::len).sum(),
-            learned: all().map(Sample::target_tokens).sum(),
-            longest: samples.iter().map(Sample::width).max().unwrap_or(0),
-            histogram: histogram(samples),
+            tokens: seen.tokens,
+            learned: seen.learned,
+            longest: seen.longest,
             unheeded_stops: unheeded.map(spelling).collect(),
-            stops: stops.iter().map(|(id, n)| (spelling(id), *n)).collect(),
-            without_stop,
-            double_bos: samples.iter().filter(twice).count(),
+            stops: seen.stops.iter().map(|(id, n)| (spelling(id), *n)).collect(),
+            histogram: seen.histogram(),
+            without_stop: seen.without_stop,
+            double_bos: seen.double_bos,
         }
     }
 
@@ -161,30 +161,37 @@ impl Statistics {
     }
 }
 
-fn stops(samples: &[Sample], tokenizer: &Tokenizer) -> (BTreeMap<u32, usize>, usize) {
-    let mut stops = BTreeMap::new();
-    let mut without = 0;
-    for sample in samples {
-        let ends = sample
-            .runs()
-            .map(|run| sample.ids[run.end - 1])
-            .filter(|&id| tokenizer.is_special(id));
-        let mut any = false;
-        for id in ends {
-            *stops.entry(id).or_insert(0) += 1;
-            any = true;
-        }
-        without += usize::from(!any);
-    }
-    (stops, without)
+/// What one pass over samples finds.
+#[derive(Default)]
+struct Seen {
+    tokens: usize,
+    learned: usize,
+    longest: usize,
+    stops: BTreeMap<u32, usize>,
+    without_stop: usize,
+    double_bos: usize,
+    bins: BTreeMap<usize, usize>,
 }
 
-fn histogram(samples: &[Sample]) -> Vec<Bin> {
-    let mut bins = BTreeMap::new();
-    for sample in samples {
-        *bins.entry(sample.width().next_power_of_two()).or_insert(0) += 1;
+impl Seen {
+    fn add(&mut self, sample: &Sample, tokenizer: &Tokenizer) {
+        let width = sample.width();
+        self.tokens += sample.tokens();
+        self.learned += sample.sequences().map(Sample::target_tokens).sum::<usize>();
+        self.longest = self.longest.max(width);
+        *self.bins.entry(width.next_power_of_two()).or_insert(0) += 1;
+        let ends = sample.runs().map(|run| sample.ids[run.end - 1]);
+        let mut stops = ends.filter(|id| tokenizer.is_special(*id)).peekable();
+        self.without_stop += usize::from(stops.peek().is_none());
+        stops.for_each(|id| *self.stops.entry(id).or_insert(0) += 1);
+        let twice = tokenizer
+            .bos_id()
+            .is_some_and(|bos| sample.ids.starts_with(&[bos, bos]));
+        self.double_bos += usize::from(twice);
     }
-    bins.into_iter()
-        .map(|(up_to, samples)| Bin { up_to, samples })
-        .collect()
+
+    fn histogram(&self) -> Vec<Bin> {
+        let bin = |(&up_to, &samples)| Bin { up_to, samples };
+        self.bins.iter().map(bin).collect()
+    }
 }

@@ -13,6 +13,8 @@
 //! The order of the filters and their borderline cases are those of transformers' `generate`, so greedy decoding, penalties and
 //! beam search give the same tokens; sampling gives the same distribution.
 //!
+//! [`generate`] continues a list of prompts; [`Engine`] takes requests at any time, each with its own settings and adapter.
+//!
 //! ```
 //! use ft_infer::{GenerationConfig, GenerationOptions};
 //!
@@ -30,6 +32,7 @@ mod beam;
 mod checkpoint;
 mod config;
 mod decode;
+mod engine;
 mod error;
 mod generate;
 mod generation;
@@ -42,8 +45,11 @@ mod table;
 mod text;
 
 pub use config::{EarlyStopping, GenerationConfig, GenerationOptions};
+pub use engine::{
+    AdapterInfo, Elapsed, Engine, EngineOptions, Event, Events, Request, RequestError, Stats, TokenScore,
+};
 pub use error::{Error, PromptProblem, Result};
 pub use generate::{generate, generate_mixed};
 pub use generation::{FinishReason, Generation, Token, no_stream};
 pub use lm::MixedRows;
-pub use text::Texts;
+pub use text::{AnswerText, Piece, Texts};

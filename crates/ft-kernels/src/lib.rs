@@ -51,6 +51,7 @@ mod packed;
 mod portable;
 mod rms_norm;
 mod rope;
+mod row_invariant;
 mod swiglu;
 #[cfg(all(test, feature = "flex"))]
 mod testing;
@@ -74,6 +75,7 @@ pub use output::Output;
 pub use packed::{Codes, Form, Nested, Packed};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
+pub use row_invariant::row_invariant;
 pub use swiglu::swiglu;
 pub use uld::{SpanPair, UldOptions, UldTeacher, uld};
 pub use uniform::uniform;

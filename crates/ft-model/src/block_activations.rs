@@ -11,6 +11,7 @@
 
 use ft_peft::SavedActivations;
 
+use crate::block::{Activation, Norms, QkNorm};
 use crate::config::ModelConfig;
 use crate::families::Blocks;
 
@@ -75,22 +76,42 @@ impl Walk<'_> {
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
         self.at = format!("model.layers.{index}");
-        self.norm("input_layernorm", hidden);
-        self.projections(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], hidden);
-        if config.qk_norm {
+        let (block, sizes) = (&config.block, config.num_attention_heads);
+        if block.norms != Norms::After {
+            self.norm("input_layernorm", hidden);
+        }
+        let parts = ["q_proj", "k_proj", "v_proj", "qkv_proj"].map(|name| format!("self_attn.{name}"));
+        self.projections(&parts.each_ref().map(String::as_str), hidden);
+        if block.qk_norm != QkNorm::None {
             self.norm("self_attn.q_norm", queries);
             self.norm("self_attn.k_norm", keys);
         }
         self.prefix("model.layers");
-        let before = self.attention(2 * queries + 2 * keys + config.num_attention_heads);
+        let before = self.attention(2 * queries + 2 * keys + sizes);
         self.projections(&["self_attn.o_proj"], if before { 0 } else { queries });
+        if block.norms != Norms::Before {
+            self.norm("post_attention_layernorm", hidden);
+        }
         self.projections(&["attention_adapters"], hidden);
-        self.norm("post_attention_layernorm", hidden);
-        self.projections(&["mlp.gate_proj", "mlp.up_proj"], hidden);
-        self.when_tracked(2 * config.intermediate_size);
+        match block.norms {
+            Norms::Before => self.norm("post_attention_layernorm", hidden),
+            Norms::Around => self.norm("pre_feedforward_layernorm", hidden),
+            Norms::After => {}
+        }
+        self.projections(&["mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"], hidden);
+        self.when_tracked(
+            match block.activation {
+                Activation::Silu => 2,
+                // And what the activation makes of the gate.
+                Activation::GeluTanh => 3,
+            } * config.intermediate_size,
+        );
         let kept = self.projections(&["mlp.down_proj"], config.intermediate_size);
         // The gradients of gate and up come when their product has gone.
         self.passing(2 * config.intermediate_size - kept);
+        if block.norms != Norms::Before {
+            self.norm("post_feedforward_layernorm", hidden);
+        }
         self.projections(&["output_adapters"], hidden);
     }
 

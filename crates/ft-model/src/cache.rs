@@ -1,13 +1,18 @@
 use burn::tensor::{Tensor, s};
+use ft_kernels::Mask;
+
+use crate::apart::Apart;
 
 /// Columns by which a layer's buffer grows, so that most appends write in place.
-const GROWTH: usize = 128;
+pub(crate) const GROWTH: usize = 128;
 
 /// Keys and values of the columns seen so far, layer by layer.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<Option<Layer>>,
     len: usize,
+    /// Sequences that go on side by side, each in a cache of its own; nothing is held here then.
+    apart: Option<Apart>,
 }
 
 #[derive(Clone, Debug)]
@@ -24,7 +29,26 @@ impl KvCache {
         Self {
             layers: vec![None; layers],
             len: 0,
+            apart: None,
         }
+    }
+
+    /// The caches of sequences that go on side by side, for the length of one call.
+    pub(crate) fn apart(sequences: Apart) -> Self {
+        Self {
+            layers: Vec::new(),
+            len: 0,
+            apart: Some(sequences),
+        }
+    }
+
+    pub(crate) fn into_apart(self) -> Option<Apart> {
+        self.apart
+    }
+
+    /// Columns for which there is room once `columns` are held: what a sequence takes of a budget.
+    pub fn room(columns: usize) -> usize {
+        columns.next_multiple_of(GROWTH)
     }
 
     /// Columns held.
@@ -37,12 +61,39 @@ impl KvCache {
         self.len == 0
     }
 
-    /// SavedActivations only the batch rows named, in that order (beam search, finished rows).
+    /// The same with its first `len` columns alone. The buffers are shared until one of the two is written to.
+    pub fn truncated(&self, len: usize) -> Self {
+        let mut short = self.clone();
+        short.len = len.min(self.len);
+        short
+            .layers
+            .iter_mut()
+            .flatten()
+            .for_each(|layer| layer.len = short.len);
+        short
+    }
+
+    /// Goes on with only the batch rows named, in that order (beam search, finished rows).
     pub fn select_rows(&mut self, rows: burn::tensor::Tensor<1, burn::tensor::Int>) {
         for layer in self.layers.iter_mut().flatten() {
             layer.keys = layer.keys.clone().select(0, rows.clone());
             layer.values = layer.values.clone().select(0, rows.clone());
         }
+    }
+
+    /// Takes keys and values of a call in, and attends to all that are held then: q `[batch, seq, heads, head_dim]`.
+    pub(crate) fn attend(
+        &mut self,
+        layer: usize,
+        [q, keys, values]: [Tensor<4>; 3],
+        mask: &Mask,
+        scale: f64,
+    ) -> Tensor<4> {
+        if let Some(apart) = &mut self.apart {
+            return apart.attend(layer, [q, keys, values], mask.window, scale);
+        }
+        let (keys, values) = self.append(layer, keys, values);
+        ft_kernels::attention(q, keys, values, mask, scale)
     }
 
     /// Appends `[batch, seq, kv heads, head_dim]` to a layer and returns all its keys and values.
@@ -58,7 +109,10 @@ impl KvCache {
 
     /// Called once all layers have taken `seq` more columns.
     pub(crate) fn advance(&mut self, seq: usize) {
-        self.len += seq;
+        match &mut self.apart {
+            Some(apart) => apart.advance(),
+            None => self.len += seq,
+        }
     }
 }
 
@@ -90,7 +144,7 @@ fn write(buffer: Tensor<4>, new: Tensor<4>, at: [burn::tensor::Slice; 4], len: u
         buffer
     } else {
         let room = Tensor::zeros(
-            [batch, len - capacity + GROWTH, heads, dim],
+            [batch, KvCache::room(len) - capacity, heads, dim],
             (&buffer.device(), buffer.dtype()),
         );
         Tensor::cat(vec![buffer, room], 1)

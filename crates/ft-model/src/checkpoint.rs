@@ -17,7 +17,16 @@ pub struct Checkpoint {
     pub(crate) dir: PathBuf,
     files: Vec<Mmap>,
     pub(crate) entries: BTreeMap<String, Entry>,
+    /// Tensors that are none of the language model's.
+    left_out: Vec<String>,
 }
+
+/// How tensors of a language model begin that is a part of a model which also sees or hears, and how they begin in a model by itself.
+const TEXT_TOWERS: [(&str, &str); 3] = [
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.language_model.", "model."),
+];
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug)]
@@ -37,11 +46,38 @@ impl Checkpoint {
             dir: dir.into(),
             files: Vec::new(),
             entries: BTreeMap::new(),
+            left_out: Vec::new(),
         };
         for file in files_of(dir)? {
             checkpoint.add_file(&file)?;
         }
+        checkpoint.take_text_tower();
         Ok(checkpoint)
+    }
+
+    /// Leaves out what is no part of a language model among others, and gives its tensors the names they have alone.
+    fn take_text_tower(&mut self) {
+        let alone = |name: &str| {
+            let found = TEXT_TOWERS
+                .iter()
+                .find_map(|(from, to)| Some((name.strip_prefix(from)?, to)));
+            found.map(|(rest, to)| format!("{to}{rest}"))
+        };
+        if !self.entries.keys().any(|name| alone(name).is_some()) {
+            return;
+        }
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            match alone(&name) {
+                Some(alone) => drop(self.entries.insert(alone, entry)),
+                None if name.starts_with("lm_head.") => drop(self.entries.insert(name, entry)),
+                None => self.left_out.push(name),
+            }
+        }
+    }
+
+    /// Names of the tensors that are none of the language model's.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// Whether every file that [`open`](Self::open) would read is in `dir`.

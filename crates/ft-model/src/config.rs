@@ -5,6 +5,7 @@ use ft_peft::AttentionShape;
 use ft_quant::Scheme;
 use serde_json::{Map, Value};
 
+use crate::block::Block;
 use crate::error::{Error, Result};
 use crate::families;
 use crate::quantized;
@@ -43,8 +44,8 @@ pub struct ModelConfig {
     pub o_bias: bool,
     /// Whether the MLP projections have a bias.
     pub mlp_bias: bool,
-    /// Whether queries and keys are normalized per head.
-    pub qk_norm: bool,
+    /// How a block computes, beside these.
+    pub block: Block,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
     /// First token of a text, where there is one.
@@ -89,7 +90,10 @@ impl ModelConfig {
                 why: "a JSON object is needed".into(),
             });
         };
-        let keys = Keys { raw, path: path.into() };
+        let keys = Keys {
+            raw: text_tower(raw),
+            path: path.into(),
+        };
         quantized::readable(&keys)?;
         let config = families::parse(&keys)?;
         config.check(&keys)?;
@@ -172,8 +176,8 @@ impl ModelConfig {
             );
             return Err(keys.error("num_key_value_heads", why));
         }
-        if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
-            return Err(keys.error("head_dim", "must be even for rotary embedding".into()));
+        for rope in self.rope.iter().chain(&self.block.local_rope) {
+            rope.check(self.head_dim).map_err(|(key, why)| keys.error(key, why))?;
         }
         Ok(())
     }
@@ -185,10 +189,15 @@ impl ModelConfig {
     }
 
     pub(crate) fn common(keys: &Keys) -> Result<Self> {
+        let rope = Rope::parse(&Value::Object(keys.raw.clone())).map_err(|(key, why)| keys.error(&key, why))?;
+        Self::common_with(keys, rope)
+    }
+
+    /// The same for a family with its own spelling of the rotary embedding.
+    pub(crate) fn common_with(keys: &Keys, rope: Rope) -> Result<Self> {
         let hidden_size = keys.size("hidden_size", None)?;
         let heads = keys.size("num_attention_heads", None)?;
         let layers = keys.size("num_hidden_layers", None)?;
-        let rope = Rope::parse(&Value::Object(keys.raw.clone())).map_err(|(key, why)| keys.error(&key, why))?;
         Ok(Self {
             model_type: keys.text("model_type").unwrap_or_default().into(),
             vocab_size: keys.size("vocab_size", None)?,
@@ -205,13 +214,41 @@ impl ModelConfig {
             qkv_bias: false,
             o_bias: false,
             mlp_bias: false,
-            qk_norm: false,
+            block: Block::default(),
             tie_word_embeddings: keys.flag("tie_word_embeddings", false),
             bos_token_id: keys.ids("bos_token_id").first().copied(),
             eos_token_ids: keys.ids("eos_token_id"),
             raw: keys.raw.clone(),
         })
     }
+}
+
+/// The keys of the language model where they are a part of a model that also sees or hears: those of `text_config`, and of the whole
+/// what that leaves out.
+fn text_tower(mut raw: Map<String, Value>) -> Map<String, Value> {
+    let own = raw.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    if families::names().any(|name| name == own) {
+        return raw;
+    }
+    let Some(Value::Object(mut text)) = raw.remove("text_config") else {
+        return raw;
+    };
+    for key in [
+        "bos_token_id",
+        "eos_token_id",
+        "tie_word_embeddings",
+        "dtype",
+        "torch_dtype",
+        "quantization_config",
+        "transformers_version",
+    ] {
+        if let Some(value) = raw.remove(key) {
+            text.entry(key).or_insert(value);
+        }
+    }
+    let class = text.get("model_type").and_then(Value::as_str).and_then(families::class);
+    text.extend(class.map(|class| ("architectures".into(), vec![Value::from(class)].into())));
+    text
 }
 
 /// No size of a model is larger, and what is computed from several stays in range.
@@ -230,6 +267,13 @@ impl Keys {
             key: key.into(),
             why,
         }
+    }
+
+    /// The same keys, and these sizes where the file says nothing.
+    pub fn with_defaults(&self, sizes: &[(&str, usize)]) -> Self {
+        let said = |key: &str| self.raw.get(key).is_some_and(|value| !value.is_null());
+        let missing: Vec<_> = sizes.iter().filter(|(key, _)| !said(key)).copied().collect();
+        self.with_sizes(&missing)
     }
 
     /// The same keys with some sizes under another name.
@@ -258,6 +302,43 @@ impl Keys {
         match size <= largest {
             true => Ok(size),
             false => Err(self.error(key, format!("must be at most {largest}, got {size}"))),
+        }
+    }
+
+    /// A finite number, if the key is there.
+    pub fn factor(&self, key: &str) -> Result<Option<f64>> {
+        match self.raw.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let number = value.as_f64().filter(|number| number.is_finite());
+                let why = || format!("a number is needed, got {value}");
+                number.map(Some).ok_or_else(|| self.error(key, why()))
+            }
+        }
+    }
+
+    /// Which layers slide, by `layer_types`, if the key is there.
+    pub fn sliding(&self, layers: usize) -> Result<Option<Vec<bool>>> {
+        match self.raw.get("layer_types") {
+            Some(Value::Array(types)) if types.len() == layers => {
+                Ok(Some(types.iter().map(|kind| kind == "sliding_attention").collect()))
+            }
+            Some(Value::Array(types)) => {
+                Err(self.error("layer_types", format!("{} entries for {layers} layers", types.len())))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What the code does not compute must not be asked for.
+    pub fn need_absent(&self, names: &[&str]) -> Result<()> {
+        let asked = |key: &&&str| {
+            let value = self.raw.get(**key);
+            value.is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)))
+        };
+        match names.iter().find(asked) {
+            None => Ok(()),
+            Some(key) => Err(self.error(key, format!("{} is not supported here", self.raw[*key]))),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::block::Block;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::families::Decoder;
@@ -69,9 +70,23 @@ impl ModelConfig {
             };
             raw.insert("layer_types".into(), windows.iter().map(name).collect());
         }
+        if let Some(list) = raw.get_mut("no_rope_layers").and_then(Value::as_array_mut)
+            && list.len() == self.num_hidden_layers
+        {
+            *list = layers.iter().map(|i| list[*i].clone()).collect();
+        }
+        let rotates: Vec<bool> = layers.iter().map(|i| self.block.rotates(*i)).collect();
         Self {
             num_hidden_layers: layers.len(),
             windows,
+            block: Block {
+                rotates: if self.block.rotates.is_empty() {
+                    Vec::new()
+                } else {
+                    rotates
+                },
+                ..self.block.clone()
+            },
             raw,
             ..self.clone()
         }

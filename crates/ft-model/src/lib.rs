@@ -6,7 +6,7 @@
 //!                                     └── Adaptable: the modules that ft-peft can change, by checkpoint path
 //! ```
 //!
-//! Families: llama (1, 2, 3.x, SmolLM), mistral, qwen2, qwen3, gpt2.
+//! Families: llama (1, 2, 3.x, SmolLM), mistral, qwen2, qwen3, gemma3_text, phi3 (and 4), smollm3, olmo2, granite, gpt2.
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -24,6 +24,8 @@
 //! # Ok::<(), ft_model::Error>(())
 //! ```
 
+mod apart;
+mod block;
 mod block_activations;
 mod cache;
 mod checkpoint;
@@ -44,6 +46,8 @@ mod save;
 mod source;
 mod virtual_tokens;
 
+pub use apart::NextTokens;
+pub use block::{Activation, Block, Norms, QkNorm};
 pub use block_activations::BlockActivations;
 pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};

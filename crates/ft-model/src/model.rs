@@ -153,7 +153,7 @@ impl Model {
     pub fn forward(&self, ids: Tensor<2, Int>, rows: &Rows, mut cache: Option<&mut KvCache>, pass: &Pass) -> Tensor<3> {
         let [_, seq] = ids.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
-        let hidden = self.decoder.embed(ids, rows, offset, pass);
+        let hidden = self.decoder.embed(ids, &self.config, rows, offset, pass);
         let [_, columns, _] = hidden.dims();
         // A cache holds the prompt already.
         let prompt = if columns == seq { 0 } else { self.prompt() };
@@ -164,7 +164,7 @@ impl Model {
         if let Some(cache) = cache {
             cache.advance(columns);
         }
-        self.decoder.norm(behind(prompt, hidden, rows))
+        self.decoder.norm(behind(prompt, hidden, rows), &self.config)
     }
 
     /// Blocks between [`embed`](Self::embed) and [`norm`](Self::norm): what can be computed again piece by piece.
@@ -180,7 +180,7 @@ impl Model {
     /// Input of the first block, `[batch, n + seq, hidden]` with the n columns of a prompt; where rows are packed, of as many prompts as
     /// a row has documents.
     pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, pass: &Pass) -> Tensor<3> {
-        self.decoder.embed(ids, rows, 0, pass)
+        self.decoder.embed(ids, &self.config, rows, 0, pass)
     }
 
     /// The blocks `range` in turn, `[batch, seq, hidden]` to the same. It depends on its arguments alone, dropout included:
@@ -198,7 +198,7 @@ impl Model {
 
     /// The norm after the last block, of the text's columns: `[batch, n + seq, hidden]` to `[batch, seq, hidden]`.
     pub fn norm(&self, hidden: Tensor<3>, rows: &Rows) -> Tensor<3> {
-        self.decoder.norm(self.without_prompt(hidden, rows))
+        self.decoder.norm(self.without_prompt(hidden, rows), &self.config)
     }
 
     /// Whether anything trains that is held neither by `block` and those after it nor by what follows them: if nothing does,

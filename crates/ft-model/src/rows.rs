@@ -11,6 +11,8 @@ pub enum Rows {
     /// Row r holds documents that start at the columns `starts[r]`, ascending from 0: none sees another, and positions start again at
     /// each. Padding, if any, is behind the last one. Without a cache.
     Packed(Vec<Vec<usize>>),
+    /// Row r is one token at position `at[r]` of a sequence that has its own cache.
+    Tokens(Vec<usize>),
 }
 
 impl Rows {
@@ -34,6 +36,7 @@ impl Rows {
                         .collect()
                 })
                 .collect(),
+            Rows::Tokens(at) => at.iter().map(|position| vec![prefix + position]).collect(),
             Rows::Packed(rows) => rows
                 .iter()
                 .map(|starts| {
@@ -60,7 +63,7 @@ impl Rows {
             ))
         };
         let (first, window) = match self {
-            Rows::Right => (None, window),
+            Rows::Right | Rows::Tokens(_) => (None, window),
             Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => (None, window),
             Rows::Left(pads) => {
                 let columns = pads.iter().flat_map(|pad| std::iter::repeat_n(*pad as i32, seq));
@@ -99,7 +102,7 @@ impl Rows {
     /// Columns that prompts of `prompt` columns add to every row.
     pub(crate) fn prompt_columns(&self, prompt: usize) -> usize {
         match self {
-            Rows::Right | Rows::Left(_) => prompt,
+            Rows::Right | Rows::Left(_) | Rows::Tokens(_) => prompt,
             Rows::Packed(rows) => prompt * rows.iter().map(Vec::len).max().unwrap_or(0),
         }
     }

@@ -55,6 +55,18 @@ pub(crate) fn rms_norm(path: &str, len: usize, eps: f64, source: &mut impl Sourc
         weight: Leaf::Frozen(weight),
         bias: None,
         eps,
+        from_one: false,
+    }
+}
+
+/// The same, whose weight counts from one.
+pub(crate) fn rms_norm_from_one(path: &str, len: usize, eps: f64, source: &mut impl Source) -> Norm {
+    let weight = source.vector(&format!("{path}.weight"), len, Fill::Zeros);
+    Norm {
+        weight: Leaf::Frozen(weight),
+        bias: None,
+        eps,
+        from_one: true,
     }
 }
 

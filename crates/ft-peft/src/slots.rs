@@ -76,6 +76,9 @@ pub struct Embedding {
     /// Type of what comes out, and of all that is computed from it; the table's own where nothing is said.
     #[module(skip)]
     pub compute: Option<FloatDType>,
+    /// Factor of what is looked up.
+    #[module(skip)]
+    pub scale: Option<f64>,
     /// The adapter in this module.
     pub delta: Option<EmbeddingDelta>,
     /// Virtual tokens before what is looked up, in a model's input table.
@@ -88,6 +91,7 @@ impl Embedding {
         Self {
             weight: Leaf::Frozen(weight),
             compute: None,
+            scale: None,
             delta: None,
             prompt: None,
         }
@@ -115,6 +119,10 @@ impl Embedding {
         let rows = match &self.delta {
             None => rows,
             Some(delta) => delta.lookup(rows, flat),
+        };
+        let rows = match self.scale {
+            None => rows,
+            Some(scale) => rows.mul_scalar(scale),
         };
         let hidden = rows.dims()[1];
         pass.noisy(rows.reshape([batch, seq, hidden]))
@@ -159,13 +167,23 @@ pub struct Norm {
     /// Added to the variance.
     #[module(skip)]
     pub eps: f64,
+    /// Whether the factor of an RMSNorm is one more than the weight (Gemma).
+    #[module(skip)]
+    pub from_one: bool,
 }
 
 impl Norm {
     /// x `[.., hidden]`, normalized over the last axis in f32.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match &self.bias {
-            None => ft_kernels::rms_norm(x, self.weight.val(), self.eps),
+            None => {
+                let weight = self.weight.val();
+                let factor = match self.from_one {
+                    false => weight,
+                    true => weight.cast(FloatDType::F32).add_scalar(1.0),
+                };
+                ft_kernels::rms_norm(x, factor, self.eps)
+            }
             Some(bias) => ft_kernels::layer_norm(x, self.weight.val(), bias.val(), self.eps),
         }
     }

@@ -1,6 +1,9 @@
 //! What a training step keeps and needs, counted by the allocator, beside what the plan says. A binary of its own: the
 //! count is global.
 
+#[path = "memory/token_cache.rs"]
+mod token_cache;
+
 use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::ops::ControlFlow;
 use std::sync::Arc;

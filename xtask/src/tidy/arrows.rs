@@ -46,6 +46,7 @@ const MAY_USE: &[(&str, Option<&[&str]>)] = &[
             "ft-embedded",
         ]),
     ),
+    ("ft-serve", Some(&["ft-data", "ft-infer"])),
     ("ft-embedded", Some(&["ft-data"])),
     ("ft-cli", None),
     ("ft-bench", None),

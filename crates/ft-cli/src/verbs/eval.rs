@@ -182,7 +182,7 @@ impl Eval {
         };
         let files = Files::from(data).resolve(config.split.as_deref(), Role::HeldOut)?;
         let set = load_samples(files, &config, &tokenizer).map_err(in_flags)?;
-        for warning in set.statistics.warnings() {
+        for warning in set.warnings() {
             tracing::warn!("{warning}");
         }
         let config = EvalConfig {
@@ -258,6 +258,7 @@ impl Eval {
             false => DataConfig::new(data),
         };
         config.train = data.into();
+        config.cache_folder = Some(crate::configs::token_cache());
         (config.valid, config.valid_split, config.valid_split_name) = (None, 0.0, None);
         (config.split, config.limit) = (self.split.clone(), None);
         config.format = self.format.or(config.format);

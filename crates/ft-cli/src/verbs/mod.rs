@@ -15,6 +15,7 @@ mod inspect;
 mod merge;
 mod plan;
 mod quantize;
+mod serve;
 mod train;
 
 use clap::Subcommand;
@@ -47,6 +48,7 @@ verbs! {
     Eval => eval::Eval,
     Generate => generate::Generate,
     Chat => chat::Chat,
+    Serve => serve::Serve,
     Merge => merge::Merge,
     Quantize => quantize::Quantize,
     Distill => distill::Distill,

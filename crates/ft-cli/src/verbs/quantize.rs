@@ -36,14 +36,15 @@ pub struct Quantize {
 
 /// A number format on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub enum Format {
     Nf4,
     Fp4,
     Int8,
 }
 
 impl Format {
-    fn kind(self) -> Kind {
+    /// The kind of storage.
+    pub fn kind(self) -> Kind {
         match self {
             Format::Nf4 => Kind::Nf4,
             Format::Fp4 => Kind::Fp4,

@@ -351,3 +351,38 @@ fn tasks_are_asked_for_their_own_training_data_alone() {
     ]);
     assert!(b.code == 1 && b.stderr.contains("leak (20)"), "{}", b.stderr);
 }
+
+#[test]
+fn tokens_are_kept_where_data_cache_says() {
+    let bench = Bench::new();
+    let folder = bench.path("tokens");
+    let set = format!("data.cache={}", folder.display());
+    let plan = || ft(&["plan", &bench.config, "--set", &set]).ok();
+    let (first, second) = (plan(), plan());
+    let told = |page: &str, how: &str| page.matches(&format!("cache      {how} {}", folder.display())).count();
+    assert_eq!(
+        (told(&first, "written to"), told(&second, "read from")),
+        (2, 2),
+        "{first}\n{second}"
+    );
+    let cached = json(&["plan", &bench.config, "--json", "--set", &set])["data"]["cached"].clone();
+    assert_eq!(cached.as_array().map(Vec::len), Some(2), "{cached}");
+    assert_eq!(cached[0]["how"], "read");
+    // Small sets are kept nowhere by themselves.
+    let plain = json(&["plan", &bench.config, "--json"]);
+    assert!(plain["data"].get("cached").is_none(), "{plain}");
+
+    let shard = std::path::Path::new(cached[0]["folder"].as_str().unwrap()).join("00000.shard");
+    std::fs::write(&shard, "not a shard").unwrap();
+    let again = plan();
+    assert!(again.contains("damaged, and written again to"), "{again}");
+    assert!(again.contains("warning    the token cache"), "{again}");
+
+    let blocked = bench.write("blocked", "a file");
+    let refused = ft(&["plan", &bench.config, "--set", &format!("data.cache={blocked}")]);
+    assert!(
+        refused.stderr.contains("data.cache") && refused.stderr.contains("cannot be written"),
+        "{}",
+        refused.stderr
+    );
+}

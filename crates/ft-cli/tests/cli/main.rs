@@ -12,4 +12,10 @@ mod hub;
 mod runs;
 #[cfg(unix)]
 mod screen;
+#[cfg(unix)]
+mod serve;
+#[cfg(unix)]
+mod serve_faults;
+#[cfg(unix)]
+mod serve_support;
 mod support;

@@ -44,7 +44,7 @@ fn tokens(sample: &Sample, tokenizer: &Tokenizer) -> Vec<String> {
     let text = |i: usize| tokenizer.decode(&sample.ids[i..=i], false);
     (0..sample.len())
         .map(|i| {
-            if sample.learn[i] {
+            if sample.learn()[i] {
                 format!("[{}]", text(i))
             } else {
                 text(i)
@@ -116,7 +116,7 @@ fn prompt_and_completion_token_by_token() {
 fn an_empty_prompt_or_completion() {
     let t = llama();
     let s = sample("prompt-completion", json!({"prompt": null, "completion": "x"}), &t);
-    assert_eq!((s.ids[0], s.learn[0], s.learn[1]), (1, false, true));
+    assert_eq!((s.ids[0], s.learn()[0], s.learn()[1]), (1, false, true));
     let error = samples("prompt-completion", json!({"prompt": "x", "completion": ""}), &t).unwrap_err();
     assert_eq!(error.to_string(), "nothing to learn: the completion is empty");
     let error = samples("prompt-completion", json!({"prompt": "x", "answer": "y"}), &t).unwrap_err();

@@ -147,9 +147,9 @@ fn long_texts_are_split_into_windows() {
     let text = "The cook tastes the soup. ".repeat(20);
     let whole = load("x.txt", &text, |_| {}).unwrap();
     let split = load("x.txt", &text, |c| (c.max_length, c.overlong) = (16, Overlong::Split)).unwrap();
-    let ids: Vec<u32> = split.samples.iter().flat_map(|s| s.ids.clone()).collect();
-    assert_eq!(ids, whole.samples[0].ids);
-    assert!(split.samples.iter().all(|s| s.len() <= 16 && !s.learn[0]));
+    let ids: Vec<u32> = split.samples.iter().flat_map(|s| s.ids.to_vec()).collect();
+    assert_eq!(whole.samples[0].ids, ids);
+    assert!(split.samples.iter().all(|s| s.len() <= 16 && !s.learn()[0]));
     assert_eq!(split.places.len(), split.samples.len());
 }
 

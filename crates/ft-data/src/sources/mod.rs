@@ -109,7 +109,7 @@ pub(crate) const KINDS: [&str; 11] = [
 ];
 
 /// The ending that says what a file holds, and the one behind it that says how it is compressed.
-fn kind_of(name: &str) -> (&str, &str) {
+pub(crate) fn kind_of(name: &str) -> (&str, &str) {
     let (stem, last) = name.rsplit_once('.').unwrap_or((name, ""));
     match compressed::ENDINGS.contains(&last) {
         true => (stem.rsplit_once('.').map_or("", |(_, kind)| kind), last),

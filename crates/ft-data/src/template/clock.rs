@@ -9,6 +9,11 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
+/// Days since 1970.
+pub(crate) fn today() -> u64 {
+    now() / 86_400
+}
+
 const MONTHS: [&str; 12] = [
     "January",
     "February",

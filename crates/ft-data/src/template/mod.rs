@@ -18,6 +18,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, Value};
 use serde_json::{Map, json};
 
 use crate::error::{Error, Result};
+pub(crate) use clock::today;
 pub(crate) use turns::{Rendered, common_prefix, render_turns};
 
 /// A compiled chat template with the special tokens it may name.

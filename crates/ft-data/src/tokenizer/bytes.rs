@@ -1,5 +1,7 @@
 //! The bytes of text that each token stands for.
 
+use std::sync::LazyLock;
+
 use super::Tokenizer;
 
 /// How the vocabulary spells text.
@@ -61,6 +63,20 @@ fn byte(character: char) -> Option<u8> {
     }
 }
 
+/// The character that stands for a byte: the other way round.
+pub(super) fn character(byte: u8) -> char {
+    static CHARACTERS: LazyLock<[char; 256]> = LazyLock::new(|| {
+        let mut characters = ['\0'; 256];
+        for character in (0..0x200).filter_map(char::from_u32) {
+            if let Some(byte) = self::byte(character) {
+                characters[usize::from(byte)] = character;
+            }
+        }
+        characters
+    });
+    CHARACTERS[usize::from(byte)]
+}
+
 /// `<0x0A>`.
 fn hex(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
@@ -69,7 +85,7 @@ fn hex(token: &str) -> Option<u8> {
 
 impl Tokenizer {
     /// The bytes that a token adds to a text. One that begins a text may have a space too many. None for ids outside of the vocabulary.
-    pub(crate) fn bytes_of(&self, id: u32) -> Vec<u8> {
+    pub fn bytes_of(&self, id: u32) -> Vec<u8> {
         let parts = &self.parts;
         let added = parts.inner.get_added_vocabulary().get_added_tokens_decoder();
         match (added.get(&id), self.id_to_token(id)) {
@@ -90,6 +106,7 @@ mod tests {
         let mut bytes: Vec<u8> = characters.filter_map(byte).collect();
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        assert!((0..=255).all(|b| byte(character(b)) == Some(b)));
         assert_eq!(
             (byte('Ġ'), byte('Ċ'), byte('a'), byte('Ń')),
             (Some(32), Some(10), Some(97), Some(173))

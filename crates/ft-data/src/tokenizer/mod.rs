@@ -5,7 +5,9 @@ mod files;
 mod gguf;
 mod specials;
 mod text_stream;
+mod words;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use bytes::Spelling;
 use files::Files;
 use specials::Specials;
 pub use text_stream::TextStream;
+use words::Words;
 
 /// A Hugging Face tokenizer (`tokenizer.json`) with what the files beside it say about special tokens and chat. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +40,10 @@ struct Parts {
     suffix: Vec<u32>,
     /// How the vocabulary spells text.
     spelling: Spelling,
+    /// XXH3 of `tokenizer.json`.
+    hash: u128,
+    /// How text is cut into words, where that is all there is to it.
+    words: Option<Words>,
 }
 
 /// A token with the bytes `start..end` of the text it came from.
@@ -71,7 +78,7 @@ impl Tokenizer {
     }
 
     fn open(files: Files) -> Result<Tokenizer> {
-        let inner = load_inner(&files)?;
+        let (inner, hash, words) = load_inner(&files)?;
         let specials = Specials::read(&files, &inner)?;
         let (prefix, suffix) = surroundings(&inner);
         let template = template_source(&files)?
@@ -84,6 +91,8 @@ impl Tokenizer {
             specials,
             prefix,
             suffix,
+            hash,
+            words,
         });
         Ok(Tokenizer {
             parts,
@@ -98,12 +107,17 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer has no token for some part of the text, not even an unknown one.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .parts
-            .inner
-            .encode_fast(text, false)
-            .map_err(|e| Error::Tokenizer(e.to_string()))?;
-        let mut ids = encoding.get_ids().to_vec();
+        let inner = &self.parts.inner;
+        let mut ids = match self.parts.words.as_ref().and_then(|words| words.ids(inner, text)) {
+            Some(ids) => ids,
+            None => {
+                let encoding = inner.encode_fast(text, false);
+                encoding
+                    .map_err(|e| Error::Tokenizer(e.to_string()))?
+                    .get_ids()
+                    .to_vec()
+            }
+        };
         if add_special && !ids.starts_with(&self.parts.prefix) {
             ids.splice(0..0, self.parts.prefix.iter().copied());
         }
@@ -133,7 +147,11 @@ impl Tokenizer {
 
     /// The tokens of `text` with the bytes each came from, and no special tokens added.
     pub(crate) fn tokens(&self, text: &str) -> Result<Vec<Token>, String> {
-        let encoding = self.parts.inner.encode(text, false).map_err(|e| e.to_string())?;
+        let inner = &self.parts.inner;
+        if let Some(tokens) = self.parts.words.as_ref().and_then(|words| words.tokens(inner, text)) {
+            return Ok(tokens);
+        }
+        let encoding = inner.encode(text, false).map_err(|e| e.to_string())?;
         let spans = encoding.get_ids().iter().zip(encoding.get_offsets());
         Ok(spans.map(|(&id, &(start, end))| Token { id, start, end }).collect())
     }
@@ -219,6 +237,14 @@ impl Tokenizer {
         self
     }
 
+    /// What ids depend on, but for the chat template: the vocabulary by its hash, and the tokens with a role.
+    pub(crate) fn fingerprint(&self) -> String {
+        let specials = &self.parts.specials;
+        let ids: BTreeSet<u32> = specials.ids.iter().copied().collect();
+        let roles = (specials.bos, specials.pad, &specials.stops, &specials.named, ids);
+        format!("{:032x} {roles:?}", self.parts.hash)
+    }
+
     /// Copies the files of the tokenizer into `folder` (created if need be), with the chat template in use.
     ///
     /// # Errors
@@ -258,14 +284,29 @@ pub(crate) fn no_template() -> Error {
     )
 }
 
-/// The crate panics where what it reads last, the decoder, is no JSON.
+/// What of `tokenizer.json` is looked at here. The crate panics where what it reads last, the decoder, is no JSON.
 #[derive(serde::Deserialize)]
 struct Syntax {
     #[serde(rename = "decoder")]
     _decoder: Option<Value>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    model: Kind,
 }
 
-fn load_inner(files: &Files) -> Result<tokenizers::Tokenizer> {
+/// What kind of model it is, without its vocabulary.
+#[derive(Default, serde::Deserialize)]
+struct Kind {
+    #[serde(rename = "type", default)]
+    name: Option<Value>,
+    #[serde(default)]
+    dropout: Option<Value>,
+}
+
+fn load_inner(files: &Files) -> Result<(tokenizers::Tokenizer, u128, Option<Words>)> {
     const NAME: &str = "tokenizer.json";
     let bytes = files.bytes(NAME)?.ok_or_else(|| {
         files.error(
@@ -273,7 +314,7 @@ fn load_inner(files: &Files) -> Result<tokenizers::Tokenizer> {
             "not found; save the checkpoint's fast tokenizer (transformers' save_pretrained writes it)".into(),
         )
     })?;
-    serde_json::from_slice::<Syntax>(&bytes).map_err(|e| files.error(NAME, e.to_string()))?;
+    let syntax: Syntax = serde_json::from_slice(&bytes).map_err(|e| files.error(NAME, e.to_string()))?;
     let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| files.error(NAME, e.to_string()))?;
     // Length is our own business: a stored truncation would cut, and a stored padding would fill, behind our back.
     inner
@@ -283,7 +324,8 @@ fn load_inner(files: &Files) -> Result<tokenizers::Tokenizer> {
     let mut post = inner.get_post_processor().cloned();
     post.iter_mut().for_each(keep_offsets);
     inner.with_post_processor(post);
-    Ok(inner)
+    let words = Words::of(&syntax, &inner);
+    Ok((inner, twox_hash::xxhash3_128::Hasher::oneshot(&bytes), words))
 }
 
 /// Some post-processors shorten a token's offsets to exclude its spaces; masks need the bytes it really covers.

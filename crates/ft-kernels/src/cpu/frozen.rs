@@ -4,6 +4,7 @@ use super::flex::{contiguous, fresh, matrix, rows, tensor};
 use super::gemm::{Factor, Mat, Par, Term, gemm};
 use super::par;
 use crate::portable::with_last;
+use crate::row_invariant;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 
@@ -41,7 +42,8 @@ pub(crate) fn forward(w: &View, x: FlexTensor, low: Option<Low>) -> FlexTensor {
     let a = rows(&x);
     let mut out = fresh(a.rows() * n);
     let low = low.map(|(t, b, scale)| Term::scaled(rows(t), dense(b).t(), scale));
-    if a.rows() > FEW || !few(w, a, &mut out) {
+    let one_by_one = a.rows() <= FEW || row_invariant::on();
+    if !one_by_one || !few_at_once(w, a, &mut out) {
         w.whole(|w| product(a, Factor::codes(w).t(), low, &mut out));
     } else if let Some(low) = low {
         gemm(&[low], &mut out, n, true, Par::All);
@@ -67,6 +69,15 @@ fn dense(t: &FlexTensor) -> Mat<'_> {
 fn product<'a>(a: Mat<'a>, w: Factor<'a>, low: Option<Term<'a>>, out: &mut [f32]) {
     let terms: Vec<Term> = std::iter::once(Term::new(a, w)).chain(low).collect();
     gemm(&terms, out, w.cols(), false, Par::All);
+}
+
+/// A product by dot products, as many rows at once as they take; false where the shape does not suit them.
+fn few_at_once(w: &View, x: Mat, out: &mut [f32]) -> bool {
+    let n = w.dims()[0];
+    (0..x.rows()).step_by(FEW).all(|row| {
+        let rows = FEW.min(x.rows() - row);
+        few(w, x.narrow_rows(row, rows), &mut out[row * n..][..rows * n])
+    })
 }
 
 /// A product with few rows, by dot products; false where the shape does not suit them.

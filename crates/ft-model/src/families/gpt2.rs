@@ -241,11 +241,11 @@ impl Attention {
         };
         let (q, k, v) = (part(0), part(1), part(2));
         let (k, v) = view.behind_prefix(k, v);
-        let (k, v) = match cache {
-            None => (k, v),
-            Some(cache) => cache.append(index, k, v),
+        let scale = 1.0 / (config.head_dim as f64).sqrt();
+        let mixed = match cache {
+            None => ft_kernels::attention(q, k, v, &view.mask, scale),
+            Some(cache) => cache.attend(index, [q, k, v], &view.mask, scale),
         };
-        let mixed = ft_kernels::attention(q, k, v, &view.mask, 1.0 / (config.head_dim as f64).sqrt());
         self.c_proj.forward(mixed.reshape([batch, seq, hidden]), pass)
     }
 }

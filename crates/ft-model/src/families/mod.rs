@@ -12,11 +12,16 @@ use crate::error::Result;
 use crate::rows::Rows;
 use crate::source::Source;
 
+pub mod gemma3;
 pub mod gpt2;
+pub mod granite;
 pub mod llama;
 pub mod mistral;
+pub mod olmo2;
+pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
+pub mod smollm3;
 
 /// A family of checkpoints.
 struct Family {
@@ -24,8 +29,8 @@ struct Family {
     name: &'static str,
     /// Its class in transformers.
     class: &'static str,
-    /// Its architecture in llama.cpp.
-    gguf: &'static str,
+    /// Its architecture in llama.cpp, where it can be exported.
+    gguf: Option<&'static str>,
     blocks: Blocks,
     /// What reads its configuration.
     parse: fn(&Keys) -> Result<ModelConfig>,
@@ -40,18 +45,29 @@ pub(crate) enum Blocks {
     Gpt2,
 }
 
-const FAMILIES: [Family; 5] = [
-    family("llama", "LlamaForCausalLM", "llama", Blocks::Llama, llama::parse),
-    family("mistral", "MistralForCausalLM", "llama", Blocks::Llama, mistral::parse),
-    family("qwen2", "Qwen2ForCausalLM", "qwen2", Blocks::Llama, qwen2::parse),
-    family("qwen3", "Qwen3ForCausalLM", "qwen3", Blocks::Llama, qwen3::parse),
-    family("gpt2", "GPT2LMHeadModel", "gpt2", Blocks::Gpt2, gpt2::parse),
+const FAMILIES: [Family; 10] = [
+    family("llama", "LlamaForCausalLM", Some("llama"), Blocks::Llama, llama::parse),
+    family(
+        "mistral",
+        "MistralForCausalLM",
+        Some("llama"),
+        Blocks::Llama,
+        mistral::parse,
+    ),
+    family("qwen2", "Qwen2ForCausalLM", Some("qwen2"), Blocks::Llama, qwen2::parse),
+    family("qwen3", "Qwen3ForCausalLM", Some("qwen3"), Blocks::Llama, qwen3::parse),
+    family("gemma3_text", "Gemma3ForCausalLM", None, Blocks::Llama, gemma3::parse),
+    family("phi3", "Phi3ForCausalLM", None, Blocks::Llama, phi3::parse),
+    family("smollm3", "SmolLM3ForCausalLM", None, Blocks::Llama, smollm3::parse),
+    family("olmo2", "Olmo2ForCausalLM", None, Blocks::Llama, olmo2::parse),
+    family("granite", "GraniteForCausalLM", None, Blocks::Llama, granite::parse),
+    family("gpt2", "GPT2LMHeadModel", Some("gpt2"), Blocks::Gpt2, gpt2::parse),
 ];
 
 const fn family(
     name: &'static str,
     class: &'static str,
-    gguf: &'static str,
+    gguf: Option<&'static str>,
     blocks: Blocks,
     parse: fn(&Keys) -> Result<ModelConfig>,
 ) -> Family {
@@ -62,6 +78,19 @@ const fn family(
         blocks,
         parse,
     }
+}
+
+/// The class in transformers of the family of this name.
+pub(crate) fn class(name: &str) -> Option<&'static str> {
+    FAMILIES
+        .iter()
+        .find(|family| family.name == name)
+        .map(|family| family.class)
+}
+
+/// Every supported family: its name (`model_type`), its class in transformers, its architecture in llama.cpp where it can be exported.
+pub fn list() -> impl Iterator<Item = (&'static str, &'static str, Option<&'static str>)> {
+    FAMILIES.iter().map(|family| (family.name, family.class, family.gguf))
 }
 
 /// Names of the supported families.
@@ -80,8 +109,8 @@ impl ModelConfig {
         self.family().class
     }
 
-    /// The architecture in llama.cpp.
-    pub(crate) fn gguf_architecture(&self) -> &'static str {
+    /// The architecture in llama.cpp, where it can be exported.
+    pub(crate) fn gguf_architecture(&self) -> Option<&'static str> {
         self.family().gguf
     }
 
@@ -125,9 +154,16 @@ impl Decoder {
 
     /// Input of the first block, for ids `[batch, seq]` in columns that start at `offset`: `[batch, n + seq, hidden]`, with
     /// the n columns of a prompt where the offset is 0.
-    pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
+    pub fn embed(
+        &self,
+        ids: Tensor<2, Int>,
+        config: &ModelConfig,
+        rows: &Rows,
+        offset: usize,
+        pass: &Pass,
+    ) -> Tensor<3> {
         match self {
-            Decoder::Llama(m) => m.embed(ids, rows, offset, pass),
+            Decoder::Llama(m) => m.embed(ids, config, rows, offset, pass),
             Decoder::Gpt2(m) => m.embed(ids, rows, offset, pass),
         }
     }
@@ -149,9 +185,9 @@ impl Decoder {
     }
 
     /// The norm after the last block.
-    pub fn norm(&self, hidden: Tensor<3>) -> Tensor<3> {
+    pub fn norm(&self, hidden: Tensor<3>, config: &ModelConfig) -> Tensor<3> {
         match self {
-            Decoder::Llama(m) => m.norm.forward(hidden),
+            Decoder::Llama(m) => m.norm(hidden, config),
             Decoder::Gpt2(m) => m.ln_f.forward(hidden),
         }
     }

@@ -1,7 +1,5 @@
 //! Qwen 2 and 2.5 (Yang et al. 2024, arXiv:2407.10671): Llama's block with biases on queries, keys and values.
 
-use serde_json::Value;
-
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
 
@@ -21,12 +19,9 @@ pub(crate) fn windows(keys: &Keys, layers: usize) -> Result<Vec<Option<usize>>> 
         return Ok(vec![None; layers]);
     }
     let window = keys.size("sliding_window", Some(4096))?;
-    let slides: Vec<bool> = match keys.raw.get("layer_types") {
-        Some(Value::Array(types)) if types.len() == layers => types.iter().map(|t| t == "sliding_attention").collect(),
-        Some(Value::Array(types)) => {
-            return Err(keys.error("layer_types", format!("{} entries for {layers} layers", types.len())));
-        }
-        _ => {
+    let slides = match keys.sliding(layers)? {
+        Some(slides) => slides,
+        None => {
             let from = keys.size("max_window_layers", Some(28))?;
             (0..layers).map(|layer| layer >= from).collect()
         }

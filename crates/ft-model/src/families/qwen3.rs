@@ -1,5 +1,6 @@
 //! Qwen 3 (Yang et al. 2025, arXiv:2505.09388): Llama's block with normalized queries and keys and its own head width.
 
+use crate::block::{Block, QkNorm};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
 use crate::families::qwen2;
@@ -12,7 +13,10 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
         head_dim: keys.size("head_dim", Some(128))?,
         qkv_bias: attention_bias,
         o_bias: attention_bias,
-        qk_norm: true,
+        block: Block {
+            qk_norm: QkNorm::Heads,
+            ..Block::default()
+        },
         windows: qwen2::windows(keys, config.num_hidden_layers)?,
         ..config
     })

@@ -20,13 +20,32 @@ pub(super) fn architecture(config: &ModelConfig, dir: &Path) -> Result<&'static 
             why: format!("{why} in llama.cpp"),
         })
     };
-    let name = config.gguf_architecture();
+    let Some(name) = config.gguf_architecture() else {
+        let why = format!(
+            "\"{}\" has no export to GGUF yet, only to Hugging Face folders; it is known",
+            config.model_type
+        );
+        return error("model_type", why);
+    };
     let scaling = config.rope.as_ref().map(|rope| &rope.scaling);
     if name != "llama" && matches!(scaling, Some(RopeScaling::Llama3 { .. })) {
         return error(
             "rope_parameters.rope_type",
             format!("\"llama3\" does not go with {name}"),
         );
+    }
+    if let Some(RopeScaling::LongRope { .. }) = scaling {
+        return error(
+            "rope_parameters.rope_type",
+            format!("\"longrope\" does not go with {name}"),
+        );
+    }
+    if scaling.is_some_and(|scaling| !scaling.is_plain_yarn()) {
+        let why = "YaRN goes with its own defaults for beta_fast, beta_slow and attention_factor alone".into();
+        return error("rope_parameters", why);
+    }
+    if config.rope.as_ref().is_some_and(|rope| rope.partial != 1.0) {
+        return error("partial_rotary_factor", format!("whole heads turn with {name}"));
     }
     if name == "qwen3" && config.qkv_bias {
         return error("attention_bias", "qwen3 has no biases".into());
@@ -76,6 +95,17 @@ pub(super) fn architecture_metadata(architecture: &str, config: &ModelConfig) ->
         put("rope.scaling.type", "linear".into());
         put("rope.scaling.factor", (factor as f32).into());
     }
+    if let RopeScaling::Yarn {
+        factor,
+        original_max_position_embeddings,
+        ..
+    } = rope.scaling
+    {
+        put("rope.scaling.type", "yarn".into());
+        put("rope.scaling.factor", (factor as f32).into());
+        let original = original_max_position_embeddings as u32;
+        put("rope.scaling.original_context_length", original.into());
+    }
     metadata
 }
 
@@ -89,7 +119,7 @@ pub(super) fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
         scaling: RopeScaling::Default,
         ..rope.clone()
     };
-    let scaled = rope.inverse_frequencies(config.head_dim);
-    let plain = plain.inverse_frequencies(config.head_dim);
+    let scaled = rope.inverse_frequencies(config.head_dim, config.max_position_embeddings);
+    let plain = plain.inverse_frequencies(config.head_dim, config.max_position_embeddings);
     Some(plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect())
 }

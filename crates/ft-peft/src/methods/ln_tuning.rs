@@ -40,6 +40,8 @@ impl Default for LnTuningConfig {
         let names = [
             "input_layernorm",
             "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
             "norm",
             "ln_1",
             "ln_2",

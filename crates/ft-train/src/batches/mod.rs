@@ -20,7 +20,7 @@ mod tests;
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use ft_data::{Batch, Order, Sample, sub_seed};
+use ft_data::{Batch, Order, Sample, let_go, passing, sub_seed};
 pub use loaders::{EvalLoader, StepLoader};
 use packing::Packed;
 pub use packing::Packing;
@@ -221,7 +221,7 @@ impl Batches {
         let longest = |sample: &Sample| sample.width().max(sample.prompt().len() + tokens);
         let lengths = match tokens {
             0 => self.lengths,
-            _ => self.samples.iter().map(longest).collect(),
+            _ => passing(&self.samples).map(longest).collect(),
         };
         Self { lengths, ..self }
     }
@@ -326,7 +326,9 @@ impl Batches {
                 Batch::packed(&rows.iter().map(pick).collect::<Vec<_>>(), id, multiple)
             }
         };
-        batch.numbered(&rows.concat())
+        let numbers = rows.concat();
+        let_go(numbers.iter().map(|i| &self.samples[*i]));
+        batch.numbered(&numbers)
     }
 
     /// Rows and columns of the micro-batch with the most cells in the first epoch.

@@ -16,6 +16,7 @@ const INPUTS: &[&str] = &[
     "data.train",
     "data.valid",
     "data.chat_template",
+    "data.cache",
     "data.augment.operators.lexicon",
     "task.train",
     "task.valid",
@@ -35,13 +36,22 @@ pub(super) fn make_absolute(tree: &mut Tree, sources: &Sources) {
         };
         for table in tables(tree, section) {
             match table.get_mut(name) {
-                // A word, even where a folder has this name.
-                Some(value) if value.get_ref().as_str() == Some(Reference::BASE) && section == "objective" => {}
+                Some(value) if is_word(key, value) => {}
                 Some(value) => rewrite(value, sources),
                 None => {}
             }
         }
     }
+}
+
+/// Whether it is a word, even where a folder has this name.
+fn is_word(key: &str, value: &Spanned<DeValue>) -> bool {
+    let word = match key {
+        "data.cache" => "auto",
+        _ if key.starts_with("objective.") => Reference::BASE,
+        _ => return false,
+    };
+    value.get_ref().as_str() == Some(word)
 }
 
 /// The table of a section, or every one of a list such as `[[task]]`.

@@ -257,8 +257,8 @@ impl DistillConfig {
             _ => 0,
         };
         Ok(About {
-            samples: samples.map(crate::plan::checksum),
-            tokens: samples.map(|samples| samples.iter().map(Sample::target_tokens).sum()),
+            samples: samples.map(ft_data::checksum),
+            tokens: samples.map(|samples| ft_data::passing(samples).map(Sample::target_tokens).sum()),
             top_k: 0,
             vocabulary,
             temperature: self.temperature,

@@ -14,7 +14,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor};
-use ft_data::{Batch, Sample};
+use ft_data::{Batch, Sample, passing};
 use ft_kernels::Teacher;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -246,5 +246,5 @@ pub(crate) fn starts(samples: &[Sample], first: usize) -> Vec<usize> {
         *sum += sample.target_tokens();
         Some(start)
     };
-    samples.iter().scan(first, next).collect()
+    passing(samples).scan(first, next).collect()
 }

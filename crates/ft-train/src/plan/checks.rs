@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ft_data::{Sample, Tokenizer};
+use ft_data::{Sample, Tokenizer, passing};
 use ft_infer::GenerationConfig;
 use ft_model::ModelConfig;
 use ft_peft::PeftConfig;
@@ -220,8 +220,7 @@ fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<Stri
         return;
     }
     let unknown = |s: &Sample| s.ids.iter().copied().find(|id| *id as usize >= model.vocab_size);
-    let strangers: Vec<_> = samples
-        .iter()
+    let strangers: Vec<_> = passing(samples)
         .enumerate()
         .filter_map(|(i, s)| Some((i + 1, unknown(s)?)))
         .collect();
@@ -243,7 +242,7 @@ fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<Stri
             facts.beside()
         ));
     }
-    if samples.iter().all(|s| s.target_tokens() == 0) {
+    if passing(samples).all(|s| s.target_tokens() == 0) {
         refusals.push(format!(
             "{key}: no token of any sample is learned; check data.format and data.map"
         ));
@@ -258,10 +257,10 @@ pub(super) fn stop_token(
     generation: &GenerationConfig,
 ) -> Option<u32> {
     let mut counts: HashMap<u32, usize> = HashMap::new();
-    for sample in samples {
+    for sample in passing(samples) {
         // The last learned token; after it may come, say, the line break of a chat template.
-        if let Some(at) = sample.learn.iter().rposition(|l| *l) {
-            *counts.entry(sample.ids[at]).or_default() += 1;
+        if let Some(run) = sample.runs().next_back() {
+            *counts.entry(sample.ids[run.end - 1]).or_default() += 1;
         }
     }
     let known = |id: &u32| {
@@ -287,6 +286,7 @@ fn stop(facts: &Facts, opinions: &mut Vec<String>, warnings: &mut Vec<String>) {
         );
     }
     warnings.extend(facts.data.train.warnings());
+    warnings.extend(facts.data.cached.iter().filter_map(ft_data::Cached::warning));
     if let Some(stop) = facts
         .data
         .stop_token
@@ -301,7 +301,10 @@ fn stop(facts: &Facts, opinions: &mut Vec<String>, warnings: &mut Vec<String>) {
 
 /// Rows that train and that no sample looks up.
 fn tokens(facts: &Facts, warnings: &mut Vec<String>) {
-    let seen: HashSet<u32> = facts.train.iter().flat_map(|s| s.ids.iter().copied()).collect();
+    if facts.peft.method().tokens().is_empty() {
+        return;
+    }
+    let seen: HashSet<u32> = passing(facts.train).flat_map(|s| s.ids.iter().copied()).collect();
     for token in facts.peft.method().tokens() {
         if let Token::Id(id) = token
             && !seen.contains(id)

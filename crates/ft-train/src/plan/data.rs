@@ -1,8 +1,8 @@
 //! The samples of a run, and what there is to say about them.
 
 use ft_data::{
-    DataConfig, Dataset, Examples, Files, Overlong, Preference, Sample, Statistics, Tokenizer, leaks, load_augmented,
-    load_samples, load_taught,
+    Cached, DataConfig, Dataset, Examples, Files, Overlong, Preference, Sample, Statistics, Tokenizer, checksum, leaks,
+    load_augmented, load_samples, load_taught,
 };
 use serde::Serialize;
 
@@ -26,6 +26,9 @@ pub struct DataSummary {
     pub stop_token: Option<u32>,
     /// CRC-32 of the training samples, tokens and learned marks.
     pub crc32: u32,
+    /// What the token cache had to do with them and the held-out ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cached: Vec<Cached>,
     /// The same task by task, where there are tasks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskSummary>,
@@ -104,6 +107,7 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer, teacher: Option<&T
             .map(|v| Statistics::measure(&v.samples, v.statistics.counts, tokenizer)),
         leaked: leaked(&train, valid.as_ref()),
         crc32: checksum(&train.samples),
+        cached: cached([Some(&train), valid.as_ref()]),
         train: train.statistics,
         stop_token: None,
         tasks: Vec::new(),
@@ -114,6 +118,17 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer, teacher: Option<&T
         summary,
         tasks: Tasks::default(),
     })
+}
+
+/// What the token cache had to do with sets, each folder once.
+pub(super) fn cached<'d>(sets: impl IntoIterator<Item = Option<&'d Dataset>>) -> Vec<Cached> {
+    let mut all: Vec<Cached> = Vec::new();
+    for cached in sets.into_iter().flatten().filter_map(|set| set.cached.as_ref()) {
+        if all.iter().all(|other| other.folder != cached.folder) {
+            all.push(cached.clone());
+        }
+    }
+    all
 }
 
 /// Whether the files of a section are there, by key.
@@ -228,12 +243,12 @@ fn described(examples: Examples) -> &'static str {
 
 /// Both answers of every pair, rated.
 fn unpaired(data: Dataset, tokenizer: &Tokenizer) -> Dataset {
-    let split = |sample: Sample| match sample.preference {
-        Preference::Over(rejected) => {
-            let chosen = Sample::new(sample.ids, sample.learn);
-            vec![chosen.rated(true), rejected.rated(false)]
+    let split = |mut sample: Sample| match std::mem::take(&mut sample.preference) {
+        Preference::Over(rejected) => vec![sample.rated(true), rejected.rated(false)],
+        preference => {
+            sample.preference = preference;
+            vec![sample]
         }
-        _ => vec![sample],
     };
     let places = data.places.iter().zip(&data.samples);
     let places = places.flat_map(|(place, sample)| vec![*place; sample.rows()]).collect();
@@ -245,6 +260,7 @@ fn unpaired(data: Dataset, tokenizer: &Tokenizer) -> Dataset {
         emptied: data.emptied,
         samples,
         format: data.format,
+        cached: data.cached,
     }
 }
 
@@ -260,24 +276,4 @@ pub(crate) fn spread<T>(items: Vec<T>, limit: usize) -> Vec<T> {
         .enumerate()
         .filter(|(i, _)| chosen.binary_search(i).is_ok());
     kept.map(|(_, item)| item).collect()
-}
-
-/// CRC-32 of samples, and of them as a teacher with another tokenizer reads them: tokens and target marks.
-pub(crate) fn checksum(samples: &[Sample]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    let sequences = samples.iter().flat_map(Sample::sequences);
-    let theirs = samples
-        .iter()
-        .filter_map(|sample| Some(&sample.teacher.as_ref()?.sample));
-    for sample in sequences.chain(theirs) {
-        crc.update(&(sample.len() as u64).to_le_bytes());
-        for (id, learn) in sample.ids.iter().zip(&sample.learn) {
-            crc.update(&id.to_le_bytes());
-            crc.update(&[u8::from(*learn)]);
-        }
-        if let Preference::Rated(good) = sample.preference {
-            crc.update(&[u8::from(good)]);
-        }
-    }
-    crc.finalize()
 }

@@ -23,11 +23,11 @@ pub struct PlanSummary {
     pub method: String,
     /// Parameters that train.
     pub trainable: usize,
-    /// Adapters that train so many parameters each: one for each task, or one.
-    pub adapters: usize,
     /// Numbers of these in maps of hidden states, which the run alone needs.
     #[serde(skip_serializing_if = "is_zero")]
     pub projections: usize,
+    /// Adapters that train so many parameters each: one for each task, or one.
+    pub adapters: usize,
     /// Modules that carry an adapter.
     pub adapted: usize,
     /// Modules that train whole.
@@ -149,9 +149,11 @@ impl Plan {
     pub(crate) fn notes(&self) -> Vec<String> {
         let packing = format!("packing: {}", self.packing);
         let teacher = self.alignment.map(|alignment| format!("teacher: {alignment}"));
+        let cached = self.data.cached.iter().map(|cached| format!("token cache: {cached}"));
         let adapters = Some(self.adapters()).filter(|adapters| *adapters > 1);
         let adapters = adapters.map(|n| format!("adapters: {n}, one for each task, over one base"));
-        std::iter::once(packing).chain(teacher).chain(adapters).collect()
+        let more = teacher.into_iter().chain(cached).chain(adapters);
+        std::iter::once(packing).chain(more).collect()
     }
 
     /// Adapters that train side by side.
@@ -212,6 +214,9 @@ impl std::fmt::Display for PlanSummary {
         if self.data.train.counts.made > 0 {
             let made = thousands(self.data.train.counts.made);
             writeln!(f, "augmented  {made} of them made from the others")?;
+        }
+        for cached in &self.data.cached {
+            writeln!(f, "cache      {cached}")?;
         }
         if let Some(valid) = &self.data.valid {
             writeln!(

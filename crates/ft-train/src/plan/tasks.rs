@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ft_data::{Counts, Sample, Statistics};
+use ft_data::{Cached, Counts, Sample, Statistics, checksum, passing};
 
 use super::data::{self, DataSummary, Loaded, Readers, TaskSummary};
 use crate::batches::Batches;
@@ -22,7 +22,7 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
     let (mut train, mut valid) = (Vec::new(), Vec::new());
     let (mut counts, mut held_out) = (Counts::default(), Counts::default());
     let (mut formats, mut tasks, mut empty) = (Vec::new(), Vec::new(), Vec::new());
-    let mut leaked = Vec::new();
+    let (mut leaked, mut cached) = (Vec::new(), Vec::<Cached>::new());
     for task in &config.task {
         let (own, out) = data::pair(config, &task.data(&config.data), readers)?;
         let Some(out) = out.filter(|out| !out.samples.is_empty()) else {
@@ -33,6 +33,7 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
             formats.push(own.format.as_str());
         }
         leaked.push(data::leaked(&own, Some(&out)));
+        cached.extend(data::cached([Some(&own), Some(&out)]));
         counts.add(&own.statistics.counts);
         held_out.add(&out.statistics.counts);
         tasks.push(Task {
@@ -52,7 +53,8 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
         valid: Some(Statistics::measure(&valid, held_out, tokenizer)),
         leaked: leaked.iter().sum(),
         stop_token: None,
-        crc32: data::checksum(&train),
+        crc32: checksum(&train),
+        cached,
         tasks: tasks
             .0
             .iter()
@@ -78,7 +80,7 @@ fn summary(task: &Task, train: &[Sample], leaked: usize) -> TaskSummary {
     TaskSummary {
         name: task.name.clone(),
         samples: task.train.len(),
-        learned: train[task.train.clone()].iter().map(Sample::target_tokens).sum(),
+        learned: passing(&train[task.train.clone()]).map(Sample::target_tokens).sum(),
         held_out: task.valid.len(),
         leaked,
         per_epoch: 0,
@@ -215,7 +217,7 @@ impl Kept {
             let steps = phase.steps.saturating_mul(batches.step_samples());
             steps.min(task.train.len())
         });
-        let learned = batches.samples().iter().map(Sample::target_tokens).sum::<usize>();
+        let learned = passing(batches.samples()).map(Sample::target_tokens).sum::<usize>();
         let tokens = learned as f64 / batches.samples().len().max(1) as f64;
         let kind = section.strategy.kind();
         Self {

@@ -222,12 +222,13 @@ pub(super) fn some_prompts(samples: &[Sample], limit: usize, alternatives: bool)
 /// Plain text has no prompt (all but its first token is learned); its beginning serves as one.
 fn with_prompt(sample: &Sample) -> Sample {
     const BEGINNING: usize = 16;
-    let mut sample = sample.clone();
-    if sample.prompt().len() < 2 {
-        let end = BEGINNING.min(sample.len() / 2).max(1);
-        sample.learn[..end].fill(false);
+    if sample.prompt().len() >= 2 {
+        return sample.clone();
     }
-    sample
+    let end = BEGINNING.min(sample.len() / 2).max(1);
+    let mut learn = sample.learn();
+    learn[..end].fill(false);
+    Sample::new(sample.ids.to_vec(), learn)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl PreviewArgs {
                 None => return Err(Failure::wrong_use("--valid: the configuration has no data.valid")),
             },
         };
-        for warning in data.statistics.warnings() {
+        for warning in data.warnings() {
             tracing::warn!("{warning}");
         }
         match args.common.json {

@@ -65,7 +65,7 @@ impl Part {
             lengths: Lengths::measure(&data.samples),
             repeated_prompts: repeated_prompts(&data.samples),
             padding,
-            warnings: data.statistics.warnings(),
+            warnings: data.warnings(),
             statistics: data.statistics,
             files: data.files,
         }

@@ -293,7 +293,7 @@ fn records_at_random_are_samples_or_flaws_but_never_panics() {
         let t = &tokenizers[below(tokenizers.len())];
         for format in FormatName::all() {
             let result = format.format().samples(&Record(record.clone()), t);
-            let checked = |s: &Sample| s.sequences().all(|side| side.ids.len() == side.learn.len());
+            let checked = |s: &Sample| s.sequences().all(|side| side.ids.len() == side.learn().len());
             assert!(result.iter().flatten().all(checked));
             usable += result.map_or(0, |samples| samples.len());
         }

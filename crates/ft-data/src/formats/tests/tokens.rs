@@ -11,7 +11,7 @@ fn pre_tokenized_samples_are_taken_as_they_are() {
     let mut labels: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
     labels[..3].fill(-100);
     let s = sample("pre-tokenized", json!({"input_ids": ids, "labels": labels}), &t);
-    assert_eq!((&s.ids, s.prompt().len()), (&ids, 3));
+    assert_eq!((&s.ids[..], s.prompt().len()), (&ids[..], 3));
     let all = sample("pre-tokenized", json!({"input_ids": ids}), &t);
     assert_eq!(all.target_tokens(), ids.len() - 1);
     let mut mask = vec![1; ids.len()];
@@ -21,7 +21,7 @@ fn pre_tokenized_samples_are_taken_as_they_are() {
         json!({"input_ids": ids, "labels": labels, "attention_mask": mask}),
         &t,
     );
-    assert_eq!((cut.ids.as_slice(), cut.prompt().len()), (&ids[1..], 2));
+    assert_eq!((&cut.ids[..], cut.prompt().len()), (&ids[1..], 2));
     let wrong = |record: serde_json::Value| samples("pre-tokenized", record, &t).unwrap_err().to_string();
     assert_eq!(
         wrong(json!({"input_ids": [1, 2, 3], "labels": [1, 2]})),

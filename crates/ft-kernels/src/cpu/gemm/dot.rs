@@ -5,19 +5,26 @@ use super::transpose::Lanes;
 use super::{Dest, Elem, Mat, Par, Term};
 use crate::cpu::isa::Isa;
 use crate::cpu::par;
+use crate::row_invariant;
 use half::{bf16, f16};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 /// At most this many rows (or columns).
 const NARROW: usize = 16;
+/// Row-invariant products of this depth and more are dot products however many rows they have; flatter ones never are.
+const DEEP: usize = 32;
 /// Rows of one factor per task.
 const TASK: usize = 64;
 
 /// Whether all terms have the form `x · Wᵀ` with contiguous rows and one side is narrow.
 pub(super) fn suits(terms: &[Term], m: usize, n: usize) -> bool {
     let along_k = |t: &Term| t.a.col_stride() == 1 && t.b.dense().is_some_and(|b| b.row_stride() == 1);
-    let narrow = m <= 8 || (n <= NARROW && terms.iter().all(|t| t.b.plain().is_some()));
+    let few = match row_invariant::on() {
+        true => terms.iter().all(|t| t.a.cols() >= DEEP),
+        false => m <= 8,
+    };
+    let narrow = few || (n <= NARROW && terms.iter().all(|t| t.b.plain().is_some()));
     narrow && terms.iter().all(along_k)
 }
 

@@ -1,0 +1,201 @@
+//! `ft serve`: a model and its adapters behind the API that OpenAI's clients speak.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ft_data::Tokenizer;
+use ft_infer::{Engine, EngineOptions, GenerationConfig};
+use ft_model::{LoadDtype, Model};
+use ft_quant::Scheme;
+use ft_serve::{Limits, Persona, Server, Service, Settings};
+
+use crate::args::{DeviceArg, NamedAdapter};
+use crate::device::{self, Picked};
+use crate::failure::{Context, Failure};
+use crate::locate::{self, Located};
+use crate::output;
+use crate::signals::Stop;
+use crate::verbs::quantize::Format;
+
+/// Answer requests over HTTP, as OpenAI's API does
+#[derive(clap::Args, Debug)]
+pub struct Serve {
+    /// Folder, run folder, or embedded:tiny; requests name it so
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// LoRA adapter that requests can name (repeatable)
+    #[arg(long, value_name = "NAME=DIR")]
+    adapter: Vec<NamedAdapter>,
+    /// Address to listen on
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    port: u16,
+    /// Environment variable with the key that clients must show
+    #[arg(long, value_name = "NAME")]
+    api_key_env: Option<String>,
+    /// Quantize the projections while they are read; without it, as they are stored
+    #[arg(long, value_name = "KIND")]
+    quant: Option<Format>,
+    /// Type in which weights are held
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    dtype: Dtype,
+    /// Positions of the cache, over all requests
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    cache: usize,
+    /// Requests that are worked on at once
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch: usize,
+    /// Requests that may wait
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    queue: usize,
+    /// Most seconds for a request
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+    /// Seconds that requests at work get to end when the server is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    grace: u64,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+/// A type of weights on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Dtype {
+    /// As they are stored
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Dtype {
+    fn load(self) -> LoadDtype {
+        match self {
+            Dtype::Auto => LoadDtype::Auto,
+            Dtype::F32 => LoadDtype::F32,
+            Dtype::Bf16 => LoadDtype::Bf16,
+            Dtype::F16 => LoadDtype::F16,
+        }
+    }
+}
+
+impl Serve {
+    pub fn run(self) -> Result<(), Failure> {
+        // Before anything that takes time, so that a signal is never met with the default behaviour once clients may be there.
+        let stop = Stop::listen().context("cannot listen for signals")?;
+        let key = self.key()?;
+        let located = locate::locate(&self.model, None)?;
+        let picked = device::pick(self.device.device)?;
+        let model = self.load(&located, &picked)?;
+        let base = self.base(&located, &model)?;
+        let engine = Engine::start(model, self.options()).context("cannot start the engine")?;
+        let settings = Settings {
+            loading: key.is_some() || self.is_local(),
+            key,
+            request_time: Duration::from_secs(self.timeout),
+        };
+        let service = Service::new(engine, base, settings);
+        let own = located
+            .adapter
+            .iter()
+            .map(|folder| (self.model.clone(), folder.clone()));
+        let named = self
+            .adapter
+            .iter()
+            .map(|named| (named.name.clone(), named.path.clone()));
+        for (name, path) in own.chain(named) {
+            let folder = locate::adapter_folder(&path)?;
+            let loaded = service.load(&name, &folder, false).map_err(Failure::new);
+            loaded.context(format!("cannot serve the adapter \"{name}\" in `{}`", folder.display()))?;
+        }
+        self.listen(service, &stop)
+    }
+
+    fn listen(&self, service: Service, stop: &Stop) -> Result<(), Failure> {
+        let at = format!("{}:{}", self.host, self.port);
+        let server = Server::bind(&self.host, self.port, service).context(format!("cannot listen on {at}"))?;
+        if !self.is_local() && self.api_key_env.is_none() {
+            say("anybody who reaches this address can use the model; --api-key-env asks for a key\n");
+        }
+        let serving = server.start(Limits::default()).context("cannot start the server")?;
+        say(&format!("listening on http://{}\n", serving.address()));
+        let stopped = stop.flag();
+        while !stopped.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        say("stopping; requests at work may end first\n");
+        serving.shut_down(Duration::from_secs(self.grace));
+        Ok(())
+    }
+
+    fn options(&self) -> EngineOptions {
+        EngineOptions {
+            sequences: self.batch,
+            cache_positions: self.cache,
+            queue: self.queue,
+            ..EngineOptions::default()
+        }
+    }
+
+    /// Whether only this machine can connect.
+    fn is_local(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    fn key(&self) -> Result<Option<String>, Failure> {
+        let Some(name) = &self.api_key_env else { return Ok(None) };
+        match std::env::var(name) {
+            Ok(key) if !key.trim().is_empty() => Ok(Some(key.trim().to_owned())),
+            _ => Err(Failure::wrong_use(format!(
+                "--api-key-env {name}: there is no key in ${name}"
+            ))),
+        }
+    }
+
+    fn load(&self, located: &Located, picked: &Picked) -> Result<Model, Failure> {
+        let scheme = self.quant.map(|format| Scheme::new(format.kind())).or(located.quant);
+        let model = Model::load_quantized(&located.checkpoint, self.dtype.load(), scheme, &picked.device)?;
+        let compute = model.suited_compute(picked.is_cpu());
+        let config = model.config();
+        // Keys and values in f32, or in the type of the activations.
+        let width = if picked.is_cpu() { 4 } else { 2 };
+        let row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * width;
+        let bytes = row.saturating_mul(self.cache) as u64;
+        tracing::info!(
+            "a cache of {} positions, {} when full",
+            self.cache,
+            output::bytes(bytes)
+        );
+        Ok(model.computing_in(compute))
+    }
+
+    /// The base as its clients meet it. Where MODEL is an adapter, its name is that of the adapter.
+    fn base(&self, located: &Located, model: &Model) -> Result<Persona, Failure> {
+        let folder: &PathBuf = &located.checkpoint;
+        let tokenizer = Tokenizer::from_dir(folder)?;
+        let mut settings = GenerationConfig::from_dir(folder, &model.config().eos_token_ids)?;
+        ft_serve::add_stops(&mut settings, &tokenizer);
+        let name = match located.adapter {
+            None => self.model.clone(),
+            Some(_) => folder.display().to_string(),
+        };
+        Ok(Persona {
+            name,
+            adapter: None,
+            root: folder.clone(),
+            tokenizer,
+            settings,
+        })
+    }
+}
+
+/// For people; a closed stderr leaves nobody to tell.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,143 @@
+//! One request on its way: its tokens, its cache, and how its next token is chosen.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ft_data::ChaCha8Rng;
+use ft_model::KvCache;
+
+use crate::engine::adapters::AdapterInfo;
+use crate::engine::events::{Event, Sender};
+use crate::engine::scores::TokenScore;
+use crate::engine::{Request, RequestError};
+use crate::generation::FinishReason;
+use crate::penalty;
+use crate::sample::{argmax, draw};
+
+pub(super) struct Sequence {
+    pub request: Request,
+    pub adapter: Option<Arc<AdapterInfo>>,
+    events: Sender,
+    /// Prompt and answer so far. All but the tokens behind `cache.len()` are in the cache.
+    pub tokens: Vec<u32>,
+    pub cache: KvCache,
+    rng: ChaCha8Rng,
+    prompt_scores: Vec<Option<TokenScore>>,
+    pub arrived: Instant,
+}
+
+impl Sequence {
+    pub fn new(request: Request, adapter: Option<Arc<AdapterInfo>>, events: Sender, layers: usize) -> Self {
+        Self {
+            tokens: request.prompt.clone(),
+            adapter,
+            events,
+            cache: KvCache::new(layers),
+            rng: ft_data::stream(request.config.seed, &format!("sample/{}", request.choice)),
+            prompt_scores: Vec::new(),
+            arrived: Instant::now(),
+            request,
+        }
+    }
+
+    pub fn generated(&self) -> usize {
+        self.tokens.len() - self.request.prompt.len()
+    }
+
+    /// Tokens that are not in the cache yet.
+    pub fn ahead(&self) -> usize {
+        self.tokens.len() - self.cache.len()
+    }
+
+    /// Forgets keys and values; they are computed again, to the same bits.
+    pub fn drop_cache(&mut self, layers: usize) {
+        self.cache = KvCache::new(layers);
+    }
+
+    /// Why it cannot go on, if it cannot: nobody listens (which needs no answer), or its time is over.
+    pub fn stopped(&self, now: Instant) -> Option<Option<RequestError>> {
+        let late = self.request.deadline.is_some_and(|deadline| now >= deadline);
+        let late = late.then(|| RequestError::TimedOut {
+            generated: self.generated(),
+        });
+        match self.events.abandoned() {
+            true => Some(None),
+            false => late.map(Some),
+        }
+    }
+
+    pub fn end(self, how: Result<FinishReason, RequestError>) {
+        self.events.send(Event::End(how));
+    }
+
+    /// Whether scores of prompt tokens are still to be computed behind what the cache holds.
+    pub fn wants_prompt_scores(&self) -> bool {
+        self.request.prompt_scores.is_some() && self.prompt_scores.len() < self.request.prompt.len()
+    }
+
+    /// Takes the logits of the tokens from `start` on, `[count, vocab]`: each scores the prompt token behind it.
+    pub fn score_prompt(&mut self, start: usize, logits: &[f32], vocab: usize) {
+        let Some(top) = self.request.prompt_scores else { return };
+        if self.prompt_scores.is_empty() {
+            self.prompt_scores.push(None);
+        }
+        let (from, end) = (self.prompt_scores.len(), self.request.prompt.len());
+        let rows = logits.len() / vocab;
+        let until = (start + rows + 1).min(end);
+        // After a preemption the first rows were scored before.
+        if from > start && from < until {
+            let known = (from - 1 - start) * vocab;
+            let ids = &self.request.prompt[from..until];
+            let scores = TokenScore::of_rows(&logits[known..], vocab, ids, top);
+            self.prompt_scores.extend(scores.into_iter().map(Some));
+        }
+        if self.prompt_scores.len() == end {
+            self.events.send(Event::Prompt(self.prompt_scores.clone()));
+        }
+    }
+
+    /// Chooses the next token from its logits `[vocab]` and hands it on; how it ended, if it did.
+    pub fn choose(&mut self, logits: &mut [f32]) -> Option<Result<FinishReason, RequestError>> {
+        if self.request.config.max_new_tokens == 0 {
+            return Some(Ok(FinishReason::Length));
+        }
+        let asked = self.request.scores;
+        let raw = asked.map(|_| logits.to_vec());
+        let Some(id) = self.pick(logits) else {
+            let generated = self.generated();
+            return Some(Err(RequestError::NotFinite { generated }));
+        };
+        self.tokens.push(id);
+        let config = &self.request.config;
+        let finish = match (config.stops_at(id), self.generated() >= config.max_new_tokens) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        };
+        let score = raw.zip(asked).map(|(raw, top)| TokenScore::of(&raw, id, top));
+        self.events.send(Event::Token { id, score, finish });
+        finish.map(Ok)
+    }
+
+    fn pick(&mut self, logits: &mut [f32]) -> Option<u32> {
+        let (request, prompt) = (&self.request, self.request.prompt.len());
+        penalty::penalize(logits, &self.tokens, &request.config);
+        if request.presence_penalty != 0.0 || request.frequency_penalty != 0.0 {
+            let mut counts: HashMap<u32, f32> = HashMap::new();
+            self.tokens[prompt..]
+                .iter()
+                .for_each(|id| *counts.entry(*id).or_default() += 1.0);
+            for (id, count) in counts {
+                logits[id as usize] -= request.presence_penalty + request.frequency_penalty * count;
+            }
+        }
+        for (id, bias) in &request.logit_bias {
+            logits[*id as usize] += bias;
+        }
+        match request.config.do_sample {
+            true => draw(logits, &request.config, &mut self.rng),
+            false => argmax(logits).filter(|id| logits[*id as usize].is_finite()),
+        }
+    }
+}

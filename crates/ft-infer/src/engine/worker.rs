@@ -1,0 +1,359 @@
+//! The thread that owns the model: takes commands, forms steps, hands tokens out.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use ft_model::{KvCache, Model, NextTokens};
+use ft_peft::Pass;
+use rayon::prelude::*;
+
+use crate::decode::to_host;
+use crate::engine::adapters::Held;
+use crate::engine::prefixes::Prefixes;
+use crate::engine::sequence::Sequence;
+use crate::engine::stats::Counters;
+use crate::engine::{Command, RequestError, State};
+use crate::generation::FinishReason;
+
+pub(super) struct Worker {
+    model: Model,
+    state: Arc<State>,
+    commands: Receiver<Command>,
+    adapters: Held,
+    waiting: VecDeque<Sequence>,
+    /// In the order in which they were admitted.
+    running: Vec<Sequence>,
+    prefixes: Prefixes,
+}
+
+/// What a running sequence does in a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    /// Tokens that it takes in.
+    tokens: usize,
+    /// Logits of its last so many tokens are needed.
+    logits: usize,
+}
+
+/// How a sequence ended, if it did.
+type Ended = Option<Result<FinishReason, RequestError>>;
+
+impl Worker {
+    pub fn new(mut model: Model, state: Arc<State>, commands: Receiver<Command>) -> Self {
+        let adapters = Held::new(&mut model, state.options.adapters, state.names.clone());
+        Self {
+            model,
+            state,
+            commands,
+            adapters,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            prefixes: Prefixes::default(),
+        }
+    }
+
+    pub fn run(mut self) {
+        while self.receive() {
+            self.let_go();
+            self.admit();
+            if self.running.is_empty() {
+                continue;
+            }
+            let ended = catch_unwind(AssertUnwindSafe(|| self.step()));
+            let ended = ended.unwrap_or_else(|panic| self.broken(&*panic));
+            self.settle(ended);
+        }
+        let left = self.waiting.drain(..).chain(self.running.drain(..));
+        left.for_each(|sequence| sequence.end(Err(RequestError::Closing)));
+        self.counters().running.set(0);
+        self.counters().waiting.set(0);
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.state.counters
+    }
+
+    fn closing(&self) -> bool {
+        self.state.closing.load(Ordering::SeqCst)
+    }
+
+    /// Takes the commands there are, waiting for one where there is nothing else to do; false when it is over.
+    fn receive(&mut self) -> bool {
+        if self.running.is_empty() && self.waiting.is_empty() {
+            if self.closing() {
+                return false;
+            }
+            match self.commands.recv() {
+                Ok(command) => self.obey(command),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return !(self.running.is_empty() && self.waiting.is_empty()),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Who asked may have gone meanwhile: then nobody is told.
+        match command {
+            Command::Run(sequence) => self.waiting.push_back(*sequence),
+            Command::Load {
+                name,
+                folder,
+                replace,
+                answer,
+            } => {
+                let loaded = self.adapters.load(&mut self.model, &name, &folder, replace);
+                let _ = answer.send(loaded);
+            }
+            Command::Unload { name, answer } => {
+                let _ = answer.send(self.adapters.unload(&name));
+            }
+            Command::Wake => {}
+        }
+    }
+
+    /// Ends what was cancelled, is late, or is given up, and drops adapters that nobody uses.
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        let closing = self.closing();
+        let over = closing
+            && self
+                .state
+                .give_up
+                .lock()
+                .is_ok_and(|end| end.is_some_and(|end| now >= end));
+        let why = |sequence: &Sequence, new: bool| match sequence.stopped(now) {
+            // Nobody was told of it yet.
+            None if over || (closing && new) => Some(Some(RequestError::Closing)),
+            other => other,
+        };
+        let mut gone = Vec::new();
+        let mut waiting = VecDeque::new();
+        for sequence in self.waiting.drain(..) {
+            match why(&sequence, sequence.generated() == 0) {
+                None => waiting.push_back(sequence),
+                Some(why) => {
+                    self.state.counters.waiting.leave();
+                    gone.push((sequence, why));
+                }
+            }
+        }
+        self.waiting = waiting;
+        let mut running = Vec::new();
+        for sequence in self.running.drain(..) {
+            match why(&sequence, false) {
+                None => running.push(sequence),
+                Some(why) => gone.push((sequence, why)),
+            }
+        }
+        self.running = running;
+        for (sequence, why) in gone {
+            match why {
+                None => self.counters().cancelled.add(1),
+                Some(why) => {
+                    self.counters().failed.add(1);
+                    sequence.end(Err(why));
+                }
+            }
+        }
+        match self.adapters.sweep(&mut self.model) {
+            Ok(false) => {}
+            Ok(true) => self.prefixes.retain(&self.adapters.generations()),
+            Err(why) => unreachable!("an adapter that was loaded can be dropped: {why}"),
+        }
+    }
+
+    /// Positions of the cache that the running sequences take once they have taken in all their tokens.
+    fn taken(&self) -> usize {
+        self.running.iter().map(room).sum()
+    }
+
+    fn admit(&mut self) {
+        let options = self.state.options;
+        while self.running.len() < options.sequences
+            && let Some(first) = self.waiting.front()
+            && self.taken() + room(first) <= options.cache_positions
+            && let Some(mut first) = self.waiting.pop_front()
+        {
+            self.counters().waiting.leave();
+            if first.cache.is_empty() {
+                self.prefixes.reuse(&mut first);
+                self.counters().reused_tokens.add(first.cache.len() as u64);
+            }
+            self.running.push(first);
+        }
+        self.note();
+    }
+
+    fn note(&self) {
+        self.counters().running.set(self.running.len() as u64);
+        self.counters().cache_used.set(self.taken() as u64);
+    }
+
+    /// Takes the cache away from those that came last, until what is left fits.
+    fn make_room(&mut self) {
+        while self.taken() > self.state.options.cache_positions
+            && self.running.len() > 1
+            && let Some(mut last) = self.running.pop()
+        {
+            last.drop_cache(self.state.layers);
+            self.counters().preempted.add(1);
+            self.counters().waiting.add(1);
+            self.waiting.push_front(last);
+        }
+        let free = self.state.options.cache_positions.saturating_sub(self.taken());
+        self.prefixes.shrink(free);
+    }
+
+    /// Every row that decodes takes its token in; what is left of the step reads prompts, in the order of arrival.
+    fn shares(&self) -> Vec<Share> {
+        let mut left = self.state.options.prompt_tokens;
+        let share = |sequence: &Sequence| {
+            let tokens = match sequence.ahead() {
+                1 => 1,
+                ahead => ahead.min(left),
+            };
+            left -= if sequence.ahead() > 1 { tokens } else { 0 };
+            let logits = match (sequence.wants_prompt_scores(), tokens == sequence.ahead()) {
+                (true, _) => tokens,
+                (false, last) => usize::from(last),
+            };
+            Share { tokens, logits }
+        };
+        self.running.iter().map(share).collect()
+    }
+
+    /// One forward pass and what comes of it, for each running sequence.
+    fn step(&mut self) -> Vec<Ended> {
+        self.make_room();
+        let shares = self.shares();
+        let vocab = self.state.vocab;
+        let mut logits = self.forward(&shares);
+        let counters = self.counters();
+        counters.steps.add(1);
+        let read: usize = shares
+            .iter()
+            .map(|share| share.tokens)
+            .filter(|tokens| *tokens > 1)
+            .sum();
+        counters.prompt_tokens.add(read as u64);
+
+        let mut rest = logits.as_mut_slice();
+        let mut parts = Vec::with_capacity(shares.len());
+        for share in &shares {
+            let (part, later) = rest.split_at_mut(share.logits * vocab);
+            (rest, _) = (later, parts.push(part));
+        }
+        let sequences = self.running.par_iter_mut().zip(parts).zip(&shares);
+        sequences
+            .map(|((sequence, logits), share)| advance(sequence, logits, *share, vocab, &self.state.counters))
+            .collect()
+    }
+
+    /// The logits that the shares ask for, one behind the other.
+    fn forward(&mut self, shares: &[Share]) -> Vec<f32> {
+        let rows = self.running.iter().zip(shares);
+        let rows = rows.flat_map(|(sequence, share)| std::iter::repeat_n(sequence.adapter.as_ref(), share.tokens));
+        self.adapters.set_rows(rows);
+        let mut wanted = Vec::new();
+        let mut end = 0;
+        for share in shares {
+            end += share.tokens;
+            wanted.extend((end - share.logits..end).map(|row| row as i32));
+        }
+        let mut next: Vec<NextTokens> = Vec::with_capacity(shares.len());
+        for (sequence, share) in self
+            .running
+            .iter_mut()
+            .zip(shares)
+            .filter(|(_, share)| share.tokens > 0)
+        {
+            let from = sequence.cache.len();
+            next.push(NextTokens {
+                cache: &mut sequence.cache,
+                ids: &sequence.tokens[from..from + share.tokens],
+            });
+        }
+        let (model, device) = (&self.model, self.model.device());
+        ft_kernels::row_invariant(|| {
+            let hidden = model.forward_apart(&mut next, &Pass::eval()); // [tokens, 1, hidden]
+            if wanted.is_empty() {
+                return Vec::new();
+            }
+            let count = wanted.len();
+            let wanted = Tensor::<1, Int>::from_data(TensorData::new(wanted, [count]), &device);
+            to_host(model.logits(hidden.select(0, wanted)).squeeze_dim(1)) // [wanted, vocab]
+        })
+    }
+
+    /// What a panic in a step means to those who were in it.
+    fn broken(&self, panic: &(dyn std::any::Any + Send)) -> Vec<Ended> {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or(panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a step failed");
+        let error = RequestError::Internal(text.into());
+        self.running.iter().map(|_| Some(Err(error.clone()))).collect()
+    }
+
+    /// Takes out those that have ended.
+    fn settle(&mut self, ended: Vec<Ended>) {
+        let running = std::mem::take(&mut self.running);
+        for (mut sequence, ended) in running.into_iter().zip(ended) {
+            match ended {
+                None => self.running.push(sequence),
+                Some(how) => {
+                    if how.is_ok() {
+                        self.prefixes.keep(&mut sequence, self.state.layers);
+                    }
+                    let counter = if how.is_ok() {
+                        &self.counters().finished
+                    } else {
+                        &self.counters().failed
+                    };
+                    counter.add(1);
+                    sequence.end(how);
+                }
+            }
+        }
+        self.note();
+    }
+}
+
+fn room(sequence: &Sequence) -> usize {
+    KvCache::room(sequence.tokens.len())
+}
+
+/// Gives a sequence the logits of its share.
+fn advance(sequence: &mut Sequence, logits: &mut [f32], share: Share, vocab: usize, counters: &Counters) -> Ended {
+    if sequence.wants_prompt_scores() && share.tokens > 0 {
+        sequence.score_prompt(sequence.cache.len() - share.tokens, logits, vocab);
+    }
+    if share.tokens == 0 || sequence.ahead() > 0 {
+        return None;
+    }
+    let first = sequence.generated() == 0;
+    let last = logits.len() - vocab;
+    let ended = sequence.choose(&mut logits[last..]);
+    if !matches!(ended, Some(Err(_))) && sequence.generated() > 0 {
+        counters.generated_tokens.add(1);
+        if first {
+            counters.first_tokens.add(1);
+            let micros = sequence.arrived.elapsed().as_micros();
+            counters
+                .first_token_micros
+                .add(u64::try_from(micros).unwrap_or(u64::MAX));
+        }
+    }
+    ended
+}

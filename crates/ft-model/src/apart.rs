@@ -1,0 +1,106 @@
+//! Sequences of different lengths in one forward pass: their tokens share every product, each attends to its own past.
+//!
+//! ```text
+//!  ids       a a a | b | c c      one row per token: [tokens, 1]
+//!  products  all rows together
+//!  attention each sequence by itself, over the keys and values it holds
+//! ```
+
+use burn::tensor::{Int, Tensor, TensorData};
+use ft_kernels::Mask;
+use ft_peft::Pass;
+
+use crate::cache::KvCache;
+use crate::model::Model;
+use crate::rows::Rows;
+
+/// The next tokens of a sequence.
+#[derive(Debug)]
+pub struct NextTokens<'a> {
+    /// Keys and values of all tokens before; takes in those of the new ones.
+    pub cache: &'a mut KvCache,
+    /// At least one.
+    pub ids: &'a [u32],
+}
+
+/// Caches of one row each, and how many tokens of a call each takes in.
+#[derive(Clone, Debug)]
+pub(crate) struct Apart(Vec<(KvCache, usize)>);
+
+impl Apart {
+    /// q, keys and values `[tokens, 1, heads, head_dim]`; a query sees `window` columns of its own sequence.
+    pub fn attend(
+        &mut self,
+        layer: usize,
+        [q, keys, values]: [Tensor<4>; 3],
+        window: Option<usize>,
+        scale: f64,
+    ) -> Tensor<4> {
+        let dims = q.dims();
+        let mut start = 0;
+        let mut own = |(cache, count): &mut (KvCache, usize)| {
+            let from = start;
+            start += *count;
+            let part = |x: &Tensor<4>| x.clone().narrow(0, from, *count).swap_dims(0, 1); // [1, count, heads, head_dim]
+            let mask = Mask {
+                offset: cache.len(),
+                window,
+                ..Mask::default()
+            };
+            cache.attend(layer, [part(&q), part(&keys), part(&values)], &mask, scale)
+        };
+        let mixed: Vec<Tensor<4>> = self.0.iter_mut().map(&mut own).collect();
+        match mixed.len() {
+            1 => mixed.into_iter().next().expect("one"),
+            _ => Tensor::cat(mixed, 1),
+        }
+        .reshape(dims)
+    }
+
+    pub fn advance(&mut self) {
+        self.0.iter_mut().for_each(|(cache, count)| cache.advance(*count));
+    }
+}
+
+impl Model {
+    /// Hidden states after the final norm, `[tokens, 1, hidden]`, of the next tokens of several sequences, one behind the other.
+    ///
+    /// A sequence gets what [`forward`](Model::forward) gives it alone, up to the rounding of products with other numbers of rows,
+    /// which [`ft_kernels::row_invariant`] takes away on the CPU.
+    ///
+    /// # Panics
+    /// If an adapter puts virtual tokens before every text, or a sequence has no new token.
+    pub fn forward_apart(&self, sequences: &mut [NextTokens<'_>], pass: &Pass) -> Tensor<3> {
+        assert_eq!(
+            self.virtual_tokens(),
+            0,
+            "sequences with virtual tokens have a batch of their own"
+        );
+        assert!(
+            sequences.iter().all(|next| !next.ids.is_empty()),
+            "a sequence without a new token"
+        );
+        let positions = sequences
+            .iter()
+            .flat_map(|next| (0..next.ids.len()).map(|i| next.cache.len() + i));
+        let rows = Rows::Tokens(positions.collect());
+        let ids: Vec<i32> = sequences
+            .iter()
+            .flat_map(|next| next.ids)
+            .map(|&id| id as i32)
+            .collect();
+        let tokens = ids.len();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [tokens, 1]), &self.device());
+        let empty = || KvCache::new(0);
+        let taken = sequences
+            .iter_mut()
+            .map(|next| (std::mem::replace(next.cache, empty()), next.ids.len()));
+        let mut cache = KvCache::apart(Apart(taken.collect()));
+        let hidden = self.forward(ids, &rows, Some(&mut cache), pass);
+        let Apart(caches) = cache.into_apart().expect("it was made of them");
+        for (next, (cache, _)) in sequences.iter_mut().zip(caches) {
+            *next.cache = cache;
+        }
+        hidden
+    }
+}

@@ -1,0 +1,42 @@
+//! `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`, with vLLM's fields.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::http::{Reply, Request, Response};
+use crate::routes::sent;
+use crate::service::Service;
+
+pub fn load(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {
+    allowed(service)?;
+    let mut fields = Fields::parse(&request.body)?;
+    let name = Fields::needed("lora_name", fields.text("lora_name")?)?;
+    let path = Fields::needed("lora_path", fields.text("lora_path")?)?;
+    let replace = fields.flag("load_inplace")?.unwrap_or(false);
+    fields.end()?;
+    let loaded = service.load(&name, Path::new(&path), replace);
+    loaded.map_err(|why| ApiError::field("lora_path", why))?;
+    sent(reply.send(Response::json(200, &json!({ "status": "loaded", "lora_name": name }))))
+}
+
+pub fn unload(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {
+    allowed(service)?;
+    let mut fields = Fields::parse(&request.body)?;
+    let name = Fields::needed("lora_name", fields.text("lora_name")?)?;
+    fields.end()?;
+    service.unload(&name).map_err(|why| ApiError::new(404, why))?;
+    sent(reply.send(Response::json(200, &json!({ "status": "unloaded", "lora_name": name }))))
+}
+
+fn allowed(service: &Service) -> Result<(), ApiError> {
+    match service.settings().loading {
+        true => Ok(()),
+        false => Err(ApiError::new(
+            403,
+            "adapters are loaded for clients of this machine, or for those who show a key; start the server with --api-key-env",
+        )),
+    }
+}

@@ -1,0 +1,70 @@
+//! One file per group of paths; a new path is a line in the table.
+
+mod adapters;
+mod chat;
+mod completions;
+mod models;
+mod state;
+mod tokens;
+
+use crate::error::ApiError;
+use crate::http::{Reply, Request};
+use crate::service::Service;
+
+type Run = fn(&Service, &Request, &mut Reply) -> Result<(), ApiError>;
+
+/// What answers a path.
+#[derive(Debug)]
+pub struct Route {
+    method: &'static str,
+    /// A path that ends in `/` stands for all that begin with it.
+    path: &'static str,
+    /// No key is asked for.
+    pub open: bool,
+    pub run: Run,
+}
+
+const fn route(method: &'static str, path: &'static str, run: Run) -> Route {
+    Route {
+        method,
+        path,
+        open: false,
+        run,
+    }
+}
+
+const ROUTES: [Route; 10] = [
+    route("POST", "/v1/chat/completions", chat::run),
+    route("POST", "/v1/completions", completions::run),
+    route("GET", "/v1/models", models::list),
+    route("GET", "/v1/models/", models::one),
+    route("POST", "/v1/load_lora_adapter", adapters::load),
+    route("POST", "/v1/unload_lora_adapter", adapters::unload),
+    route("POST", "/tokenize", tokens::tokenize),
+    route("POST", "/detokenize", tokens::detokenize),
+    route("GET", "/metrics", state::metrics),
+    Route {
+        open: true,
+        ..route("GET", "/health", state::health)
+    },
+];
+
+/// The route for a path.
+pub fn find(method: &str, path: &str) -> Result<&'static Route, ApiError> {
+    let fits = |route: &&Route| path == route.path || (route.path.ends_with('/') && path.starts_with(route.path));
+    let mut there = ROUTES.iter().filter(fits).peekable();
+    if there.peek().is_none() {
+        let paths: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();
+        return Err(ApiError::new(
+            404,
+            format!("there is no {path}; there are {}", paths.join(", ")),
+        ));
+    }
+    let found = there.find(|route| route.method == method);
+    found.ok_or_else(|| ApiError::new(405, format!("{path} does not take {method}")))
+}
+
+/// The request went out with an answer, or there was nobody to take it.
+fn sent(_: std::io::Result<()>) -> Result<(), ApiError> {
+    Ok(())
+}
