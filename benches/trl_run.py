@@ -1,10 +1,14 @@
-"""A run of `ft train` beside the same one with TRL: preferences (DPO) or distillation (GKD's loss on the data's answers).
+"""A run of `ft train` beside the same one with TRL: preferences (DPO), distillation (GKD's loss on the data's answers) or packed
+supervised fine-tuning.
 
     pip install -r benches/requirements.txt trl
     python benches/trl_run.py dpo     --ft target/release/ft --model MODEL --data pairs.jsonl
     python benches/trl_run.py distill --ft target/release/ft --model STUDENT --teacher TEACHER --data pairs.jsonl
+    python benches/trl_run.py packing --ft target/release/ft --model MODEL --data e2e.jsonl --count 600 --batch-size 1
 
-The file holds one object per line with `prompt`, `chosen` and `rejected` (distillation learns the chosen answers). Both sides train LoRA
+The file holds one object per line with `prompt`, `chosen` and `rejected` (distillation learns the chosen answers), for packing `prompt` and
+`completion` (`ft data convert configs/e2e-lora.toml --out e2e.jsonl`), which are not cut; --batch-size counts rows of 1024 tokens then (TRL:
+`packing_strategy = "bfd"`), and each side's own tokens are divided by its own seconds. Both sides train LoRA
 (rank 8, all linear layers, no dropout) in f32 for one epoch over the same --count records, --batch-size at a time, with AdamW at one rate;
 prompts and answers are cut to --prompt and --answer words, so that both sides see every token. They run in turns, --rounds times, each in
 its own process; seconds are those of the training loop alone, and the fastest round counts. Prints a Markdown table.
@@ -21,7 +25,7 @@ TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% e
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("objective", choices=["dpo", "distill"])
+    p.add_argument("objective", choices=["dpo", "distill", "packing"])
     p.add_argument("--ft", required=True)
     p.add_argument("--model", required=True)
     p.add_argument("--teacher")
@@ -42,6 +46,9 @@ def arguments():
 def records(a):
     """The first records that have all three texts, cut to so many words."""
     found = []
+    if a.objective == "packing":
+        rows = [json.loads(line) for line in a.data.open()]
+        return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows[: a.count]]
     for line in a.data.open():
         record = json.loads(line)
         cut = {k: " ".join(record[k].split()[:n]) for k, n in [("prompt", a.prompt), ("chosen", a.answer), ("rejected", a.answer)]}
@@ -62,6 +69,9 @@ def ours(a, rows, folder):
     if a.objective == "dpo":
         (folder / "data.jsonl").write_text("".join(json.dumps({**r, **{k: " " + r[k] for k in ("chosen", "rejected")}}) + "\n" for r in rows))
         sets = ['data.format="preference"', 'objective.kind="dpo"']
+    elif a.objective == "packing":
+        (folder / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        sets = ['data.format="prompt-completion"', "data.pack=true"]
     else:
         (folder / "data.jsonl").write_text("".join(json.dumps({"messages": messages(r)}) + "\n" for r in rows))
         (folder / "template.jinja").write_text(TEMPLATE)
@@ -131,6 +141,11 @@ def theirs(a, rows):
         data = Dataset.from_list([{**r, **{k: " " + r[k] for k in ("chosen", "rejected")}} for r in rows])
         trainer = DPOTrainer(model=model, args=DPOConfig(**common), train_dataset=data, processing_class=tokenizer, peft_config=peft,
                              callbacks=[clock])
+    elif a.objective == "packing":
+        from trl import SFTConfig, SFTTrainer
+
+        trainer = SFTTrainer(model=model, args=SFTConfig(**common, packing=True, packing_strategy="bfd"), train_dataset=Dataset.from_list(rows),
+                             processing_class=tokenizer, peft_config=peft, callbacks=[clock])
     else:
         from trl.experimental.gkd import GKDConfig, GKDTrainer
 
@@ -140,7 +155,8 @@ def theirs(a, rows):
         trainer = GKDTrainer(model=model, teacher_model=teacher, args=GKDConfig(**common, lmbda=0.0, beta=0.5, temperature=1.0),
                              train_dataset=data, processing_class=tokenizer, peft_config=peft, callbacks=[clock])
     steps = trainer.train().global_step
-    return {"seconds": clock.seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "steps": steps}
+    tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset) if a.objective == "packing" else None
+    return {"seconds": clock.seconds, "tokens": tokens, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "steps": steps}
 
 
 def main():
@@ -153,20 +169,22 @@ def main():
     for round_ in range(a.rounds):
         with tempfile.TemporaryDirectory() as folder:
             runs = {"ft": ours(a, rows, pathlib.Path(folder))}
-        other = subprocess.run([sys.executable, *sys.argv, "--side", "trl"], capture_output=True, text=True)
-        if other.returncode:
-            raise SystemExit(other.stderr)
-        runs["TRL"] = json.loads(other.stdout.splitlines()[-1])
+        done = subprocess.run([sys.executable, *sys.argv, "--side", "trl"], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        runs["TRL"] = json.loads(done.stdout.splitlines()[-1])
         for name, run in runs.items():
             print(f"round {round_ + 1}: {name} {run['seconds']:.1f} s, {run['peak'] / 1e9:.2f} GB, {run['steps']} steps", file=sys.stderr)
             if name not in best or run["seconds"] < best[name]["seconds"]:
                 best[name] = run
     mine, trl = best["ft"], best["TRL"]
-    if mine["steps"] != trl["steps"]:
+    if mine["steps"] != trl["steps"] and a.objective != "packing":
         raise SystemExit(f"{mine['steps']} steps here, {trl['steps']} there")
+    other = trl["tokens"] or mine["tokens"]
+    rates = [mine["tokens"] / mine["seconds"], other / trl["seconds"]]
     print("| objective | tokens | ft, tokens/s | TRL, tokens/s | times | ft, GB | TRL, GB | share |\n|---|---|---|---|---|---|---|---|")
-    print(f"| {a.objective} | {mine['tokens']} | {mine['tokens'] / mine['seconds']:.0f} | {mine['tokens'] / trl['seconds']:.0f} | "
-          f"{trl['seconds'] / mine['seconds']:.2f} | {mine['peak'] / 1e9:.2f} | {trl['peak'] / 1e9:.2f} | {mine['peak'] / trl['peak']:.2f} |")
+    print(f"| {a.objective} | {mine['tokens']} | {rates[0]:.0f} | {rates[1]:.0f} | "
+          f"{rates[0] / rates[1]:.2f} | {mine['peak'] / 1e9:.2f} | {trl['peak'] / 1e9:.2f} | {mine['peak'] / trl['peak']:.2f} |")
 
 
 if __name__ == "__main__":

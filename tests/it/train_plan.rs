@@ -77,6 +77,49 @@ fn answers_without_a_stop_token_are_refused() {
 }
 
 #[test]
+fn a_double_bos_and_ends_that_generation_does_not_heed_are_refused() {
+    let workshop = Workshop::new();
+    // <s> turn a into b </s>
+    let sample = |ids: &[u32], learned: usize| {
+        let labels = ids.iter().enumerate().map(|(i, id)| match i < ids.len() - learned {
+            true => -100,
+            false => i64::from(*id),
+        });
+        let labels: Vec<i64> = labels.collect();
+        serde_json::json!({ "input_ids": ids, "labels": labels }).to_string() + "\n"
+    };
+    let plan = |lines: String, sets: &[&str]| {
+        for name in ["train.jsonl", "valid.jsonl"] {
+            fs::write(workshop.path(name), &lines).unwrap();
+        }
+        workshop.plan("out", &[&["data.format=pre-tokenized"], sets].concat())
+    };
+    let plain = sample(&[1, 12, 4, 13, 5, 2], 2);
+    plan(plain.clone(), &[]).unwrap();
+    let twice = sample(&[1, 1, 12, 4, 13, 5, 2], 2);
+    let message = plan(plain.clone() + &twice, &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("1 training samples begin with two BOS tokens"),
+        "{message}"
+    );
+    plan(plain.clone() + &twice, &["train.force=true"]).unwrap();
+
+    let other = sample(&[1, 12, 4, 13, 5, 3], 2);
+    let message = plan(plain.repeat(2) + &other, &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("some answers end in <unk>, at which generation does not stop"),
+        "{message}"
+    );
+    // The one end of all answers is written into the model's generation_config.json.
+    let plan = plan(other, &[]).unwrap();
+    assert!(
+        plan.warnings.iter().any(|w| w.contains("will list \"<unk>\" (3)")),
+        "{:?}",
+        plan.warnings
+    );
+}
+
+#[test]
 fn hostile_data_and_checkpoints_are_typed_errors() {
     let workshop = Workshop::new();
     fs::write(

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::duplicates::{Repeat, exact_duplicates, leak_warning, leaks, text_of};
 use crate::error::{Place, Result};
-use crate::load::Dataset;
+use crate::load::{Dataset, Fate};
 use crate::minhash::near_duplicates;
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
@@ -139,7 +139,11 @@ fn single(name: &str, data: &Dataset, tokenizer: &Tokenizer) -> Vec<Finding> {
         finding(
             Kind::NothingLearned,
             true,
-            data.emptied.clone(),
+            data.cut
+                .iter()
+                .filter(|(_, fate)| *fate == Fate::Emptied)
+                .map(|(place, _)| *place)
+                .collect(),
             "have nothing to learn after the cut at data.max_length; raise it".into(),
         ),
         finding(

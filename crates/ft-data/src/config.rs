@@ -66,7 +66,9 @@ pub struct DataConfig {
     /// document.
     #[serde(default = "defaults::separator")]
     pub separator: String,
-    /// File with a Jinja chat template to use instead of the tokenizer's own.
+    /// The chat template to use instead of the tokenizer's own: a file with one in Jinja, or a name: "chatml", "deepseek-r1", "deepseek-v3",
+    /// "gemma3", "gpt-oss", "llama3", "llama3.1", "llama3.2", "mistral-v3", "mistral-v3-tekken", "mistral-v7-tekken", "phi4", "qwen2.5",
+    /// "qwen3", "smollm2", "smollm3" or "zephyr".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
     /// Whether tokens are kept on the disk, so that the next run need not make them and no set has to fit into memory. "auto": those of

@@ -85,17 +85,18 @@ pub use formats::{Examples, FormatName};
 pub use ft_seed::{below, shuffle, stream, sub_seed};
 pub use lengths::{Lengths, Padding};
 pub use load::{
-    Augmented, Dataset, Duplicates, Records, Row, load_augmented, load_records, load_samples, load_source, load_taught,
+    Augmented, Dataset, Duplicates, Fate, Records, Row, load_augmented, load_records, load_samples, load_source,
+    load_taught,
 };
 pub use minhash::{Text, near_duplicates};
 pub use order::Order;
 pub use pack::{Pack, pack_rows, share_rows};
-pub use preview::{Preview, PreviewToken};
+pub use preview::{Preview, PreviewToken, is_preview_page, preview_page};
 pub use rand_chacha::ChaCha8Rng;
 pub use sample::{Preference, Sample};
 pub use sources::{Files, MAX_DOCUMENT, MAX_RECORD, Role, Source, choose_files, finds};
 pub use statistics::{Bin, Counts, Statistics};
 pub use stored::{Stored, Word};
 pub use teacher_batch::TeacherBatch;
-pub use template::{ChatTemplate, Conversation};
+pub use template::{ChatTemplate, Conversation, named_template, template_names};
 pub use tokenizer::{TextStream, Tokenizer};

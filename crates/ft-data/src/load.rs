@@ -8,6 +8,7 @@ mod worker;
 use std::ops::ControlFlow;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::augment::Made;
 use crate::cache::{self, Cached, How, Writer};
@@ -35,8 +36,8 @@ pub struct Dataset {
     pub files: Vec<String>,
     /// Where each sample's record stands.
     pub places: Vec<Place>,
-    /// Where the records stand of which the cut at `max_length` left nothing to learn.
-    pub emptied: Vec<Place>,
+    /// Where the records of samples stand that were cut or left out, and which of both.
+    pub cut: Vec<(Place, Fate)>,
     /// How they were read.
     pub format: FormatName,
     /// Tokens, lengths, and what the over-length policy did.
@@ -51,6 +52,18 @@ impl Dataset {
         let cached = self.cached.as_ref().and_then(Cached::warning);
         self.statistics.warnings().into_iter().chain(cached).collect()
     }
+}
+
+/// What happened to a sample longer than `max_length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// It was cut.
+    Truncated,
+    /// The cut left nothing to learn, and it was left out.
+    Emptied,
+    /// It was left out as too long.
+    Dropped,
 }
 
 /// Reads and tokenizes the examples of `files` as `config` says (its `train` and `valid` are not looked at).
@@ -119,13 +132,18 @@ impl DataConfig {
     /// A template file that cannot be read or parsed.
     pub fn tokenizer(&self, tokenizer: Tokenizer) -> Result<Tokenizer> {
         let tokenizer = match &self.chat_template {
-            Some(path) => {
-                let source = std::fs::read_to_string(path).map_err(|source| Error::Io {
-                    path: path.clone(),
-                    source,
-                })?;
-                tokenizer.with_chat_template(&source)?
-            }
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(source) => tokenizer.with_chat_template(&source)?,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    tokenizer.with_named_template(&path.to_string_lossy())?
+                }
+                Err(source) => {
+                    return Err(Error::Io {
+                        path: path.clone(),
+                        source,
+                    });
+                }
+            },
             None => tokenizer,
         };
         Ok(tokenizer.with_chat_template_kwargs(&self.chat_template_kwargs))
@@ -155,7 +173,7 @@ struct Loader<'a> {
     places: Vec<Place>,
     counts: Counts,
     flaws: Vec<(Place, Flaw)>,
-    emptied: Vec<Place>,
+    cut: Vec<(Place, Fate)>,
     making: Option<Making>,
     made: Vec<Made>,
     keep: Option<Keep>,
@@ -179,7 +197,7 @@ impl<'a> Loader<'a> {
             places: vec![],
             counts: Counts::default(),
             flaws: vec![],
-            emptied: vec![],
+            cut: vec![],
             making: None,
             made: vec![],
             keep: None,
@@ -310,7 +328,7 @@ impl<'a> Loader<'a> {
             match result {
                 Ok(outcome) => {
                     self.counts.add(&outcome.counts);
-                    self.emptied.extend(vec![place; outcome.counts.emptied]);
+                    self.cut.extend(outcome.counts.fates().map(|fate| (place, fate)));
                     let first = self.samples.len();
                     self.rows.extend(outcome.kept.map(|Kept { fields, by }| Row {
                         place,
@@ -355,7 +373,7 @@ impl<'a> Loader<'a> {
             samples: self.samples,
             files: self.files,
             places: self.places,
-            emptied: self.emptied,
+            cut: self.cut,
             format,
             statistics,
             cached: None,

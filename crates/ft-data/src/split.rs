@@ -29,7 +29,7 @@ impl Dataset {
                 samples,
                 files: self.files.clone(),
                 places,
-                emptied: vec![],
+                cut: vec![],
                 format: self.format,
                 statistics,
                 cached: self.cached.clone(),
@@ -40,7 +40,7 @@ impl Dataset {
             ..Counts::default()
         };
         let mut train = part(train, self.statistics.counts);
-        train.emptied = std::mem::take(&mut self.emptied);
+        train.cut = std::mem::take(&mut self.cut);
         (train, part(valid, rest))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::passing;
+use crate::load::Fate;
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
 
@@ -37,6 +38,16 @@ impl Counts {
         self.emptied += other.emptied;
         self.made += other.made;
         self.limited |= other.limited;
+    }
+
+    /// What happened to the samples that it counts as cut or left out.
+    pub(crate) fn fates(&self) -> impl Iterator<Item = Fate> {
+        let counted = [
+            (Fate::Truncated, self.truncated),
+            (Fate::Emptied, self.emptied),
+            (Fate::Dropped, self.dropped),
+        ];
+        counted.into_iter().flat_map(|(fate, n)| std::iter::repeat_n(fate, n))
     }
 
     /// Why no sample is left.

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::text_tower;
 
 /// The tensors of a checkpoint folder.
 pub struct Checkpoint {
@@ -20,13 +21,6 @@ pub struct Checkpoint {
     /// Tensors that are none of the language model's.
     left_out: Vec<String>,
 }
-
-/// How tensors of a language model begin that is a part of a model which also sees or hears, and how they begin in a model by itself.
-const TEXT_TOWERS: [(&str, &str); 3] = [
-    ("language_model.model.", "model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("model.language_model.", "model."),
-];
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug)]
@@ -57,17 +51,11 @@ impl Checkpoint {
 
     /// Leaves out what is no part of a language model among others, and gives its tensors the names they have alone.
     fn take_text_tower(&mut self) {
-        let alone = |name: &str| {
-            let found = TEXT_TOWERS
-                .iter()
-                .find_map(|(from, to)| Some((name.strip_prefix(from)?, to)));
-            found.map(|(rest, to)| format!("{to}{rest}"))
-        };
-        if !self.entries.keys().any(|name| alone(name).is_some()) {
+        if !self.entries.keys().any(|name| text_tower::alone(name).is_some()) {
             return;
         }
         for (name, entry) in std::mem::take(&mut self.entries) {
-            match alone(&name) {
+            match text_tower::alone(&name) {
                 Some(alone) => drop(self.entries.insert(alone, entry)),
                 None if name.starts_with("lm_head.") => drop(self.entries.insert(name, entry)),
                 None => self.left_out.push(name),

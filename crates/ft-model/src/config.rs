@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::families;
 use crate::quantized;
 use crate::rope::Rope;
+use crate::text_tower;
 
 /// A model's architecture as data, read from a Hugging Face `config.json` of transformers 4 or 5.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +92,7 @@ impl ModelConfig {
             });
         };
         let keys = Keys {
-            raw: text_tower(raw),
+            raw: text_tower::keys(raw),
             path: path.into(),
         };
         quantized::readable(&keys)?;
@@ -221,34 +222,6 @@ impl ModelConfig {
             raw: keys.raw.clone(),
         })
     }
-}
-
-/// The keys of the language model where they are a part of a model that also sees or hears: those of `text_config`, and of the whole
-/// what that leaves out.
-fn text_tower(mut raw: Map<String, Value>) -> Map<String, Value> {
-    let own = raw.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    if families::names().any(|name| name == own) {
-        return raw;
-    }
-    let Some(Value::Object(mut text)) = raw.remove("text_config") else {
-        return raw;
-    };
-    for key in [
-        "bos_token_id",
-        "eos_token_id",
-        "tie_word_embeddings",
-        "dtype",
-        "torch_dtype",
-        "quantization_config",
-        "transformers_version",
-    ] {
-        if let Some(value) = raw.remove(key) {
-            text.entry(key).or_insert(value);
-        }
-    }
-    let class = text.get("model_type").and_then(Value::as_str).and_then(families::class);
-    text.extend(class.map(|class| ("architectures".into(), vec![Value::from(class)].into())));
-    text
 }
 
 /// No size of a model is larger, and what is computed from several stays in range.

@@ -44,6 +44,7 @@ mod rope;
 mod rows;
 mod save;
 mod source;
+mod text_tower;
 mod virtual_tokens;
 
 pub use apart::NextTokens;

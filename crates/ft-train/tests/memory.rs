@@ -55,6 +55,24 @@ const GPT2: &str =
     r#"{"model_type": "gpt2", "vocab_size": 256, "n_embd": 128, "n_inner": 512, "n_layer": 4, "n_head": 4}"#;
 const SHAPES: &[&str] = &[LLAMA, GPT2];
 
+/// Llama's block in other forms, with the methods that show in what they differ.
+const RELATIVES: &[&str] = &[
+    r#"{"model_type": "gemma3_text", "vocab_size": 256, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 48, "sliding_window": 64, "sliding_window_pattern": 2}"#,
+    r#"{"model_type": "phi3", "vocab_size": 256, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "partial_rotary_factor": 0.75, "tie_word_embeddings": true}"#,
+    r#"{"model_type": "olmo2", "vocab_size": 256, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true}"#,
+    r#"{"model_type": "granite", "vocab_size": 256, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true, "residual_multiplier": 0.5,
+        "embedding_multiplier": 3.0, "logits_scaling": 2.0}"#,
+];
+const OF_RELATIVES: &[&str] = &[
+    r#"{"method": "lora"}"#,
+    r#"{"method": "full"}"#,
+    r#"{"method": "ln_tuning"}"#,
+];
+
 const METHODS: &[&str] = &[
     r#"{"method": "lora"}"#,
     r#"{"method": "lora", "targets": ["q_proj", "v_proj", "c_attn"]}"#,
@@ -155,9 +173,14 @@ fn peak_inside(model: Model, tokens: usize, blocks: usize) -> (Model, usize) {
 
 /// Every method on every shape; BitFit alone, and on a Llama alone, finds nothing to train.
 fn cases() -> Vec<(&'static str, ModelConfig, PeftConfig, Attached)> {
-    let pairs = SHAPES
-        .iter()
-        .flat_map(|text| METHODS.iter().map(move |options| (*text, *options)));
+    let pairs = [(SHAPES, METHODS), (RELATIVES, OF_RELATIVES)];
+    let pairs = pairs.iter().flat_map(|(shapes, methods)| {
+        let each = |text: &&'static str| {
+            let text = *text;
+            methods.iter().map(move |options| (text, *options)).collect::<Vec<_>>()
+        };
+        shapes.iter().flat_map(each).collect::<Vec<_>>()
+    });
     let case = |(text, options): (&str, &'static str)| {
         let shape = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
         let config: PeftConfig = serde_json::from_str(options).unwrap();

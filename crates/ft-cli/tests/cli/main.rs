@@ -9,6 +9,7 @@ mod export;
 mod front;
 #[cfg(feature = "hub")]
 mod hub;
+mod preview;
 mod runs;
 #[cfg(unix)]
 mod screen;

@@ -13,7 +13,7 @@ use crate::sources::kind_of;
 use crate::tokenizer::Tokenizer;
 
 /// To be raised with every change of what a record becomes.
-const TOKENIZATION: u32 = 1;
+const TOKENIZATION: u32 = 2;
 
 /// XXH3 over everything that tokens depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use serde_json::Value;
 use crate::config::DataConfig;
 use crate::error::{Error, Place, Result};
 use crate::formats::FormatName;
-use crate::load::Dataset;
+use crate::load::{Dataset, Fate};
 use crate::sample::Sample;
 use crate::statistics::Statistics;
 use crate::tokenizer::Tokenizer;
@@ -98,7 +98,7 @@ struct About {
     files: Vec<String>,
     shards: usize,
     statistics: Statistics,
-    emptied: Vec<Place>,
+    cut: Vec<(Place, Fate)>,
 }
 
 /// Where the tokens of a set are, or will be.
@@ -152,6 +152,11 @@ impl Entry {
         /// Shards that are read at a time.
         const GROUP: usize = 64;
         let (mut samples, mut places) = (Vec::new(), Vec::new());
+        let count = about.statistics.samples;
+        let reserved = samples
+            .try_reserve_exact(count)
+            .and_then(|()| places.try_reserve_exact(count));
+        reserved.map_err(|_| format!("{ABOUT}: it counts more samples than memory has room for"))?;
         for first in (0..about.shards).step_by(GROUP) {
             let group = first..about.shards.min(first + GROUP);
             let read: Result<Vec<_>, String> = group.into_par_iter().map(|number| self.shard(number)).collect();
@@ -167,7 +172,7 @@ impl Entry {
             samples,
             files: files.iter().map(|path| path.display().to_string()).collect(),
             places,
-            emptied: about.emptied,
+            cut: about.cut,
             format: about.format,
             statistics: about.statistics,
             cached: Some(Cached {

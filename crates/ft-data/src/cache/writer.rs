@@ -94,13 +94,15 @@ impl Writer {
         if self.failure.is_none() && self.stored < self.seen {
             self.seal(&mut data.samples, &data.places);
         }
+        data.samples.shrink_to_fit();
+        data.places.shrink_to_fit();
         if self.failure.is_none() {
             let about = About {
                 format: data.format,
                 files: data.files.clone(),
                 shards: self.shards,
                 statistics: data.statistics.clone(),
-                emptied: data.emptied.clone(),
+                cut: data.cut.clone(),
             };
             let path = self.entry.folder.join(ABOUT);
             let text = with_checksum(&about).map_err(std::io::Error::other);

@@ -1,6 +1,6 @@
 //! `chat`: conversations, rendered by the tokenizer's own template; the assistant's turns are learned, stop token included.
 //!
-//! * OpenAI: `{"messages": [{"role", "content", ..}], "tools"}`
+//! * OpenAI: `{"messages": [{"role", "content", ..}], "tools", "documents"}`
 //! * ShareGPT: `{"conversations": [{"from": "human" | "gpt" | "system" | "function_call" | "observation", "value"}], "system", "tools"}`
 //! * one exchange: `{"user": "..", "assistant": "..", "system"}`, handy with `data.map`
 
@@ -26,7 +26,7 @@ impl Format for Chat {
     }
 
     fn optional(&self) -> &'static [&'static str] {
-        &["system", "tools"]
+        &["system", "tools", "documents"]
     }
 
     fn check(&self, tokenizer: &Tokenizer) -> Result<()> {
@@ -38,7 +38,7 @@ impl Format for Chat {
     }
 
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
-        learn(&messages(record)?, tools(record)?, 0, tokenizer)
+        learn(&messages(record)?, beside(record)?, 0, tokenizer)
     }
 }
 
@@ -88,21 +88,32 @@ pub(super) fn is_answer(message: &Value) -> bool {
     matches!(role(message), Some("assistant" | "gpt" | "function_call"))
 }
 
-/// The field `tools`: a list, or the JSON text of one.
-pub(super) fn tools(record: &Record) -> Result<Option<Value>, Flaw> {
-    match record.optional("tools").filter(|tools| tools.as_str() != Some("")) {
-        Some(tools) => {
-            let tools = list_of("tools", tools)?.into_owned();
-            Ok(Some(Value::Array(tools)).filter(|t| t != &json!([])))
+/// What a conversation has beside its messages.
+#[derive(Clone, Default)]
+pub(super) struct Beside {
+    tools: Option<Value>,
+    documents: Option<Value>,
+}
+
+/// The fields `tools` and `documents`: lists, or the JSON text of them.
+pub(super) fn beside(record: &Record) -> Result<Beside, Flaw> {
+    let list = |name: &'static str| match record.optional(name).filter(|list| list.as_str() != Some("")) {
+        Some(list) => {
+            let list = list_of(name, list)?.into_owned();
+            Ok(Some(Value::Array(list)).filter(|list| list != &json!([])))
         }
         None => Ok(None),
-    }
+    };
+    Ok(Beside {
+        tools: list("tools")?,
+        documents: list("documents")?,
+    })
 }
 
 /// The samples of a conversation in which the assistant's messages from index `first` on are learned.
 pub(super) fn learn(
     messages: &[Value],
-    tools: Option<Value>,
+    beside: Beside,
     first: usize,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<Sample>, Flaw> {
@@ -115,7 +126,8 @@ pub(super) fn learn(
     let context = context.collect::<Result<Vec<bool>, _>>()?;
     let conversation = Conversation {
         messages: messages.iter().enumerate().map(standard).collect::<Result<_, _>>()?,
-        tools,
+        tools: beside.tools,
+        documents: beside.documents,
     };
     let answers = conversation.messages.iter().enumerate().skip(first);
     let answers: Vec<usize> = answers
@@ -134,7 +146,7 @@ pub(super) fn learn(
     let template = tokenizer
         .chat_template()
         .ok_or_else(|| Flaw::Template(no_template().to_string()))?;
-    let texts = render_turns(template, tokenizer, &conversation, first, &learned)?;
+    let texts = render_turns(template, tokenizer, &conversation, &learned)?;
     texts.iter().map(|rendered| tokenize(rendered, tokenizer)).collect()
 }
 
@@ -142,11 +154,11 @@ pub(super) fn learn(
 pub(super) fn one_sample(
     name: &str,
     messages: &[Value],
-    tools: Option<Value>,
+    beside: Beside,
     first: usize,
     tokenizer: &Tokenizer,
 ) -> Result<Sample, Flaw> {
-    only(name, learn(messages, tools, first, tokenizer)?)
+    only(name, learn(messages, beside, first, tokenizer)?)
 }
 
 /// The one sample of the answer `name`.

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use super::chat::Beside;
 use super::{Format, Record, chat, list_of, prompt_completion, require_eos, wrong_kind};
 use crate::error::{Flaw, Result};
 use crate::sample::Sample;
@@ -37,7 +38,7 @@ impl Format for Instruct {
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw> {
         let output = output(record)?;
         if tokenizer.chat_template().is_some() {
-            return chat::learn(&conversation(record, &output)?, None, 0, tokenizer);
+            return chat::learn(&conversation(record, &output)?, Beside::default(), 0, tokenizer);
         }
         Ok(vec![prompt_completion::join(&sections(record)?, &output, tokenizer)?])
     }
@@ -58,7 +59,7 @@ pub(super) fn answer_sample(name: &str, record: &Record, answer: &str, tokenizer
         return prompt_completion::join(&sections(record)?, answer, tokenizer);
     }
     let messages = conversation(record, answer)?;
-    chat::one_sample(name, &messages, None, messages.len() - 1, tokenizer)
+    chat::one_sample(name, &messages, Beside::default(), messages.len() - 1, tokenizer)
 }
 
 fn conversation(record: &Record, answer: &str) -> Result<Vec<Value>, Flaw> {

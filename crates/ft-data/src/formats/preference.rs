@@ -229,7 +229,7 @@ fn turns(record: &Record, chosen: &[Value], rejected: &[Value], tokenizer: &Toke
     if !prompt.first().is_some_and(is_system) {
         prompt.splice(0..0, chat::system(record)?);
     }
-    let tools = chat::tools(record)?;
+    let beside = chat::beside(record)?;
     let sample = |name: &str, answer: &[Value]| {
         if answer
             .iter()
@@ -239,7 +239,7 @@ fn turns(record: &Record, chosen: &[Value], rejected: &[Value], tokenizer: &Toke
             return refused(format!("`{name}` is empty"));
         }
         let messages = [prompt.as_slice(), answer].concat();
-        chat::one_sample(name, &messages, tools.clone(), prompt.len(), tokenizer)
+        chat::one_sample(name, &messages, beside.clone(), prompt.len(), tokenizer)
     };
     Ok([sample("chosen", chosen)?, sample("rejected", rejected)?])
 }

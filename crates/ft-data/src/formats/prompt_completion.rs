@@ -57,7 +57,7 @@ fn conversation(record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, F
     let prompt = list_of("prompt", record.value("prompt")?)?;
     let completion = list_of("completion", record.value("completion")?)?;
     let messages = [&*prompt, &*completion].concat();
-    chat::learn(&messages, chat::tools(record)?, prompt.len(), tokenizer)
+    chat::learn(&messages, chat::beside(record)?, prompt.len(), tokenizer)
 }
 
 /// Prompt, then completion, then EOS.

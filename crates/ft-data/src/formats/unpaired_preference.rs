@@ -74,7 +74,7 @@ fn last_answer(record: &Record, tokenizer: &Tokenizer) -> Result<Sample, Flaw> {
         }),
         _ => {
             let last = messages.len().saturating_sub(1);
-            chat::one_sample("messages", &messages, chat::tools(record)?, last, tokenizer)
+            chat::one_sample("messages", &messages, chat::beside(record)?, last, tokenizer)
         }
     }
 }

@@ -26,7 +26,7 @@ impl Dataset {
         counts.add(&other.statistics.counts);
         self.samples.extend(other.samples);
         self.places.extend(other.places);
-        self.emptied.extend(other.emptied);
+        self.cut.extend(other.cut);
         self.statistics = Statistics::measure(&self.samples, counts, tokenizer);
     }
 }

@@ -5,8 +5,10 @@
 
 mod clock;
 mod generation;
+mod named;
 mod python;
 mod python_json;
+mod python_text;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use serde_json::{Map, json};
 
 use crate::error::{Error, Result};
 pub(crate) use clock::today;
+pub use named::{named_template, template_names};
 pub(crate) use turns::{Rendered, common_prefix, render_turns};
 
 /// A compiled chat template with the special tokens it may name.
@@ -36,6 +39,8 @@ pub struct Conversation {
     pub messages: Vec<serde_json::Value>,
     /// Descriptions of the tools the assistant may call, as a JSON list.
     pub tools: Option<serde_json::Value>,
+    /// Texts to answer from, as a JSON list of `{"title", "text"}`.
+    pub documents: Option<serde_json::Value>,
 }
 
 impl Conversation {
@@ -49,6 +54,46 @@ impl Conversation {
         self.messages.push(json!({"role": role, "content": content}));
         self
     }
+
+    /// Its first `count` messages, with all that is beside them.
+    fn first(&self, count: usize) -> Conversation {
+        Conversation {
+            messages: self.messages[..count].to_vec(),
+            ..self.beside()
+        }
+    }
+
+    /// Tools and documents without messages.
+    fn beside(&self) -> Conversation {
+        Conversation {
+            messages: Vec::new(),
+            tools: self.tools.clone(),
+            documents: self.documents.clone(),
+        }
+    }
+}
+
+/// The names under which a message holds its reasoning; templates read the first, those of gpt-oss the second.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A message as `apply_chat_template` passes it: without nulls, its reasoning under the names that templates read.
+fn as_passed(message: &serde_json::Value) -> serde_json::Value {
+    let Some(fields) = message.as_object() else {
+        return message.clone();
+    };
+    let given = fields.iter().filter(|(_, value)| !value.is_null());
+    let mut passed: Map<_, _> = Map::new();
+    if let Some(reasoning) = REASONING
+        .iter()
+        .find_map(|name| fields.get(*name).filter(|value| !value.is_null()))
+    {
+        passed.insert(REASONING[1].into(), reasoning.clone());
+        passed.extend(given.map(|(name, value)| (name.clone(), value.clone())));
+        passed.insert(REASONING[0].into(), reasoning.clone());
+    } else {
+        passed.extend(given.map(|(name, value)| (name.clone(), value.clone())));
+    }
+    passed.into()
 }
 
 const NAME: &str = "chat_template";
@@ -89,7 +134,7 @@ impl ChatTemplate {
     }
 
     /// This template with further variables.
-    pub(crate) fn with_kwargs(&self, kwargs: &Map<String, serde_json::Value>) -> ChatTemplate {
+    pub fn with_kwargs(&self, kwargs: &Map<String, serde_json::Value>) -> ChatTemplate {
         let mut variables = self.variables.clone();
         variables.extend(
             kwargs
@@ -128,15 +173,15 @@ impl ChatTemplate {
             generation::refuse_marks(conversation)?;
         }
         let mut variables = self.variables.clone();
-        variables.insert("messages".into(), Value::from(Serde(&conversation.messages)));
-        variables.insert(
-            "tools".into(),
-            conversation
-                .tools
-                .as_ref()
-                .map_or(Value::from(()), |tools| Value::from(Serde(tools))),
-        );
-        variables.insert("documents".into(), Value::from(()));
+        let messages: Vec<_> = conversation.messages.iter().map(as_passed).collect();
+        variables.insert("messages".into(), Value::from(Serde(&messages)));
+        for (name, list) in [("tools", &conversation.tools), ("documents", &conversation.documents)] {
+            let given = list.as_ref().map(|list| Value::from(Serde(list)));
+            // Both may also come once for all conversations, as template variables.
+            if given.is_some() || !variables.contains_key(name) {
+                variables.insert(name.into(), given.unwrap_or(Value::from(())));
+            }
+        }
         variables.insert("add_generation_prompt".into(), add_generation_prompt.into());
         let template = self.env.get_template(NAME).map_err(|e| explain(&e))?;
         let text = template.render(variables).map_err(|e| explain(&e))?;
@@ -167,7 +212,9 @@ fn environment() -> Environment<'static> {
     );
     env.set_fuel(Some(FUEL));
     env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_formatter(python_text::print);
     env.set_unknown_method_callback(python::call_method);
+    env.add_filter("string", python_text::string);
     env.add_filter("tojson", python_json::filter);
     env.add_filter(generation::FILTER, generation::mark);
     env.add_test("iterable", python::is_iterable);
@@ -197,5 +244,7 @@ fn explain(error: &minijinja::Error) -> String {
     }
 }
 
+#[cfg(test)]
+mod named_tests;
 #[cfg(test)]
 mod tests;

@@ -62,6 +62,7 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error>
             }
             Ok(joined.into())
         }
+        "format" => super::python_text::format(text, args),
         "upper" => Ok(text.to_uppercase().into()),
         "lower" => Ok(text.to_lowercase().into()),
         "capitalize" => Ok(capitalize(text).into()),

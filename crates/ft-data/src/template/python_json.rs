@@ -136,7 +136,7 @@ impl Style {
 }
 
 /// Python's `repr` of a float: shortest digits, an exponent outside of 1e-4 .. 1e16.
-fn float_repr(float: f64) -> String {
+pub(super) fn float_repr(float: f64) -> String {
     let scientific = format!("{float:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     match exponent.parse().unwrap_or(0) {

@@ -31,6 +31,7 @@ fn differences(folder: &Path) -> Vec<String> {
         let conversation = Conversation {
             messages: case["messages"].as_array().unwrap().clone(),
             tools: case.get("tools").cloned(),
+            documents: case.get("documents").cloned(),
         };
         let ours = ChatTemplate::new(&source, &specials)
             .map_err(|e| e.to_string())
@@ -87,7 +88,6 @@ fn try_learned(template: &ChatTemplate, turns: &[(&str, &str)]) -> Result<Vec<St
         template,
         &tokenizer(),
         &conversation,
-        0,
         &answers(&conversation),
     )?))
 }
@@ -265,14 +265,7 @@ fn generation_tags_say_it_themselves() {
     let later = TWO
         .iter()
         .fold(Conversation::new(), |c, (role, content)| c.with(role, content));
-    let rendered = render_turns(
-        &template("tagged.jinja"),
-        &tokenizer(),
-        &later,
-        2,
-        &answers(&later)[1..],
-    )
-    .unwrap();
+    let rendered = render_turns(&template("tagged.jinja"), &tokenizer(), &later, &answers(&later)[1..]).unwrap();
     assert_eq!(
         bracketed(&rendered).concat().matches('«').count(),
         1,
@@ -292,13 +285,12 @@ fn a_template_that_leaves_out_tool_calls_is_refused() {
         json!({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": {}}}]});
     let conversation = Conversation {
         messages: vec![json!({"role": "user", "content": "?"}), call],
-        tools: None,
+        ..Conversation::new()
     };
     let error = render_turns(
         &template("smollm2.jinja"),
         &tokenizer(),
         &conversation,
-        0,
         &answers(&conversation),
     )
     .unwrap_err()
@@ -308,7 +300,6 @@ fn a_template_that_leaves_out_tool_calls_is_refused() {
         &template("minimind2.jinja"),
         &tokenizer(),
         &conversation,
-        0,
         &answers(&conversation),
     )
     .unwrap();

@@ -30,17 +30,22 @@ pub(crate) struct Rendered {
     pub exact: bool,
 }
 
-/// Renders a conversation into one or more texts, so that each of the assistant's messages at `learned`, all of them from `first` on,
-/// is learned once.
+impl Rendered {
+    /// The text up to the end of the last answer in it.
+    fn up_to_its_end(&self) -> &str {
+        &self.text[..self.spans.last().map_or(self.text.len(), |span| span.end)]
+    }
+}
+
+/// Renders a conversation into one or more texts, so that each of the assistant's messages at `learned` is learned once.
 pub(crate) fn render_turns(
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
     conversation: &Conversation,
-    first: usize,
     learned: &[usize],
 ) -> Result<Vec<Rendered>, Flaw> {
     if template.marks_generation {
-        return render_marked(template, conversation, first, learned).map(|rendered| vec![rendered]);
+        return render_marked(template, conversation, learned);
     }
     let mut texts: Vec<Rendered> = vec![];
     let answers = conversation
@@ -72,45 +77,43 @@ pub(crate) fn render_turns(
     Ok(texts)
 }
 
+/// The same with the template's own marks. Those of an answer are what it has more than the messages before it.
 fn render_marked(
     template: &ChatTemplate,
     conversation: &Conversation,
-    first: usize,
     learned: &[usize],
-) -> Result<Rendered, Flaw> {
-    let (text, mut spans) = template.render_marked(conversation, false).map_err(Flaw::Template)?;
-    if first > 0 {
-        let history = Conversation {
-            messages: conversation.messages[..first].to_vec(),
-            tools: conversation.tools.clone(),
-        };
-        let start = template.render(&history, true).map_err(Flaw::Template)?.len();
-        spans.retain(|span| span.start >= start);
-    }
-    let answers = conversation.messages.iter().enumerate().skip(first);
-    let answers: Vec<(usize, &Value)> = answers.filter(|(_, m)| m["role"] == "assistant").collect();
-    if learned.len() < answers.len() {
-        let context = answers
-            .iter()
-            .find(|(i, _)| !learned.contains(i))
-            .map_or(0, |(i, _)| *i);
-        if spans.len() != answers.len() {
-            return Err(Flaw::NotRendered {
-                index: context + 1,
-                what: "it is marked as context, and the chat template does not mark every answer by itself",
-            });
+) -> Result<Vec<Rendered>, Flaw> {
+    let render = |count: usize, prompt: bool| match count {
+        0 => Ok((String::new(), Vec::new())),
+        _ => template
+            .render_marked(&conversation.first(count), prompt)
+            .map_err(Flaw::Template),
+    };
+    let mut texts: Vec<Rendered> = vec![];
+    for &index in learned {
+        let (text, mut spans) = render(index + 1, false)?;
+        check_rendered(&conversation.messages[index], index, &text)?;
+        spans.drain(..render(index, true)?.1.len().min(spans.len()));
+        spans.retain(|span| !span.is_empty());
+        match texts.last_mut() {
+            Some(last) if text.starts_with(last.up_to_its_end()) => {
+                last.text = text;
+                last.spans.extend(spans);
+            }
+            _ => texts.push(Rendered {
+                text,
+                spans,
+                exact: true,
+            }),
         }
-        let mut kept = answers.iter().map(|(i, _)| learned.contains(i));
-        spans.retain(|_| kept.next().unwrap_or(true));
     }
-    for (index, message) in answers {
-        check_rendered(message, index, &text)?;
+    texts.retain(|rendered| !rendered.spans.is_empty());
+    match texts.is_empty() {
+        true => Err(Flaw::NothingToLearn(
+            "the chat template marks nothing of it with {% generation %}",
+        )),
+        false => Ok(texts),
     }
-    Ok(Rendered {
-        text,
-        spans,
-        exact: true,
-    })
 }
 
 /// One message of the assistant, to be located.
@@ -218,7 +221,7 @@ impl Turn<'_> {
     fn render(&self, messages: &[Value], prompt: bool) -> Result<String, Flaw> {
         let conversation = Conversation {
             messages: messages.to_vec(),
-            tools: self.conversation.tools.clone(),
+            ..self.conversation.beside()
         };
         self.template.render(&conversation, prompt).map_err(Flaw::Template)
     }

@@ -1,5 +1,8 @@
 //! Llama 1, 2 and 3 (Touvron et al. 2023, arXiv:2302.13971), and the block that its relatives share with it: see [`Block`](crate::Block).
 
+mod attention;
+mod mlp;
+
 use std::ops::Range;
 
 use burn::module::Module;
@@ -7,14 +10,16 @@ use burn::tensor::{Int, Tensor};
 use ft_kernels::Output;
 use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, TargetModule};
 
-use crate::block::{Activation, Norms, QkNorm};
+use crate::block::Norms;
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
 use crate::rope::Rope;
 use crate::rows::Rows;
-use crate::source::{Fill, Source, linear, rms_norm, rms_norm_from_one};
+use crate::source::{Fill, Source, rms_norm, rms_norm_from_one};
 use crate::virtual_tokens::{View, prepend};
+use attention::Attention;
+use mlp::Mlp;
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     keys.need_activation("hidden_act", &["silu"])?;
@@ -47,27 +52,6 @@ pub(crate) struct DecoderLayer {
     mlp: Mlp,
     post_feedforward_layernorm: Option<Norm>,
     output_adapters: Residual,
-}
-
-#[derive(Module, Debug)]
-pub(crate) struct Attention {
-    q_proj: Option<Projection>,
-    k_proj: Option<Projection>,
-    v_proj: Option<Projection>,
-    /// In the place of the three.
-    qkv_proj: Option<Projection>,
-    o_proj: Projection,
-    q_norm: Option<Norm>,
-    k_norm: Option<Norm>,
-}
-
-#[derive(Module, Debug)]
-pub(crate) struct Mlp {
-    gate_proj: Option<Projection>,
-    up_proj: Option<Projection>,
-    /// In the place of the two.
-    gate_up_proj: Option<Projection>,
-    down_proj: Projection,
 }
 
 /// What the layers of one forward pass share.
@@ -108,19 +92,6 @@ fn normalized<const D: usize>(norm: &Option<Norm>, x: Tensor<D>) -> Tensor<D> {
     match norm {
         None => x,
         Some(norm) => norm.forward(x),
-    }
-}
-
-/// x `[batch, seq, heads, head_dim]` with as many of the first values of each head turned as there are angles for.
-fn turned(x: Tensor<4>, [cos, sin]: &[Tensor<3>; 2]) -> Tensor<4> {
-    let (width, dims) = (x.dims()[3], 2 * cos.dims()[2]);
-    let turn = |x| ft_kernels::rope(x, cos.clone(), sin.clone());
-    match dims == width {
-        true => turn(x),
-        false => {
-            let rest = x.clone().narrow(3, dims, width - dims);
-            Tensor::cat(vec![turn(x.narrow(3, 0, dims)), rest], 3)
-        }
     }
 }
 
@@ -316,152 +287,5 @@ impl DecoderLayer {
             &mut self.post_feedforward_layernorm,
         ));
         modules.push(residual("output_adapters", &mut self.output_adapters));
-    }
-}
-
-impl Attention {
-    fn build(at: &str, config: &ModelConfig, source: &mut impl Source) -> Self {
-        let hidden = config.hidden_size;
-        let queries = config.num_attention_heads * config.head_dim;
-        let keys = config.num_key_value_heads * config.head_dim;
-        let (bias, fused) = (config.qkv_bias, config.block.fused);
-        let qk_norm = |name: &str, width: usize, source: &mut _| {
-            let width = match config.block.qk_norm {
-                QkNorm::None => return None,
-                QkNorm::Heads => config.head_dim,
-                QkNorm::Whole => width,
-            };
-            Some(norm(&format!("{at}.{name}"), width, config, source))
-        };
-        let part = |name: &str, rows: usize, there: bool, source: &mut _| {
-            there.then(|| linear(&format!("{at}.{name}"), [rows, hidden], bias, source))
-        };
-        Self {
-            q_proj: part("q_proj", queries, !fused, source),
-            k_proj: part("k_proj", keys, !fused, source),
-            v_proj: part("v_proj", keys, !fused, source),
-            qkv_proj: part("qkv_proj", queries + 2 * keys, fused, source),
-            o_proj: linear(&format!("{at}.o_proj"), [hidden, queries], config.o_bias, source),
-            q_norm: qk_norm("q_norm", queries, source),
-            k_norm: qk_norm("k_norm", keys, source),
-        }
-    }
-
-    /// Queries, keys and values, `[batch, seq, heads head_dim]`.
-    fn project(&self, x: Tensor<3>, config: &ModelConfig, pass: &Pass) -> [Tensor<3>; 3] {
-        match &self.qkv_proj {
-            Some(fused) => {
-                let queries = config.num_attention_heads * config.head_dim;
-                let keys = config.num_key_value_heads * config.head_dim;
-                split(fused.forward(x, pass), [queries, keys, keys])
-            }
-            None => [&self.q_proj, &self.k_proj, &self.v_proj].map(|part| {
-                let part = part.as_ref().expect("three matrices where there is not one");
-                part.forward(x.clone(), pass)
-            }),
-        }
-    }
-
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        index: usize,
-        view: &View,
-        cache: Option<&mut KvCache>,
-        shared: &Shared<'_>,
-    ) -> Tensor<3> {
-        let [batch, seq, _] = x.dims();
-        let (config, pass) = (shared.config, shared.pass);
-        let heads = |x: Tensor<3>, n| x.reshape([batch, seq, n, config.head_dim]); // [batch, seq, heads, head_dim]
-        let whole = config.block.qk_norm == QkNorm::Whole;
-        let turn = |x: Tensor<3>, n, norm: &Option<Norm>| {
-            let x = match whole {
-                true => heads(normalized(norm, x), n),
-                false => normalized(norm, heads(x, n)),
-            };
-            match shared.angles(index) {
-                None => x,
-                Some(angles) => turned(x, angles),
-            }
-        };
-        let [q, k, v] = self.project(x, config, pass);
-        let q = turn(q, config.num_attention_heads, &self.q_norm);
-        let k = turn(k, config.num_key_value_heads, &self.k_norm);
-        let v = heads(v, config.num_key_value_heads);
-        let (k, v) = view.behind_prefix(k, v);
-        let scale = config
-            .block
-            .attention_scale
-            .unwrap_or(1.0 / (config.head_dim as f64).sqrt());
-        let mixed = match cache {
-            None => ft_kernels::attention(q, k, v, &view.mask, scale),
-            Some(cache) => cache.attend(index, [q, k, v], &view.mask, scale),
-        };
-        self.o_proj.forward(
-            mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]),
-            pass,
-        )
-    }
-
-    fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
-        let parts = [
-            ("q_proj", &mut self.q_proj),
-            ("k_proj", &mut self.k_proj),
-            ("v_proj", &mut self.v_proj),
-            ("qkv_proj", &mut self.qkv_proj),
-        ];
-        modules.extend(optional_projections(at, parts));
-        modules.push(TargetModule::projection(format!("{at}.o_proj"), &mut self.o_proj));
-        modules.extend(
-            self.q_norm
-                .as_mut()
-                .map(|norm| TargetModule::norm(format!("{at}.q_norm"), norm)),
-        );
-        modules.extend(
-            self.k_norm
-                .as_mut()
-                .map(|norm| TargetModule::norm(format!("{at}.k_norm"), norm)),
-        );
-    }
-}
-
-impl Mlp {
-    fn build(at: &str, config: &ModelConfig, source: &mut impl Source) -> Self {
-        let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
-        let fused = config.block.fused;
-        let part = |name: &str, rows: usize, there: bool, source: &mut _| {
-            there.then(|| linear(&format!("{at}.{name}"), [rows, hidden], bias, source))
-        };
-        Self {
-            gate_proj: part("gate_proj", inner, !fused, source),
-            up_proj: part("up_proj", inner, !fused, source),
-            gate_up_proj: part("gate_up_proj", 2 * inner, fused, source),
-            down_proj: linear(&format!("{at}.down_proj"), [hidden, inner], bias, source),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>, config: &ModelConfig, pass: &Pass, output: Output) -> Tensor<3> {
-        let [gate, up] = match &self.gate_up_proj {
-            Some(fused) => split(fused.forward(x, pass), [config.intermediate_size; 2]),
-            None => [&self.gate_proj, &self.up_proj].map(|part| {
-                let part = part.as_ref().expect("two matrices where there is not one");
-                part.forward(x.clone(), pass)
-            }),
-        };
-        let inner = match config.block.activation {
-            Activation::Silu => ft_kernels::swiglu(gate, up),
-            Activation::GeluTanh => ft_kernels::gelu_tanh(gate) * up,
-        };
-        self.down_proj.forward(inner, &pass.with_output(output))
-    }
-
-    fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
-        let parts = [
-            ("gate_proj", &mut self.gate_proj),
-            ("up_proj", &mut self.up_proj),
-            ("gate_up_proj", &mut self.gate_up_proj),
-        ];
-        modules.extend(optional_projections(at, parts));
-        modules.push(TargetModule::projection(format!("{at}.down_proj"), &mut self.down_proj));
     }
 }

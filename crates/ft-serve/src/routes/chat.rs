@@ -126,6 +126,7 @@ pub fn prompt(fields: &mut Fields, persona: &Persona) -> Result<Vec<u32>, ApiErr
     let conversation = Conversation {
         messages,
         tools: tools(fields)?,
+        documents: None,
     };
     let tokenizer = match fields.take("chat_template_kwargs") {
         None => persona.tokenizer.clone(),

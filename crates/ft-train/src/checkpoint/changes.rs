@@ -42,6 +42,7 @@ const RULES: &[(&str, Weight)] = &[
     ("data.split", Weight::Free),
     ("data.limit", Weight::Free),
     ("data.valid_split_name", Weight::Told),
+    ("data.cache", Weight::Free),
     ("task.*.train", Weight::Free),
     ("task.*.valid", Weight::Told),
     ("task.*.metrics", Weight::Free),

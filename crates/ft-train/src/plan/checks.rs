@@ -1,6 +1,6 @@
 //! What is refused, and what is warned about, before a run starts. Every finding is collected.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use ft_data::{Sample, Tokenizer, passing};
 use ft_infer::GenerationConfig;
@@ -8,7 +8,7 @@ use ft_model::ModelConfig;
 use ft_peft::PeftConfig;
 use ft_peft::methods::trainable_tokens::Token;
 
-use super::{DataSummary, DeviceTraits, Disk, Steps};
+use super::{DataSummary, DeviceTraits, Disk, Steps, ends};
 use crate::config::{BatchSize, Checkpointing, Dtype, PeftSection, RunConfig};
 use crate::{Error, Result, memory};
 
@@ -182,7 +182,7 @@ pub(super) fn all(facts: &Facts) -> Findings {
             facts.config.model.path.display()
         ));
     }
-    stop(facts, &mut opinions, &mut warnings);
+    ends::check(facts, &mut opinions, &mut warnings);
     room(facts, &mut opinions);
     lengths(facts, &mut warnings);
     leaks(facts, &mut warnings);
@@ -245,56 +245,6 @@ fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<Stri
     if passing(samples).all(|s| s.target_tokens() == 0) {
         refusals.push(format!(
             "{key}: no token of any sample is learned; check data.format and data.map"
-        ));
-    }
-}
-
-/// The token that ends most samples' learned part, if it is one that stands for no text.
-pub(super) fn stop_token(
-    samples: &[Sample],
-    tokenizer: &Tokenizer,
-    model: &ModelConfig,
-    generation: &GenerationConfig,
-) -> Option<u32> {
-    let mut counts: HashMap<u32, usize> = HashMap::new();
-    for sample in passing(samples) {
-        // The last learned token; after it may come, say, the line break of a chat template.
-        if let Some(run) = sample.runs().next_back() {
-            *counts.entry(sample.ids[run.end - 1]).or_default() += 1;
-        }
-    }
-    let known = |id: &u32| {
-        tokenizer.is_special(*id)
-            || tokenizer.eos_ids().contains(id)
-            || model.eos_token_ids.contains(id)
-            || generation.eos_token_id.contains(id)
-    };
-    counts
-        .into_iter()
-        .filter(|(id, _)| known(id))
-        .max_by_key(|(id, count)| (*count, *id))
-        .map(|(id, _)| id)
-}
-
-/// A model that is never taught to stop talks until it is cut off.
-fn stop(facts: &Facts, opinions: &mut Vec<String>, warnings: &mut Vec<String>) {
-    if facts.data.has_answers() && facts.data.stop_token.is_none() {
-        opinions.push(
-            "data: no sample teaches a token that ends the answer, so the model would never stop; does the chat template \
-             close the assistant's turn, and does data.max_length leave room for it?"
-                .into(),
-        );
-    }
-    warnings.extend(facts.data.train.warnings());
-    warnings.extend(facts.data.cached.iter().filter_map(ft_data::Cached::warning));
-    if let Some(stop) = facts
-        .data
-        .stop_token
-        .filter(|stop| !facts.generation.eos_token_id.contains(stop))
-    {
-        let name = facts.tokenizer.id_to_token(stop).unwrap_or_default();
-        warnings.push(format!(
-            "final/generation_config.json will list \"{name}\" ({stop}) as a stop token"
         ));
     }
 }

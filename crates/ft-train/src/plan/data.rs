@@ -193,6 +193,8 @@ pub(super) fn general(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Vec<S
     let data = DataConfig {
         max_length: config.data.max_length,
         separator: config.data.separator.clone(),
+        cache: config.data.cache.clone(),
+        cache_folder: config.data.cache_folder.clone(),
         ..DataConfig::new(path)
     };
     let samples = load_samples(path, &data, tokenizer)?.samples;
@@ -257,7 +259,7 @@ fn unpaired(data: Dataset, tokenizer: &Tokenizer) -> Dataset {
         statistics: Statistics::measure(&samples, data.statistics.counts, tokenizer),
         files: data.files,
         places,
-        emptied: data.emptied,
+        cut: data.cut,
         samples,
         format: data.format,
         cached: data.cached,

@@ -16,7 +16,7 @@ use ft_peft::{Attached, PeftConfig};
 use super::other_model::{self, Reader};
 use super::{
     Advice, Alignment, Bytes, DataSummary, DeviceTraits, Disk, PackingSummary, Plan, Steps, advice, base, checks, data,
-    existing, job, packing, runtime, succession, tasks, types,
+    ends, existing, job, packing, runtime, succession, tasks, types,
 };
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
@@ -182,7 +182,7 @@ impl LaidOut {
         let batches = batches.reaching(steps.total);
         opened.peft.method_mut().set_total_steps(steps.total)?;
         config.schedule.check(steps.base_lr, steps.shortest() as u64)?;
-        data.stop_token = checks::stop_token(batches.samples(), &opened.tokenizer, &opened.model, &opened.generation);
+        data.stop_token = ends::stop_token(batches.samples(), &opened.tokenizer, &opened.model, &opened.generation);
         Ok(Self {
             general: data::general(config, &opened.tokenizer)?,
             alignment: alignment.transpose()?,

@@ -11,6 +11,7 @@ mod demand;
 mod device;
 pub(crate) mod disk;
 mod draft;
+mod ends;
 mod job;
 mod other_model;
 mod packing;

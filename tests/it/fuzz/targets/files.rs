@@ -1,6 +1,7 @@
 //! How data is stored: compressed, in columns.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use ft_data::{DataConfig, Source, Tokenizer, load_source};
 use ft_seed::below;
@@ -52,6 +53,62 @@ pub fn compressed() -> Bench {
             assert!(set.samples.iter().all(known), "wrong success");
         }
         Ok(())
+    })
+}
+
+/// Patterns, folders, lists and names of splits, over a folder laid out as on the Hub.
+pub fn names() -> Bench {
+    const FILES: &[&str] = &[
+        "train.jsonl",
+        "data/train-00000-of-00002.jsonl",
+        "data/train-00001-of-00002.jsonl",
+        "data/test-00000-of-00001.jsonl.gz",
+        "validation/part.csv",
+        "validation/.hidden.csv",
+        "README.md",
+        "deep/er/x.txt",
+    ];
+    const SEEDS: &[&str] = &[
+        "*.jsonl",
+        "data/*",
+        "**/*.txt",
+        "data",
+        "",
+        "[a-z]*",
+        "train.jsonl",
+        "{a,b}.csv",
+        "validation",
+    ];
+    const WORDS: &[&str] = &[
+        "**", "*", "[", "]", "[!", "?", "/", "//", "\\", "\0", "~", ".", "-of-", "00000", "train", "\u{202e}", "hf://",
+        "é",
+    ];
+    const SPLITS: &[&str] = &["train", "test", "validation", "../data", "*", "", "TRAIN", "nowhere"];
+    let dir = tempfile::tempdir().unwrap();
+    for name in FILES {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "{\"text\": \"a\"}\n").unwrap();
+    }
+    Box::new(move |rng| {
+        let mut name = || {
+            let seed = pick(rng, SEEDS);
+            let seed = mutate::lines(rng, seed.as_bytes(), WORDS);
+            // Never outside of the folder, where there is much to walk through.
+            let seed = String::from_utf8_lossy(&seed).replace("..", ".");
+            PathBuf::from(format!("{}/{seed}", dir.path().display()))
+        };
+        let files: Vec<_> = [name(), name()].into();
+        let mut config = DataConfig::new("x");
+        config.train = files[..1 + below(rng, 2)].to_vec().into();
+        config.split = (below(rng, 2) == 0).then(|| (*pick(rng, SPLITS)).into());
+        config.valid_split_name = (below(rng, 2) == 0).then(|| (*pick(rng, SPLITS)).into());
+        let found = config.train_files().map_err(words)?;
+        assert!(
+            !found.is_empty() && found.paths().iter().all(|path| path.exists()),
+            "wrong success"
+        );
+        config.valid_files().map(drop).map_err(words)
     })
 }
 

@@ -66,6 +66,14 @@ pub const TARGETS: &[Target] = &[
         name: "compressed",
         prepare: files::compressed,
     },
+    Target {
+        name: "file_names",
+        prepare: files::names,
+    },
+    Target {
+        name: "named_template",
+        prepare: texts::named_template,
+    },
     #[cfg(feature = "parquet")]
     Target {
         name: "parquet",

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ft_data::{Conversation, DataConfig, FormatName, Source, Tokenizer, load_source};
+use ft_data::named_template as named_template_source;
+use ft_data::{ChatTemplate, Conversation, DataConfig, FormatName, Source, Tokenizer, load_source, template_names};
 use ft_infer::GenerationConfig;
 use ft_seed::below;
 use ft_train::RunConfig;
@@ -96,6 +97,32 @@ pub fn chat_template() -> Bench {
         let samples = load_source(source, &DataConfig::new("chat.jsonl"), &tokenizer).map_err(words)?;
         assert_eq!(samples.samples.len(), 1, "wrong success");
         Ok(())
+    })
+}
+
+/// Conversations that no built-in template was made for.
+pub fn named_template() -> Bench {
+    const SEED: &[u8] = br#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "reasoning_content": "r", "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "f",
+        "arguments": {"x": [1, 2.5e-7, null]}}}]}, {"role": "tool", "content": "t", "tool_call_id": "abcdefghi"}, {"role": "assistant", "content": "b"}],
+        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties":
+        {"x": {"type": "array", "items": {"type": "number"}, "default": [1]}}, "required": ["x"]}}}], "documents": []}"#;
+    let specials = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let templates: Vec<ChatTemplate> = template_names()
+        .map(|name| ChatTemplate::new(named_template_source(name).unwrap(), &specials.clone().into()).unwrap())
+        .collect();
+    Box::new(move |rng| {
+        let text = mutate::json(rng, SEED);
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(words)?;
+        let given = |name: &str| value.get(name).filter(|v| !v.is_null()).cloned();
+        let conversation = Conversation {
+            messages: value["messages"].as_array().cloned().unwrap_or_default(),
+            tools: given("tools"),
+            documents: given("documents").filter(|documents| documents != &serde_json::json!([])),
+        };
+        pick(rng, &templates)
+            .render(&conversation, below(rng, 2) == 0)
+            .map(drop)
     })
 }
 
@@ -200,6 +227,18 @@ pub fn data() -> Bench {
         (
             "j.jsonl",
             "{\"chosen\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"a\"}], \"rejected\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}\n",
+        ),
+        (
+            "k.jsonl",
+            "{\"input_ids\": [5, 6, 7, 2], \"labels\": [-100, -100, 7, 2], \"attention_mask\": [1, 1, 1, 1]}\n{\"input_ids\": [8, 9]}\n",
+        ),
+        (
+            "l.jsonl",
+            "{\"segments\": [{\"label\": false, \"text\": \"a\"}, {\"label\": true, \"text\": \"b\"}]}\n",
+        ),
+        (
+            "m.jsonl",
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": null, \"reasoning\": \"r\", \"tool_calls\": [{\"function\": {\"name\": \"f\", \"arguments\": {}}}]}], \"tools\": [{\"function\": {\"name\": \"f\"}}], \"documents\": [{\"title\": \"t\", \"text\": \"d\"}]}\n",
         ),
     ];
     let tokenizer = Tokenizer::from_dir(&fixture("tokenizers/chatml")).unwrap();

@@ -1,22 +1,27 @@
-//! `ft data preview`: rendered samples, token by token.
+//! `ft data preview`: rendered samples, token by token, on the terminal or as an HTML page.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use ft_data::{Dataset, Files, Place, Preference, Preview, PreviewToken, Tokenizer, load_samples};
+use ft_data::{
+    Dataset, Files, Place, Preference, Preview, PreviewToken, Tokenizer, is_preview_page, load_samples, preview_page,
+};
 use serde_json::{Value, json};
 
 use super::{Common, Opened, histogram};
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 use crate::output;
 
 #[derive(clap::Args, Debug)]
 pub struct PreviewArgs {
     #[command(flatten)]
     common: Common,
-    /// How many samples to show
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    samples: usize,
+    /// How many samples to show [default: 3, on an HTML page 50]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Write an HTML page that needs nothing else: tokens coloured by what is learned, lengths, what was cut, packed rows
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Look at data.valid instead of data.train
     #[arg(long)]
     valid: bool,
@@ -25,7 +30,14 @@ pub struct PreviewArgs {
 impl PreviewArgs {
     pub fn run(self) -> Result<(), Failure> {
         let args = self;
-        let Opened { section, tokenizer, .. } = args.common.open()?;
+        if let Some(path) = &args.html {
+            may_write(path)?;
+        }
+        let Opened {
+            section,
+            tokenizer,
+            config,
+        } = args.common.open()?;
         let data = match args.valid {
             false => load_samples(section.train_files()?, &section, &tokenizer)?,
             true => match section.valid_files()? {
@@ -36,10 +48,26 @@ impl PreviewArgs {
         for warning in data.warnings() {
             tracing::warn!("{warning}");
         }
-        match args.common.json {
-            true => output::json(&object(&data, args.samples, &tokenizer)),
-            false => output::write(&page(&data, args.samples, &tokenizer, colour())),
+        if let Some(path) = &args.html {
+            let shown = args.samples.unwrap_or(50);
+            let page = preview_page(&data, &section, &tokenizer, config.train.seed, shown);
+            std::fs::write(path, page).context(path.display())?;
         }
+        let shown = args.samples.unwrap_or(3);
+        match (args.common.json, args.html) {
+            (true, _) => output::json(&object(&data, shown, &tokenizer)),
+            (false, None) => output::write(&page(&data, shown, &tokenizer, colour())),
+            (false, Some(path)) => output::write(&format!("{}\n", path.display())),
+        }
+    }
+}
+
+/// A page may take the place of an earlier one, and of nothing else.
+fn may_write(path: &Path) -> Result<(), Failure> {
+    let ours = std::fs::read_to_string(path).is_ok_and(|text| is_preview_page(&text));
+    match ours {
+        true => Ok(()),
+        false => output::must_not_exist(path),
     }
 }
 
@@ -157,6 +185,7 @@ mod tests {
             id: 0,
             text: text.into(),
             learn,
+            special: false,
         };
         let tokens = [
             token("Q", false),

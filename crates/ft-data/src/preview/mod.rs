@@ -1,9 +1,14 @@
 //! A sample made visible: each token's text and whether it is learned.
 
+mod page;
+mod text;
+
 use serde::Serialize;
 
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
+
+pub use page::{is_preview_page, preview_page};
 
 /// A sample, token by token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +28,8 @@ pub struct PreviewToken {
     pub text: String,
     /// Whether the loss covers it.
     pub learn: bool,
+    /// Whether it stands for no text: BOS, EOS, turn markers.
+    pub special: bool,
 }
 
 impl Preview {
@@ -36,6 +43,7 @@ impl Preview {
                 id,
                 text: stream.push(id),
                 learn,
+                special: tokenizer.is_special(id),
             })
             .collect();
         if let Some(last) = tokens.last_mut() {
