@@ -107,8 +107,9 @@ impl Walk<'_> {
             } * config.intermediate_size,
         );
         let kept = self.projections(&["mlp.down_proj"], config.intermediate_size);
-        // The gradients of gate and up come when their product has gone.
-        self.passing(2 * config.intermediate_size - kept);
+        // The gradients of gate and up come when their product has gone; those of parts of one matrix's output as large as the whole.
+        let gradients = if block.fused { 5 } else { 2 };
+        self.passing(gradients * config.intermediate_size - kept);
         if block.norms != Norms::Before {
             self.norm("post_feedforward_layernorm", hidden);
         }
