@@ -241,6 +241,7 @@ fn a_plan_is_whole_where_something_stands_in_the_way() {
 }
 
 /// People plan before they rent, from what a model's page shows: no weights, another device.
+#[cfg(feature = "embedded")]
 #[test]
 fn a_plan_is_made_for_a_device_that_is_not_here() {
     let bench = Bench::new();
