@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use ft_data::Tokenizer;
-use ft_infer::{AnswerText, Engine, Event, Events, FinishReason, Request, TokenScore};
+use ft_infer::{AnswerText, Event, Events, FinishReason, Request, TokenScore};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::http::Client;
+use crate::service::Service;
 
 /// How often a client is looked after while nothing happens.
 const LOOK: Duration = Duration::from_millis(100);
@@ -54,16 +55,15 @@ impl From<ApiError> for Broken {
 
 /// Hands all requests over, or none.
 pub fn submit<'a>(
-    engine: &Engine,
+    service: &Service,
     tokenizer: &'a Tokenizer,
     requests: Vec<Request>,
     stops: &[String],
-    time: Duration,
 ) -> Result<Vec<Answer<'a>>, ApiError> {
-    let deadline = Some(Instant::now() + time);
+    let deadline = Some(Instant::now() + service.settings().request_time);
     let answer = |request: Request| {
         let prompt_tokens = request.prompt.len();
-        let events = engine.submit(Request { deadline, ..request })?;
+        let events = service.engine().submit(Request { deadline, ..request })?;
         Ok(Answer {
             events: Some(events),
             text: AnswerText::new(tokenizer, stops.to_vec()),

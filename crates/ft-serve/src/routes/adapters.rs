@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::http::{Reply, Request, Response};
-use crate::routes::sent;
+use crate::routes::delivery::sent;
 use crate::service::Service;
 
 pub fn load(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {

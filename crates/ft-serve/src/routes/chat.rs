@@ -4,12 +4,12 @@ use ft_data::{Conversation, Tokenizer};
 use ft_infer::TokenScore;
 use serde_json::{Map, Value, json};
 
-use crate::answering::{Answer, Broken, Gone, Update, follow, submit, usage};
+use crate::answering::{Answer, Gone, Update, follow, submit, usage};
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::http::{Reply, Request, Response};
+use crate::http::{Reply, Request};
 use crate::persona::Persona;
-use crate::routes::sent;
+use crate::routes::delivery::{finish_stream, send_whole};
 use crate::sampling::{Sampling, TOP};
 use crate::service::{Service, unix_time};
 
@@ -56,14 +56,7 @@ pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<()
     let requests = (0..asked.sampling.n)
         .map(choice)
         .collect::<Result<Vec<_>, ApiError>>()?;
-    let time = service.settings().request_time;
-    let mut answers = submit(
-        service.engine(),
-        &persona.tokenizer,
-        requests,
-        &asked.sampling.stops,
-        time,
-    )?;
+    let mut answers = submit(service, &persona.tokenizer, requests, &asked.sampling.stops)?;
     let envelope = Envelope {
         id: service.number("chatcmpl"),
         created: unix_time(),
@@ -221,11 +214,6 @@ fn whole(
         made[index].1.extend(update.scores);
         Ok(())
     });
-    match followed {
-        Err(Broken::Gone) => return Ok(()),
-        Err(Broken::Failed(error)) => return Err(error),
-        Ok(()) => {}
-    }
     let choice = |(index, (text, scores)): (usize, &(String, Vec<TokenScore>))| {
         json!({
             "index": index,
@@ -234,10 +222,13 @@ fn whole(
             "finish_reason": answers[index].finish,
         })
     };
-    let choices = made.iter().enumerate().map(choice).collect();
-    let mut object = envelope.object("chat.completion", choices);
-    object["usage"] = usage(answers, asked.sampling.n);
-    sent(reply.send(Response::json(200, &object)))
+    let object = || {
+        let choices = made.iter().enumerate().map(choice).collect();
+        let mut object = envelope.object("chat.completion", choices);
+        object["usage"] = usage(answers, asked.sampling.n);
+        object
+    };
+    send_whole(followed, object, reply)
 }
 
 fn stream(
@@ -291,24 +282,6 @@ fn stream(
         object.to_string()
     });
     finish_stream(followed, last, reply)
-}
-
-/// Ends a stream: with what was used, or with what went wrong. Either way the client knows that nothing follows.
-pub fn finish_stream(followed: Result<(), Broken>, last: Option<String>, reply: &mut Reply) -> Result<(), ApiError> {
-    match followed {
-        Err(Broken::Gone) => Ok(()),
-        Err(Broken::Failed(error)) => {
-            let told = reply.event(&error.body().to_string());
-            sent(told.and_then(|()| reply.end_events()))
-        }
-        Ok(()) => {
-            let told = last.map_or(Ok(()), |last| reply.event(&last));
-            sent(
-                told.and_then(|()| reply.event("[DONE]"))
-                    .and_then(|()| reply.end_events()),
-            )
-        }
-    }
 }
 
 #[cfg(test)]

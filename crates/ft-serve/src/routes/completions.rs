@@ -4,12 +4,11 @@ use ft_data::Tokenizer;
 use ft_infer::TokenScore;
 use serde_json::{Map, Value, json};
 
-use crate::answering::{Answer, Broken, Gone, follow, submit, usage};
+use crate::answering::{Answer, Gone, follow, submit, usage};
 use crate::error::ApiError;
 use crate::fields::{Fields, ids};
-use crate::http::{Reply, Request, Response};
-use crate::routes::chat::finish_stream;
-use crate::routes::sent;
+use crate::http::{Reply, Request};
+use crate::routes::delivery::{finish_stream, send_whole};
 use crate::sampling::{Sampling, TOP};
 use crate::service::{Service, unix_time};
 
@@ -43,14 +42,7 @@ pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<()
             });
         }
     }
-    let time = service.settings().request_time;
-    let mut answers = submit(
-        service.engine(),
-        &persona.tokenizer,
-        requests,
-        &asked.sampling.stops,
-        time,
-    )?;
+    let mut answers = submit(service, &persona.tokenizer, requests, &asked.sampling.stops)?;
     let mut made: Vec<Choice> = (0..answers.len())
         .map(|index| Choice::new(index, &prompts[index / asked.sampling.n], &asked, &persona.tokenizer))
         .collect();
@@ -67,18 +59,16 @@ pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<()
                 made[index].take(update.text, update.prompt, update.scores);
                 Ok(())
             });
-            match followed {
-                Err(Broken::Gone) => return Ok(()),
-                Err(Broken::Failed(error)) => return Err(error),
-                Ok(()) => {}
-            }
-            let choices = made
-                .iter_mut()
-                .zip(&answers)
-                .map(|(choice, answer)| choice.piece(answer.finish));
-            let mut object = object(choices.collect());
-            object["usage"] = usage(&answers, asked.sampling.n);
-            sent(reply.send(Response::json(200, &object)))
+            let whole = || {
+                let choices = made
+                    .iter_mut()
+                    .zip(&answers)
+                    .map(|(choice, answer)| choice.piece(answer.finish));
+                let mut object = object(choices.collect());
+                object["usage"] = usage(&answers, asked.sampling.n);
+                object
+            };
+            send_whole(followed, whole, reply)
         }
     }
 }

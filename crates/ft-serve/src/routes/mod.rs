@@ -3,6 +3,7 @@
 mod adapters;
 mod chat;
 mod completions;
+mod delivery;
 mod models;
 mod state;
 mod tokens;
@@ -62,9 +63,4 @@ pub fn find(method: &str, path: &str) -> Result<&'static Route, ApiError> {
     }
     let found = there.find(|route| route.method == method);
     found.ok_or_else(|| ApiError::new(405, format!("{path} does not take {method}")))
-}
-
-/// The request went out with an answer, or there was nobody to take it.
-fn sent(_: std::io::Result<()>) -> Result<(), ApiError> {
-    Ok(())
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::http::{Reply, Request, Response};
 use crate::persona::Persona;
-use crate::routes::sent;
+use crate::routes::delivery::sent;
 use crate::service::Service;
 
 pub fn list(service: &Service, _: &Request, reply: &mut Reply) -> Result<(), ApiError> {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::error::ApiError;
 use crate::http::{Reply, Request, Response};
-use crate::routes::sent;
+use crate::routes::delivery::sent;
 use crate::service::Service;
 
 pub fn health(_: &Service, _: &Request, reply: &mut Reply) -> Result<(), ApiError> {

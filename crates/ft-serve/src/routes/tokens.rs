@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::fields::{Fields, ids};
 use crate::http::{Reply, Request, Response};
-use crate::routes::{chat, sent};
+use crate::routes::chat;
+use crate::routes::delivery::sent;
 use crate::service::Service;
 
 pub fn tokenize(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {
