@@ -40,7 +40,7 @@ pub(crate) struct Read<'a> {
     pub tokenizer: &'a Tokenizer,
 }
 
-/// The spans of all runs of learned tokens; none where both sides do not have equally many runs.
+/// The spans of all runs of target tokens; none where both sides do not have equally many runs.
 pub(crate) fn spans(student: Read, teacher: Read) -> Vec<Span> {
     let [own, theirs] = [student, teacher].map(|side| side.sample.runs().collect::<Vec<_>>());
     if own.len() != theirs.len() {
@@ -67,7 +67,7 @@ pub(crate) fn covered(spans: &[Span]) -> usize {
     spans.iter().map(|span| span.student.len()).sum()
 }
 
-/// A run of learned tokens as text.
+/// A run of target tokens as text.
 #[derive(Clone)]
 struct Run {
     text: Vec<u8>,

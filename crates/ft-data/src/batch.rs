@@ -24,7 +24,7 @@ pub struct Batch {
     pub starts: Vec<usize>,
     /// Flat indices into `[rows * width]`: the hidden state at `positions[k]` predicts `targets[k]`. Shape `[learned]`.
     pub positions: Vec<i32>,
-    /// The learned tokens, sequence by sequence. Shape `[learned]`.
+    /// The target tokens, sequence by sequence. Shape `[learned]`.
     pub targets: Vec<i32>,
     /// The sequence of each of them. Shape `[learned]`.
     pub sequence_of: Vec<i32>,

@@ -12,7 +12,7 @@ use crate::tokenizer::Tokenizer;
 pub struct Sample {
     /// Token ids, without padding.
     pub ids: Stored<u32>,
-    /// Where the maximal runs of learned tokens begin and end, in order.
+    /// Where the maximal runs of target tokens begin and end, in order.
     pub(crate) learned: Stored<[u32; 2]>,
     /// What people thought of the answer.
     pub preference: Preference,
@@ -179,12 +179,12 @@ impl Sample {
         &self.ids[..end]
     }
 
-    /// The first run of learned tokens, stop token included.
+    /// The first run of target tokens, stop token included.
     pub fn answer(&self) -> &[u32] {
         self.runs().next().map_or(&[], |run| &self.ids[run])
     }
 
-    /// The maximal runs of learned tokens, in order.
+    /// The maximal runs of target tokens, in order.
     pub fn runs(&self) -> impl DoubleEndedIterator<Item = Range<usize>> + '_ {
         self.learned.iter().map(|[start, end]| *start as usize..*end as usize)
     }
@@ -216,7 +216,7 @@ impl Sample {
             .collect()
     }
 
-    /// Runs of learned tokens end where the tokens do.
+    /// Runs of target tokens end where the tokens do.
     fn cut_runs(&mut self) {
         let len = self.len() as u32;
         let kept = self.learned.iter().take_while(|[start, _]| *start < len).count();

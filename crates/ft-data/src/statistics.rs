@@ -77,9 +77,9 @@ pub struct Statistics {
     pub longest: usize,
     /// Samples by length.
     pub histogram: Vec<Bin>,
-    /// Special tokens that close a run of learned tokens, by spelling, with how often they do: what the model learns to stop with.
+    /// Special tokens that close a run of target tokens, by spelling, with how often they do: what the model learns to stop with.
     pub stops: BTreeMap<String, usize>,
-    /// Samples in which no run of learned tokens ends in a special token.
+    /// Samples in which no run of target tokens ends in a special token.
     pub without_stop: usize,
     /// Samples that begin with two BOS tokens.
     pub double_bos: usize,

@@ -11,7 +11,7 @@ use crate::{Answer, Result};
 
 /// Lets the model answer the samples' prompts and puts the data's answers beside it.
 ///
-/// A sample's prompt is what precedes its first learned token; its answer the first run of learned tokens. Samples with the same
+/// A sample's prompt is what precedes its first target token; its answer the first run of target tokens. Samples with the same
 /// prompt share one generated answer and are each other's alternatives, as multi-reference data sets mean it. Samples
 /// without a prompt or an answer are left out. Special tokens are no part of the text.
 ///

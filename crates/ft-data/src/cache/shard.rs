@@ -3,7 +3,7 @@
 //! ```text
 //! words of 32 bits, as this machine orders their bytes
 //! header    magic, version, CRC-32 of all words behind this one, key (4), samples, words in all
-//! samples   RECORD words each: kind, place (file, line or record, number in 2), ids (start, length) and runs of learned tokens
+//! samples   RECORD words each: kind, place (file, line or record, number in 2), ids (start, length) and runs of target tokens
 //!           (start, number), and the same of the rejected answer of a pair
 //! numbers   token ids; runs, as start and end
 //! ```

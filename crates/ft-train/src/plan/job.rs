@@ -113,10 +113,14 @@ pub(super) struct Job<'a> {
     pub alignment: Option<Alignment>,
 }
 
+/// Numbers that train: of the method, and of the maps of hidden states that the objective trains beside.
+pub(super) fn trainable(attached: &Attached, projections: &[[usize; 2]]) -> usize {
+    attached.parameters + projections.iter().map(|[rows, cols]| rows * cols).sum::<usize>()
+}
+
 impl Job<'_> {
-    /// Numbers that train.
     fn trainable(&self) -> usize {
-        self.attached.parameters + self.projections.iter().map(|[rows, cols]| rows * cols).sum::<usize>()
+        trainable(self.attached, self.projections)
     }
 
     /// What trains, by path, with its shapes.

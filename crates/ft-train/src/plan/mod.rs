@@ -124,7 +124,7 @@ impl Plan {
 
     /// Numbers that train.
     pub fn trainable(&self) -> usize {
-        self.attached.parameters + self.projections.iter().map(|[rows, cols]| rows * cols).sum::<usize>()
+        job::trainable(&self.attached, &self.projections)
     }
 
     /// The run folder.
