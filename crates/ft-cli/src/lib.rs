@@ -20,6 +20,8 @@ mod allocator;
 mod args;
 mod cli;
 mod configs;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod embedded;
 mod failure;
