@@ -18,5 +18,9 @@ mod serve;
 #[cfg(unix)]
 mod serve_faults;
 #[cfg(unix)]
+mod serve_page;
+#[cfg(unix)]
 mod serve_support;
 mod support;
+#[cfg(unix)]
+mod webdriver;
