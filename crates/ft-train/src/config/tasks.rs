@@ -310,9 +310,8 @@ fn shares(tasks: &[TaskConfig], mixture: &MixtureSection) -> Vec<String> {
     if mixture.cap.is_some() && by == MixBy::Weight {
         wrong.push("mixture.cap: belongs to mixture.by = \"size\" or \"temperature\"".into());
     }
-    if mixture.order == MixOrder::Cumulative && by == MixBy::Weight && tasks[0].weight == Some(0.0) {
-        let why = "weight is 0, and mixture.order = \"cumulative\" begins with this task alone";
-        wrong.push(tasks[0].key(why));
+    if mixture.order == MixOrder::Cumulative && tasks[0].weight == Some(0.0) {
+        wrong.push(tasks[0].key("weight is 0, and mixture.order = \"cumulative\" begins with this task alone"));
     }
     if tasks.iter().all(|task| task.loss_weight == 0.0) {
         wrong.push("task.loss_weight: 0 for every task leaves no loss; give a task a positive one".into());
@@ -371,7 +370,10 @@ mod tests {
             ..tasks(&[None]).remove(0)
         };
         let sizes = [(1.0, None), (2.5, None), (2.5, Some(20)), (0.5, Some(20)), (0.01, None)];
-        assert_eq!(sizes.map(|(repeat, cap)| task(repeat, cap).size(10)), [10, 25, 20, 5, 1]);
+        assert_eq!(
+            sizes.map(|(repeat, cap)| task(repeat, cap).size(10)),
+            [10, 25, 20, 5, 1]
+        );
         assert_eq!(task(3.0, None).size(0), 0);
     }
 
