@@ -21,6 +21,8 @@ mod args;
 mod authors;
 mod cli;
 mod configs;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod embedded;
 mod failure;
@@ -30,6 +32,7 @@ mod locate;
 mod logging;
 mod model;
 mod output;
+mod questions;
 mod screen;
 mod signals;
 mod verbs;
