@@ -3,8 +3,11 @@
 mod adapterhub;
 mod advise;
 mod answers;
+mod authors;
 mod continual;
 mod data;
+#[cfg(unix)]
+mod disk;
 mod export;
 mod front;
 #[cfg(feature = "hub")]
