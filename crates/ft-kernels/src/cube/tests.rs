@@ -7,6 +7,43 @@ use crate::{Output, dropout, frozen_lora, linear};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor, TensorData};
 
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod rows;
+
+/// What the kernels compute in and for, beside bf16, which software devices do not have: a result rounded to it is this far off.
+const TYPES: [(FloatDType, f64); 2] = [(FloatDType::F32, 2e-5), (FloatDType::F16, 3e-3)];
+
+/// `run` on the card in a type, and on the CPU in f32 from the same numbers: results one by one.
+#[track_caller]
+fn compare(
+    run: impl Fn(&Device, FloatDType) -> Vec<TensorData>,
+    dtype: FloatDType,
+    bound: f64,
+    names: &[&str],
+    case: &str,
+) {
+    let on = |device: &Device, dtype| run(device, dtype).into_iter().map(|data| data.convert::<f64>());
+    let got: Vec<_> = on(&gpu(), dtype).collect();
+    let want: Vec<_> = on(&crate::testing::device(), FloatDType::F32).collect();
+    assert_eq!((got.len(), want.len()), (names.len(), names.len()), "{case}");
+    for ((got, want), name) in got.iter().zip(&want).zip(names) {
+        assert_eq!(got.shape(), want.shape(), "{name}, {case}");
+        let [got, want] = [got, want].map(|data| data.as_slice::<f64>().unwrap());
+        close(got, want, bound, &format!("{name}, {case}, {dtype:?}"));
+    }
+}
+
+/// Values that f16 holds exactly.
+fn rounded(values: Vec<f64>) -> Vec<f64> {
+    values.into_iter().map(|v| half::f16::from_f64(v).to_f64()).collect()
+}
+
+fn tensor_of<const D: usize>(device: &Device, values: &[f64], dims: [usize; D], dtype: FloatDType) -> Tensor<D> {
+    tensor(device, values, dims).cast(dtype)
+}
+
 /// A short block, one that is no power of two, one beyond the matrix, rows that are no whole words, 8-bit codes under nested
 /// scales: with [`CASES`], every branch of the kernels.
 fn cases() -> Vec<(usize, usize, Codes, bool)> {
