@@ -1,7 +1,7 @@
 //! One update of AdamW (<https://arxiv.org/abs/1711.05101>) in one pass over a parameter and what is kept of it.
-use crate::portable::Val;
 #[cfg(feature = "gpu")]
 use crate::cube;
+use crate::portable::Val;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};

@@ -8,6 +8,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
 /// Numbers that share a scale.
+#[cfg(feature = "gpu")]
 pub(crate) const BLOCK: usize = 256;
 
 /// What codes stand for.
@@ -53,6 +54,7 @@ pub struct Coded8bit<const D: usize> {
 /// # Errors
 /// Tensors on the CPU, or of f64.
 #[cfg_attr(not(feature = "gpu"), allow(unused_variables))]
+#[allow(clippy::result_large_err)]
 pub fn adamw_8bit<const D: usize>(
     before: Coded8bit<D>,
     grad: Tensor<D>,
@@ -63,10 +65,10 @@ pub fn adamw_8bit<const D: usize>(
     if fits(&before, &grad) {
         let Coded8bit { param, codes, absmax } = before;
         let [param, grad] = [param, grad].map(Tensor::into_dispatch);
-        let ([code1, code2], [absmax1, absmax2]) = (codes.map(Tensor::into_dispatch), absmax.map(Tensor::into_dispatch));
-        let (param, code1, code2, absmax1, absmax2) = <Dispatch as AdamW8bitOps>::adamw_8bit_step(
-            param, grad, code1, code2, absmax1, absmax2, maps, step,
-        );
+        let ([code1, code2], [absmax1, absmax2]) =
+            (codes.map(Tensor::into_dispatch), absmax.map(Tensor::into_dispatch));
+        let (param, code1, code2, absmax1, absmax2) =
+            <Dispatch as AdamW8bitOps>::adamw_8bit_step(param, grad, code1, code2, absmax1, absmax2, maps, step);
         return Ok(Coded8bit {
             param: Tensor::from_dispatch(param),
             codes: [code1, code2].map(Tensor::from_dispatch),

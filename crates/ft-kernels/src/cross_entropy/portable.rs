@@ -62,7 +62,12 @@ pub(super) fn gradients<B: CrossEntropyOps>(
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
         let some = |x: &Val<B>| x.clone().narrow(0, chunk.start, chunk.rows()).0;
         let logits = chunk.product(&head).cast(compute).0;
-        let to_logits = Val(B::softmax_gradient(logits, chunk.targets.clone(), some(&lse), some(&scale)));
+        let to_logits = Val(B::softmax_gradient(
+            logits,
+            chunk.targets.clone(),
+            some(&lse),
+            some(&scale),
+        ));
         if hidden_too {
             to_hidden.push(to_logits.clone().matmul(head.clone().cast(compute)));
         }

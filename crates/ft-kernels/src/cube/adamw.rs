@@ -1,6 +1,6 @@
 //! AdamW: one unit for a few numbers of a parameter.
 use super::address_type;
-use super::row::{element, vector};
+use super::row::{element, is_empty, vector};
 use crate::adamw::AdamWStep;
 use burn::backend::TensorMetadata;
 use burn_cubecl::kernel::into_contiguous;
@@ -16,6 +16,9 @@ pub(crate) fn adamw(
     v: CubeTensor,
     step: AdamWStep,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
+    if is_empty(&param) {
+        return (param, m, v);
+    }
     let (param, grad, m, v) = (own(param), into_contiguous(grad), own(m), own(v));
     let (client, n) = (param.client.clone(), param.shape().num_elements());
     let vector = vector(&client, &[param.dtype, grad.dtype, m.dtype], n);
@@ -24,7 +27,7 @@ pub(crate) fn adamw(
     let number = |x: f64| x as f32;
     // SAFETY: units beyond the parameter end at once, and all tensors are as long.
     unsafe {
-        kernel::launch_unchecked(
+        adamw_step::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, n / vector, dim),
             dim,
@@ -55,7 +58,7 @@ pub(super) fn own(x: CubeTensor) -> CubeTensor {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn kernel<F: Float, G: Float, N: Size>(
+fn adamw_step<F: Float, G: Float, N: Size>(
     param: &mut [Vector<F, N>],
     grad: &[Vector<G, N>],
     m: &mut [Vector<f32, N>],

@@ -1,6 +1,6 @@
 //! AdamW with moments in codes: a cube for each block of 256 numbers, a word of four codes for each unit.
-use super::address_type;
 use super::adamw::own;
+use super::address_type;
 use super::row::{element, largest};
 use crate::adamw_8bit::{AdamW8bitStep, BLOCK, CodeMap};
 use burn::backend::TensorMetadata;
@@ -39,7 +39,7 @@ pub(crate) fn adamw_8bit(
     // SAFETY: cubes beyond the last block end at once; codes and scales were counted when the operation was called, and numbers
     // beyond the parameter are neither read nor written.
     unsafe {
-        kernel::launch_unchecked(
+        adamw_8bit_step::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, blocks * UNITS, dim),
             dim,
@@ -87,7 +87,7 @@ fn tables(device: &CubeDevice, maps: [CodeMap; 2]) -> CubeTensor {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn kernel<F: Float, G: Float>(
+fn adamw_8bit_step<F: Float, G: Float>(
     param: &mut [F],
     grad: &[G],
     code1: &mut [u32],

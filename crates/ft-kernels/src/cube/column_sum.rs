@@ -25,7 +25,7 @@ pub(super) fn column_sum(x: CubeTensor, shape: Shape) -> CubeTensor {
     let cubes = columns.div_ceil(COLUMNS);
     // SAFETY: units beyond the columns write nothing, and rows are counted.
     unsafe {
-        kernel::launch_unchecked(
+        add_columns::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, cubes * COLUMNS * GROUPS, dim),
             dim,
@@ -40,7 +40,7 @@ pub(super) fn column_sum(x: CubeTensor, shape: Shape) -> CubeTensor {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn kernel(x: &[f32], out: &mut [f32], rows: usize, columns: usize) {
+fn add_columns(x: &[f32], out: &mut [f32], rows: usize, columns: usize) {
     let unit = UNIT_POS as usize;
     let column = CUBE_POS * COLUMNS + unit % COLUMNS;
     let mut sum = 0.0f32;

@@ -6,7 +6,7 @@
 //! dl  = scale·(exp(l - lse) - onehot(target))
 //! ```
 use super::address_type;
-use super::row::{Rows, element, largest, total};
+use super::row::{Rows, element, is_empty, largest, total};
 use burn::backend::TensorMetadata;
 use burn::backend::ops::IntTensorOps;
 use burn::tensor::{DType, IntDType, Shape};
@@ -22,25 +22,28 @@ const LOWEST: f32 = -3.0e38;
 /// Per row of logits `[rows, vocab]`: negative log likelihood and logarithm of the sum of exponentials, `[rows]` f32. What
 /// [`super::rows_fit`] allows.
 pub(crate) fn losses(logits: CubeTensor, targets: CubeTensor) -> (CubeTensor, CubeTensor) {
-    let (_, nll, lse) = launch(in_rows(logits), targets, false);
+    let (_, nll, lse) = launch(logits, targets, false);
     (nll, lse)
 }
 
 /// The negative log likelihoods `[rows]` f32 and their gradients in the place of the logits.
 pub(crate) fn losses_with_gradient(logits: CubeTensor, targets: CubeTensor) -> (CubeTensor, CubeTensor) {
-    let (gradient, nll, _) = launch(writable(logits), targets, true);
+    let (gradient, nll, _) = launch(logits, targets, true);
     (nll, gradient)
 }
 
 /// The gradients of `scale·nll`, scale `[rows]`, in the place of the logits.
 pub(crate) fn gradient(logits: CubeTensor, targets: CubeTensor, lse: CubeTensor, scale: CubeTensor) -> CubeTensor {
+    if is_empty(&logits) {
+        return logits;
+    }
     let logits = writable(logits);
     let (client, rows, stride) = layout(&logits);
     let (targets, lse, scale) = (integers(targets), into_contiguous(lse), into_contiguous(scale));
     let types = element(&logits);
     // SAFETY: as in `launch`.
     unsafe {
-        gradient_kernel::launch_unchecked(
+        softmax_gradient::launch_unchecked(
             &client,
             rows.cubes(&client, rows.rows),
             rows.dim(),
@@ -61,17 +64,21 @@ pub(crate) fn gradient(logits: CubeTensor, targets: CubeTensor, lse: CubeTensor,
 }
 
 fn launch(logits: CubeTensor, targets: CubeTensor, gradient: bool) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let (client, rows, stride) = layout(&logits);
-    let targets = integers(targets);
     let empty = || {
-        let shape = Shape::new([rows.rows]);
-        empty_device_contiguous_dtype(client.clone(), logits.device.clone(), shape, DType::F32)
+        let shape = Shape::new([logits.shape()[0]]);
+        empty_device_contiguous_dtype(logits.client.clone(), logits.device.clone(), shape, DType::F32)
     };
     let (nll, lse) = (empty(), empty());
+    if is_empty(&logits) {
+        return (logits, nll, lse);
+    }
+    let logits = if gradient { writable(logits) } else { in_rows(logits) };
+    let (client, rows, stride) = layout(&logits);
+    let targets = integers(targets);
     let types = element(&logits);
     // SAFETY: cubes beyond the last row end at once, units stay inside their row, and a target outside of it is not read.
     unsafe {
-        losses_kernel::launch_unchecked(
+        softmax_losses::launch_unchecked(
             &client,
             rows.cubes(&client, rows.rows),
             rows.dim(),
@@ -117,7 +124,11 @@ fn in_rows(logits: CubeTensor) -> CubeTensor {
 
 fn writable(logits: CubeTensor) -> CubeTensor {
     let logits = in_rows(logits);
-    if logits.can_mut() { logits } else { in_rows(logits.copy()) }
+    if logits.can_mut() {
+        logits
+    } else {
+        in_rows(logits.copy())
+    }
 }
 
 fn integers(targets: CubeTensor) -> CubeTensor {
@@ -125,7 +136,7 @@ fn integers(targets: CubeTensor) -> CubeTensor {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn losses_kernel<F: Float, N: Size>(
+fn softmax_losses<F: Float, N: Size>(
     logits: &mut [Vector<F, N>],
     targets: &[i32],
     nll: &mut [f32],
@@ -190,7 +201,7 @@ fn losses_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn gradient_kernel<F: Float, N: Size>(
+fn softmax_gradient<F: Float, N: Size>(
     logits: &mut [Vector<F, N>],
     targets: &[i32],
     lse: &[f32],

@@ -8,9 +8,11 @@
 //! ```
 use super::address_type;
 use super::column_sum::column_sum;
-use super::row::{Rows, element, total};
+use super::row::{Rows, element, is_empty, total};
 use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape};
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, FloatDType, Shape};
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -24,13 +26,16 @@ pub(crate) fn norm(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, 
     let (x, weight) = (into_contiguous(x), into_contiguous(weight));
     let bias = bias.map(|bias| into_contiguous(cast(bias, weight.dtype)));
     let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
-    let rows = Rows::of(&x, &[dtype, weight.dtype]);
     let y = empty_device_contiguous_dtype(client.clone(), x.device.clone(), shape, dtype);
+    if is_empty(&x) {
+        return y;
+    }
+    let rows = Rows::of(&x, &[dtype, weight.dtype]);
     let types = [element(&x), element(&weight)];
     let centered = bias.is_some();
     // SAFETY: cubes beyond the last row end at once, units stay inside their row, and weight and bias are as long as one.
     unsafe {
-        forward::launch_unchecked(
+        norm_forward::launch_unchecked(
             &client,
             rows.cubes(&client, rows.rows),
             rows.dim(),
@@ -62,11 +67,14 @@ pub(crate) fn norm_gradients(
 ) -> (CubeTensor, Option<CubeTensor>) {
     let (x, weight, dy) = (into_contiguous(x), into_contiguous(weight), into_contiguous(dy));
     let (client, device, dtype, shape) = (x.client.clone(), x.device.clone(), x.dtype, x.shape());
+    let (d, kinds) = (weight.shape().num_elements(), if centered { 2 } else { 1 });
+    if is_empty(&x) {
+        let zeros = || CubeBackend::float_zeros(Shape::new([kinds, d]), &device, FloatDType::F32);
+        return (x, affine_too.then(zeros));
+    }
     let rows = Rows::of(&x, &[dtype, weight.dtype, dy.dtype]);
-    let d = rows.width * rows.vector;
     let per = if affine_too { rows.rows.div_ceil(BLOCKS) } else { 1 };
     let blocks = rows.rows.div_ceil(per);
-    let kinds = if centered { 2 } else { 1 };
     let empty = |shape, dtype| empty_device_contiguous_dtype(client.clone(), device.clone(), shape, dtype);
     let dx = empty(shape, dtype);
     let parts = affine_too.then(|| empty(Shape::new([blocks, kinds * d]), DType::F32));
@@ -74,7 +82,7 @@ pub(crate) fn norm_gradients(
     let slots = if affine_too { rows.width.div_ceil(rows.units) } else { 0 };
     // SAFETY: as in `norm`; a block's cube writes its own row of the parts.
     unsafe {
-        backward::launch_unchecked(
+        norm_backward::launch_unchecked(
             &client,
             rows.cubes(&client, blocks),
             rows.dim(),
@@ -100,11 +108,11 @@ pub(crate) fn norm_gradients(
 }
 
 fn cast(x: CubeTensor, dtype: DType) -> CubeTensor {
-    crate::portable::Val::<burn_cubecl::CubeBackend>(x).cast(dtype).0
+    crate::portable::Val::<CubeBackend>(x).cast(dtype).0
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn forward<F: Float, W: Float, N: Size>(
+fn norm_forward<F: Float, W: Float, N: Size>(
     x: &[Vector<F, N>],
     weight: &[Vector<W, N>],
     bias: &ComptimeOption<Box<[Vector<W, N>]>>,
@@ -142,7 +150,7 @@ fn forward<F: Float, W: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn backward<F: Float, W: Float, G: Float, N: Size>(
+fn norm_backward<F: Float, W: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     weight: &[Vector<W, N>],
     dy: &[Vector<G, N>],

@@ -1,6 +1,6 @@
 //! SwiGLU and GELU: one pass over the inputs.
 use super::address_type;
-use super::row::{element, vector};
+use super::row::{element, is_empty, vector};
 use burn::backend::TensorMetadata;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -15,11 +15,15 @@ const CUBIC: f32 = 0.044_715;
 /// `silu(gate) · up`; both of one type.
 pub(crate) fn swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
     let (gate, up) = (into_contiguous(gate), into_contiguous(up));
-    let (grid, y) = (Grid::of(&gate), like(&gate));
+    let y = like(&gate);
+    if is_empty(&gate) {
+        return y;
+    }
+    let grid = Grid::of(&gate);
     let types = element(&gate);
     // SAFETY: units beyond the inputs, which are as long as the output, end at once.
     unsafe {
-        swiglu_kernel::launch_unchecked(
+        swiglu_forward::launch_unchecked(
             &grid.client,
             grid.count,
             grid.dim,
@@ -38,11 +42,15 @@ pub(crate) fn swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
 /// Gradients to gate and up.
 pub(crate) fn swiglu_gradients(gate: CubeTensor, up: CubeTensor, dy: CubeTensor) -> (CubeTensor, CubeTensor) {
     let (gate, up, dy) = (into_contiguous(gate), into_contiguous(up), into_contiguous(dy));
-    let (grid, to_gate, to_up) = (Grid::of(&gate), like(&gate), like(&up));
+    let (to_gate, to_up) = (like(&gate), like(&up));
+    if is_empty(&gate) {
+        return (to_gate, to_up);
+    }
+    let grid = Grid::of(&gate);
     let types = element(&gate);
     // SAFETY: as above.
     unsafe {
-        swiglu_gradients_kernel::launch_unchecked(
+        swiglu_backward::launch_unchecked(
             &grid.client,
             grid.count,
             grid.dim,
@@ -63,11 +71,15 @@ pub(crate) fn swiglu_gradients(gate: CubeTensor, up: CubeTensor, dy: CubeTensor)
 /// `gelu_new(x)`.
 pub(crate) fn gelu(x: CubeTensor) -> CubeTensor {
     let x = into_contiguous(x);
-    let (grid, y) = (Grid::of(&x), like(&x));
+    let y = like(&x);
+    if is_empty(&x) {
+        return y;
+    }
+    let grid = Grid::of(&x);
     let types = element(&x);
     // SAFETY: as above.
     unsafe {
-        gelu_kernel::launch_unchecked(
+        gelu_forward::launch_unchecked(
             &grid.client,
             grid.count,
             grid.dim,
@@ -85,11 +97,15 @@ pub(crate) fn gelu(x: CubeTensor) -> CubeTensor {
 /// Gradient to x.
 pub(crate) fn gelu_gradient(x: CubeTensor, dy: CubeTensor) -> CubeTensor {
     let (x, dy) = (into_contiguous(x), into_contiguous(dy));
-    let (grid, dx) = (Grid::of(&x), like(&x));
+    let dx = like(&x);
+    if is_empty(&x) {
+        return dx;
+    }
+    let grid = Grid::of(&x);
     let types = element(&x);
     // SAFETY: as above.
     unsafe {
-        gelu_gradient_kernel::launch_unchecked(
+        gelu_backward::launch_unchecked(
             &grid.client,
             grid.count,
             grid.dim,
@@ -105,7 +121,7 @@ pub(crate) fn gelu_gradient(x: CubeTensor, dy: CubeTensor) -> CubeTensor {
     dx
 }
 
-/// Whether the kernels take these: of one type, and not empty.
+/// Whether the kernels take these: all of one of their types.
 pub(crate) fn alike<const N: usize>(tensors: [&CubeTensor; N]) -> bool {
     super::rows_fit(tensors) && tensors.iter().all(|x| x.dtype == tensors[0].dtype)
 }
@@ -140,7 +156,7 @@ fn like(x: &CubeTensor) -> CubeTensor {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn swiglu_kernel<F: Float, N: Size>(
+fn swiglu_forward<F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
@@ -157,7 +173,7 @@ fn swiglu_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn swiglu_gradients_kernel<F: Float, N: Size>(
+fn swiglu_backward<F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     dy: &[Vector<F, N>],
@@ -181,7 +197,7 @@ fn swiglu_gradients_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn gelu_kernel<F: Float, N: Size>(
+fn gelu_forward<F: Float, N: Size>(
     x: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
     vectors: usize,
@@ -196,7 +212,7 @@ fn gelu_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn gelu_gradient_kernel<F: Float, N: Size>(
+fn gelu_backward<F: Float, N: Size>(
     x: &[Vector<F, N>],
     dy: &[Vector<F, N>],
     dx: &mut [Vector<F, N>],

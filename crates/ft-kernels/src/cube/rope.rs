@@ -1,6 +1,6 @@
 //! Rotary position embedding: one unit for a few pairs of a head.
 use super::address_type;
-use super::row::{element, vector};
+use super::row::{element, is_empty, vector};
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -15,6 +15,9 @@ pub(crate) fn rope(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, inverse: boo
     let (x, cos, sin) = (into_contiguous(x), into_contiguous(cos), into_contiguous(sin));
     let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
     let [b, s, heads, d] = shape.dims();
+    if is_empty(&x) {
+        return x;
+    }
     let vector = vector(&client, &[dtype, DType::F32], d / 2);
     let (half, angles) = (d / 2 / vector, cos.shape()[0] * s);
     let y = empty_device_contiguous_dtype(client.clone(), x.device.clone(), shape, dtype);
@@ -23,7 +26,7 @@ pub(crate) fn rope(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, inverse: boo
     let types = element(&x);
     // SAFETY: units beyond the pairs end at once, and rows of the tables are counted modulo their number.
     unsafe {
-        kernel::launch_unchecked(
+        rotate_half::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, pairs, dim),
             dim,
@@ -45,7 +48,7 @@ pub(crate) fn rope(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, inverse: boo
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn kernel<F: Float, N: Size>(
+fn rotate_half<F: Float, N: Size>(
     x: &[Vector<F, N>],
     cos: &[Vector<f32, N>],
     sin: &[Vector<f32, N>],
@@ -66,7 +69,10 @@ fn kernel<F: Float, N: Size>(
     let left = head * half * 2 + i;
     let right = left + half;
     let (c, s) = (cos[angle], sin[angle] * Vector::<f32, N>::new(sign));
-    let (first, second) = (Vector::<f32, N>::cast_from(x[left]), Vector::<f32, N>::cast_from(x[right]));
+    let (first, second) = (
+        Vector::<f32, N>::cast_from(x[left]),
+        Vector::<f32, N>::cast_from(x[right]),
+    );
     y[left] = Vector::<F, N>::cast_from(first * c - second * s);
     y[right] = Vector::<F, N>::cast_from(second * c + first * s);
 }

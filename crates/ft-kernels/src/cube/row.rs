@@ -13,11 +13,14 @@ const UNITS: usize = 256;
 /// Units that share a row, at least: no smaller group runs faster.
 const FEWEST: usize = 32;
 
-/// Whether kernels over rows take such tensors.
+/// Whether the kernels have all these element types.
 pub(crate) fn rows_fit<const N: usize>(tensors: [&CubeTensor; N]) -> bool {
-    tensors
-        .iter()
-        .all(|x| supported(x.dtype) && x.shape().num_elements() > 0)
+    tensors.iter().all(|x| supported(x.dtype))
+}
+
+/// Whether there is nothing to compute.
+pub(super) fn is_empty(x: &CubeTensor) -> bool {
+    x.shape().num_elements() == 0
 }
 
 /// How rows `[rows, d]` are read and shared.

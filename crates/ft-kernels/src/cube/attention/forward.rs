@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 const LOWEST: f32 = -1.0e30;
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn kernel<F: Float, N: Size>(
+pub(super) fn attention_forward<F: Float, N: Size>(
     q: &[Vector<F, N>],
     k: &[Vector<F, N>],
     v: &[Vector<F, N>],
@@ -45,7 +45,16 @@ pub(super) fn kernel<F: Float, N: Size>(
     let mut whole = Shared::<[f32]>::new_slice(tile.units);
     let mut lows = Shared::<[i32]>::new_slice(tile.rows);
 
-    fill::<F, N>(&mut queries, q, q_at.start(batch, head), q_at.seq, start, sight.s, tile.rows, tile);
+    fill::<F, N>(
+        &mut queries,
+        q,
+        q_at.start(batch, head),
+        q_at.seq,
+        start,
+        sight.s,
+        tile.rows,
+        tile,
+    );
     let low = sight.low(batch, query);
     let lowest = sight.lowest(batch, start, &mut lows, tile);
     let end = sight.keys(start + tile.rows);

@@ -8,7 +8,7 @@ use super::tile::{Tile, combine, dots, fill, inputs, scores, sums, weights};
 use cubecl::prelude::*;
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn kernel<F: Float, N: Size>(
+pub(super) fn attention_keys<F: Float, N: Size>(
     q: &[Vector<F, N>],
     k: &[Vector<F, N>],
     v: &[Vector<F, N>],
@@ -52,8 +52,26 @@ pub(super) fn kernel<F: Float, N: Size>(
     let mut to_values = sums(tile.cols, tile);
     let mut lows = Shared::<[i32]>::new_slice(tile.rows);
 
-    fill::<F, N>(&mut keys, k, k_at.start(batch, key_head), k_at.seq, key, t, tile.cols, tile);
-    fill::<F, N>(&mut values, v, v_at.start(batch, key_head), v_at.seq, key, t, tile.cols, tile);
+    fill::<F, N>(
+        &mut keys,
+        k,
+        k_at.start(batch, key_head),
+        k_at.seq,
+        key,
+        t,
+        tile.cols,
+        tile,
+    );
+    fill::<F, N>(
+        &mut values,
+        v,
+        v_at.start(batch, key_head),
+        v_at.seq,
+        key,
+        t,
+        tile.cols,
+        tile,
+    );
     // Before the first query nobody sees these keys, unless some are of the prefix.
     let column = key as i32 - sight.prefix;
     let before = max(column - sight.offset, 0);
@@ -68,7 +86,16 @@ pub(super) fn kernel<F: Float, N: Size>(
                 let flat = heads * tile.d;
                 let from = batch * sight.s * flat + head * tile.d;
                 sync_cube();
-                fill::<F, N>(&mut queries, q, q_at.start(batch, head), q_at.seq, start, sight.s, tile.rows, tile);
+                fill::<F, N>(
+                    &mut queries,
+                    q,
+                    q_at.start(batch, head),
+                    q_at.seq,
+                    start,
+                    sight.s,
+                    tile.rows,
+                    tile,
+                );
                 fill::<F, N>(&mut given, dout, from, flat, start, sight.s, tile.rows, tile);
                 sync_cube();
                 dots::<F, N>(&queries, &keys, &mut score, tile);

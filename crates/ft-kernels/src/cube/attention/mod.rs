@@ -16,12 +16,12 @@ mod sight;
 mod tile;
 
 use super::address_type;
-use super::row::{element, vector};
+use super::row::{element, is_empty, vector};
 use crate::attention::{First, Span};
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_elem_type;
-use burn::backend::ops::IntTensorOps;
-use burn::tensor::{DType, IntDType, Shape};
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -61,7 +61,8 @@ impl Attention {
         let ([b, s, hq, d], [_, t, hkv, _]) = (q.shape().dims(), k.shape().dims());
         let client = q.client.clone();
         let vector = vector(&client, &[q.dtype], d);
-        let tile = |kernel| largest_tile(&client, q.dtype, vector, d, kernel);
+        let limits = Limits::of(&client, q.dtype);
+        let tile = |kernel| limits.largest(q.dtype.size(), vector, d, kernel);
         let tiles = [tile(FORWARD)?, tile(QUERIES)?, tile(KEYS)?];
         Some(Self {
             client,
@@ -85,10 +86,13 @@ impl Attention {
         let ([q, k, v], first) = ([q, k, v].map(|x| self.in_rows(x)), columns(first));
         let out = self.empty(&q, [b, s, hq, d], q.dtype);
         let lse = self.empty(&q, [b, s, hq], DType::F32);
+        if is_empty(&q) {
+            return (out, lse);
+        }
         let (tile, pairs, types) = (self.tiles[0], b * hq, element(&q));
         // SAFETY: cubes beyond the last tile end at once; queries and keys beyond the last are neither read nor written.
         unsafe {
-            forward::kernel::launch_unchecked(
+            forward::attention_forward::launch_unchecked(
                 &self.client,
                 self.cubes(tile, s.div_ceil(tile.rows) * pairs),
                 dim(tile),
@@ -123,6 +127,10 @@ impl Attention {
         scale: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let [b, s, t, hq, hkv, d] = self.sizes;
+        if is_empty(&q) {
+            let zeros = |x: &CubeTensor| CubeBackend::float_zeros(x.shape(), &x.device, FloatDType::from(x.dtype));
+            return (q, zeros(&k), zeros(&v));
+        }
         let ([q, k, v], first) = ([q, k, v].map(|x| self.in_rows(x)), columns(first));
         let [out, lse, dout] = [out, lse, dout].map(into_contiguous);
         let (types, groups, scale) = (element(&q), hq / hkv, scale as f32);
@@ -137,7 +145,7 @@ impl Attention {
         let units = CubeDim::new(&self.client, count);
         // SAFETY: as above.
         unsafe {
-            queries::rows_kernel::launch_unchecked(
+            queries::attention_rows::launch_unchecked(
                 &self.client,
                 calculate_cube_count_elemwise(&self.client, count, units),
                 units,
@@ -152,7 +160,7 @@ impl Attention {
                 types,
             );
             let tile = self.tiles[1];
-            queries::kernel::launch_unchecked(
+            queries::attention_queries::launch_unchecked(
                 &self.client,
                 self.cubes(tile, s.div_ceil(tile.rows) * b * hq),
                 dim(tile),
@@ -176,7 +184,7 @@ impl Attention {
                 types,
             );
             let tile = self.tiles[2];
-            keys::kernel::launch_unchecked(
+            keys::attention_keys::launch_unchecked(
                 &self.client,
                 self.cubes(tile, t.div_ceil(tile.cols) * b * hkv),
                 dim(tile),
@@ -257,28 +265,49 @@ fn sight(s: usize, span: Span, first: Option<CubeTensor>) -> SightLaunch {
     )
 }
 
-/// The largest tile of a kernel that leaves room for a second cube, or the largest at all where memory is small.
-fn largest_tile(client: &Client, dtype: DType, vector: usize, d: usize, kernel: [usize; 6]) -> Option<Tile> {
-    let hardware = &client.properties().hardware;
-    let memory = hardware.max_shared_memory_size;
-    let room = if memory >= 96 << 10 { memory / 2 } else { memory };
-    let planes = multiplies(client, dtype) && d.is_multiple_of(16) && 16usize.is_multiple_of(vector);
-    let most = UNITS.min(1 << (hardware.max_units_per_cube as usize).ilog2());
-    let [inputs @ .., row_sums, col_sums] = kernel;
-    let tile = |(rows, cols): (usize, usize)| Tile {
-        rows,
-        cols,
-        d: d / vector,
-        vector,
-        size: dtype.size(),
-        units: if rows * cols >= 2048 { most } else { most.min(128) },
-        planes,
-    };
-    let tiles = || TILES.into_iter().map(tile).filter(|tile| !planes || tile.cols >= 16);
-    let within = |memory: usize| {
-        tiles().find(|tile| tile.bytes(inputs, row_sums * tile.rows + col_sums * tile.cols) <= memory)
-    };
-    within(room).or_else(|| within(memory))
+/// What of a device decides how large tiles are.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Bytes of shared memory.
+    memory: usize,
+    units: usize,
+    planes: bool,
+}
+
+impl Limits {
+    fn of(client: &Client, dtype: DType) -> Self {
+        let hardware = &client.properties().hardware;
+        Self {
+            memory: hardware.max_shared_memory_size,
+            units: hardware.max_units_per_cube as usize,
+            planes: multiplies(client, dtype),
+        }
+    }
+
+    /// The largest tile of a kernel that leaves room for a second cube, or the largest at all where memory is small.
+    fn largest(self, size: usize, vector: usize, d: usize, kernel: [usize; 6]) -> Option<Tile> {
+        let room = if self.memory >= 96 << 10 {
+            self.memory / 2
+        } else {
+            self.memory
+        };
+        let planes = self.planes && d.is_multiple_of(16) && 16usize.is_multiple_of(vector);
+        let most = UNITS.min(1 << self.units.ilog2());
+        let [inputs @ .., row_sums, col_sums] = kernel;
+        let tile = |(rows, cols): (usize, usize)| Tile {
+            rows,
+            cols,
+            d: d / vector,
+            vector,
+            size,
+            units: if rows * cols >= 2048 { most } else { most.min(128) },
+            planes,
+        };
+        let tiles = || TILES.into_iter().map(tile).filter(|tile| !planes || tile.cols >= 16);
+        let bytes = |tile: &Tile| tile.bytes(inputs, row_sums * tile.rows + col_sums * tile.cols);
+        let within = |memory: usize| tiles().find(|tile| bytes(tile) <= memory);
+        within(room).or_else(|| within(self.memory))
+    }
 }
 
 /// Whether planes of this device multiply tiles of 16 by 16 values of this type.
@@ -297,4 +326,41 @@ fn multiplies(client: &Client, dtype: DType) -> bool {
     dtype.size() == 2
         && (hardware.plane_size_min, hardware.plane_size_max) == (plane, plane)
         && properties.features.matmul.cmma.contains(&config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of an H100, a card's Vulkan driver, and a software device: heads up to 256 wide have tiles everywhere.
+    #[test]
+    fn tiles_fit_into_memory() {
+        for (memory, planes) in [
+            (227 << 10, true),
+            (163 << 10, true),
+            (99 << 10, true),
+            (48 << 10, false),
+            (32 << 10, false),
+        ] {
+            for (size, vector) in [(4, 4), (2, 8), (2, 4), (2, 1)] {
+                let limits = Limits {
+                    memory,
+                    units: 1024,
+                    planes: planes && size == 2,
+                };
+                for d in [64, 80, 96, 128, 192, 256] {
+                    for kernel in [FORWARD, QUERIES, KEYS] {
+                        let tile = limits.largest(size, vector, d, kernel).expect("some tile");
+                        let [inputs @ .., rows, cols] = kernel;
+                        assert!(tile.bytes(inputs, rows * tile.rows + cols * tile.cols) <= memory);
+                        assert!(tile.units.is_multiple_of(tile.rows) && (!tile.planes || tile.cols >= 16));
+                        assert!(
+                            memory < 200 << 10 || d > 128 || size == 4 || tile.rows >= 32,
+                            "{tile:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
 }

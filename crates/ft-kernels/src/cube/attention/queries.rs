@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 
 /// Per query and head: the logarithm, and `dout·out`.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn rows_kernel<F: Float, N: Size>(
+pub(super) fn attention_rows<F: Float, N: Size>(
     out: &[Vector<F, N>],
     dout: &[Vector<F, N>],
     lse: &[f32],
@@ -31,7 +31,7 @@ pub(super) fn rows_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn kernel<F: Float, N: Size>(
+pub(super) fn attention_queries<F: Float, N: Size>(
     q: &[Vector<F, N>],
     k: &[Vector<F, N>],
     v: &[Vector<F, N>],
@@ -70,7 +70,16 @@ pub(super) fn kernel<F: Float, N: Size>(
     let mut sum = sums(tile.rows, tile);
     let mut lows = Shared::<[i32]>::new_slice(tile.rows);
 
-    fill::<F, N>(&mut queries, q, q_at.start(batch, head), q_at.seq, start, sight.s, tile.rows, tile);
+    fill::<F, N>(
+        &mut queries,
+        q,
+        q_at.start(batch, head),
+        q_at.seq,
+        start,
+        sight.s,
+        tile.rows,
+        tile,
+    );
     let flat = heads * tile.d;
     let from = batch * sight.s * flat + head * tile.d;
     fill::<F, N>(&mut given, dout, from, flat, start, sight.s, tile.rows, tile);

@@ -209,13 +209,7 @@ fn dots_of_planes<F: Float, N: Size>(
         for c in 0..comptime!(tile.d / step) {
             let left = matrix_a::<F, N>(a, i * pitch + c * step, comptime!((pitch * tile.vector) as u32));
             let mut right = unsafe {
-                cmma::Matrix::<F>::uninitialized(
-                    cmma::MatrixIdent::B,
-                    SIDE,
-                    SIDE,
-                    SIDE,
-                    cmma::MatrixLayout::ColMajor,
-                )
+                cmma::Matrix::<F>::uninitialized(cmma::MatrixIdent::B, SIDE, SIDE, SIDE, cmma::MatrixLayout::ColMajor)
             };
             let start = j * pitch + c * step;
             cmma::load(&mut right, &b[start..b.len()], comptime!((pitch * tile.vector) as u32));
@@ -234,15 +228,13 @@ fn dots_of_planes<F: Float, N: Size>(
 }
 
 #[cube]
-fn matrix_a<F: Float, N: Size>(from: &Shared<[Vector<F, N>]>, start: usize, #[comptime] stride: u32) -> cmma::Matrix<F> {
+fn matrix_a<F: Float, N: Size>(
+    from: &Shared<[Vector<F, N>]>,
+    start: usize,
+    #[comptime] stride: u32,
+) -> cmma::Matrix<F> {
     let mut a = unsafe {
-        cmma::Matrix::<F>::uninitialized(
-            cmma::MatrixIdent::A,
-            SIDE,
-            SIDE,
-            SIDE,
-            cmma::MatrixLayout::RowMajor,
-        )
+        cmma::Matrix::<F>::uninitialized(cmma::MatrixIdent::A, SIDE, SIDE, SIDE, cmma::MatrixLayout::RowMajor)
     };
     cmma::load(&mut a, &from[start..from.len()], stride);
     a
@@ -272,8 +264,16 @@ fn combine_of_units<F: Float, N: Size>(
     #[comptime] transposed: bool,
     #[comptime] tile: Tile,
 ) {
-    let (rows, depth) = comptime!(if transposed { (tile.cols, tile.rows) } else { (tile.rows, tile.cols) });
-    let (down, across) = comptime!(if transposed { (1, tile.weight_pitch()) } else { (tile.weight_pitch(), 1) });
+    let (rows, depth) = comptime!(if transposed {
+        (tile.cols, tile.rows)
+    } else {
+        (tile.rows, tile.cols)
+    });
+    let (down, across) = comptime!(if transposed {
+        (1, tile.weight_pitch())
+    } else {
+        (tile.weight_pitch(), 1)
+    });
     let mut item = UNIT_POS as usize;
     while item < comptime!(rows / BLOCK * tile.d) {
         let (i, c) = (item / tile.d * BLOCK, item % tile.d);
@@ -309,7 +309,11 @@ fn combine_of_planes<F: Float, N: Size>(
     #[comptime] transposed: bool,
     #[comptime] tile: Tile,
 ) {
-    let (rows, depth) = comptime!(if transposed { (tile.cols, tile.rows) } else { (tile.rows, tile.cols) });
+    let (rows, depth) = comptime!(if transposed {
+        (tile.cols, tile.rows)
+    } else {
+        (tile.rows, tile.cols)
+    });
     let across = comptime!(tile.d * tile.vector / SIDE);
     let (pitch, weight_pitch, sum_pitch) = comptime!((tile.input_pitch(), tile.weight_pitch(), tile.sum_pitch()));
     let mut part = UNIT_POS as usize / PLANE;
@@ -335,13 +339,7 @@ fn combine_of_planes<F: Float, N: Size>(
         #[unroll]
         for j in 0..comptime!(depth / SIDE) {
             let mut right = unsafe {
-                cmma::Matrix::<F>::uninitialized(
-                    cmma::MatrixIdent::B,
-                    SIDE,
-                    SIDE,
-                    SIDE,
-                    cmma::MatrixLayout::RowMajor,
-                )
+                cmma::Matrix::<F>::uninitialized(cmma::MatrixIdent::B, SIDE, SIDE, SIDE, cmma::MatrixLayout::RowMajor)
             };
             let start = j * SIDE * pitch + c / tile.vector;
             cmma::load(&mut right, &b[start..b.len()], comptime!((pitch * tile.vector) as u32));

@@ -1,5 +1,5 @@
 //! One update of AdamW; the one with codes is compared with the CPU's in `ft-optim`.
-use super::{TYPES, compare, floats, gpu, rounded, tensor, tensor_of};
+use super::{compare, floats, gpu, rounded, tensor, tensor_of, types};
 use crate::testing::values;
 use crate::{AdamWStep, adamw};
 use burn::tensor::{Device, FloatDType};
@@ -15,7 +15,7 @@ const STEP: AdamWStep = AdamWStep {
 
 #[test]
 fn updates_are_those_of_the_cpu() {
-    for (dtype, bound) in TYPES {
+    for (dtype, bound) in types() {
         for [n, d] in [[1, 1], [3, 33], [64, 100]] {
             let run = |device: &Device, dtype: FloatDType| {
                 let device = &device.clone().inner();

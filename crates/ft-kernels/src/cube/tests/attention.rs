@@ -1,5 +1,5 @@
 //! Attention of every kind of mask, layout and size.
-use super::{TYPES, compare, rounded, tensor_of};
+use super::{compare, rounded, tensor_of, types};
 use crate::testing::values;
 use crate::{Mask, attention};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
@@ -37,20 +37,126 @@ const PLAIN: Case = Case {
 fn cases() -> Vec<Case> {
     vec![
         PLAIN,
-        Case { name: "one token", s: 1, d: 16, ..PLAIN },
-        Case { name: "one number", s: 3, d: 1, ..PLAIN },
-        Case { name: "odd heads", b: 2, s: 19, hq: 6, hkv: 2, d: 33, ..PLAIN },
-        Case { name: "several tiles", b: 2, s: 75, hq: 4, hkv: 2, d: 64, ..PLAIN },
-        Case { name: "wide heads", s: 40, hq: 2, d: 128, ..PLAIN },
-        Case { name: "wider heads", s: 23, hq: 2, hkv: 2, d: 256, ..PLAIN },
-        Case { name: "a window", s: 70, hq: 2, d: 32, window: Some(17), ..PLAIN },
-        Case { name: "a window after a cache", s: 40, hq: 2, d: 32, offset: 45, window: Some(33), ..PLAIN },
-        Case { name: "documents", b: 2, s: 90, hq: 4, hkv: 2, d: 32, documents: Some(29), ..PLAIN },
-        Case { name: "documents with a window", s: 90, d: 16, documents: Some(31), window: Some(31), ..PLAIN },
-        Case { name: "a prefix", s: 50, hq: 2, d: 16, prefix: 7, ..PLAIN },
-        Case { name: "a prefix, documents and a cache", b: 2, s: 33, hq: 2, d: 16, prefix: 5, documents: Some(10), offset: 12, ..PLAIN },
-        Case { name: "decoding in a longer cache", b: 2, s: 1, hq: 4, hkv: 2, d: 64, offset: 100, spare: 27, ..PLAIN },
-        Case { name: "a longer cache", b: 2, s: 20, hq: 2, d: 64, offset: 30, spare: 14, ..PLAIN },
+        Case {
+            name: "one token",
+            s: 1,
+            d: 16,
+            ..PLAIN
+        },
+        Case {
+            name: "one number",
+            s: 3,
+            d: 1,
+            ..PLAIN
+        },
+        Case {
+            name: "odd heads",
+            b: 2,
+            s: 19,
+            hq: 6,
+            hkv: 2,
+            d: 33,
+            ..PLAIN
+        },
+        Case {
+            name: "several tiles",
+            b: 2,
+            s: 75,
+            hq: 4,
+            hkv: 2,
+            d: 64,
+            ..PLAIN
+        },
+        Case {
+            name: "wide heads",
+            s: 40,
+            hq: 2,
+            d: 128,
+            ..PLAIN
+        },
+        Case {
+            name: "wider heads",
+            s: 23,
+            hq: 2,
+            hkv: 2,
+            d: 256,
+            ..PLAIN
+        },
+        Case {
+            name: "a window",
+            s: 70,
+            hq: 2,
+            d: 32,
+            window: Some(17),
+            ..PLAIN
+        },
+        Case {
+            name: "a window after a cache",
+            s: 40,
+            hq: 2,
+            d: 32,
+            offset: 45,
+            window: Some(33),
+            ..PLAIN
+        },
+        Case {
+            name: "documents",
+            b: 2,
+            s: 90,
+            hq: 4,
+            hkv: 2,
+            d: 32,
+            documents: Some(29),
+            ..PLAIN
+        },
+        Case {
+            name: "documents with a window",
+            s: 90,
+            d: 16,
+            documents: Some(31),
+            window: Some(31),
+            ..PLAIN
+        },
+        Case {
+            name: "a prefix",
+            s: 50,
+            hq: 2,
+            d: 16,
+            prefix: 7,
+            ..PLAIN
+        },
+        Case {
+            name: "a prefix, documents and a cache",
+            b: 2,
+            s: 33,
+            hq: 2,
+            d: 16,
+            prefix: 5,
+            documents: Some(10),
+            offset: 12,
+            ..PLAIN
+        },
+        Case {
+            name: "decoding in a longer cache",
+            b: 2,
+            s: 1,
+            hq: 4,
+            hkv: 2,
+            d: 64,
+            offset: 100,
+            spare: 27,
+            ..PLAIN
+        },
+        Case {
+            name: "a longer cache",
+            b: 2,
+            s: 20,
+            hq: 2,
+            d: 64,
+            offset: 30,
+            spare: 14,
+            ..PLAIN
+        },
     ]
 }
 
@@ -74,7 +180,7 @@ impl Case {
 #[test]
 fn outputs_and_gradients_are_those_of_the_cpu() {
     for case in cases() {
-        for (dtype, bound) in TYPES {
+        for (dtype, bound) in types() {
             let run = |device: &Device, dtype: FloatDType| {
                 let Case { b, s, hq, hkv, d, .. } = case;
                 let t = case.prefix + case.offset + s;
@@ -87,7 +193,13 @@ fn outputs_and_gradients_are_those_of_the_cpu() {
                 // Part of a cache: its rows are not one after the other.
                 let [k, v] = [k, v].map(|x| x.narrow(1, 0, t).require_grad());
                 let scale = 1.0 / (d as f64).sqrt();
-                let y = attention(q.clone(), k.clone(), v.clone(), &case.mask(&device.clone().inner()), scale);
+                let y = attention(
+                    q.clone(),
+                    k.clone(),
+                    v.clone(),
+                    &case.mask(&device.clone().inner()),
+                    scale,
+                );
                 let gradients = (y.clone() * leaf(4, [b, s, hq, d])).sum().backward();
                 let mut all = vec![y.into_data()];
                 all.extend([q, k, v].map(|x| x.grad(&gradients).unwrap().into_data()));
@@ -105,7 +217,9 @@ fn gradients_are_the_same_every_time() {
     let run = || {
         let leaf = |seed| tensor_of(&device, &values(2 * 70 * 2 * 32, seed), [2, 70, 2, 32], FloatDType::F32);
         let [q, k, v] = [1, 2, 3].map(|seed| leaf(seed).require_grad());
-        let gradients = attention(q.clone(), k.clone(), v.clone(), &Mask::default(), 0.2).sum().backward();
+        let gradients = attention(q.clone(), k.clone(), v.clone(), &Mask::default(), 0.2)
+            .sum()
+            .backward();
         [q, k, v].map(|x| super::floats(x.grad(&gradients).unwrap()))
     };
     assert!(run() == run());

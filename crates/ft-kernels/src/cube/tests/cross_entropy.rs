@@ -1,5 +1,5 @@
 //! Chunks of logits, and the whole operation.
-use super::{TYPES, compare, gpu, rounded, tensor, tensor_of};
+use super::{compare, gpu, rounded, tensor, tensor_of, types};
 use crate::cross_entropy::CrossEntropyOps;
 use crate::testing::{close, values};
 use crate::{cross_entropy, token_nll};
@@ -13,7 +13,7 @@ fn targets(device: &Device, rows: usize, vocab: usize) -> Tensor<1, Int> {
 
 #[test]
 fn losses_and_gradients_of_chunks() {
-    for (dtype, bound) in TYPES {
+    for (dtype, bound) in types() {
         for [rows, vocab] in [[1, 1], [3, 33], [5, 1000], [2, 5003], [300, 12]] {
             let run = |device: &Device, dtype: FloatDType| {
                 let device = &device.clone().inner();
@@ -42,10 +42,8 @@ fn shared_logits_are_not_overwritten() {
     let device = gpu().inner();
     let logits = tensor(&device, &values(4 * 37, 1), [4, 37]);
     let before = super::floats(logits.clone());
-    let _ = Dispatch::softmax_losses_with_gradient(
-        logits.clone().into_dispatch(),
-        targets(&device, 4, 37).into_dispatch(),
-    );
+    let _ =
+        Dispatch::softmax_losses_with_gradient(logits.clone().into_dispatch(), targets(&device, 4, 37).into_dispatch());
     assert_eq!(super::floats(logits), before);
 }
 

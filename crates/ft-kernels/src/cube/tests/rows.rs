@@ -1,5 +1,5 @@
 //! Norms, activations and rotations.
-use super::{TYPES, compare, rounded, tensor_of};
+use super::{compare, rounded, tensor_of, types};
 use crate::testing::values;
 use crate::{gelu_tanh, layer_norm, rms_norm, rope, swiglu};
 use burn::tensor::{Device, FloatDType, Tensor};
@@ -9,7 +9,7 @@ const SHAPES: [[usize; 2]; 7] = [[1, 1], [3, 33], [5, 576], [4, 2048], [2, 4096]
 
 #[test]
 fn rms_norm_and_its_gradients() {
-    for (dtype, bound) in TYPES {
+    for (dtype, bound) in types() {
         for [n, d] in SHAPES {
             let run = |device: &Device, dtype: FloatDType| {
                 let x = tensor_of(device, &rounded(values(n * d, 1)), [1, n, d], dtype).require_grad();
@@ -23,7 +23,13 @@ fn rms_norm_and_its_gradients() {
                     w.grad(&gradients).unwrap().into_data(),
                 ]
             };
-            compare(run, dtype, bound * (n as f64).sqrt(), &["y", "dx", "dw"], &format!("{n} x {d}"));
+            compare(
+                run,
+                dtype,
+                bound * (n as f64).sqrt(),
+                &["y", "dx", "dw"],
+                &format!("{n} x {d}"),
+            );
         }
     }
 }
@@ -31,7 +37,7 @@ fn rms_norm_and_its_gradients() {
 /// A weight of another type than x, and a frozen one: another kernel computes the gradient to x alone.
 #[test]
 fn rms_norm_with_a_frozen_weight_in_f32() {
-    for (dtype, bound) in TYPES {
+    for (dtype, bound) in types() {
         for [n, d] in SHAPES {
             let run = |device: &Device, dtype: FloatDType| {
                 let x = tensor_of(device, &rounded(values(n * d, 1)), [n, d], dtype).require_grad();
@@ -47,14 +53,13 @@ fn rms_norm_with_a_frozen_weight_in_f32() {
 
 #[test]
 fn layer_norm_and_its_gradients() {
-    for (dtype, bound) in TYPES {
+    for (dtype, bound) in types() {
         // A row of one number is its own mean: its gradient is the rounding error of what cancels.
         for [n, d] in SHAPES.into_iter().filter(|[_, d]| *d > 1) {
             for affine in [true, false] {
                 let run = |device: &Device, dtype: FloatDType| {
                     let x = tensor_of(device, &rounded(values(n * d, 1)), [n, d], dtype).require_grad();
-                    let [mut w, mut b] =
-                        [2, 4].map(|seed| tensor_of(device, &rounded(values(d, seed)), [d], dtype));
+                    let [mut w, mut b] = [2, 4].map(|seed| tensor_of(device, &rounded(values(d, seed)), [d], dtype));
                     if affine {
                         (w, b) = (w.require_grad(), b.require_grad());
                     }
@@ -65,7 +70,11 @@ fn layer_norm_and_its_gradients() {
                     all.extend([w, b].iter().filter_map(|x| Some(x.grad(&gradients)?.into_data())));
                     all
                 };
-                let names = if affine { &["y", "dx", "dw", "db"][..] } else { &["y", "dx"] };
+                let names = if affine {
+                    &["y", "dx", "dw", "db"][..]
+                } else {
+                    &["y", "dx"]
+                };
                 compare(run, dtype, bound * (n as f64).sqrt(), names, &format!("{n} x {d}"));
             }
         }
@@ -75,17 +84,32 @@ fn layer_norm_and_its_gradients() {
 #[test]
 fn empty_batches_stay_empty() {
     let device = super::gpu();
-    let x = Tensor::<3>::zeros([2, 0, 8], &device).require_grad();
-    let w = Tensor::<1>::ones([8], &device);
-    assert_eq!(rms_norm(x.clone(), w.clone(), 1e-5).dims(), [2, 0, 8]);
-    assert_eq!(layer_norm(x.clone(), w.clone(), w, 1e-5).dims(), [2, 0, 8]);
-    assert_eq!(swiglu(x.clone(), x.clone()).dims(), [2, 0, 8]);
-    assert_eq!(gelu_tanh(x).dims(), [2, 0, 8]);
+    let x = || Tensor::<3>::zeros([2, 0, 8], &device).require_grad();
+    let w = || Tensor::<1>::ones([8], &device).require_grad();
+    let (w, b) = (w(), w());
+    let x4 = Tensor::<4>::zeros([2, 0, 2, 4], &device).require_grad();
+    let table = Tensor::<3>::ones([1, 0, 2], &device);
+    let outputs = [
+        rms_norm(x(), w.clone(), 1e-5),
+        layer_norm(x(), w.clone(), b.clone(), 1e-5),
+        swiglu(x(), x()),
+        gelu_tanh(x()),
+        rope(x4, table.clone(), table).reshape([2, 0, 8]),
+    ];
+    for y in outputs {
+        let gradients = y.clone().sum().backward();
+        assert_eq!(y.into_data().shape().as_slice(), [2, 0, 8]);
+        for leaf in [&w, &b] {
+            if let Some(gradient) = leaf.grad(&gradients) {
+                assert_eq!(super::floats(gradient), [0.0; 8]);
+            }
+        }
+    }
 }
 
 #[test]
 fn swiglu_and_its_gradients() {
-    for (dtype, bound) in TYPES {
+    for (dtype, bound) in types() {
         for [n, d] in SHAPES {
             let run = |device: &Device, dtype: FloatDType| {
                 // A view: rows are not whole.
@@ -108,7 +132,7 @@ fn swiglu_and_its_gradients() {
 
 #[test]
 fn gelu_and_its_gradient() {
-    for (dtype, bound) in TYPES {
+    for (dtype, bound) in types() {
         for [n, d] in SHAPES {
             let run = |device: &Device, dtype: FloatDType| {
                 let x = tensor_of(device, &rounded(values(n * d, 1)), [n, d], dtype).mul_scalar(4.0);
@@ -125,12 +149,23 @@ fn gelu_and_its_gradient() {
 
 #[test]
 fn rotations_and_their_gradients() {
-    for (dtype, bound) in TYPES {
-        for [b, s, h, d, tables] in [[1, 1, 1, 2, 1], [2, 5, 3, 10, 1], [2, 3, 4, 64, 2], [1, 7, 2, 128, 1], [3, 4, 1, 6, 3]] {
+    for (dtype, bound) in types() {
+        for [b, s, h, d, tables] in [
+            [1, 1, 1, 2, 1],
+            [2, 5, 3, 10, 1],
+            [2, 3, 4, 64, 2],
+            [1, 7, 2, 128, 1],
+            [3, 4, 1, 6, 3],
+        ] {
             let run = |device: &Device, dtype: FloatDType| {
                 let n = b * s * h * d;
                 let x = tensor_of(device, &rounded(values(n, 1)), [b, s, h, d], dtype).require_grad();
-                let angles = tensor_of(device, &values(tables * s * d / 2, 2), [tables, s, d / 2], FloatDType::F32);
+                let angles = tensor_of(
+                    device,
+                    &values(tables * s * d / 2, 2),
+                    [tables, s, d / 2],
+                    FloatDType::F32,
+                );
                 let y = rope(x.clone(), angles.clone().cos(), angles.sin());
                 let weights = tensor_of(device, &rounded(values(n, 3)), [b, s, h, d], dtype);
                 let gradients = (y.clone() * weights).sum().backward();
