@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use clap::Parser;
@@ -40,7 +41,18 @@ struct Args {
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn main() -> Result<()> {
+/// The program.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("logits: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     let device = ft_cli::open_device(&args.device);
     let mut rows = args.ids.iter().map(|row| parse(row)).collect::<Result<Vec<_>>>()?;

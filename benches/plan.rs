@@ -15,7 +15,9 @@ use clap::Parser;
 use ft_model::{LoadDtype, Model, ModelConfig};
 use ft_train::memory::human;
 use ft_train::{FitOptions, Plan, RunConfig, fit};
-use serde_json::{Value, json};
+use serde_json::json;
+
+use crate::words;
 
 #[derive(Parser, Debug)]
 struct Args {
@@ -224,7 +226,8 @@ const CASES: &[(&str, usize, usize, &str)] = &[
     ("135M", 1, 512, "peft.method=full continual.strategy=ewc"),
 ];
 
-fn main() -> ExitCode {
+/// The program.
+pub fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(config) = &args.run {
         return one(config, &args);
@@ -272,8 +275,8 @@ fn measure(dir: &Path, number: usize, case: &(&str, usize, usize, &str), device:
     let pairs = ["dpo", "ipo", "orpo", "simpo", "kto"]
         .iter()
         .any(|kind| sets.contains(&format!("kind={kind}")));
-    data(&dir.join("train.jsonl"), 4 * rows, *width, pairs);
-    data(&dir.join("valid.jsonl"), *rows, *width, pairs);
+    words::data(&dir.join("train.jsonl"), 4 * rows, *width, pairs);
+    words::data(&dir.join("valid.jsonl"), *rows, *width, pairs);
     let config = dir.join("run.toml");
     let format = if pairs { "preference" } else { "prompt-completion" };
     // Three tasks of two steps each.
@@ -288,7 +291,7 @@ fn measure(dir: &Path, number: usize, case: &(&str, usize, usize, &str), device:
         dir.join(format!("run-{number}")).display()
     );
     fs::write(&config, text).expect("a temporary folder can be written");
-    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+    let mut command = Command::new(std::env::args_os().next().expect("a program knows its name"));
     command.arg("--run").arg(&config).args(["--device", device]);
     for set in sets.split(' ') {
         command.args(["--set", &set.replace('@', &format!("{}/", dir.display()))]);
@@ -311,38 +314,5 @@ fn base(dir: &Path, dims: Dims) {
     let config = ModelConfig::from_json(&config.to_string(), dir).unwrap_or_else(|e| panic!("{e}"));
     let model = Model::init(&config, 0, &Device::flex());
     model.save(dir, LoadDtype::Bf16).unwrap_or_else(|e| panic!("{e}"));
-    let special = |id: usize, token: &str| {
-        json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            "special": true })
-    };
-    let mut words: serde_json::Map<String, Value> = (2..WORDS).map(|id| (format!("w{id}"), id.into())).collect();
-    words.extend([("<pad>".into(), 0.into()), ("</s>".into(), 1.into())]);
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special(0, "<pad>"), special(1, "</s>")],
-        "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-        "model": { "type": "WordLevel", "vocab": words, "unk_token": "w2" }
-    });
-    let names = json!({ "eos_token": "</s>", "pad_token": "<pad>" });
-    for (name, content) in [("tokenizer.json", tokenizer), ("tokenizer_config.json", names)] {
-        fs::write(dir.join(name), content.to_string()).expect("a temporary folder can be written");
-    }
-}
-
-const WORDS: usize = 1000;
-
-/// Samples of `width` tokens, all of them learned but the first few; or pairs of such.
-fn data(path: &Path, samples: usize, width: usize, pairs: bool) {
-    let words = |from: usize, count: usize| {
-        let word = |i: usize| format!("w{}", 2 + (from + i * 7) % (WORDS - 2));
-        (0..count).map(word).collect::<Vec<_>>().join(" ")
-    };
-    let line = |i: usize| {
-        let (prompt, [chosen, rejected]) = (words(i, 4), [3, 5].map(|step| words(i * step + step, width - 5)));
-        let record = match pairs {
-            true => json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected }),
-            false => json!({ "prompt": prompt, "completion": chosen }),
-        };
-        format!("{record}\n")
-    };
-    fs::write(path, (0..samples).map(line).collect::<String>()).expect("a temporary folder can be written");
+    words::tokenizer(dir);
 }

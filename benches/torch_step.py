@@ -4,10 +4,17 @@
     python benches/torch_step.py --method lora --batch 4 --seq 256 --threads 2
 
 Random weights; labels are the input ids, so every position but the last is learned; AdamW; SDPA attention; no dropout. The methods take the
-places and ranks that are ft's defaults, with adapters in f32. The defaults are SmolLM2-135M's dimensions. The counterpart is benches/step.rs.
+places and ranks that are ft's defaults, with adapters in f32. Shapes are those of benches/shapes.json, any dimension of which can be given
+by itself; weights are drawn on the device. The counterpart is benches/step.rs.
+
+    python benches/torch_step.py --device cuda --shape llama-3.2-3b --dtype bf16 --seq 1024     # LoRA
+    python benches/torch_step.py --device cuda --shape llama-3.1-8b --dtype bf16 --seq 1024 --quant nf4+double   # needs bitsandbytes
+    python benches/torch_step.py --device cuda --shape llama-3.2-1b --dtype bf16 --seq 1024 --method full --autocast --optim adamw_8bit
 """
 import argparse
+import contextlib
 import json
+import pathlib
 import resource
 import statistics
 import sys
@@ -21,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 warnings.filterwarnings("ignore", category=FutureWarning)
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 ALL = "all-linear"
+DIMENSIONS = ["hidden", "layers", "heads", "kv_heads", "ffn", "vocab"]
 METHODS = {
     "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=ALL),
     "dora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=ALL, use_dora=True),
@@ -85,16 +93,29 @@ def add_bottlenecks(model, factor, act, attention, reads, scale):
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in dict(hidden=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocab=49152, batch=4, seq=256,
-                              threads=2, steps=5, warmup=2, seed=0).items():
+    shapes = json.loads(pathlib.Path(__file__).with_name("shapes.json").read_text())
+    p.add_argument("--shape", choices=shapes, default="smollm2-135m", help="a model of benches/shapes.json")
+    for name in DIMENSIONS:
+        p.add_argument("--" + name.replace("_", "-"), type=int, help="where it differs from the shape's")
+    for name, default in dict(batch=4, seq=256, threads=2, steps=5, warmup=2, seed=0).items():
         p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     p.add_argument("--method", choices=[*METHODS, *BOTTLENECKS, "full"], default="lora")
     p.add_argument("--dtype", choices=DTYPES, default="f32", help="of the base, or of everything when that trains")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding")
     p.add_argument("--checkpointing", default="off", help="off, or a number: recompute each block in the backward pass")
-    p.add_argument("--set", action="append", help="an option of ft, which has no part here")
-    return p.parse_args()
+    p.add_argument("--quant", choices=["nf4", "nf4+double", "fp4", "int8"], help="the base in codes, with bitsandbytes")
+    p.add_argument("--autocast", action="store_true", help="parameters in f32, products in --dtype: what ft does when everything trains")
+    p.add_argument("--optim", choices=["adamw", "adamw_8bit"], default="adamw", help="8 bits: with bitsandbytes")
+    for name in ["--set", "--clip", "--packed"]:
+        p.add_argument(name, action="append", help="an option of ft, which has no part here")
+    p.add_argument("--drawn", action="store_true", help="an option of ft: weights are drawn on the device anyway")
+    a = p.parse_args()
+    for name in DIMENSIONS:
+        if getattr(a, name) is None:
+            setattr(a, name, shapes[a.shape][name])
+    a.untied = a.untied or shapes[a.shape]["untied"]
+    return a
 
 
 def sync(a):
@@ -106,7 +127,13 @@ def build(a):
     config = LlamaConfig(vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.ffn, num_hidden_layers=a.layers,
                          num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=max(2048, a.seq),
                          tie_word_embeddings=not a.untied, use_cache=False, attn_implementation="sdpa")
-    model = LlamaForCausalLM(config).to(a.device, DTYPES[a.dtype])
+    held = torch.float32 if a.autocast else DTYPES[a.dtype]
+    torch.set_default_dtype(held)
+    with torch.device("meta" if a.quant else a.device):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    if a.quant:
+        model = quantized(a, model)
     if a.method in BOTTLENECKS:
         model = add_bottlenecks(model, *BOTTLENECKS[a.method])
     elif a.method != "full":
@@ -116,6 +143,40 @@ def build(a):
     if a.checkpointing != "off":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
+
+
+def quantized(a, model):
+    """The projections in codes, each drawn on the device and quantized there: no more than one of them is whole at a time."""
+    import bitsandbytes as bnb
+
+    dtype = DTYPES[a.dtype]
+    for path, module in list(model.named_modules()):
+        if not isinstance(module, torch.nn.Linear) or path == "lm_head":
+            continue
+        if a.quant == "int8":
+            new = bnb.nn.Linear8bitLt(module.in_features, module.out_features, bias=False, has_fp16_weights=False, device="meta")
+            new.weight = bnb.nn.Int8Params(drawn(a, module.weight.shape).cpu(), requires_grad=False, has_fp16_weights=False)
+        else:
+            kind, double = a.quant.removesuffix("+double"), a.quant.endswith("+double")
+            new = bnb.nn.Linear4bit(module.in_features, module.out_features, bias=False, compute_dtype=dtype,
+                                    compress_statistics=double, quant_type=kind, device="meta")
+            new.weight = bnb.nn.Params4bit(drawn(a, module.weight.shape).cpu(), requires_grad=False,
+                                           compress_statistics=double, quant_type=kind)
+        parent = model.get_submodule(path.rpartition(".")[0])
+        setattr(parent, path.rpartition(".")[2], new.to(a.device))
+    for path, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            parent = model.get_submodule(path.rpartition(".")[0])
+            value = drawn(a, parameter.shape) if parameter.dim() == 2 else torch.ones(parameter.shape, dtype=dtype, device=a.device)
+            setattr(parent, path.rpartition(".")[2], torch.nn.Parameter(value, requires_grad=False))
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(a.device)
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = a.quant != "int8", a.quant == "int8"
+    return model
+
+
+def drawn(a, shape):
+    return torch.randn(shape, dtype=DTYPES[a.dtype], device=a.device) * 0.02
 
 
 def gemm_gflops(a):
@@ -146,12 +207,19 @@ def gflop_per_step(a):
 def train(a, model):
     g = torch.Generator().manual_seed(a.seed)
     batches = [torch.randint(0, a.vocab, (a.batch, a.seq), generator=g).to(a.device) for _ in range(a.warmup + a.steps)]
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if a.optim == "adamw_8bit":
+        import bitsandbytes as bnb
+        optimizer = bnb.optim.AdamW8bit(trained, lr=1e-4)
+    else:
+        optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    cast = lambda: torch.autocast(a.device.split(":")[0], DTYPES[a.dtype]) if a.autocast else contextlib.nullcontext()
     seconds = []
     for ids in batches:
         sync(a)
         start = time.perf_counter()
-        loss = model(input_ids=ids, labels=ids).loss
+        with cast():
+            loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -92,6 +92,10 @@ impl Picked {
 
 /// Turns the choice into a device. Call it once, before anything else touches a tensor.
 pub fn pick(choice: DeviceChoice) -> Result<Picked, Failure> {
+    #[cfg(feature = "kernel-cache")]
+    if choice != DeviceChoice::Cpu {
+        ft_kernels::keep_kernels(&crate::embedded::cache().join("kernels"));
+    }
     match choice {
         DeviceChoice::Cpu => cpu(),
         DeviceChoice::Gpu(gpu, index) => named(gpu, index),
@@ -143,22 +147,44 @@ fn named(gpu: Gpu, index: usize) -> Result<Picked, Failure> {
         } else {
             format!("{} (0..)", devices.len())
         };
-        let hint = if gpu == Gpu::Cuda {
-            "; is the NVIDIA driver installed (`nvidia-smi`)?"
-        } else {
-            ""
-        };
         return Err(Failure::new(format!(
-            "there is no `{choice}`: {} devices found: {found}{hint}",
-            gpu.name()
+            "there is no `{choice}`: {} devices found: {found}{}",
+            gpu.name(),
+            told(&lacks(gpu))
         )));
+    }
+    let lacks = lacks(gpu);
+    if !lacks.is_empty() {
+        return Err(Failure::new(format!("`{choice}` cannot be used{}", told(&lacks))));
     }
     Ok(announce(gpu.name(), choice, devices.swap_remove(index)))
 }
 
+/// What the machine lacks to compute on a backend.
+fn lacks(gpu: Gpu) -> Vec<String> {
+    #[cfg(feature = "cuda")]
+    if gpu == Gpu::Cuda {
+        return crate::cuda::lacks();
+    }
+    let _ = gpu;
+    Vec::new()
+}
+
+fn told(lacks: &[String]) -> String {
+    lacks
+        .iter()
+        .map(|lack| format!("\n  this machine lacks {lack}"))
+        .collect()
+}
+
 /// The first real card of a backend; a software rasterizer is slower than the CPU backend.
 fn first_card(gpu: Gpu) -> Option<(Gpu, Device)> {
-    let devices = present(gpu)?;
+    let devices = present(gpu).filter(|devices| !devices.is_empty())?;
+    let lacks = lacks(gpu);
+    if !lacks.is_empty() {
+        tracing::warn!("the {} device is left alone{}", gpu.name(), told(&lacks));
+        return None;
+    }
     devices.into_iter().find(|d| !is_software(gpu, d)).map(|d| (gpu, d))
 }
 

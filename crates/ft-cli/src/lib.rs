@@ -20,6 +20,8 @@ mod allocator;
 mod args;
 mod cli;
 mod configs;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod embedded;
 mod failure;
@@ -29,6 +31,7 @@ mod locate;
 mod logging;
 mod model;
 mod output;
+mod questions;
 mod screen;
 mod signals;
 mod verbs;

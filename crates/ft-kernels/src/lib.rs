@@ -39,12 +39,16 @@ mod cpu;
 mod cross_entropy;
 #[cfg(feature = "gpu")]
 mod cube;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod distillation;
 mod dropout;
 mod frozen_lora;
 mod frozen_matmul;
 mod gelu;
+#[cfg(feature = "kernel-cache")]
+mod kernel_cache;
 mod layer_norm;
 mod linear;
 mod lora_linear;
@@ -66,12 +70,16 @@ pub use attention::{Mask, attention};
 pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
 pub use cross_entropy::{cross_entropy, cross_entropy_rows, smoothed_cross_entropy, token_nll};
+#[cfg(feature = "cuda")]
+pub use cuda::cuda_lacks;
 pub use device::is_cpu;
 pub use distillation::{Distillation, DistillationOptions, Teacher, distillation, teacher_topk};
 pub use dropout::dropout;
 pub use frozen_lora::frozen_lora;
 pub use frozen_matmul::{frozen_matmul, frozen_matmul_for, unpack};
 pub use gelu::gelu_tanh;
+#[cfg(feature = "kernel-cache")]
+pub use kernel_cache::keep_kernels;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_for};
 pub use lora_linear::{lora_linear, lora_linear_for};

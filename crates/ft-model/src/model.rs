@@ -13,9 +13,9 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::families::Decoder;
-use crate::loader::{LoadDtype, Loader};
+use crate::loader::{LoadDtype, Loader, held_as};
 use crate::quantized;
-use crate::random::Random;
+use crate::random::{Drawn, Random};
 use crate::rows::Rows;
 use crate::source::{Source, linear};
 use crate::virtual_tokens::behind;
@@ -72,6 +72,17 @@ impl Model {
     pub fn init_quantized(config: &ModelConfig, seed: u64, scheme: Option<Scheme>, device: &Device) -> Self {
         let random = Random::new(seed, config.initializer_range(), device);
         Self::build(config.clone(), &mut random.quantized(scheme))
+    }
+
+    /// A random model to measure with: drawn on the device, held in `dtype`, the projections quantized where a scheme is given. It
+    /// takes no memory of the host; its values are others on every device.
+    ///
+    /// # Panics
+    /// If the scheme is none that [`Scheme::check`] lets pass.
+    pub fn drawn(config: &ModelConfig, dtype: FloatDType, scheme: Option<Scheme>, device: &Device) -> Self {
+        let dtype = held_as(dtype.into(), device);
+        let mut drawn = Drawn::new(config.initializer_range(), dtype, scheme, device);
+        Self::build(config.clone(), &mut drawn)
     }
 
     pub(crate) fn build(config: ModelConfig, source: &mut impl Source) -> Self {

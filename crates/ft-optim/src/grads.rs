@@ -18,6 +18,19 @@ use crate::host;
 pub struct GradNorm(Amount);
 
 impl GradNorm {
+    /// One that was read.
+    pub fn known(norm: f64) -> Self {
+        Self(Amount::Host(norm))
+    }
+
+    /// What is still on the device, `[1]` in f32.
+    pub fn on_device(&self) -> Option<&Tensor<1>> {
+        match &self.0 {
+            Amount::Host(_) => None,
+            Amount::Device(norm) => Some(norm),
+        }
+    }
+
     /// The norm. Waits for the device. NaN or infinite when a gradient is.
     ///
     /// # Panics

@@ -58,6 +58,17 @@ impl Packed {
         }
     }
 
+    /// The same numbers in buffers of their own, copied by the device.
+    pub fn copied(&self) -> Self {
+        let copy = |words: &Tensor<1, Int>| words.clone().bitwise_or_scalar(0);
+        Self {
+            words: copy(&self.words),
+            scales: self.scales.clone().add_scalar(0.0),
+            scale_codes: self.scale_codes.as_ref().map(copy),
+            ..self.clone()
+        }
+    }
+
     /// The matrix back in host memory.
     pub fn encoded(&self) -> Encoded {
         let blocks = match self.form.codes {

@@ -18,7 +18,7 @@ pub(crate) fn dropout(x: CubeTensor, mask: Mask) -> CubeTensor {
     let [first, second] = mask.keys(0);
     // SAFETY: units beyond the output, which is as long as the input, end at once.
     unsafe {
-        kernel::launch_unchecked(
+        drop_out::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, n, dim),
             dim,
@@ -36,7 +36,7 @@ pub(crate) fn dropout(x: CubeTensor, mask: Mask) -> CubeTensor {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn kernel<F: Float>(
+fn drop_out<F: Float>(
     x: &[F],
     out: &mut [F],
     first: u32,

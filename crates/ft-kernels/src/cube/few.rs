@@ -44,7 +44,7 @@ pub(crate) fn few(
     // SAFETY: cubes beyond the last row end at once, a row's units stay in its words and columns, and the buffers were compared
     // with the form when the operation was called.
     unsafe {
-        kernel::launch_unchecked(
+        few_rows::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, form.rows * units, dim),
             dim,
@@ -71,7 +71,7 @@ fn width(layout: &Layout, cols: usize, mut widths: impl Iterator<Item = usize>) 
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn kernel<F: Float, N: Size>(
+fn few_rows<F: Float, N: Size>(
     coded: &Coded,
     x: &[Vector<F, N>],
     y: &mut [F],

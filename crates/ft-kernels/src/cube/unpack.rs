@@ -32,7 +32,7 @@ pub(crate) fn unpack(
     let dim = CubeDim::new(&client, form.len());
     // SAFETY: units beyond the output end at once, and the buffers were compared with the form when the operation was called.
     unsafe {
-        kernel::launch_unchecked(
+        unpack_codes::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, form.len(), dim),
             dim,
@@ -46,7 +46,7 @@ pub(crate) fn unpack(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn kernel<F: Float>(coded: &Coded, out: &mut [F], #[define(F)] _dtype: ElemType) {
+fn unpack_codes<F: Float>(coded: &Coded, out: &mut [F], #[define(F)] _dtype: ElemType) {
     let at = ABSOLUTE_POS;
     if at >= out.len() {
         terminate!();

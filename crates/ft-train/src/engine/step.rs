@@ -125,6 +125,10 @@ impl Session {
         let Some(TrainOutput { grads, item }) = model.step_gradients(&mut self.method, batch, clip, &go_on)? else {
             return Ok(None);
         };
+        let item = match self.guard.is_some() || self.state.loss_scale.is_some() {
+            true => item.read()?,
+            false => item,
+        };
         // The judge first: an overflow moves the scale, which a step taken again must find as it was.
         let judged = self.guard.as_ref().map(|guard| guard.judge(&item));
         let bad = judged.transpose()?.flatten();

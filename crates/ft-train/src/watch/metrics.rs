@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use burn::tensor::{ExecutionError, Tensor, TensorReadError};
+use burn::tensor::{ExecutionError, Tensor, TensorReadError, Transaction};
 use burn::train::ItemLazy;
 use burn::train::metric::state::{FormatOptions, NumericMetricState};
 use burn::train::metric::{
@@ -56,6 +56,32 @@ impl StepOutput {
             }
         }
         whole
+    }
+
+    /// The same with its loss and the norm of its gradient on the host: one wait for the device, where they are still there, however
+    /// often they are asked for afterwards.
+    ///
+    /// # Errors
+    /// What went wrong on the device in this step.
+    pub fn read(self) -> crate::Result<Self> {
+        let loss = match &self.loss {
+            Sum::Host(_) => None,
+            Sum::Device(loss) => Some(&**loss),
+        };
+        let norm = self.grad_norm.as_ref().and_then(GradNorm::on_device);
+        let reading = [loss, norm].into_iter().flatten();
+        let reading = reading.fold(Transaction::default(), |all, tensor| all.register(tensor.clone()));
+        let read = reading.try_execute().map_err(|error| Error::device(error.into()))?;
+        let mut read = read
+            .into_iter()
+            .map(|data| data.iter::<f64>().next().unwrap_or(f64::NAN));
+        let loss = loss.and_then(|_| read.next());
+        let norm = norm.and_then(|_| read.next());
+        Ok(Self {
+            loss: loss.map_or_else(|| self.loss.clone(), Sum::Host),
+            grad_norm: norm.map(GradNorm::known).or_else(|| self.grad_norm.clone()),
+            ..self
+        })
     }
 
     /// Mean of the objective's loss. Waits for the device.

@@ -1,0 +1,5 @@
+//! See `ft_bench::step`.
+
+fn main() -> std::process::ExitCode {
+    ft_bench::step::main()
+}
