@@ -16,8 +16,8 @@
 //!
 //! No card was at hand. All of them ran in f32 and f16 on a Vulkan device in software (Mesa's lavapipe, as WGSL), with values and
 //! gradients compared with the CPU's, and were compiled as CUDA for sm_80, sm_90 and sm_100, bf16 included, where nothing ran them.
-//! Products of attention on matrix units are in the CUDA sources alone: these sources, in bf16, were compiled for the host with
-//! `nvcuda::wmma` written out, and gave outputs and gradients within bf16's rounding of a loop in f64.
+//! Products of attention on matrix units are in the CUDA sources alone: `xtask/null-cuda/emulate` compiles these sources for the
+//! host, in bf16, with `nvcuda::wmma` written out; outputs and gradients are within bf16's rounding of loops in f64.
 mod adamw;
 mod adamw_8bit;
 mod attention;
