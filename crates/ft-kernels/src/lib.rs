@@ -5,7 +5,7 @@
 //!                       |
 //!        trait XOps: a composition of Burn's operations      any backend, any float type
 //!          |-- Flex: fused f32 code in `cpu`                 threads (rayon), AVX-512 / AVX2 found at run time
-//!          |-- Cube: CubeCL kernels in `cube`                graphics cards; so far for matrices in codes
+//!          |-- Cube: CubeCL kernels in `cube`                graphics cards, in f32, f16 and bf16
 //!          `-- Autodiff: the backward pass by hand           keeps only what the tracked inputs need
 //! ```
 //! Weights are `[out, in]`, activations `[batch, seq, hidden]`, attention tensors `[batch, seq, heads, head_dim]`.
@@ -29,6 +29,8 @@
 //! assert_eq!(a.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap(), [1.0, 2.0]);
 //! assert!(frozen.grad(&gradients).is_none());
 //! ```
+mod adamw;
+mod adamw_8bit;
 mod attention;
 mod backward_from;
 mod bottleneck;
@@ -62,6 +64,8 @@ mod testing;
 mod uld;
 mod uniform;
 
+pub use adamw::{AdamWStep, adamw};
+pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, adamw_8bit};
 pub use attention::{Mask, attention};
 pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};

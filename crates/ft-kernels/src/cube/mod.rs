@@ -1,13 +1,48 @@
 //! Kernels for graphics cards, in CubeCL: compiled on first use for CUDA, Vulkan, wgpu or Metal.
+//!
+//! | file | launches | for |
+//! |---|---|---|
+//! | `norm` | 1; backward 1, or 2 with gradients to the weights | RMSNorm, LayerNorm |
+//! | `pointwise` | 1; backward 1 | SwiGLU, GELU |
+//! | `rope` | 1; backward 1, for queries and for keys | rotary embedding |
+//! | `attention` | 1; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
+//! | `cross_entropy` | 1 a chunk of logits beside the products | losses and their gradients, in place of the logits |
+//! | `adamw`, `adamw_8bit` | 1 a parameter | AdamW with moments in f32 and in codes |
+//! | `dropout` | 1 | dropout |
+//! | `few`, `unpack` | 1 | products with and copies of matrices in codes |
+//!
+//! Inputs and outputs are f32, f16 or bf16, and everything between is f32. Sums have one order: no atomics. What no kernel takes
+//! (f64, heads too wide for the memory of a device) is a composition of Burn's operations.
+//!
+//! No card was at hand. All of them ran in f32 and f16 on a Vulkan device in software (Mesa's lavapipe, as WGSL), with values and
+//! gradients compared with the CPU's, and were compiled as CUDA for sm_80, sm_90 and sm_100, bf16 included, where nothing ran them.
+//! Products of attention on matrix units are in the CUDA sources alone: `xtask/null-cuda/emulate` compiles these sources for the
+//! host, in bf16, with `nvcuda::wmma` written out; outputs and gradients are within bf16's rounding of loops in f64.
+mod adamw;
+mod adamw_8bit;
+mod attention;
 mod coded;
+mod column_sum;
+pub(crate) mod cross_entropy;
 mod dropout;
 mod few;
+mod norm;
+mod pointwise;
+mod rope;
+mod row;
 #[cfg(all(test, feature = "flex", feature = "vulkan"))]
 mod tests;
 mod unpack;
 
+pub(crate) use adamw::adamw;
+pub(crate) use adamw_8bit::adamw_8bit;
+pub(crate) use attention::Attention;
 pub(crate) use dropout::dropout;
 pub(crate) use few::few;
+pub(crate) use norm::{norm, norm_gradients};
+pub(crate) use pointwise::{alike, gelu, gelu_gradient, swiglu, swiglu_gradients};
+pub(crate) use rope::rope;
+pub(crate) use row::rows_fit;
 pub(crate) use unpack::unpack;
 
 use burn::backend::TensorMetadata;
