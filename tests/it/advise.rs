@@ -49,7 +49,17 @@ impl Desk {
         );
         let config = RunConfig::parse("advise".as_ref(), text, &[]).unwrap();
         let device = DeviceTraits::named("cuda").unwrap();
-        advise(config, &device, &Device::flex(), &Question { goal, tasks }).unwrap()
+        advise(
+            config,
+            &device,
+            &Device::flex(),
+            &Question {
+                goal,
+                tasks,
+                product_rate: Some(1e12),
+            },
+        )
+        .unwrap()
     }
 
     /// Technique, method and storage that are chosen.
@@ -76,6 +86,17 @@ fn the_guides_rules() {
         "{}",
         advised.choice.reason
     );
+    let lora = advised
+        .ranked
+        .iter()
+        .find(|ranked| ranked.demanded.technique == "lora")
+        .unwrap();
+    let seconds = lora.demanded.petaflop * 1e15 / 0.6e12;
+    assert!(
+        (lora.epoch_seconds.unwrap() / seconds - 1.0).abs() < 1e-9,
+        "a share of the device's products"
+    );
+    assert!(!lora.measured.is_empty(), "compared on the embedded model");
     assert_eq!(desk.choice("24GB", 3, None), ("adapters", "pfeiffer", None));
     let goals = [
         ("24GB", Goal::Interpretability, "prompt-tuning", "prompt_tuning"),
@@ -130,7 +151,17 @@ fn what_is_written_can_be_planned() {
     for (number, goal) in goals.into_iter().chain([None]).enumerate() {
         let config = workshop.config("advice", &["train.batch_size=16", "train.accumulation=1"]);
         let device = DeviceTraits::of(&Device::flex(), "cpu");
-        let advised = advise(config, &device, &Device::flex(), &Question { goal, tasks: 1 }).unwrap();
+        let advised = advise(
+            config,
+            &device,
+            &Device::flex(),
+            &Question {
+                goal,
+                tasks: 1,
+                product_rate: None,
+            },
+        )
+        .unwrap();
         if advised.choice.demanded.objective == "distill" {
             assert!(
                 advised.commands[0].starts_with("ft distill init "),

@@ -328,8 +328,7 @@ fn measured<'v>(lines: impl Iterator<Item = &'v Value>) -> String {
     for line in lines {
         if text.is_empty() {
             text += "\n## Measured\n\nA step at SmolLM2-135M's dimensions (4 x 256 tokens, f32, 2 CPU cores) beside PEFT's in the same run, and a \
-                run of `ft train` on the embedded model with the method's default options, at the best of three learning rates \
-                ([how](../../benches/results/README.md)).\n\n\
+                run of `ft train` on the embedded model with the method's default options, at its best learning rate ([how](../../benches/results/README.md)).\n\n\
                 | method | trainable | file | tokens/s | x PEFT's | peak memory | of PEFT's | rate | loss | exact match |\n\
                 |---|---|---|---|---|---|---|---|---|---|\n";
         }

@@ -56,7 +56,7 @@ fn plan(workshop: &Workshop, path: &Path) {
     // The files of the embedded default are there; everything else has a stand-in.
     if path
         .file_stem()
-        .is_none_or(|s| s != "quickstart" && s != "compare-methods" && s != "compare-distill")
+        .is_none_or(|s| s != "quickstart" && s != "compare-embedded" && s != "compare-distill")
     {
         sets.push(set("model.path", "base"));
         match own.task.is_empty() {

@@ -31,6 +31,7 @@ mod locate;
 mod logging;
 mod model;
 mod output;
+mod questions;
 mod screen;
 mod signals;
 mod verbs;

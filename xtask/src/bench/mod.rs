@@ -1,13 +1,13 @@
-//! `cargo xtask bench [METHOD..]`: the technique comparison table. `cargo xtask bench step`: one training step, timed, beside
+//! `cargo xtask bench [TECHNIQUE..]`: the technique comparison table. `cargo xtask bench step`: one training step, timed, beside
 //! torch + PEFT. `cargo xtask bench distill`: what a student learns from a teacher and without one. `cargo xtask bench continual`: what
 //! every strategy forgets of four tasks, one after the other.
 
 mod continual;
 mod distill;
-mod methods;
 mod program;
 mod record;
 mod step;
+mod techniques;
 
 use crate::Outcome;
 
@@ -16,6 +16,6 @@ pub fn run(args: &[String]) -> Outcome {
         Some((first, rest)) if first == "step" => step::run(rest),
         Some((first, rest)) if first == "distill" => distill::run(rest),
         Some((first, rest)) if first == "continual" => continual::run(rest),
-        _ => methods::run(args),
+        _ => techniques::run(args),
     }
 }

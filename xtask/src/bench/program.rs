@@ -8,7 +8,11 @@ use serde_json::Value;
 use crate::shell;
 
 /// The built `ft`.
-pub struct Program(PathBuf);
+pub struct Program {
+    path: PathBuf,
+    /// Of each run; all cores without it.
+    threads: Option<usize>,
+}
 
 impl Program {
     pub fn build(profile: &str) -> Result<Self, String> {
@@ -19,12 +23,28 @@ impl Program {
                 .args(package),
         )?;
         let folder = if profile == "dev" { "debug" } else { profile };
-        Ok(Self(target_folder()?.join(folder).join("ft")))
+        let path = target_folder()?.join(folder).join("ft");
+        Ok(Self { path, threads: None })
+    }
+
+    pub fn with_threads(self, threads: usize) -> Self {
+        let threads = Some(threads);
+        Self { threads, ..self }
+    }
+
+    /// Of each run.
+    pub fn threads(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.unwrap_or_else(all)
     }
 
     /// The object that a verb prints.
     pub fn json(&self, args: &[String]) -> Result<Value, String> {
-        parse(&shell::output(Command::new(&self.0).args(args))?)
+        let mut ft = Command::new(&self.path);
+        if let Some(threads) = self.threads {
+            ft.env("RAYON_NUM_THREADS", threads.to_string());
+        }
+        parse(&shell::output(ft.args(args))?)
     }
 }
 
@@ -39,6 +59,6 @@ fn target_folder() -> Result<PathBuf, String> {
     folder.ok_or_else(|| "cargo metadata names no target folder".into())
 }
 
-fn parse(text: &str) -> Result<Value, String> {
+pub fn parse(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))
 }

@@ -9,6 +9,7 @@
 //! For a run that is over or under way, [`troubles`] reads its curves instead.
 
 mod configuration;
+mod measured;
 mod rules;
 mod technique;
 mod trouble;
@@ -20,6 +21,7 @@ use crate::config::RunConfig;
 use crate::plan::{DeviceTraits, Plan, thousands};
 use crate::{Error, Result};
 
+pub use measured::Measured;
 pub use rules::Goal;
 pub use technique::{Demanded, Technique};
 pub use trouble::{Trouble, troubles};
@@ -31,7 +33,13 @@ pub struct Question {
     pub goal: Option<Goal>,
     /// Tasks that are to be learned.
     pub tasks: usize,
+    /// Floating-point operations per second of the device's matrix products, where they are known.
+    pub product_rate: Option<f64>,
 }
+
+/// Of the rate of its matrix products, what a training step comes to: measured on CPUs (`benches/results`), 0.57 to 0.80 with LoRA and
+/// 0.58 to 0.65 with all weights. On cards it is a guess.
+const SHARE_OF_PRODUCTS: f64 = 0.6;
 
 /// What the answer depends on.
 #[derive(Clone, Debug, Serialize)]
@@ -60,6 +68,10 @@ pub struct Ranked {
     pub demanded: Demanded,
     /// Why it stands where it stands.
     pub reason: String,
+    /// Of one pass over the training samples, where the device's speed is known.
+    pub epoch_seconds: Option<f64>,
+    /// How good it was where techniques were compared.
+    pub measured: Vec<Measured>,
 }
 
 /// The answer.
@@ -100,7 +112,14 @@ pub fn advise(config: RunConfig, device: &DeviceTraits, here: &Device, question:
             let too_large = demanded.fits == Some(false);
             // Among those that are too large the smallest comes first.
             let rank = if too_large { 0 } else { rank };
-            ranked.push((too_large, rank, Ranked { demanded, reason }));
+            let speed = question.product_rate.map(|rate| rate * SHARE_OF_PRODUCTS);
+            let ranked_here = Ranked {
+                epoch_seconds: speed.map(|speed| demanded.petaflop * 1e15 / speed),
+                measured: measured::of(technique.name),
+                demanded,
+                reason,
+            };
+            ranked.push((too_large, rank, ranked_here));
         }
     }
     ranked.sort_by_key(|(too_large, rank, ranked)| (*too_large, *rank, ranked.demanded.memory_bytes));
@@ -152,17 +171,33 @@ impl std::fmt::Display for Advised {
                 Some(false) => ", too large",
                 _ => "",
             };
+            let epoch = ranked
+                .epoch_seconds
+                .map_or(String::new(), |seconds| format!("{:>9} an epoch", duration(seconds)));
             writeln!(
                 f,
-                "{technique:<17} {:>9}{fits:<11} {:>13} trained  {}",
+                "{technique:<17} {:>9}{fits:<11} {:>13} trained {epoch}  {}",
                 crate::memory::human(*memory_bytes),
                 thousands(*trainable),
                 ranked.reason
             )?;
+            // The comparison with the largest model comes last.
+            if let Some(measured) = ranked.measured.last() {
+                writeln!(f, "{:18}{measured}", "")?;
+            }
         }
         for command in &self.commands {
             writeln!(f, "\nBefore the run: {command}")?;
         }
         Ok(())
+    }
+}
+
+/// `3 s`, `12 min`, `5.2 h`.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
     }
 }

@@ -1,7 +1,7 @@
 """The training run that `ft train` made, made again with torch + PEFT from the same start, loss by loss.
 
     pip install -r benches/requirements.txt
-    python benches/peft_run.py --model BASE --adapter INITIAL --batches batches.jsonl --out OUT --compare RUN/metrics.jsonl
+    python benches/peft/run.py --model BASE --adapter INITIAL --batches batches.jsonl --out OUT --compare RUN/metrics.jsonl
 
 INITIAL is an adapter folder in PEFT layout; without --adapter every parameter of BASE trains. The batch file holds one JSON object per
 optimizer step, with what the step saw and the learning rate it used:
@@ -13,20 +13,24 @@ says that ids[i] is a target (predicted at i - 1); learn[0] is false. The loss o
 number, over all micro-batches. Rows are padded on the right by length. AdamW in two decay groups as transformers' Trainer makes them
 (no decay on biases and norms), gradients clipped to a global norm. Modules run in evaluation mode: dropout must be 0 in the run compared with.
 
+--quant nf4, fp4 or int8 (and --double) holds the base as bitsandbytes does, where that is installed.
+
 Writes OUT/metrics.jsonl ({"step", "loss", "grad_norm", "lr", "tokens", "seconds"}; loss and norm of the step's gradient before clipping and
-updating) and OUT/adapter (or OUT/model). With --compare it also prints the largest differences from that file, with
+updating) and OUT/adapter (or OUT/model), and prints one JSON object: tokens fed without padding, seconds, the largest resident set. With --compare it also prints the largest differences from that file, with
 --compare-adapter those of the final tensors from another folder.
 """
 import argparse
 import json
 import pathlib
+import resource
+import shutil
 import sys
 import time
 import warnings
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.trainer_pt_utils import get_parameter_names
@@ -47,16 +51,33 @@ def arguments():
     p.add_argument("--weight-decay", type=float, default=0.0)
     p.add_argument("--clip", type=float, default=1.0, help="0: no clipping")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--quant", choices=["nf4", "fp4", "int8"])
+    p.add_argument("--double", action="store_true")
     p.add_argument("--steps", type=int, help="stop after so many")
     p.add_argument("--compare", type=pathlib.Path, help="a metrics.jsonl with step, loss and grad_norm")
     p.add_argument("--compare-adapter", type=pathlib.Path, help="a folder with the final adapter or checkpoint")
     return p.parse_args()
 
 
+def storage(a):
+    if not a.quant:
+        return {}
+    from transformers import BitsAndBytesConfig
+    if a.quant == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=a.quant, bnb_4bit_use_double_quant=a.double,
+                                                      bnb_4bit_compute_dtype=torch.float32)}
+
+
 def load(a):
-    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, **storage(a))
     if a.adapter:
-        model = PeftModel.from_pretrained(model, a.adapter, is_trainable=True)
+        config = PeftConfig.from_pretrained(a.adapter)
+        if config.is_prompt_learning:  # PEFT loads prompts for inference only
+            model = get_peft_model(model, config)
+            set_peft_model_state_dict(model, load_file(pathlib.Path(a.adapter) / "adapter_model.safetensors"))
+        else:
+            model = PeftModel.from_pretrained(model, a.adapter, is_trainable=True)
     return model.eval()
 
 
@@ -85,7 +106,8 @@ def pad(rows):
 def backward(model, rows, tokens):
     """Adds the micro-batch's share of the gradient; its summed NLL."""
     ids, mask, targets = pad(rows)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    # A prompt's virtual tokens stand before the text.
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -ids.shape[1]:-1]
     total = F.cross_entropy(logits.flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=-100, reduction="sum")
     (total / tokens).backward()
     return total.item()
@@ -111,7 +133,8 @@ def run(a, model):
         loss = sum(backward(model, rows, tokens) for rows in step["batches"]) / tokens
         norm = torch.nn.utils.clip_grad_norm_(parameters, a.clip if a.clip > 0 else float("inf")).item()
         optimizer.step()
-        yield {"step": step.get("step", index + 1), "loss": loss, "grad_norm": norm, "lr": lr, "tokens": tokens,
+        fed = sum(len(row["ids"]) for rows in step["batches"] for row in rows)
+        yield {"step": step.get("step", index + 1), "loss": loss, "grad_norm": norm, "lr": lr, "tokens": tokens, "fed": fed,
                "seconds": time.perf_counter() - start}
 
 
@@ -154,8 +177,13 @@ def main():
             print(f"step {line['step']}: loss {line['loss']:.6f}, gradient norm {line['grad_norm']:.6f}, {line['seconds']:.2f} s", file=sys.stderr)
     final = a.out / ("adapter" if a.adapter else "model")
     model.save_pretrained(final)
+    if not a.adapter:
+        for file in pathlib.Path(a.model).glob("*token*"):
+            shutil.copy(file, final)
     seconds = sum(line["seconds"] for line in lines)
-    result = {"steps_run": len(lines), "targets_per_s": sum(line["tokens"] for line in lines) / seconds}
+    result = {"steps_run": len(lines), "targets_per_s": sum(line["tokens"] for line in lines) / seconds,
+              "tokens": sum(line["fed"] for line in lines), "seconds": seconds,
+              "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if a.compare:
         result |= compare(lines, a.compare)
     if a.compare_adapter:
