@@ -107,7 +107,7 @@ part decode 50 "$work/decode" --device "$device" --shape "$one" --dtype "$dtype"
 
 # 7. Whole runs: the technique table's rows of LoRA and of full fine-tuning.
 for method in lora full; do
-    part train 40 "$work/ft" train configs/compare-methods.toml --device "$device" --json --quiet \
+    part train 40 "$work/ft" train configs/compare-embedded.toml --device "$device" --json --quiet \
         --set "peft.method=$method" --set "train.out=$work/run-$method" $train
 done
 

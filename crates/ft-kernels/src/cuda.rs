@@ -23,14 +23,10 @@ pub fn cuda_lacks(toolkit: Option<&Path>) -> Vec<String> {
                 .into(),
         );
     }
-    let folder = toolkit();
-    if !folder
-        .as_ref()
-        .is_some_and(|folder| folder.join("include/cuda_fp16.h").exists())
-    {
-        let looked = folder.map_or("/usr/local/cuda".into(), |folder| folder.display().to_string());
+    let folder = toolkit.unwrap_or(Path::new("/usr/local/cuda"));
+    if !folder.join("include/cuda_fp16.h").exists() {
         lacks.push(format!(
-            "CUDA's headers ({looked}/include/cuda_fp16.h): install the CUDA toolkit, or `pip install nvidia-cuda-runtime \
+            "CUDA's headers ({}/include/cuda_fp16.h): install the CUDA toolkit, or `pip install nvidia-cuda-runtime \
              nvidia-cuda-cccl nvidia-cuda-crt`, and set CUDA_PATH to the folder with `include`",
             folder.display()
         ));
