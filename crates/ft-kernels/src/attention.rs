@@ -6,6 +6,8 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::portable::as_type_of;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
@@ -42,6 +44,7 @@ pub struct Span {
 
 /// The first visible columns of a [`Mask`].
 #[derive(Debug, Clone, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "gpu"))]
 pub enum First<B: Backend> {
     /// Every query may see column 0.
     Start,
@@ -106,7 +109,7 @@ pub trait AttentionOps: Backend {
     }
 
     /// The output and, per row and head `[b, s, hq]`, the logarithm of the sum of exponentials.
-    #[fusion(default)]
+    #[fusion(meta = |q, _k, _v, _first, _span, _scale| (q.clone(), portable::per_head(q)))]
     fn attend_with_lse(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -119,7 +122,7 @@ pub trait AttentionOps: Backend {
     }
 
     /// Gradients to q, k and v from that of the output.
-    #[fusion(default)]
+    #[fusion(meta = |q, k, v, _out, _lse, _dout, _first, _span, _scale| (q.clone(), k.clone(), v.clone()))]
     #[allow(clippy::too_many_arguments)]
     fn attend_gradients(
         q: FloatTensor<Self>,
@@ -137,7 +140,40 @@ pub trait AttentionOps: Backend {
 }
 
 #[cfg(feature = "gpu")]
-impl AttentionOps for burn_cubecl::CubeBackend {}
+impl AttentionOps for burn_cubecl::CubeBackend {
+    fn attend_with_lse(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match cube::Attention::of(&q, &k, [&v]) {
+            Some(kernels) => kernels.forward(q, k, v, first, span, scale),
+            None => portable::forward::<Self>(q, k, v, first, span, scale),
+        }
+    }
+
+    fn attend_gradients(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        dout: FloatTensor<Self>,
+        first: First<Self>,
+        span: Span,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = [q, k, v, out, lse, dout];
+        let [q, k, v, out, lse, dout] = inputs.each_ref();
+        match cube::Attention::of(q, k, [v, out, lse, dout]) {
+            Some(kernels) => kernels.backward(inputs, first, span, scale),
+            None => portable::backward::<Self>(inputs, first, span, scale),
+        }
+    }
+}
 
 #[cfg(feature = "flex")]
 impl AttentionOps for burn::backend::Flex {

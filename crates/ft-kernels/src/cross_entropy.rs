@@ -2,11 +2,14 @@
 mod backward;
 pub(crate) mod portable;
 mod smoothing;
+mod softmax;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
@@ -96,10 +99,66 @@ pub trait CrossEntropyOps: Backend {
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
         portable::gradients::<Self>(hidden, head, targets, lse, scale, hidden_too)
     }
+
+    /// Of logits `[rows, vocab]`: what [`nll_rows`](Self::nll_rows) gives.
+    #[fusion(meta = |logits, _targets| (portable::per_row(logits), portable::per_row(logits)))]
+    fn softmax_losses(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        softmax::losses::<Self>(logits, targets)
+    }
+
+    /// Of logits `[rows, vocab]`: the negative log likelihoods `[rows]` and the gradient of each to its row of the logits, in
+    /// their type.
+    #[fusion(meta = |logits, _targets| (portable::per_row(logits), logits.clone()))]
+    fn softmax_losses_with_gradient(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        softmax::losses_with_gradient::<Self>(logits, targets)
+    }
+
+    /// The gradients of `scale · nll` to logits `[rows, vocab]`, in their type: lse and scale `[rows]`.
+    #[fusion(dtype = logits, shape = logits)]
+    fn softmax_gradient(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        lse: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        softmax::gradient::<Self>(logits, targets, lse, scale)
+    }
 }
 
 #[cfg(feature = "gpu")]
-impl CrossEntropyOps for burn_cubecl::CubeBackend {}
+impl CrossEntropyOps for burn_cubecl::CubeBackend {
+    fn softmax_losses(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match cube::rows_fit([&logits]) {
+            true => cube::cross_entropy::losses(logits, targets),
+            false => softmax::losses::<Self>(logits, targets),
+        }
+    }
+
+    fn softmax_losses_with_gradient(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match cube::rows_fit([&logits]) {
+            true => cube::cross_entropy::losses_with_gradient(logits, targets),
+            false => softmax::losses_with_gradient::<Self>(logits, targets),
+        }
+    }
+
+    fn softmax_gradient(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        lse: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match cube::rows_fit([&logits, &lse, &scale]) {
+            true => cube::cross_entropy::gradient(logits, targets, lse, scale),
+            false => softmax::gradient::<Self>(logits, targets, lse, scale),
+        }
+    }
+}
 
 #[cfg(feature = "flex")]
 impl CrossEntropyOps for burn::backend::Flex {

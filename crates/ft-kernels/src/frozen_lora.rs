@@ -6,7 +6,7 @@ mod tests;
 use crate::cpu;
 use crate::dropout::Mask;
 use crate::frozen_matmul::{FrozenOps, buffers};
-use crate::lora_linear::{LoraOps, add, update_input, widened};
+use crate::lora_linear::{LoraOps, add, factors_beside, update_input, widened};
 use crate::output::Output;
 use crate::packed::{Form, Packed, ScaleCodes};
 use crate::portable::{Val, once};
@@ -43,6 +43,7 @@ pub fn frozen_lora<const D: usize>(
         b.dims()
     );
     let (words, scales, codes) = buffers(w);
+    let [a, b] = factors_beside(&x, [a, b]);
     let [x, a, b] = [x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
     let drop = dropout.and_then(|(p, seed)| Mask::new(p, seed));
     Tensor::from_dispatch(<Dispatch as FrozenLoraOps>::frozen_lora(

@@ -4,6 +4,8 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::portable::once;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -21,13 +23,13 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait GeluOps: Backend {
     /// `gelu_new(x)`.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = x)]
     fn gelu_new(x: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::forward::<Self>(x)
     }
 
     /// Gradient to x.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = x)]
     fn gelu_new_gradient(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::backward::<Self>(x, dy)
     }
@@ -64,7 +66,21 @@ mod portable {
 }
 
 #[cfg(feature = "gpu")]
-impl GeluOps for burn_cubecl::CubeBackend {}
+impl GeluOps for burn_cubecl::CubeBackend {
+    fn gelu_new(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cube::alike([&x]) {
+            true => cube::gelu(x),
+            false => portable::forward::<Self>(x),
+        }
+    }
+
+    fn gelu_new_gradient(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cube::alike([&x, &dy]) {
+            true => cube::gelu_gradient(x, dy),
+            false => portable::backward::<Self>(x, dy),
+        }
+    }
+}
 
 #[cfg(feature = "flex")]
 impl GeluOps for burn::backend::Flex {

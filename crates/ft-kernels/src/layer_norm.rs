@@ -4,6 +4,8 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -35,7 +37,7 @@ type Gradients3<T> = (T, Option<T>, Option<T>);
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait LayerNormOps: Backend {
     /// x `[.., d]`, weight and bias `[d]` -> `[.., d]`.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = x)]
     fn standardize(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -54,7 +56,38 @@ pub trait LayerNormOps: Backend {
         eps: f64,
         affine_too: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
-        portable::backward::<Self>(x, weight, dy, eps, affine_too)
+        if !affine_too {
+            return (Self::standardize_gradient(x, weight, dy, eps), None, None);
+        }
+        let (dx, affine) = Self::standardize_all_gradients(x, weight, dy, eps);
+        let row = |i| {
+            let row = Val::<Self>(affine.clone()).narrow(0, i, 1);
+            let d = row.dims()[1];
+            Some(row.reshape(&[d]).0)
+        };
+        (dx, row(0), row(1))
+    }
+
+    /// Gradient to x alone.
+    #[fusion(dtype = x, shape = x)]
+    fn standardize_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        portable::backward::<Self>(x, weight, dy, eps, false).0
+    }
+
+    /// Gradient to x, and those to weight and bias, `[2, d]`, at least f32.
+    #[fusion(meta = |x, weight, _dy, _eps| (x.clone(), crate::portable::widened_pair(weight, x)))]
+    fn standardize_all_gradients(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::all::<Self>(x, weight, dy, eps)
     }
 }
 
@@ -98,6 +131,22 @@ mod portable {
         (((g - shift - unit * along) * r).cast(dtype).0, dw, db)
     }
 
+    /// [`backward`] with weight and bias, whose gradients are one tensor `[2, d]`.
+    pub(super) fn all<B: Backend>(
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        dy: FloatTensor<B>,
+        eps: f64,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let (dx, dw, db) = backward::<B>(x, weight, dy, eps, true);
+        let rows = [dw, db].map(|row| {
+            let row = Val::<B>(row.expect("asked for"));
+            let d = row.dims()[0];
+            row.reshape(&[1, d])
+        });
+        (dx, Val::cat(rows.into(), 0).0)
+    }
+
     /// The standardized rows and their reciprocal deviations.
     fn unit<B: Backend>(x: Val<B>, eps: f64) -> (Val<B>, Val<B>) {
         let centered = x.clone() - x.mean_last();
@@ -107,7 +156,44 @@ mod portable {
 }
 
 #[cfg(feature = "gpu")]
-impl LayerNormOps for burn_cubecl::CubeBackend {}
+impl LayerNormOps for burn_cubecl::CubeBackend {
+    fn standardize(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        match cube::rows_fit([&x, &weight, &bias]) {
+            true => cube::norm(x, weight, Some(bias), eps),
+            false => portable::forward::<Self>(x, weight, bias, eps),
+        }
+    }
+
+    fn standardize_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        match cube::rows_fit([&x, &weight, &dy]) {
+            true => cube::norm_gradients(x, weight, dy, eps, true, false).0,
+            false => portable::backward::<Self>(x, weight, dy, eps, false).0,
+        }
+    }
+
+    fn standardize_all_gradients(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !cube::rows_fit([&x, &weight, &dy]) {
+            return portable::all::<Self>(x, weight, dy, eps);
+        }
+        let (dx, affine) = cube::norm_gradients(x, weight, dy, eps, true, true);
+        (dx, affine.expect("asked for"))
+    }
+}
 
 #[cfg(feature = "flex")]
 impl LayerNormOps for burn::backend::Flex {

@@ -29,6 +29,8 @@
 //! assert_eq!(a.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap(), [1.0, 2.0]);
 //! assert!(frozen.grad(&gradients).is_none());
 //! ```
+mod adamw;
+mod adamw_8bit;
 mod attention;
 mod backward_from;
 mod bottleneck;
@@ -62,6 +64,8 @@ mod testing;
 mod uld;
 mod uniform;
 
+pub use adamw::{AdamWStep, adamw};
+pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, adamw_8bit};
 pub use attention::{Mask, attention};
 pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};

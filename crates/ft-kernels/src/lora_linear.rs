@@ -4,7 +4,7 @@ use crate::cpu;
 use crate::dropout::{DropoutOps, Mask};
 use crate::linear::LinearOps;
 use crate::output::Output;
-use crate::portable::{Val, once};
+use crate::portable::{Val, as_type_of, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -16,7 +16,8 @@ use burn::tensor::{DType, Tensor};
 ///
 /// The update is accumulated into the output of the frozen product, and its gradient into that of `x`: no pass over
 /// `[.., out]` is added. Kept for backward: `x` and `x·Aᵀ`. Where `x` has 16 bits, the output has, too, and the update is
-/// computed in the type of `a` and `b`: `x` is kept as it is and widened when it is needed.
+/// computed in the type of `a` and `b`: `x` is kept as it is and widened when it is needed. On graphics cards `a` and `b` are
+/// rounded to bf16 where `x` is bf16, and their gradients come in that precision, as in torch's autocast.
 pub fn lora_linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<D> {
     lora_linear_for(x, w, a, b, scale, None, Output::Read)
 }
@@ -43,6 +44,7 @@ pub fn lora_linear_for<const D: usize>(
         a.dims(),
         b.dims()
     );
+    let [a, b] = factors_beside(&x, [a, b]);
     let [x, w, a, b] = [
         x.into_dispatch(),
         w.into_dispatch(),
@@ -102,6 +104,15 @@ pub trait LoraOps: LinearOps + DropoutOps {
             Self::project_input_gradient(u, a),
             scale,
         )
+    }
+}
+
+/// The factors a and b in the type that the update is computed in beside x: on graphics cards bf16 meets bf16, with sums in f32, as
+/// in torch's autocast. A copy of x in f32 would be the most that the update moves.
+pub(crate) fn factors_beside<const D: usize>(x: &Tensor<D>, factors: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
+    match x.dtype() == DType::BF16 && !crate::is_cpu(&x.device()) {
+        true => factors.map(|factor| as_type_of(x, factor)),
+        false => factors,
     }
 }
 

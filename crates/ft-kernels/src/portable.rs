@@ -1,4 +1,6 @@
 //! The operators that the portable compositions are written in, over any backend's float tensors.
+#[cfg(feature = "gpu")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Scalar, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Shape, Slice, Tensor};
@@ -164,6 +166,18 @@ pub(crate) fn as_type_of<const D: usize, const E: usize>(like: &Tensor<E>, x: Te
     } else {
         x.cast(FloatDType::from(like.dtype()))
     }
+}
+
+/// What fusion is told of a gradient in the shape of a weight `[d]`: it has the type that x is computed in.
+#[cfg(feature = "gpu")]
+pub(crate) fn widened(weight: &TensorSpec, x: &TensorSpec) -> TensorSpec {
+    TensorSpec::new(weight.shape.clone(), wide(x.dtype))
+}
+
+/// The same for two of them as rows, `[2, d]`.
+#[cfg(feature = "gpu")]
+pub(crate) fn widened_pair(weight: &TensorSpec, x: &TensorSpec) -> TensorSpec {
+    TensorSpec::new(Shape::new([2, weight.shape[0]]), wide(x.dtype))
 }
 
 /// Stops an attempt to differentiate the backward pass of an operation.

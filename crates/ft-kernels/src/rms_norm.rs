@@ -4,10 +4,14 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+#[cfg(feature = "gpu")]
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
@@ -34,7 +38,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait RmsNormOps: Backend {
     /// x `[.., d]`, weight `[d]` -> `[.., d]`.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = x)]
     fn scale_rms(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         portable::forward::<Self>(x, weight, eps)
     }
@@ -48,7 +52,36 @@ pub trait RmsNormOps: Backend {
         eps: f64,
         weight_too: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        portable::backward::<Self>(x, weight, dy, eps, weight_too)
+        match weight_too {
+            true => {
+                let (dx, dw) = Self::scale_rms_both_gradients(x, weight, dy, eps);
+                (dx, Some(dw))
+            }
+            false => (Self::scale_rms_gradient(x, weight, dy, eps), None),
+        }
+    }
+
+    /// Gradient to x alone.
+    #[fusion(dtype = x, shape = x)]
+    fn scale_rms_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        portable::backward::<Self>(x, weight, dy, eps, false).0
+    }
+
+    /// Gradients to x and to the weight, which is at least f32.
+    #[fusion(meta = |x, weight, _dy, _eps| (x.clone(), crate::portable::widened(weight, x)))]
+    fn scale_rms_both_gradients(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (dx, dw) = portable::backward::<Self>(x, weight, dy, eps, true);
+        (dx, dw.expect("asked for"))
     }
 }
 
@@ -98,7 +131,40 @@ mod portable {
 pub(crate) use portable::row;
 
 #[cfg(feature = "gpu")]
-impl RmsNormOps for burn_cubecl::CubeBackend {}
+impl RmsNormOps for burn_cubecl::CubeBackend {
+    fn scale_rms(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        match cube::rows_fit([&x, &weight]) {
+            true => cube::norm(x, weight, None, eps),
+            false => portable::forward::<Self>(x, weight, eps),
+        }
+    }
+
+    fn scale_rms_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        match cube::rows_fit([&x, &weight, &dy]) {
+            true => cube::norm_gradients(x, weight, dy, eps, false, false).0,
+            false => portable::backward::<Self>(x, weight, dy, eps, false).0,
+        }
+    }
+
+    fn scale_rms_both_gradients(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shape = weight.shape();
+        let (dx, dw) = match cube::rows_fit([&x, &weight, &dy]) {
+            true => cube::norm_gradients(x, weight, dy, eps, false, true),
+            false => portable::backward::<Self>(x, weight, dy, eps, true),
+        };
+        (dx, Self::float_reshape(dw.expect("asked for"), shape))
+    }
+}
 
 #[cfg(feature = "flex")]
 impl RmsNormOps for burn::backend::Flex {

@@ -4,13 +4,17 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::portable::Val;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Tensor};
+#[cfg(any(feature = "flex", feature = "gpu"))]
+use burn::tensor::DType;
+use burn::tensor::Tensor;
 
 /// Rotates the pairs `(x[i], x[i + d/2])` of every head: x `[b, s, h, d]`, cos and sin `[b or 1, s, d/2]`.
 ///
@@ -32,7 +36,7 @@ pub fn rope(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait RopeOps: Backend {
     /// Rotates x `[b, s, h, d]` by the angles of cos and sin `[b or 1, s, d/2]`; the other way round if `inverse`.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = x)]
     fn rotate(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
@@ -62,7 +66,20 @@ fn portable<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor
 }
 
 #[cfg(feature = "gpu")]
-impl RopeOps for burn_cubecl::CubeBackend {}
+impl RopeOps for burn_cubecl::CubeBackend {
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        if !cube::rows_fit([&x]) {
+            return portable::<Self>(x, cos, sin, inverse);
+        }
+        let (cos, sin) = (Val::<Self>(cos).cast(DType::F32).0, Val::<Self>(sin).cast(DType::F32).0);
+        cube::rope(x, cos, sin, inverse)
+    }
+}
 
 #[cfg(feature = "flex")]
 impl RopeOps for burn::backend::Flex {

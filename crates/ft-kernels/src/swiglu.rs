@@ -4,6 +4,8 @@ mod tests;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::portable::{as_type_of, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -26,13 +28,13 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait SwigluOps: Backend {
     /// `silu(gate) · up`.
-    #[fusion(default)]
+    #[fusion(dtype = gate, shape = gate)]
     fn silu_times(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::forward::<Self>(gate, up)
     }
 
     /// Gradients to gate and up.
-    #[fusion(default)]
+    #[fusion(meta = |gate, _up, _dy| (gate.clone(), gate.clone()))]
     fn silu_times_gradients(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
@@ -69,7 +71,25 @@ mod portable {
 }
 
 #[cfg(feature = "gpu")]
-impl SwigluOps for burn_cubecl::CubeBackend {}
+impl SwigluOps for burn_cubecl::CubeBackend {
+    fn silu_times(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cube::alike([&gate, &up]) {
+            true => cube::swiglu(gate, up),
+            false => portable::forward::<Self>(gate, up),
+        }
+    }
+
+    fn silu_times_gradients(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match cube::alike([&gate, &up, &dy]) {
+            true => cube::swiglu_gradients(gate, up, dy),
+            false => portable::backward::<Self>(gate, up, dy),
+        }
+    }
+}
 
 #[cfg(feature = "flex")]
 impl SwigluOps for burn::backend::Flex {

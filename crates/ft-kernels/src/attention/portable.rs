@@ -1,6 +1,8 @@
 //! Compositions of Burn's operations in blocks of queries, right on every backend and type.
 use super::{First, Span};
 use crate::portable::{Val, wide};
+#[cfg(feature = "gpu")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Scalar, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice};
@@ -12,6 +14,13 @@ const SCORES: usize = 1 << 25;
 const BLOCK: usize = 128;
 /// What hidden scores are lowered by: they vanish in the softmax of any row that sees something.
 const HIDDEN: f64 = 1e30;
+
+/// What fusion is told of a number of each query and head: q `[b, s, hq, d]`.
+#[cfg(feature = "gpu")]
+pub(super) fn per_head(q: &TensorSpec) -> TensorSpec {
+    let [b, s, hq, _] = q.shape.dims();
+    TensorSpec::new(Shape::new([b, s, hq]), wide(q.dtype))
+}
 
 /// The output and the logarithms `[b, s, hq]`.
 pub(super) fn forward<B: Backend>(

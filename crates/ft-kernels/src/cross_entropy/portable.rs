@@ -1,48 +1,51 @@
 //! Compositions of Burn's operations in chunks of rows, right on every backend and type.
+use super::CrossEntropyOps;
 use crate::portable::Val;
+#[cfg(feature = "gpu")]
+use crate::portable::wide;
+#[cfg(feature = "gpu")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{IndexingUpdateOp, Shape, Slice};
+use burn::tensor::{DType, Shape, Slice};
 
 /// Logits per chunk: 128 MiB in f32.
 const LOGITS: usize = 1 << 25;
 
 /// Per row: negative log likelihood and logarithm of the sum of exponentials.
-pub(super) fn rows<B: Backend>(
+pub(super) fn rows<B: CrossEntropyOps>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     targets: IntTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let head = Val::<B>(head).cast(hidden.dtype());
-    let (mut nll, mut lse) = (vec![], vec![]);
+    let (mut nll, mut lse) = (Vec::<Val<B>>::new(), Vec::<Val<B>>::new());
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
-        let softmax = Softmax::new(&chunk, &head);
-        let rows = chunk.rows();
-        nll.push(softmax.nll.reshape(&[rows]));
-        lse.push(softmax.lse.reshape(&[rows]));
+        let (nll_rows, lse_rows) = B::softmax_losses(chunk.product(&head).0, chunk.targets);
+        nll.push(Val(nll_rows));
+        lse.push(Val(lse_rows));
     }
-    (Val::cat(nll, 0).0, Val::cat(lse, 0).0)
+    (joined(nll).0, joined(lse).0)
 }
 
 /// Per row: negative log likelihood and its gradient to `hidden`.
-pub(super) fn rows_with_gradient<B: Backend>(
+pub(super) fn rows_with_gradient<B: CrossEntropyOps>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     targets: IntTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let dtype = hidden.dtype();
-    let head = Val::<B>(head).cast(dtype);
-    let (mut nll, mut gradient) = (vec![], vec![]);
+    let head = Val::<B>(head).cast(hidden.dtype());
+    let (mut nll, mut gradient) = (Vec::<Val<B>>::new(), Vec::<Val<B>>::new());
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
-        let softmax = Softmax::new(&chunk, &head);
-        gradient.push(chunk.to_hidden(softmax.p, &head).cast(dtype));
-        nll.push(softmax.nll.reshape(&[chunk.rows()]));
+        let (nll_rows, to_logits) = B::softmax_losses_with_gradient(chunk.product(&head).0, chunk.targets);
+        gradient.push(Val(to_logits).matmul(head.clone()));
+        nll.push(Val(nll_rows));
     }
-    (Val::<B>::cat(nll, 0).0, Val::<B>::cat(gradient, 0).0)
+    (joined(nll).0, joined(gradient).0)
 }
 
 /// Gradients of `Σ scale · nll` to `hidden` (if asked for) and `head`.
-pub(super) fn gradients<B: Backend>(
+pub(super) fn gradients<B: CrossEntropyOps>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     targets: IntTensor<B>,
@@ -50,29 +53,52 @@ pub(super) fn gradients<B: Backend>(
     scale: FloatTensor<B>,
     hidden_too: bool,
 ) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
-    let (head, lse) = (Val::<B>(head).cast(hidden.dtype()), Val::<B>(lse));
+    let dtype = hidden.dtype();
+    // Scales of losses are beyond f16, whose gradients are computed in f32.
+    let compute = if dtype == DType::F16 { DType::F32 } else { dtype };
+    let (head, lse) = (Val::<B>(head).cast(dtype), Val::<B>(lse));
     let scale = Val::<B>(scale).cast(lse.dtype());
     let (mut to_hidden, mut to_head): (Vec<Val<B>>, Option<Val<B>>) = (vec![], None);
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
-        let column = |x: &Val<B>| {
-            x.clone()
-                .narrow(0, chunk.start, chunk.rows())
-                .reshape(&[chunk.rows(), 1])
-        };
-        let p = (chunk.logits(&head) - column(&lse)).exp();
+        let some = |x: &Val<B>| x.clone().narrow(0, chunk.start, chunk.rows()).0;
+        let logits = chunk.product(&head).cast(compute).0;
+        let to_logits = Val(B::softmax_gradient(
+            logits,
+            chunk.targets.clone(),
+            some(&lse),
+            some(&scale),
+        ));
         if hidden_too {
-            to_hidden.push(chunk.to_hidden(p.clone(), &head) * column(&scale));
+            to_hidden.push(to_logits.clone().matmul(head.clone().cast(compute)));
         }
-        let part = chunk.to_head(p, column(&scale));
+        let part = to_logits.t().matmul(chunk.hidden.cast(compute)).wide();
         to_head = Some(match to_head {
             Some(sum) => sum + part,
             None => part,
         });
     }
     (
-        hidden_too.then(|| Val::cat(to_hidden, 0).0),
+        hidden_too.then(|| joined(to_hidden).0),
         to_head.expect("at least one chunk").0,
     )
+}
+
+fn joined<B: Backend>(mut parts: Vec<Val<B>>) -> Val<B> {
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Val::cat(parts, 0),
+    }
+}
+
+/// What fusion is told of a number of each row of logits.
+#[cfg(feature = "gpu")]
+pub(super) fn per_row(logits: &TensorSpec) -> TensorSpec {
+    TensorSpec::new(Shape::new([logits.shape[0]]), wide(logits.dtype))
+}
+
+/// Targets `[rows]` as indices into `[rows, vocab]`.
+pub(super) fn targets_of<B: Backend>(targets: IntTensor<B>, rows: usize) -> IntTensor<B> {
+    B::int_reshape(targets, Shape::new([rows, 1]))
 }
 
 /// Some of the rows.
@@ -113,48 +139,29 @@ impl<B: Backend> Chunk<B> {
 
     /// `[rows, vocab]`, at least f32.
     pub(crate) fn logits(&self, head: &Val<B>) -> Val<B> {
-        self.hidden
-            .clone()
-            .matmul(head.clone().cast(self.hidden.dtype()).t())
-            .wide()
+        self.product(head).wide()
     }
 
-    /// `p · W - W[target]` for probabilities p.
-    fn to_hidden(&self, p: Val<B>, head: &Val<B>) -> Val<B> {
-        let dtype = p.dtype();
-        let expected = p.cast(head.dtype()).matmul(head.clone()).cast(dtype);
-        let target = Val::<B>(B::float_select(head.0.clone(), 0, self.targets.clone()));
-        expected - target.cast(dtype)
-    }
-
-    /// `(p - onehot)ᵀ · scale h`, scale `[rows, 1]`.
-    fn to_head(&self, p: Val<B>, scale: Val<B>) -> Val<B> {
-        let hidden = self.hidden.clone().cast(p.dtype()) * scale;
-        let expected = p.t().matmul(hidden.clone());
-        let update = IndexingUpdateOp::Add;
-        Val(B::float_select_assign(
-            expected.0,
-            0,
-            self.targets.clone(),
-            hidden.scale(-1.0).0,
-            update,
-        ))
+    /// `[rows, vocab]` in the type of the hidden states.
+    fn product(&self, head: &Val<B>) -> Val<B> {
+        let head = head.clone().cast(self.hidden.dtype());
+        self.hidden.clone().matmul(head.t())
     }
 }
 
-/// The softmax of a chunk: `[rows, 1]`, `[rows, 1]`, `[rows, vocab]`.
-struct Softmax<B: Backend> {
-    nll: Val<B>,
-    lse: Val<B>,
-    p: Val<B>,
+/// The softmax of logits: `[rows, 1]`, `[rows, 1]`, `[rows, vocab]`, at least f32.
+pub(super) struct Softmax<B: Backend> {
+    pub(super) nll: Val<B>,
+    pub(super) lse: Val<B>,
+    pub(super) p: Val<B>,
 }
 
 impl<B: Backend> Softmax<B> {
-    fn new(chunk: &Chunk<B>, head: &Val<B>) -> Self {
-        let logits = chunk.logits(head);
+    pub(super) fn new(logits: Val<B>, targets: IntTensor<B>) -> Self {
+        let logits = logits.wide();
+        let rows = logits.dims()[0];
         let max = Val::<B>(B::float_max_dim(logits.0.clone(), 1));
-        let indices = B::int_reshape(chunk.targets.clone(), Shape::new([chunk.rows(), 1]));
-        let target = Val::<B>(B::float_gather(1, logits.0.clone(), indices));
+        let target = Val::<B>(B::float_gather(1, logits.0.clone(), targets_of::<B>(targets, rows)));
         let e = (logits - max.clone()).exp();
         let sum = e.clone().sum_last();
         let lse = max + Val(B::float_log(sum.0.clone()));

@@ -1,13 +1,29 @@
 //! Kernels for graphics cards, in CubeCL: compiled on first use for CUDA, Vulkan, wgpu or Metal.
+mod adamw;
+mod adamw_8bit;
+mod attention;
 mod coded;
+mod column_sum;
+pub(crate) mod cross_entropy;
 mod dropout;
 mod few;
+mod norm;
+mod pointwise;
+mod rope;
+mod row;
 #[cfg(all(test, feature = "flex", feature = "vulkan"))]
 mod tests;
 mod unpack;
 
+pub(crate) use adamw::adamw;
+pub(crate) use adamw_8bit::adamw_8bit;
+pub(crate) use attention::Attention;
 pub(crate) use dropout::dropout;
 pub(crate) use few::few;
+pub(crate) use norm::{norm, norm_gradients};
+pub(crate) use pointwise::{alike, gelu, gelu_gradient, swiglu, swiglu_gradients};
+pub(crate) use rope::rope;
+pub(crate) use row::rows_fit;
 pub(crate) use unpack::unpack;
 
 use burn::backend::TensorMetadata;

@@ -1,4 +1,7 @@
 //! On the first Vulkan device of the machine, a software one included, against the CPU path.
+//!
+//! `FT_CARD=cuda` in the environment takes the first CUDA device instead; `FT_CARD=null`, too, and compares nothing: that is for
+//! `xtask/null-cuda`, whose kernels are compiled and do not run.
 use crate::frozen_matmul::tests::{CASES, TABLE, packed};
 use crate::frozen_matmul::{FrozenOps, buffers, frozen_matmul, unpack};
 use crate::packed::{Codes, Packed};
@@ -6,6 +9,59 @@ use crate::testing::{close, values};
 use crate::{Output, dropout, frozen_lora, linear};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor, TensorData};
+
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod rows;
+
+/// What the kernels compute for on this device, and how far off a result is that was rounded to it: software devices have no bf16.
+fn types() -> Vec<(FloatDType, f64)> {
+    let all = [
+        (FloatDType::F32, DType::F32, 2e-5),
+        (FloatDType::F16, DType::F16, 3e-3),
+        (FloatDType::BF16, DType::BF16, 2.4e-2),
+    ];
+    let device = gpu();
+    let here = all.into_iter().filter(|(_, dtype, _)| device.supports_dtype(*dtype));
+    here.map(|(dtype, _, bound)| (dtype, bound)).collect()
+}
+
+fn card() -> Option<String> {
+    std::env::var("FT_CARD").ok()
+}
+
+/// `run` on the card in a type, and on the CPU in f32 from the same numbers: results one by one.
+#[track_caller]
+fn compare(
+    run: impl Fn(&Device, FloatDType) -> Vec<TensorData>,
+    dtype: FloatDType,
+    bound: f64,
+    names: &[&str],
+    case: &str,
+) {
+    let on = |device: &Device, dtype| run(device, dtype).into_iter().map(|data| data.convert::<f64>());
+    let got: Vec<_> = on(&gpu(), dtype).collect();
+    let want: Vec<_> = on(&crate::testing::device(), FloatDType::F32).collect();
+    assert_eq!((got.len(), want.len()), (names.len(), names.len()), "{case}");
+    if card().is_some_and(|card| card == "null") {
+        return;
+    }
+    for ((got, want), name) in got.iter().zip(&want).zip(names) {
+        assert_eq!(got.shape(), want.shape(), "{name}, {case}");
+        let [got, want] = [got, want].map(|data| data.as_slice::<f64>().unwrap());
+        close(got, want, bound, &format!("{name}, {case}, {dtype:?}"));
+    }
+}
+
+/// Values that all the types hold: bf16 does, and f16 all but the smallest.
+fn rounded(values: Vec<f64>) -> Vec<f64> {
+    values.into_iter().map(|v| half::bf16::from_f64(v).to_f64()).collect()
+}
+
+fn tensor_of<const D: usize>(device: &Device, values: &[f64], dims: [usize; D], dtype: FloatDType) -> Tensor<D> {
+    tensor(device, values, dims).cast(dtype)
+}
 
 /// A short block, one that is no power of two, one beyond the matrix, rows that are no whole words, 8-bit codes under nested
 /// scales: with [`CASES`], every branch of the kernels.
@@ -29,6 +85,10 @@ fn small() -> Vec<(usize, usize, Codes, bool)> {
 }
 
 fn gpu() -> Device {
+    #[cfg(feature = "cuda")]
+    if card().is_some() {
+        return Device::cuda(0).autodiff();
+    }
     let devices = Device::enumerate(DeviceType::Vulkan).into_vec();
     let first = devices.into_iter().next();
     first

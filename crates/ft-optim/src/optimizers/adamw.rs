@@ -10,7 +10,8 @@
 use std::sync::Arc;
 
 use burn::optim::{DynOptimizer, LearningRate, Optimizer, RecordState, StateSink, StateSource};
-use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+use ft_kernels::{AdamWStep, adamw};
 
 use super::{Rule, STEP, StateTensor, moment, step};
 use crate::error::Problems;
@@ -86,7 +87,7 @@ impl AdamWConfig {
 /// The update rule, for any of Burn's drivers.
 ///
 /// Moments are f32 whatever the parameter's type; a parameter of another float type is updated in f32 and rounded
-/// back. On the CPU the whole update is one pass, in place.
+/// back. The whole update is one pass, in place.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     /// β₁ and β₂.
@@ -179,24 +180,15 @@ impl Numbers {
         if host::holds(&param) && host::holds(&grad) && moments.iter().all(host::holds) {
             return host::update(param, grad, moments, self.on_slices());
         }
-        self.on_tensors(param, grad, moments)
-    }
-
-    /// The update as Burn operations, for every device and float type.
-    fn on_tensors<const D: usize>(
-        &self,
-        param: Tensor<D>,
-        grad: Tensor<D>,
-        [m, v]: [Tensor<D>; 2],
-    ) -> (Tensor<D>, [Tensor<D>; 2]) {
-        let dtype: FloatDType = param.dtype().into();
-        let grad = grad.cast(FloatDType::F32);
-        let m = m.clone() + (grad.clone() - m).mul_scalar(self.toward);
-        let v = v.mul_scalar(self.beta2) + grad.square().mul_scalar(1.0 - self.beta2);
-        let denominator = v.clone().sqrt().mul_scalar(self.lift).add_scalar(self.eps);
-        let change = (m.clone() / denominator).mul_scalar(self.step_size);
-        let param = param.cast(FloatDType::F32).mul_scalar(self.keep) - change;
-        (param.cast(dtype), [m, v])
+        let step = AdamWStep {
+            keep: self.keep,
+            toward: self.toward,
+            beta2: self.beta2,
+            step_size: self.step_size,
+            lift: self.lift,
+            eps: self.eps,
+        };
+        adamw(param, grad, moments, step)
     }
 
     /// The update of one chunk of f32 values.

@@ -11,6 +11,8 @@
 //! Where the gradient is NaN or infinite, the parameter stays and both moments become 0. Parameters of fewer than 4096
 //! numbers keep f32 moments and take plain AdamW.
 
+mod card;
+
 use std::sync::Arc;
 
 use burn::optim::{DynOptimizer, LearningRate, Optimizer, RecordState, StateSink, StateSource};
@@ -182,7 +184,8 @@ impl Numbers {
         if host::holds(&param) && host::holds(&grad) {
             return self.on_slices(param, grad, state);
         }
-        self.on_tensors(param, grad, state)
+        self.on_card(param, grad, state)
+            .unwrap_or_else(|(param, grad, state)| self.on_tensors(param, grad, state))
     }
 
     /// The update as Burn operations, for every device and float type.

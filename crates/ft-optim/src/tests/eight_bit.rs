@@ -41,9 +41,13 @@ struct Reached {
 
 /// f64 parameters take the path made of Burn operations, f32 ones the fused CPU pass.
 fn run(start: &[f32], grads: &[Vec<f32>], lr: f64, dtype: DType) -> Reached {
+    run_on(&Device::flex(), start, grads, lr, dtype)
+}
+
+fn run_on(device: &Device, start: &[f32], grads: &[Vec<f32>], lr: f64, dtype: DType) -> Reached {
     let tensor = |values: &[f32]| {
         let data = TensorData::new(values.to_vec(), [values.len()]).convert_dtype(dtype);
-        Tensor::<1>::from_data(data, (&Device::flex(), dtype))
+        Tensor::<1>::from_data(data, (device, dtype))
     };
     let (mut param, mut state) = (tensor(start), None);
     for grad in grads {
@@ -160,22 +164,45 @@ fn the_rule_is_exact() {
 /// A length that is no whole number of blocks, and gradients that are no numbers.
 #[test]
 fn both_paths_agree_on_every_code() {
+    let (start, grads) = odd();
+    let (fused, composed) = (
+        run(&start, &grads, 1e-2, DType::F32),
+        run(&start, &grads, 1e-2, DType::F64),
+    );
+    agree(&fused, &composed);
+}
+
+/// The kernel, on the first Vulkan device of the machine.
+#[cfg(feature = "vulkan")]
+#[test]
+fn cards_agree_on_every_code() {
+    let devices = Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec();
+    let card = devices
+        .into_iter()
+        .next()
+        .expect("a Vulkan device; Mesa's lavapipe is one in software");
+    let (start, grads) = odd();
+    let got = run_on(&card, &start, &grads, 1e-2, DType::F32);
+    agree(&got, &run(&start, &grads, 1e-2, DType::F32));
+}
+
+fn odd() -> (Vec<f32>, Vec<Vec<f32>>) {
     let mut values = Values(3);
     let start = values.list(5 * BLOCK * 4 + 77);
     let mut grads: Vec<_> = (0..4).map(|_| values.list(start.len())).collect();
     grads[2][5] = f32::NAN;
     grads[2][700] = f32::INFINITY;
     grads[3][BLOCK..2 * BLOCK].fill(0.0);
-    let (fused, composed) = (
-        run(&start, &grads, 1e-2, DType::F32),
-        run(&start, &grads, 1e-2, DType::F64),
-    );
-    assert!(furthest(&fused.values, composed.values.iter().map(|v| f64::from(*v))) < 1e-6);
-    for (a, b) in fused.codes.iter().zip(&composed.codes) {
+    (start, grads)
+}
+
+fn agree(got: &Reached, want: &Reached) {
+    assert!(furthest(&got.values, want.values.iter().map(|v| f64::from(*v))) < 1e-6);
+    for (a, b) in got.codes.iter().zip(&want.codes) {
         let differ = a.iter().zip(b).filter(|(a, b)| a != b).count();
         assert!(differ <= 2, "{differ} codes");
     }
-    assert!(fused.values.iter().all(|v| v.is_finite()));
+    assert!(got.values.iter().all(|v| v.is_finite()));
 }
 
 #[test]
