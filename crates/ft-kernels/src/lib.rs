@@ -5,7 +5,7 @@
 //!                       |
 //!        trait XOps: a composition of Burn's operations      any backend, any float type
 //!          |-- Flex: fused f32 code in `cpu`                 threads (rayon), AVX-512 / AVX2 found at run time
-//!          |-- Cube: CubeCL kernels in `cube`                graphics cards; so far for matrices in codes
+//!          |-- Cube: CubeCL kernels in `cube`                graphics cards, in f32, f16 and bf16
 //!          `-- Autodiff: the backward pass by hand           keeps only what the tracked inputs need
 //! ```
 //! Weights are `[out, in]`, activations `[batch, seq, hidden]`, attention tensors `[batch, seq, heads, head_dim]`.

@@ -1,4 +1,23 @@
 //! Kernels for graphics cards, in CubeCL: compiled on first use for CUDA, Vulkan, wgpu or Metal.
+//!
+//! | file | launches | for |
+//! |---|---|---|
+//! | `norm` | 1; backward 1, or 2 with gradients to the weights | RMSNorm, LayerNorm |
+//! | `pointwise` | 1; backward 1 | SwiGLU, GELU |
+//! | `rope` | 1; backward 1, for queries and for keys | rotary embedding |
+//! | `attention` | 1; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
+//! | `cross_entropy` | 1 a chunk of logits beside the products | losses and their gradients, in place of the logits |
+//! | `adamw`, `adamw_8bit` | 1 a parameter | AdamW with moments in f32 and in codes |
+//! | `dropout` | 1 | dropout |
+//! | `few`, `unpack` | 1 | products with and copies of matrices in codes |
+//!
+//! Inputs and outputs are f32, f16 or bf16, and everything between is f32. Sums have one order: no atomics. What no kernel takes
+//! (f64, heads too wide for the memory of a device) is a composition of Burn's operations.
+//!
+//! No card was at hand. All of them ran in f32 and f16 on a Vulkan device in software (Mesa's lavapipe, as WGSL), with values and
+//! gradients compared with the CPU's, and were compiled as CUDA for sm_80, sm_90 and sm_100, bf16 included, where nothing ran them.
+//! Products of attention on matrix units are in the CUDA sources alone: `xtask/null-cuda/emulate` compiles these sources for the
+//! host, in bf16, with `nvcuda::wmma` written out; outputs and gradients are within bf16's rounding of loops in f64.
 mod adamw;
 mod adamw_8bit;
 mod attention;
