@@ -4,6 +4,7 @@
 //! | part | compared |
 //! |---|---|
 //! | `family` | logits with those that transformers computed, for every family of tests/fixtures |
+//! | `training` | losses of three AdamW steps of every family with the CPU's |
 //! | `generate` | greedy answers with those of transformers |
 //! | `method` | losses of three AdamW steps with the CPU's, every method on every storage |
 //! | `optimizer`, `checkpointing` | the same for every optimizer, and with blocks computed again |
@@ -13,11 +14,13 @@ use std::process::ExitCode;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::Parser;
+use ft_data::{Batch, Sample};
 use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model, Rows};
 use ft_optim::{Optim, OptimConfig};
-use ft_peft::Pass;
-use ft_train::MethodHook;
+use ft_peft::methods::full::FullConfig;
+use ft_peft::{Pass, PeftConfig};
+use ft_train::{MethodHook, TrainModel};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -60,7 +63,6 @@ const METHODS: &[&str] = &[
     "houlsby",
     "parallel",
     "trainable_tokens",
-    "bitfit",
 ];
 const STORAGES: &[&str] = &["f32", "nf4", "nf4+double", "int8", "fp4"];
 const OPTIMIZERS: &[&str] = &["adamw_8bit", "adafactor", "lion", "sgd", "muon", "paged_adamw_32bit"];
@@ -111,6 +113,7 @@ struct Case {
 enum Work {
     Logits(PathBuf),
     Answers(PathBuf),
+    Training(PathBuf),
     /// Flags of `step`.
     Steps(Vec<String>),
 }
@@ -147,8 +150,8 @@ fn cases(args: &Args) -> Vec<Case> {
                 "trainable_tokens" => ("trainable_tokens", Some("token_indices=[1,2,3,4]")),
                 method => (method, None),
             };
-            if *storage != "f32" && matches!(method, "full" | "bitfit") {
-                continue; // codes cannot be trained, and there is no bias
+            if *storage != "f32" && method == "full" {
+                continue; // codes cannot be trained
             }
             let mut flags = vec!["--method", method];
             flags.extend(option.iter().flat_map(|option| ["--set", option]));
@@ -179,6 +182,13 @@ fn cases(args: &Args) -> Vec<Case> {
     steps("packed", "lora".into(), &["--packed", "4"]);
     for folder in &folders {
         all.push(Case {
+            part: "training",
+            name: name(folder),
+            work: Work::Training(folder.clone()),
+        });
+    }
+    for folder in &folders {
+        all.push(Case {
             part: "generate",
             name: name(folder),
             work: Work::Answers(folder.clone()),
@@ -194,6 +204,7 @@ impl Case {
         match &self.work {
             Work::Logits(folder) => logits(folder, device),
             Work::Answers(folder) => answers(folder, device),
+            Work::Training(folder) => Ok(largest(&trained(folder, device)?, &trained(folder, cpu)?)),
             Work::Steps(flags) => {
                 let (found, expected) = (losses(flags, device)?, losses(flags, cpu)?);
                 Ok(largest(&found, &expected))
@@ -222,13 +233,44 @@ fn losses(flags: &[String], device: &Device) -> Result<Vec<f64>, String> {
     let args = step::Args::try_parse_from(flags).map_err(|e| e.to_string())?;
     let method = step::method(&args)?;
     let (model, ..) = step::build(&args, &method, &device.clone().autodiff())?;
-    let (mut train, mut hook) = (step::train_model(&args, model), MethodHook::of(&method));
-    let optim: OptimConfig = step::optimizer(&args)?;
-    let mut optim = Optim::new(&optim).map_err(|e| e.to_string())?;
+    let batch = step::batch(&args, 0);
+    take_steps(
+        step::train_model(&args, model),
+        &method,
+        &step::optimizer(&args)?,
+        &batch,
+    )
+}
+
+/// Losses of a few steps in which a family's checkpoint trains whole.
+fn trained(folder: &Path, device: &Device) -> Result<Vec<f64>, String> {
+    let golden = Golden::open(folder)?;
+    let (_, width, ids) = golden.ids("input_ids")?;
+    let rows = ids.chunks(width).map(|row| {
+        let ids = row.iter().map(|id| *id as u32).collect();
+        Sample::new(ids, vec![true; width])
+    });
+    let rows: Vec<Sample> = rows.collect();
+    let batch = Batch::new(&rows.iter().collect::<Vec<_>>(), 0, 1);
+    let mut model = Model::load(folder, LoadDtype::F32, &device.clone().autodiff()).map_err(|e| e.to_string())?;
+    let full = PeftConfig::Full(FullConfig::default());
+    ft_peft::attach(&mut model, &full, 0).map_err(|e| e.to_string())?;
+    let args = step::Args::try_parse_from(["step", "--method", "full"]).map_err(|e| e.to_string())?;
+    take_steps(step::train_model(&args, model), &full, &OptimConfig::default(), &batch)
+}
+
+fn take_steps(
+    mut train: TrainModel,
+    method: &PeftConfig,
+    optim: &OptimConfig,
+    batch: &Batch,
+) -> Result<Vec<f64>, String> {
+    let mut hook = MethodHook::of(method);
+    let mut optim = Optim::new(optim).map_err(|e| e.to_string())?;
     let mut losses = Vec::new();
     for _ in 0..STEPS {
         // The same rows again, so that the loss says what the steps before did.
-        let (next, loss) = step::take_step(train, &mut hook, &mut optim, step::batch(&args, 0), Some(1.0));
+        let (next, loss) = step::take_step(train, &mut hook, &mut optim, batch.clone(), Some(1.0));
         train = next;
         losses.push(loss()?);
     }
@@ -253,7 +295,6 @@ fn answers(folder: &Path, device: &Device) -> Result<f64, String> {
     let (rows, width, ids) = golden.ids("prompt_ids")?;
     let (_, _, mask) = golden.ids("prompt_attention_mask")?;
     let (_, length, expected) = golden.ids("generated_ids")?;
-    let tokens = length - if length > width { width } else { 0 };
     let row = |values: &[i64], r: usize, width: usize| values[r * width..(r + 1) * width].to_vec();
     let prompts: Vec<Vec<u32>> = (0..rows)
         .map(|r| {
@@ -263,13 +304,13 @@ fn answers(folder: &Path, device: &Device) -> Result<f64, String> {
         .collect();
     let config = GenerationConfig {
         ignore_eos: true,
-        ..GenerationConfig::greedy(tokens, [])
+        ..GenerationConfig::greedy(length, [])
     };
     let found = ft_infer::generate(&model, &prompts, &config, &mut ft_infer::no_stream).map_err(|e| e.to_string())?;
     let differ = (0..rows).filter(|&r| {
         let expected = row(&expected, r, length);
         let own: Vec<i64> = found[r].tokens.iter().map(|id| i64::from(*id)).collect();
-        own[..] != expected[length - tokens..]
+        own != expected
     });
     Ok(differ.count() as f64 / rows as f64)
 }

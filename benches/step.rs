@@ -26,6 +26,7 @@ use crate::{planned, rates};
 
 /// Times one training step of any method.
 #[derive(Parser, Clone, Debug)]
+#[command(args_override_self = true)]
 pub struct Args {
     #[command(flatten)]
     pub dims: Dims,

@@ -13,6 +13,7 @@ by itself; weights are drawn on the device. The counterpart is benches/step.rs.
 """
 import argparse
 import contextlib
+import importlib.util
 import json
 import pathlib
 import resource
@@ -233,6 +234,8 @@ def main():
     a = arguments()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
+    if (a.quant or a.optim == "adamw_8bit") and importlib.util.find_spec("bitsandbytes") is None:
+        sys.exit("torch_step.py: codes and 8-bit AdamW need bitsandbytes, which is not installed")
     model = build(a)
     seconds, loss = train(a, model)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the rate is measured

@@ -64,8 +64,9 @@ quoted() { echo "$*" | sed -e "s#$work/##g; s#$out/##g; s#$(pwd)/##g" -e 's#["\\
 
 if [ -n "$small" ]; then
     one=tiny three=tiny eight=tiny shape="--batch 2 --seq 64" size=512 tokens=8
+    train="--set train.steps=8 --set schedule.warmup=2 --set eval.samples=0"
 else
-    one=llama-3.2-1b three=llama-3.2-3b eight=llama-3.1-8b shape="--batch 4 --seq 1024" size=8192 tokens=128
+    one=llama-3.2-1b three=llama-3.2-3b eight=llama-3.1-8b shape="--batch 4 --seq 1024" size=8192 tokens=128 train=""
 fi
 # bf16 where the device has it; the CPU computes in f32.
 case $device in cpu*) dtype=f32 ;; *) dtype=bf16 ;; esac
@@ -106,8 +107,8 @@ part decode 50 "$work/decode" --device "$device" --shape "$one" --dtype "$dtype"
 
 # 7. Whole runs: the technique table's rows of LoRA and of full fine-tuning.
 for method in lora full; do
-    part train 40 "$work/ft" train configs/compare-methods.toml --device "$device" --json --quiet \
-        --set "peft.method=$method" --set "train.out=$work/run-$method"
+    part train 40 "$work/ft" train configs/compare-embedded.toml --device "$device" --json --quiet \
+        --set "peft.method=$method" --set "train.out=$work/run-$method" $train
 done
 
 # 3. What remains, should there be time: packed rows, 8B in one row, recomputed blocks, 70B where the memory is there.
@@ -118,5 +119,7 @@ part agree 60 "$work/agree" --device "$device" --only optimizer --limit 55
 part agree 60 "$work/agree" --device "$device" --only generate --limit 55
 [ -n "$small" ] || ours 120 --shape llama-3.1-70b --method lora --quant nf4+double --batch 1
 
+# The names of folders say nothing.
+for log in "$out"/*.log; do sed -i -e "s#$work/##g; s#$out/##g" "$log"; done
 "$python" benches/gpu/table.py "$out" > "$out/summary.md" 2>> "$out/table.log" || cat "$out/table.log" >&2
 cat "$out/summary.md"

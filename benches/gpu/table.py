@@ -100,7 +100,7 @@ def main():
     if card.exists():
         print("```\n" + card.read_text().strip() + "\n```\n")
     for r in lines("rates"):
-        rates = ", ".join(f"{name} {rate / 1e3:.1f} TFLOP/s" for name, rate in r["gemm_gflops"].items())
+        rates = ", ".join(f"{name} {rate / 1e3:.2f} TFLOP/s" for name, rate in r["gemm_gflops"].items())
         print(f"Device {r['device']}: copy {r['copy_gb_per_s']:.0f} GB/s; products of {r['size']}: {rates}.\n")
     steps()
     agreement()

@@ -92,10 +92,6 @@ impl Picked {
 
 /// Turns the choice into a device. Call it once, before anything else touches a tensor.
 pub fn pick(choice: DeviceChoice) -> Result<Picked, Failure> {
-    #[cfg(feature = "kernel-cache")]
-    if choice != DeviceChoice::Cpu {
-        ft_kernels::keep_kernels(&crate::embedded::cache().join("kernels"));
-    }
     match choice {
         DeviceChoice::Cpu => cpu(),
         DeviceChoice::Gpu(gpu, index) => named(gpu, index),

@@ -47,8 +47,6 @@ mod dropout;
 mod frozen_lora;
 mod frozen_matmul;
 mod gelu;
-#[cfg(feature = "kernel-cache")]
-mod kernel_cache;
 mod layer_norm;
 mod linear;
 mod lora_linear;
@@ -78,8 +76,6 @@ pub use dropout::dropout;
 pub use frozen_lora::frozen_lora;
 pub use frozen_matmul::{frozen_matmul, frozen_matmul_for, unpack};
 pub use gelu::gelu_tanh;
-#[cfg(feature = "kernel-cache")]
-pub use kernel_cache::keep_kernels;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_for};
 pub use lora_linear::{lora_linear, lora_linear_for};

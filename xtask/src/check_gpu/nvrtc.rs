@@ -181,8 +181,8 @@ fn measure(
 /// The function that a kernel's name comes from: CubeCL puts the types and widths behind it.
 fn function<'a>(name: &'a str, ours: &BTreeSet<String>) -> &'a str {
     let ends = name.match_indices('_').map(|(at, _)| at).chain([name.len()]);
-    let known = ends.map(|end| &name[..end]).filter(|start| ours.contains(*start));
-    known.last().unwrap_or(name)
+    let mut known = ends.map(|end| &name[..end]).filter(|start| ours.contains(*start));
+    known.next_back().unwrap_or(name)
 }
 
 /// Functions below `#[cube(launch..)]` in the crates. Their names are what traces and profilers show.

@@ -33,8 +33,8 @@ pub fn run(args: &[String]) -> Outcome {
         return Err(format!("`{unknown}` is no flag of check-gpu steps"));
     }
     let mut text = String::from(
-        "| shape | what trains | launches | kernels | uploads | reads | waits | allocations | pool | planned | planned / pool |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| shape | what trains | launches | kernels | uploads | reads | waits | allocations | pool | peak | planned | planned / peak |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut by_kernel = String::new();
     let steps: Vec<(&str, &str)> = match &typed {
@@ -43,10 +43,17 @@ pub fn run(args: &[String]) -> Outcome {
     };
     for shape in shapes.split(',') {
         for (name, flags) in &steps {
-            let counted = count(&card, shape, flags).map_err(|e| format!("{shape}, {name}: {e}"))?;
-            text += &counted.row(shape, name);
-            by_kernel += &format!("\n{shape}, {name}:\n\n{}", counted.kernels());
-            eprintln!("{shape}, {name}: {} launches", counted.step.launched());
+            match count(&card, shape, flags) {
+                Ok(counted) => {
+                    text += &counted.row(shape, name);
+                    by_kernel += &format!("\n{shape}, {name}:\n\n{}", counted.kernels());
+                    eprintln!("{shape}, {name}: {} launches", counted.step.launched());
+                }
+                Err(why) => {
+                    eprintln!("{why}");
+                    text += &format!("| {shape} | {name} | {} |\n", why.lines().next().unwrap_or_default());
+                }
+            }
         }
     }
     let text = text + &by_kernel;
@@ -60,8 +67,10 @@ pub fn run(args: &[String]) -> Outcome {
 /// A step that repeats: kernels are chosen and compiled before it.
 struct Counted {
     step: Counts,
-    /// Reserved by CubeCL's pool at the end, which never gives back.
+    /// Reserved by CubeCL's pool at the end.
     pool: u64,
+    /// Most that the driver ever gave.
+    peak: u64,
     planned: u64,
 }
 
@@ -99,6 +108,7 @@ fn count(card: &NullCard, shape: &str, flags: &str) -> Result<Counted, String> {
     let mut trace = Trace::read(&trace)?;
     Ok(Counted {
         step: trace.steps.pop().ok_or("no step is marked in the trace")?,
+        peak: trace.peak,
         pool: line["device_bytes"].as_u64().unwrap_or(0),
         planned: line["planned_bytes"].as_u64().unwrap_or(0),
     })
@@ -110,7 +120,7 @@ impl Counted {
         let step = &self.step;
         // The benchmark itself waits once for the end of the step.
         format!(
-            "| {shape} | {name} | {} | {} | {} ({} bytes) | {} ({} bytes) | {} | {} | {:.2} GiB | {:.2} GiB | {:.2} |\n",
+            "| {shape} | {name} | {} | {} | {} ({} bytes) | {} ({} bytes) | {} | {} | {:.2} GiB | {:.2} GiB | {:.2} GiB | {:.2} |\n",
             step.launched(),
             step.launches.len(),
             step.uploads[0],
@@ -120,8 +130,9 @@ impl Counted {
             step.waits.saturating_sub(1),
             step.allocations,
             gib(self.pool),
+            gib(self.peak),
             gib(self.planned),
-            self.planned as f64 / self.pool.max(1) as f64,
+            self.planned as f64 / self.peak.max(1) as f64,
         )
     }
 
