@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::continual_results;
 
 /// Pages that other tests make: `ft data preview`.
-const ELSEWHERE: &[&str] = &["preview.md"];
+const ELSEWHERE: &[&str] = &["augmentation.md", "preview.md"];
 
 #[test]
 fn the_guide_says_what_the_code_says() {

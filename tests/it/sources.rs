@@ -53,8 +53,8 @@ impl Shelf {
         self.write("set/data/test-00000-of-00001.jsonl", jsonl(valid).as_bytes());
         self.write("train.jsonl.zst", &zstd(&jsonl(train)));
         self.write("valid.csv.gz", &gzip(&csv(valid)));
-        self.write("train.tsv", table(train, '\t').as_bytes());
-        self.write("valid.tsv", table(valid, '\t').as_bytes());
+        self.write("train.tsv", tsv(train).as_bytes());
+        self.write("valid.tsv", tsv(valid).as_bytes());
         let texts: Vec<&str> = train.iter().map(|r| r["prompt"].as_str().unwrap().trim()).collect();
         self.write("notes.txt", texts[..50].join("\n\n").as_bytes());
         self.write("notes.md", texts[50..].join("\n\n").as_bytes());
@@ -120,16 +120,16 @@ fn jsonl(records: &[Value]) -> String {
 }
 
 fn csv(records: &[Value]) -> String {
-    table(records, ',')
+    let cell = |value: &Value| format!("\"{}\"", value.as_str().unwrap().replace('"', "\"\""));
+    let row = |r: &Value| format!("{},{}\n", cell(&r["prompt"]), cell(&r["completion"]));
+    format!("prompt,completion\n{}", records.iter().map(row).collect::<String>())
 }
 
-fn table(records: &[Value], between: char) -> String {
-    let cell = |value: &Value| format!("\"{}\"", value.as_str().unwrap().replace('"', "\"\""));
-    let row = |r: &Value| format!("{}{between}{}\n", cell(&r["prompt"]), cell(&r["completion"]));
-    format!(
-        "prompt{between}completion\n{}",
-        records.iter().map(row).collect::<String>()
-    )
+/// Without quotation marks, as is the custom, and so without line breaks inside.
+fn tsv(records: &[Value]) -> String {
+    let cell = |value: &Value| value.as_str().unwrap().replace('\n', " ");
+    let row = |r: &Value| format!("{}\t{}\n", cell(&r["prompt"]), cell(&r["completion"]));
+    format!("prompt\tcompletion\n{}", records.iter().map(row).collect::<String>())
 }
 
 fn gzip(text: &str) -> Vec<u8> {
@@ -183,7 +183,16 @@ fn every_source_runs_and_holds_the_same_samples() {
                 assert_eq!(plan.train().len() + plan.valid().len(), TRAIN);
             }
             "columns" => assert_eq!(plan.train().len() + plan.valid().len(), 3 * 7),
-            "text" => assert_eq!(plan.train().len() + plan.valid().len(), TRAIN),
+            "tabs" => {
+                let answers = |samples: &[Sample]| samples.iter().map(|s| s.answer().to_vec()).collect::<Vec<_>>();
+                assert_eq!(answers(plan.train()), answers(&train), "{name}");
+                assert_eq!(answers(plan.valid()), answers(&valid), "{name}");
+            }
+            // Long documents are several windows.
+            "text" => {
+                assert!(plan.train().len() + plan.valid().len() > TRAIN);
+                assert!(plan.train().iter().all(|sample| sample.len() <= 64));
+            }
             "hub" => assert_eq!(plan.train().len() + plan.valid().len(), TRAIN),
             _ => {
                 assert_eq!(plan.train(), train, "{name}");

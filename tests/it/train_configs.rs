@@ -147,6 +147,7 @@ fn data_for(config: &RunConfig) -> &'static str {
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("csv") => "e2e.csv",
+        Some("tsv") => "sst2.tsv",
         Some("txt") => "corpus.txt",
         _ if path.file_stem().is_some_and(|s| s == "corpus") => "corpus.txt",
         _ => "gsm8k.jsonl",

@@ -3,6 +3,7 @@
 mod adapterhub;
 mod advise;
 mod answers;
+#[cfg(feature = "hub")]
 mod authors;
 mod continual;
 mod data;
