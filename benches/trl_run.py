@@ -8,7 +8,9 @@ supervised fine-tuning.
 
 The file holds one object per line with `prompt`, `chosen` and `rejected` (distillation learns the chosen answers), for packing `prompt` and
 `completion` (`ft data convert configs/e2e-lora.toml --out e2e.jsonl`), which are not cut; --batch-size counts rows of 1024 tokens then (TRL:
-`packing_strategy = "bfd"`), and each side's own tokens are divided by its own seconds. Both sides train LoRA
+`packing_strategy = "bfd"`), and each side's own tokens are divided by its own CPU seconds, user and system, of the training loop: what other work on the
+machine takes is not in them. `ft` runs a second time with one step, whose tokens and CPU seconds are subtracted; and once more with rows of
+one sample each in the order of the file, --padded of them in a step. Both sides train LoRA
 (rank 8, all linear layers, no dropout) in f32 for one epoch over the same --count records, --batch-size at a time, with AdamW at one rate;
 prompts and answers are cut to --prompt and --answer words, so that both sides see every token. They run in turns, --rounds times, each in
 its own process; seconds are those of the training loop alone, and the fastest round counts. Prints a Markdown table.
@@ -36,6 +38,7 @@ def arguments():
     p.add_argument("--answer", type=int, default=64, help="words")
     p.add_argument("--rounds", type=int, default=2)
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--padded", type=int, default=8, help="samples of an unpacked step (packing)")
     p.add_argument("--side", choices=["trl"], help=argparse.SUPPRESS)
     a = p.parse_args()
     if (a.teacher is None) == (a.objective == "distill"):
@@ -63,9 +66,12 @@ def messages(record):
     return [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["chosen"]}]
 
 
-def ours(a, rows, folder):
-    """Seconds, tokens and peak bytes of `ft train`."""
-    out = folder / "run"
+def ours(a, rows, folder, more=()):
+    """Seconds, tokens and peak bytes of `ft train`, and the CPU seconds of its process."""
+    import os
+    import resource
+
+    out = folder / f"run{len(list(folder.iterdir()))}"
     if a.objective == "dpo":
         (folder / "data.jsonl").write_text("".join(json.dumps({**r, **{k: " " + r[k] for k in ("chosen", "rejected")}}) + "\n" for r in rows))
         sets = ['data.format="preference"', 'objective.kind="dpo"']
@@ -98,12 +104,23 @@ save_every = 1000000
 out = "{out}"
 force = true
 """)
-    sets = [x for s in sets for x in ("--set", s)]
-    done = subprocess.run([a.ft, "train", str(config), "--json", "--quiet", *sets], capture_output=True, text=True)
+    sets = [x for s in [*sets, *more] for x in ("--set", s)]
+    command = [a.ft, "train", str(config), "--json", "--quiet", "--device", "cpu", *sets]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "RAYON_NUM_THREADS": str(a.threads)})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(done.stderr)
     said = json.loads(done.stdout)
-    return {"seconds": said["seconds"], "tokens": said["tokens"], "peak": said["peak_memory_bytes"], "steps": said["steps"]}
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": said["seconds"], "cpu": cpu, "tokens": said["tokens"], "peak": said["peak_memory_bytes"], "steps": said["steps"]}
+
+
+def ours_by_cpu(a, rows, more=()):
+    """A whole epoch without what one step takes with all around it."""
+    with tempfile.TemporaryDirectory() as folder:
+        one, all_ = [ours(a, rows, pathlib.Path(folder), [*more, *steps]) for steps in (["train.steps=1"], [])]
+    return {**all_, "tokens": all_["tokens"] - one["tokens"], "cpu": all_["cpu"] - one["cpu"]}
 
 
 def theirs(a, rows):
@@ -122,12 +139,14 @@ def theirs(a, rows):
 
     class Clock(TrainerCallback):
         seconds = 0.0
+        cpu = 0.0
 
         def on_step_begin(self, *_, **__):
-            self.start = time.perf_counter()
+            self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *_, **__):
             self.seconds += time.perf_counter() - self.start
+            self.cpu += time.process_time() - self.cpu_start
 
     clock = Clock()
     common = dict(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=a.batch_size, num_train_epochs=1, learning_rate=1e-5, use_cpu=True,
@@ -156,7 +175,34 @@ def theirs(a, rows):
                              train_dataset=data, processing_class=tokenizer, peft_config=peft, callbacks=[clock])
     steps = trainer.train().global_step
     tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset) if a.objective == "packing" else None
-    return {"seconds": clock.seconds, "tokens": tokens, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "steps": steps}
+    return {"seconds": clock.seconds, "cpu": clock.cpu, "tokens": tokens, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "steps": steps}
+
+
+def trl_apart():
+    done = subprocess.run([sys.executable, *sys.argv, "--side", "trl"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def packing(a, rows):
+    padded = ["data.pack=false", "data.shuffle=false", f"train.batch_size={a.padded}"]
+    sides = {
+        "ft, packed": lambda: ours_by_cpu(a, rows),
+        "ft, padded": lambda: ours_by_cpu(a, rows, padded),
+        "TRL, packed": trl_apart,
+    }
+    rates = {name: [] for name in sides}
+    for round_ in range(a.rounds):
+        for name, run in sides.items():
+            run = run()
+            rates[name].append(run["tokens"] / run["cpu"])
+            print(f"round {round_ + 1}: {name}: {run['tokens']} tokens in {run['cpu']:.1f} CPU s ({rates[name][-1]:.0f} per CPU s), "
+                  f"{run['steps']} steps, {run['peak'] / 1e9:.2f} GB", file=sys.stderr)
+    print(f"| | tokens per CPU second, {a.rounds} rounds | mean | times TRL |\n|---|---|---|---|")
+    mean = {name: sum(own) / len(own) for name, own in rates.items()}
+    for name, own in rates.items():
+        print(f"| {name} | {', '.join(f'{rate:.0f}' for rate in own)} | {mean[name]:.0f} | {mean[name] / mean['TRL, packed']:.2f} |")
 
 
 def main():
@@ -165,23 +211,22 @@ def main():
     if a.side:
         print(json.dumps(theirs(a, rows)))
         return
+    if a.objective == "packing":
+        packing(a, rows)
+        return
     best = {}
     for round_ in range(a.rounds):
         with tempfile.TemporaryDirectory() as folder:
             runs = {"ft": ours(a, rows, pathlib.Path(folder))}
-        done = subprocess.run([sys.executable, *sys.argv, "--side", "trl"], capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        runs["TRL"] = json.loads(done.stdout.splitlines()[-1])
+        runs["TRL"] = trl_apart()
         for name, run in runs.items():
             print(f"round {round_ + 1}: {name} {run['seconds']:.1f} s, {run['peak'] / 1e9:.2f} GB, {run['steps']} steps", file=sys.stderr)
             if name not in best or run["seconds"] < best[name]["seconds"]:
                 best[name] = run
     mine, trl = best["ft"], best["TRL"]
-    if mine["steps"] != trl["steps"] and a.objective != "packing":
+    if mine["steps"] != trl["steps"]:
         raise SystemExit(f"{mine['steps']} steps here, {trl['steps']} there")
-    other = trl["tokens"] or mine["tokens"]
-    rates = [mine["tokens"] / mine["seconds"], other / trl["seconds"]]
+    rates = [mine["tokens"] / mine["seconds"], mine["tokens"] / trl["seconds"]]
     print("| objective | tokens | ft, tokens/s | TRL, tokens/s | times | ft, GB | TRL, GB | share |\n|---|---|---|---|---|---|---|---|")
     print(f"| {a.objective} | {mine['tokens']} | {rates[0]:.0f} | {rates[1]:.0f} | "
           f"{rates[0] / rates[1]:.2f} | {mine['peak'] / 1e9:.2f} | {trl['peak'] / 1e9:.2f} | {mine['peak'] / trl['peak']:.2f} |")

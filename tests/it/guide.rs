@@ -124,7 +124,7 @@ impl Guide {
     }
 
     fn index(&self) -> String {
-        let mut text = "Before any of it: [what training sees of your data](preview.md).\n\n# Methods\n\nOne page each, made by `cargo xtask guide` from the source of the method. The learning rate is the one used \
+        let mut text = "Before any of it: [what training sees of your data](preview.md), and [further records made from those that are there](augmentation.md).\n\n# Methods\n\nOne page each, made by `cargo xtask guide` from the source of the method. The learning rate is the one used \
             where nobody gives one (`optim.lr`).\n\n| `peft.method` | | learning rate | targets |\n|---|---|---|---|\n"
             .to_owned();
         for name in PeftConfig::NAMES {

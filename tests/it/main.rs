@@ -1,6 +1,8 @@
 mod adalora;
 mod adapters;
 mod advise;
+mod augment_bench;
+mod augment_results;
 mod bottleneck;
 mod bottleneck_runs;
 mod checkpointing;
@@ -42,6 +44,7 @@ mod task_adapters;
 mod token_cache;
 mod tokens;
 mod train_configs;
+mod train_curriculum;
 mod train_guard;
 mod train_hidden;
 mod train_kill;

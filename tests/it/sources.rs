@@ -53,6 +53,11 @@ impl Shelf {
         self.write("set/data/test-00000-of-00001.jsonl", jsonl(valid).as_bytes());
         self.write("train.jsonl.zst", &zstd(&jsonl(train)));
         self.write("valid.csv.gz", &gzip(&csv(valid)));
+        self.write("train.tsv", table(train, '\t').as_bytes());
+        self.write("valid.tsv", table(valid, '\t').as_bytes());
+        let texts: Vec<&str> = train.iter().map(|r| r["prompt"].as_str().unwrap().trim()).collect();
+        self.write("notes.txt", texts[..50].join("\n\n").as_bytes());
+        self.write("notes.md", texts[50..].join("\n\n").as_bytes());
         for name in ["snappy.parquet", "zstd.feather", "stream.arrow"] {
             self.write(name, &fs::read(fixture("columns").join(name)).unwrap());
         }
@@ -115,9 +120,16 @@ fn jsonl(records: &[Value]) -> String {
 }
 
 fn csv(records: &[Value]) -> String {
+    table(records, ',')
+}
+
+fn table(records: &[Value], between: char) -> String {
     let cell = |value: &Value| format!("\"{}\"", value.as_str().unwrap().replace('"', "\"\""));
-    let row = |r: &Value| format!("{},{}\n", cell(&r["prompt"]), cell(&r["completion"]));
-    format!("prompt,completion\n{}", records.iter().map(row).collect::<String>())
+    let row = |r: &Value| format!("{}{between}{}\n", cell(&r["prompt"]), cell(&r["completion"]));
+    format!(
+        "prompt{between}completion\n{}",
+        records.iter().map(row).collect::<String>()
+    )
 }
 
 fn gzip(text: &str) -> Vec<u8> {
@@ -171,6 +183,7 @@ fn every_source_runs_and_holds_the_same_samples() {
                 assert_eq!(plan.train().len() + plan.valid().len(), TRAIN);
             }
             "columns" => assert_eq!(plan.train().len() + plan.valid().len(), 3 * 7),
+            "text" => assert_eq!(plan.train().len() + plan.valid().len(), TRAIN),
             "hub" => assert_eq!(plan.train().len() + plan.valid().len(), TRAIN),
             _ => {
                 assert_eq!(plan.train(), train, "{name}");

@@ -254,6 +254,28 @@ fn a_task_that_cannot_be_is_named_with_the_way_out() {
         &["mixture.epoch=all_exhausted"],
         &["mixture.epoch: with these shares an epoch has"],
     );
+    let with = |line: &str| THREE.replacen("[[task]]\n", &format!("[[task]]\n{line}\n"), 1);
+    refused(
+        &with("repeat = 0.0"),
+        &[],
+        &["task \"reverse\": repeat must be above 0"],
+    );
+    refused(
+        &with("repeat = inf"),
+        &[],
+        &["task \"reverse\": repeat must be above 0"],
+    );
+    refused(&with("cap = 0"), &[], &["task \"reverse\": cap must be at least 1"]);
+    refused(
+        &with("weight = 0.0"),
+        &["mixture.order=cumulative"],
+        &["task \"reverse\": weight is 0, and mixture.order = \"cumulative\" begins"],
+    );
+    refused(
+        THREE,
+        &["mixture.order=cumulative", "train.steps=2"],
+        &["\"cumulative\" has 3 stages, and 2 steps do not give each"],
+    );
     refused(
         THREE,
         &["mixture.temperature=0"],
@@ -296,6 +318,11 @@ fn an_unchanged_task_list_resumes_and_a_changed_one_does_not() {
         error.contains("task.shift.loss_weight: 1.0 -> 2.0") && !error.contains("copy"),
         "{error}"
     );
+    let error = workshop
+        .resume("cut", &["eval.samples=0", "mixture.order=sequential"])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("mixture.order"), "{error}");
     fs::write(&path, text.replace("\"copy.jsonl\"", "\"moved.jsonl\"")).unwrap();
     assert_eq!(workshop.resume("cut", &["eval.samples=0"]).unwrap().steps, 12);
 }

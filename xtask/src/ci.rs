@@ -14,6 +14,7 @@ const STEPS: &[Step] = &[
     ("tidy", || tidy::run(&[])),
     ("clippy", clippy),
     ("test", test),
+    ("parquet", parquet),
     ("examples", examples),
 ];
 
@@ -73,6 +74,13 @@ fn clippy() -> Outcome {
 // Unit tests, the integration binaries and the doc tests of every package.
 fn test() -> Outcome {
     shell::status(shell::cargo().args(["test", "--workspace", "--no-fail-fast"]))
+}
+
+// Parquet and Arrow files, which the default build leaves out: ft-data alone, since no crate below it uses Burn. What trains from them is built by
+// `cargo test -p ft-tests --features parquet`, for which Burn is compiled once more.
+fn parquet() -> Outcome {
+    let package = ["--package", "ft-data", "--features", "parquet", "--lib"];
+    shell::status(shell::cargo().arg("test").args(package))
 }
 
 // What the README shows to people who use the crates, on the embedded model. They are built with the whole workspace: a package

@@ -1,4 +1,4 @@
-//! `cargo xtask guide`: writes `docs/guide/`, one page per method and one of previews, and the README's table and heat map of runs over tasks, from
+//! `cargo xtask guide`: writes `docs/guide/`, one page per method and one of previews, and the README's table and heat map of runs over tasks, the table of augmentation, from
 //! the sources and the committed figures. The tests that check them (`tests/it/guide.rs`, `tests/it/continual_results.rs`,
 //! `crates/ft-cli/tests/cli/preview.rs`) are what writes them.
 
@@ -6,7 +6,10 @@ use crate::{Outcome, shell};
 
 pub fn run(_: &[String]) -> Outcome {
     for (package, filters) in [
-        ("ft-tests", ["guide::", "continual_results::"].as_slice()),
+        (
+            "ft-tests",
+            ["guide::", "continual_results::", "augment_results::"].as_slice(),
+        ),
         ("ft-cli", &["the_guide"]),
     ] {
         let mut cargo = shell::cargo();

@@ -28,7 +28,7 @@ struct Command {
 const COMMANDS: &[Command] = &[
     Command {
         name: "ci",
-        usage: "[STEP..]  fmt, tidy, clippy, test: what must pass before a merge",
+        usage: "[STEP..]  fmt, tidy, clippy, test, parquet, examples: what must pass before a merge",
         run: ci::run,
     },
     Command {
@@ -44,7 +44,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "bench",
         usage: "[METHOD..]  the technique comparison table; `bench step [--python PYTHON]`: one step beside torch + PEFT; \
-                `bench distill`: a student taught with and without its teacher; `bench continual`: what is forgotten",
+                `bench distill`: a student taught with and without its teacher; `bench continual`: what is forgotten; `bench augment`: whether augmentation helps",
         run: bench::run,
     },
     Command {

@@ -18,6 +18,7 @@
 
 mod allocator;
 mod args;
+mod authors;
 mod cli;
 mod configs;
 #[cfg(feature = "cuda")]

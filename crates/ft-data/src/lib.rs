@@ -73,7 +73,10 @@ mod template;
 mod tokenizer;
 
 pub use align::{Span, Taught};
-pub use augment::{Apply, AugmentConfig, Made, OperatorConfig, Origin, Protected};
+pub use augment::{
+    Apply, AskedModel, AugmentConfig, Author, Made, OperatorConfig, Origin, Protected, Question, Reply, Rewritten,
+    rewrite,
+};
 pub use batch::Batch;
 pub use cache::{Cache, Cached, How, LARGE, let_go, passing};
 pub use check::{Finding, Kind, Spot, check};

@@ -169,6 +169,8 @@ struct Loader<'a> {
     group: Vec<(Place, Body)>,
     group_bytes: usize,
     taken: usize,
+    /// Records that are passed over: an earlier start made their samples.
+    known: usize,
     samples: Vec<Sample>,
     places: Vec<Place>,
     counts: Counts,
@@ -193,6 +195,7 @@ impl<'a> Loader<'a> {
             group: vec![],
             group_bytes: 0,
             taken: 0,
+            known: 0,
             samples: vec![],
             places: vec![],
             counts: Counts::default(),
@@ -250,6 +253,10 @@ impl<'a> Loader<'a> {
     }
 
     fn take(&mut self, Raw { at, mut body }: Raw) -> Result<()> {
+        if self.taken < self.known {
+            self.taken += 1;
+            return Ok(());
+        }
         if self.format.is_none() {
             body = self.detect_format(body)?;
         }
@@ -339,13 +346,11 @@ impl<'a> Loader<'a> {
                     self.places.extend(outcome.samples.iter().map(|_| place));
                     self.samples.extend(outcome.samples);
                     self.made.extend(outcome.made);
+                    self.store();
                 }
                 Err(flaw) if self.flaws.len() < MAX_FLAWS => self.flaws.push((place, flaw)),
                 Err(_) => {}
             }
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.store(&mut self.samples, &self.places);
         }
     }
 

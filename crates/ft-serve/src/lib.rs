@@ -4,6 +4,8 @@
 //!  http/      connections, requests, answers; knows no models
 //!  routes/    one file per path: JSON in, JSON or events out
 //!  persona    what a model's name means: adapter, tokenizer, chat template, settings
+//!  page/      what `/` shows: one file of HTML, CSS and JavaScript
+//!  runs       run folders that clients may watch
 //!  answering  events of the engine as text, with stops, log probabilities and usage
 //! ```
 //!
@@ -16,6 +18,7 @@ mod fields;
 mod http;
 mod persona;
 mod routes;
+mod runs;
 mod sampling;
 mod service;
 
@@ -83,6 +86,7 @@ impl Serving {
     /// Accepts nothing more, lets requests that are being answered go on for `grace`, and ends the rest with an error.
     pub fn shut_down(self, grace: Duration) {
         self.running.close();
+        self.service.stop();
         self.service.engine().shut_down(grace);
         // Everybody was told; this is for the last bytes on their way.
         let service = self.service;

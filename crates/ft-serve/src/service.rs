@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +23,8 @@ pub struct Settings {
     pub loading: bool,
     /// Most time for a request.
     pub request_time: Duration,
+    /// The folder with runs that clients may watch.
+    pub runs: Option<PathBuf>,
 }
 
 /// A model, its adapters and the rules.
@@ -34,6 +36,7 @@ pub struct Service {
     pub(crate) created: u64,
     numbers: AtomicU64,
     busy: AtomicU64,
+    stopping: AtomicBool,
     /// Responses by the first digit of their status.
     statuses: [AtomicU64; 6],
 }
@@ -48,6 +51,7 @@ impl Service {
             created: unix_time(),
             numbers: AtomicU64::new(0),
             busy: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
             statuses: Default::default(),
         }
     }
@@ -115,6 +119,15 @@ impl Service {
     /// Requests that are being answered.
     pub(crate) fn busy(&self) -> u64 {
         self.busy.load(Ordering::SeqCst)
+    }
+
+    /// Answers without an end of their own end now.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Responses so far whose status begins with this digit.

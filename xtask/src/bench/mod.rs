@@ -1,7 +1,8 @@
 //! `cargo xtask bench [TECHNIQUE..]`: the technique comparison table. `cargo xtask bench step`: one training step, timed, beside
 //! torch + PEFT. `cargo xtask bench distill`: what a student learns from a teacher and without one. `cargo xtask bench continual`: what
-//! every strategy forgets of four tasks, one after the other.
+//! every strategy forgets of four tasks, one after the other. `cargo xtask bench augment`: whether augmentation helps.
 
+mod augment;
 mod continual;
 mod distill;
 mod program;
@@ -16,6 +17,7 @@ pub fn run(args: &[String]) -> Outcome {
         Some((first, rest)) if first == "step" => step::run(rest),
         Some((first, rest)) if first == "distill" => distill::run(rest),
         Some((first, rest)) if first == "continual" => continual::run(rest),
+        Some((first, rest)) if first == "augment" => augment::run(rest),
         _ => techniques::run(args),
     }
 }

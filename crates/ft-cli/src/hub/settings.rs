@@ -28,6 +28,12 @@ pub fn forbid() {
     FORBIDDEN.store(true, Ordering::Relaxed);
 }
 
+/// Whether `--offline` was said.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
+pub fn is_forbidden() -> bool {
+    FORBIDDEN.load(Ordering::Relaxed)
+}
+
 impl Settings {
     pub fn from_environment() -> Self {
         let home = var("HF_HOME").map_or_else(|| user_cache().join("huggingface"), PathBuf::from);

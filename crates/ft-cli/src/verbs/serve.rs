@@ -39,6 +39,9 @@ pub struct Serve {
     /// Environment variable with the key that clients must show
     #[arg(long, value_name = "NAME")]
     api_key_env: Option<String>,
+    /// Folder of runs that the page shows, with their curves and reports
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
     /// Quantize the projections while they are read; without it, as they are stored
     #[arg(long, value_name = "KIND")]
     quant: Option<Format>,
@@ -90,6 +93,9 @@ impl Serve {
         // Before anything that takes time, so that a signal is never met with the default behaviour once clients may be there.
         let stop = Stop::listen().context("cannot listen for signals")?;
         let key = self.key()?;
+        if let Some(runs) = self.runs.as_ref().filter(|runs| !runs.is_dir()) {
+            return Err(Failure::wrong_use(format!("--runs {}: no such folder", runs.display())));
+        }
         let located = locate::locate(&self.model, None)?;
         let picked = device::pick(self.device.device)?;
         let model = self.load(&located, &picked)?;
@@ -99,6 +105,7 @@ impl Serve {
             loading: key.is_some() || self.is_local(),
             key,
             request_time: Duration::from_secs(self.timeout),
+            runs: self.runs.clone(),
         };
         let service = Service::new(engine, base, settings);
         let own = located

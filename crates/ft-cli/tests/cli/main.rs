@@ -3,8 +3,11 @@
 mod adapterhub;
 mod advise;
 mod answers;
+mod authors;
 mod continual;
 mod data;
+#[cfg(unix)]
+mod disk;
 mod export;
 mod front;
 #[cfg(feature = "hub")]
@@ -18,5 +21,9 @@ mod serve;
 #[cfg(unix)]
 mod serve_faults;
 #[cfg(unix)]
+mod serve_page;
+#[cfg(unix)]
 mod serve_support;
 mod support;
+#[cfg(unix)]
+mod webdriver;

@@ -70,6 +70,9 @@ impl AugmentConfig {
                 format!("none given; there are: {}", OperatorConfig::NAMES.join(", ")),
             );
         }
+        if let Some(error) = super::asked::mixed(self) {
+            return Err(error);
+        }
         for operator in &self.operators {
             if let Some(what) = operator.wrong() {
                 return fail("augment.operators", format!("{}: {what}", operator.name()));

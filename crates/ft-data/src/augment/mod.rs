@@ -4,13 +4,17 @@
 //! record ─ map ─> fields of the format ─> copy 1, 2, ..: one operator, or all in turn, on the texts that may change ─> samples
 //! ```
 //!
+//! Operators that ask a model are beside that ([`asked`]): what a model says is no function of the seed, so that a file is made first.
+//!
 //! Rates have the names and the meaning of EDA (Wei and Zou 2019, arXiv:1901.11196) and of nlpaug; unlike theirs, the operators keep case,
 //! punctuation, numbers, names, negations, code and markup ([`words`]). A copy depends on the seed, the record's place and the
 //! copy's number alone.
 
+mod asked;
 mod config;
 mod lexicon;
 mod operators;
+mod safe;
 mod words;
 
 use rand_chacha::ChaCha8Rng;
@@ -22,6 +26,7 @@ use crate::formats::{Format, is_question};
 use crate::map::Fields;
 use ft_seed::{below, stream, sub_seed};
 
+pub use asked::{AskedModel, Author, Question, Reply, Rewritten, rewrite};
 pub use config::{Apply, AugmentConfig, Protected};
 pub use operators::OperatorConfig;
 
@@ -56,6 +61,9 @@ pub struct Origin {
     pub copy: usize,
     /// The operators that changed it.
     pub operators: Vec<&'static str>,
+    /// The models that were asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
 }
 
 /// The section `[data.augment]`, ready to be applied.
@@ -84,8 +92,12 @@ impl Augmenter {
     /// # Errors
     /// A format all of whose text is learned, where no field is named.
     pub fn fields(&self, format: &dyn Format) -> Result<Vec<String>> {
-        if !self.config.fields.is_empty() {
-            return Ok(self.config.fields.clone());
+        Self::fields_of(&self.config, format)
+    }
+
+    fn fields_of(config: &AugmentConfig, format: &dyn Format) -> Result<Vec<String>> {
+        if !config.fields.is_empty() {
+            return Ok(config.fields.clone());
         }
         let own: Vec<String> = format.before_answers().iter().map(|name| (*name).to_owned()).collect();
         match own.is_empty() {
@@ -125,6 +137,7 @@ impl Augmenter {
                 place: place.at.to_string(),
                 copy,
                 operators: used,
+                models: Vec::new(),
             };
             (made != *record).then_some(Made { fields: made, source })
         };
@@ -133,25 +146,29 @@ impl Augmenter {
 
     /// Changes a text, or in a list of messages what the user says; whether anything changed.
     fn change(&self, value: &mut Value, operator: &dyn Operator, rng: &mut ChaCha8Rng) -> bool {
-        match value {
-            Value::String(text) => {
-                let new = operator.apply(text, &self.config.change, rng);
-                let changed = new != *text;
-                *text = new;
-                changed
+        let mut changed = false;
+        each_text(value, &mut |text| {
+            let new = operator.apply(text, &self.config.change, rng);
+            changed |= new != *text;
+            *text = new;
+        });
+        changed
+    }
+}
+
+/// A text, or in a list of messages what the user says.
+fn each_text(value: &mut Value, each: &mut dyn FnMut(&mut String)) {
+    match value {
+        Value::String(text) => each(text),
+        Value::Array(messages) => {
+            for message in messages.iter_mut().filter(|message| is_question(message)) {
+                let key = ["content", "value"].into_iter().find(|key| message.get(key).is_some());
+                if let Some(Value::String(text)) = key.and_then(|key| message.get_mut(key)) {
+                    each(text);
+                }
             }
-            Value::Array(messages) => {
-                let asked = messages.iter_mut().filter(|message| is_question(message));
-                let contents = asked.filter_map(|message| {
-                    let key = ["content", "value"]
-                        .into_iter()
-                        .find(|key| message.get(key).is_some())?;
-                    message.get_mut(key).filter(|content| content.is_string())
-                });
-                contents.fold(false, |changed, content| self.change(content, operator, rng) | changed)
-            }
-            _ => false,
         }
+        _ => {}
     }
 }
 

@@ -20,7 +20,11 @@ fn operators() -> Vec<OperatorConfig> {
         "templates" => json!({"kind": name, "templates": ["Q: {text}\nA:", "Please: {text}"]}),
         _ => json!({"kind": name}),
     };
-    let kinds = OperatorConfig::NAMES.iter().map(options);
+    let asks = ["paraphrase", "back_translation"];
+    let kinds = OperatorConfig::NAMES
+        .iter()
+        .filter(|name| !asks.contains(name))
+        .map(options);
     kinds.map(|options| serde_json::from_value(options).unwrap()).collect()
 }
 

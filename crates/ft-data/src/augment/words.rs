@@ -19,7 +19,7 @@ pub struct Piece {
     pub alone: bool,
 }
 
-const NEGATIONS: &[&str] = &[
+pub(super) const NEGATIONS: &[&str] = &[
     "no", "not", "never", "none", "nobody", "nothing", "nowhere", "neither", "nor", "cannot", "without", "except",
     "unless", "unlike", "lack", "lacks", "lacking", "fail", "fails", "failed", "hardly", "barely", "scarcely",
     "seldom", "rarely", "but", "however",
@@ -97,7 +97,7 @@ fn kept(text: &str) -> Piece {
 }
 
 /// Runs of white space and of everything else, in turn.
-fn chunks(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn chunks(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let blank = rest.chars().next()?.is_whitespace();

@@ -4,6 +4,7 @@
 //! FOLDER/KEY/     KEY: files by content, tokenizer, template, and the settings that shape samples
 //!   00000.shard   samples in the order of the files, mapped into memory (`shard`)
 //!   ...
+//!   progress.json what the shards hold, while there are more to come (`progress`)
 //!   set.json      statistics and the number of shards, with a checksum: written last, so that what has one is whole
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod key;
 mod pass;
+mod progress;
 mod setting;
 mod shard;
 #[cfg(test)]
@@ -22,6 +24,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,6 +38,7 @@ use crate::tokenizer::Tokenizer;
 use key::Key;
 
 pub use pass::{let_go, passing};
+pub(crate) use progress::{Begun, Progress};
 pub use setting::{Cache, LARGE};
 pub(crate) use shard::Shard;
 pub(crate) use writer::Writer;
@@ -59,6 +63,8 @@ pub enum How {
     Read,
     /// They were made and written.
     Written,
+    /// Some were there from a start that was broken off; the rest was made and written.
+    Continued,
     /// What was there was damaged; they were made and written again.
     Rebuilt,
     /// They could not be written; they, or the rest of them, are in memory.
@@ -84,6 +90,7 @@ impl std::fmt::Display for Cached {
         match self.how {
             How::Read => write!(f, "read from {folder}"),
             How::Written => write!(f, "written to {folder}"),
+            How::Continued => write!(f, "begun before, and written to {folder}"),
             How::Rebuilt => write!(f, "damaged, and written again to {folder}"),
             How::Failed => write!(f, "not written to {folder}"),
         }
@@ -193,15 +200,15 @@ fn shard_name(number: usize) -> String {
     format!("{number:05}.shard")
 }
 
-/// The text of `set.json`.
-fn with_checksum(about: &About) -> serde_json::Result<String> {
+/// The text of a file such as `set.json`.
+fn with_checksum(about: &impl Serialize) -> serde_json::Result<String> {
     let about = serde_json::to_value(about)?;
     let crc32 = crc32fast::hash(about.to_string().as_bytes());
     Ok(serde_json::json!({ "crc32": crc32, "about": about }).to_string() + "\n")
 }
 
 /// What such a text says; none where it is another text than was written.
-fn checked(text: &str) -> Option<About> {
+fn checked<T: DeserializeOwned>(text: &str) -> Option<T> {
     let value: Value = serde_json::from_str(text).ok()?;
     let about = value.get("about")?;
     let crc32 = crc32fast::hash(about.to_string().as_bytes());

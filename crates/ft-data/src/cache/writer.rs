@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{ABOUT, About, Cached, Entry, How, shard, shard_name, with_checksum};
+use super::{ABOUT, About, Cached, Entry, How, Progress, shard, shard_name, with_checksum};
 use crate::error::Place;
 use crate::load::Dataset;
 use crate::sample::Sample;
@@ -23,6 +23,8 @@ pub(crate) struct Writer {
     seen: usize,
     words: usize,
     shards: usize,
+    /// Whether some of the shards were there.
+    begun: bool,
     failure: Option<String>,
 }
 
@@ -37,8 +39,14 @@ impl Writer {
             seen: 0,
             words: 0,
             shards: 0,
+            begun: false,
             failure,
         }
+    }
+
+    /// Goes on behind so many shards, which hold so many samples.
+    pub fn begin_behind(&mut self, shards: usize, samples: usize) {
+        (self.shards, self.stored, self.seen, self.begun) = (shards, samples, samples, true);
     }
 
     /// Why nothing is written any more.
@@ -51,20 +59,26 @@ impl Writer {
         &self.entry.folder
     }
 
-    /// Writes what fills shards of the samples that came since the last time, and puts what is in the shards in their place.
-    pub fn store(&mut self, samples: &mut [Sample], places: &[Place]) {
-        while self.failure.is_none() && self.seen < samples.len() {
-            let sample = &samples[self.seen];
-            if !shard::holds(sample) {
+    /// Looks at the samples of a record, which came since the last time: where they fill a shard it is written, and what is in it put in
+    /// their place. The number of shards, if this was so.
+    pub fn store(&mut self, samples: &mut [Sample], places: &[Place]) -> Option<usize> {
+        for sample in samples.iter().skip(self.seen) {
+            if self.failure.is_none() && !shard::holds(sample) {
                 self.failure = Some("a sample is too long for a shard".into());
-                return;
             }
             self.words += shard::size(sample);
-            self.seen += 1;
-            if self.words >= SHARD {
-                self.seal(samples, places);
-            }
         }
+        self.seen = samples.len();
+        if self.failure.is_some() || self.words < SHARD {
+            return None;
+        }
+        self.seal(samples, places);
+        self.failure.is_none().then_some(self.shards)
+    }
+
+    /// Notes how far the entry is.
+    pub fn note(&self, progress: &Progress) {
+        self.entry.note(progress);
     }
 
     fn seal(&mut self, samples: &mut [Sample], places: &[Place]) {
@@ -90,7 +104,6 @@ impl Writer {
 
     /// Writes the rest and what is known of the set.
     pub fn finish(mut self, data: &mut Dataset) -> Cached {
-        self.store(&mut data.samples, &data.places);
         if self.failure.is_none() && self.stored < self.seen {
             self.seal(&mut data.samples, &data.places);
         }
@@ -109,9 +122,13 @@ impl Writer {
             let written = text.and_then(|text| place(&path, |draft| std::fs::write(draft, &text)));
             self.failure = written.err().map(|e| format!("{ABOUT}: {e}"));
         }
+        if self.failure.is_none() {
+            self.entry.forget_progress();
+        }
         let (how, why) = match (self.failure, self.damage) {
             (Some(why), _) => (How::Failed, Some(why)),
             (None, Some(why)) => (How::Rebuilt, Some(why)),
+            (None, None) if self.begun => (How::Continued, None),
             (None, None) => (How::Written, None),
         };
         Cached {
@@ -123,7 +140,7 @@ impl Writer {
 }
 
 /// Writes a file under a name of this process's own, and gives it its name once it is whole.
-fn place(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
+pub(super) fn place(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
     static DRAFTS: AtomicUsize = AtomicUsize::new(0);
     let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
     let draft = path.with_extension(format!("{}-{number}.draft", std::process::id()));

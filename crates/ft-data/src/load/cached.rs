@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Dataset, Loader};
-use crate::cache::{Cache, Entry, Writer};
+use crate::cache::{Begun, Cache, Entry, Progress, Writer};
 use crate::config::DataConfig;
 use crate::error::{Error, Result};
 use crate::sources::Source;
@@ -25,8 +25,12 @@ pub(super) fn load_cached(
         Some(Err(why)) => Some(why),
         None => None,
     };
+    let begun = if damage.is_none() { entry.begun() } else { None };
     let mut loader = Loader::new(config, &tokenizer, None)?;
     loader.writer = Some(Writer::new(entry, damage));
+    if let Some(begun) = begun {
+        loader.go_on(begun)?;
+    }
     loader.read(sources)?;
     loader.finish()
 }
@@ -43,4 +47,39 @@ pub(super) fn unwritten(config: &DataConfig, folder: &Path, why: &str) -> Result
             folder.display()
         ),
     })
+}
+
+impl Loader<'_> {
+    /// Goes on behind what an earlier start came to.
+    fn go_on(&mut self, begun: Begun) -> Result<()> {
+        let Progress {
+            format,
+            shards,
+            counts,
+            cut,
+        } = begun.progress;
+        self.check(format)?;
+        self.known = counts.records;
+        (self.format, self.counts, self.cut) = (Some(format), counts, cut);
+        (self.samples, self.places) = (begun.samples, begun.places);
+        if let Some(writer) = &mut self.writer {
+            writer.begin_behind(shards, self.samples.len());
+        }
+        Ok(())
+    }
+
+    /// Puts the samples of a record into the token cache, where there is one.
+    pub(super) fn store(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        let sealed = writer.store(&mut self.samples, &self.places);
+        // What is wrong with a record would not be told again if it were passed over.
+        if let (Some(shards), Some(format), true) = (sealed, self.format, self.flaws.is_empty()) {
+            writer.note(&Progress {
+                format,
+                shards,
+                counts: self.counts,
+                cut: self.cut.clone(),
+            });
+        }
+    }
 }

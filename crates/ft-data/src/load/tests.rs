@@ -1,3 +1,6 @@
+#[cfg(feature = "parquet")]
+mod columns;
+mod interrupted;
 mod taught;
 
 use std::path::{Path, PathBuf};

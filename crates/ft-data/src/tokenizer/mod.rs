@@ -158,6 +158,16 @@ impl Tokenizer {
 
     /// The text of `ids`. Incomplete characters become U+FFFD; ids outside of the vocabulary are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        // The library knows special tokens by their spelling, which a normalizer may have changed.
+        let kept: Vec<u32>;
+        let ids = match skip_special {
+            true => {
+                let special = &self.parts.specials.ids;
+                kept = ids.iter().copied().filter(|id| !special.contains(id)).collect();
+                &kept
+            }
+            false => ids,
+        };
         // A decoder can only fail on tokens it was not made for; their raw spelling is better than nothing.
         let raw = || ids.iter().filter_map(|&id| self.id_to_token(id)).collect();
         self.parts.inner.decode(ids, skip_special).unwrap_or_else(|_| raw())

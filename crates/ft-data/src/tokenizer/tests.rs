@@ -314,3 +314,19 @@ fn offsets_cover_every_byte() {
         "leading and trailing spaces belong to tokens"
     );
 }
+
+/// The library spells a special token as its normalizer does, and then no longer knows it as special.
+#[test]
+fn special_tokens_that_a_normalizer_changes_are_left_out_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = serde_json::json!({
+        "added_tokens": [{"id": 2, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": true}],
+        "normalizer": {"type": "Prepend", "prepend": "▁"},
+        "decoder": {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        "model": {"type": "BPE", "vocab": {"▁a": 0, "b": 1, "</s>": 2}, "merges": []},
+    });
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(tokenizer.decode(&[0, 1, 2], true), " ab");
+    assert!(tokenizer.decode(&[0, 1, 2], false).contains("</s>"));
+}

@@ -7,5 +7,5 @@ mod response;
 
 pub use connection::Limits;
 pub use listener::{Listener, Running};
-pub use request::Request;
+pub use request::{Request, percent_decoded};
 pub use response::{Client, Reply, Response};

@@ -24,11 +24,25 @@ impl Response {
         }
     }
 
+    /// Status 200 and a page.
+    pub fn html(text: String) -> Self {
+        Self::of("text/html; charset=utf-8", text)
+    }
+
+    /// Status 200 and a plain text.
+    pub fn text(text: String) -> Self {
+        Self::of("text/plain; charset=utf-8", text)
+    }
+
     /// Status 200 and a text in the format that Prometheus reads.
     pub fn metrics(text: String) -> Self {
+        Self::of("text/plain; version=0.0.4; charset=utf-8", text)
+    }
+
+    fn of(content_type: &'static str, text: String) -> Self {
         Self {
             status: 200,
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            content_type,
             body: text.into_bytes(),
         }
     }

@@ -5,6 +5,8 @@ mod chat;
 mod completions;
 mod delivery;
 mod models;
+mod page;
+mod runs;
 mod state;
 mod tokens;
 
@@ -18,7 +20,7 @@ type Run = fn(&Service, &Request, &mut Reply) -> Result<(), ApiError>;
 #[derive(Debug)]
 pub struct Route {
     method: &'static str,
-    /// A path that ends in `/` stands for all that begin with it.
+    /// A path that ends in `/` stands for all that begin with it, but for the shortest.
     path: &'static str,
     /// No key is asked for.
     pub open: bool,
@@ -34,7 +36,7 @@ const fn route(method: &'static str, path: &'static str, run: Run) -> Route {
     }
 }
 
-const ROUTES: [Route; 10] = [
+const ROUTES: [Route; 13] = [
     route("POST", "/v1/chat/completions", chat::run),
     route("POST", "/v1/completions", completions::run),
     route("GET", "/v1/models", models::list),
@@ -44,6 +46,12 @@ const ROUTES: [Route; 10] = [
     route("POST", "/tokenize", tokens::tokenize),
     route("POST", "/detokenize", tokens::detokenize),
     route("GET", "/metrics", state::metrics),
+    route("GET", "/runs", runs::list),
+    route("GET", "/runs/", runs::one),
+    Route {
+        open: true,
+        ..route("GET", "/", page::show)
+    },
     Route {
         open: true,
         ..route("GET", "/health", state::health)
@@ -52,7 +60,8 @@ const ROUTES: [Route; 10] = [
 
 /// The route for a path.
 pub fn find(method: &str, path: &str) -> Result<&'static Route, ApiError> {
-    let fits = |route: &&Route| path == route.path || (route.path.ends_with('/') && path.starts_with(route.path));
+    let below = |whole: &str| whole.len() > 1 && whole.ends_with('/') && path.starts_with(whole);
+    let fits = |route: &&Route| path == route.path || below(route.path);
     let mut there = ROUTES.iter().filter(fits).peekable();
     if there.peek().is_none() {
         let paths: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();

@@ -12,6 +12,7 @@
 //!
 //! Where rows are packed from all samples, "sample" above reads "row".
 
+mod epochs;
 mod loaders;
 mod packing;
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod tests;
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use ft_data::{Batch, Order, Sample, let_go, passing, sub_seed};
+use ft_data::{Batch, Sample, let_go, passing, sub_seed};
 pub use loaders::{EvalLoader, StepLoader};
 use packing::Packed;
 pub use packing::Packing;
@@ -264,30 +265,6 @@ impl Batches {
     /// Where a step is in the course.
     pub fn place(&self, step: usize) -> Place {
         self.course.place(step, self.step_samples())
-    }
-
-    /// [`epoch_of`](Self::epoch_of) a run that has one phase.
-    pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
-        self.epoch_of(0, epoch)
-    }
-
-    /// What every step of an epoch of a phase is made of: samples, or packed rows, by number. An order that is not shuffled is the user's, and stays as it is.
-    pub fn epoch_of(&self, phase: usize, epoch: usize) -> Vec<Vec<usize>> {
-        let seed = match phase {
-            0 => self.seed,
-            _ => sub_seed(self.seed, &format!("phase {phase}")),
-        };
-        let rows = self.course.list()[phase].mixture.rows(epoch, seed, self.shuffle);
-        let items = self.items();
-        let lengths: Vec<usize> = rows.iter().map(|row| items[*row]).collect();
-        let order = Order::epoch(&lengths, self.step_samples(), seed, epoch as u64, self.shuffle);
-        let named = |step: Vec<usize>| step.into_iter().map(|i| rows[i]).collect();
-        let mut step_batches: Vec<Vec<usize>> = order.into_iter().map(named).collect();
-        if epoch == 0 && self.shuffle && self.longest_first && !step_batches.is_empty() {
-            let (step, _) = self.largest_of(step_batches.iter().enumerate(), self.batch_size);
-            step_batches.swap(0, step);
-        }
-        step_batches
     }
 
     /// The batch of samples or packed rows `rows`, fed at `step` (0 is the first).

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::RunConfig;
+use super::{MixOrder, RunConfig, TaskConfig};
 use crate::continual::{BetweenTasks, Next, StrategyConfig};
 
 /// A strategy with its options, and how long each task is trained on.
@@ -146,11 +146,15 @@ pub(crate) fn check(config: &RunConfig) -> Vec<String> {
         ));
     }
     wrong.extend(between(config, section));
-    let weighted = config.task.iter().any(|task| task.weight.is_some());
-    if !kind.is_joint() && (weighted || config.mixture != super::MixtureSection::default()) {
+    let mixes = |task: &TaskConfig| task.weight.is_some() || task.cap.is_some() || task.repeat != 1.0;
+    let mixed = config.task.iter().any(mixes) || config.mixture != super::MixtureSection::default();
+    if !kind.is_joint() && mixed {
         wrong.push(format!(
-            "mixture, task.weight: continual.strategy = \"{name}\" mixes nothing; leave them out, or take \"joint\""
+            "mixture, task.weight, task.repeat, task.cap: continual.strategy = \"{name}\" mixes nothing; leave them out, or take \"joint\""
         ));
+    }
+    if kind.is_joint() && config.mixture.order == MixOrder::Cumulative {
+        wrong.push("mixture.order: \"cumulative\" is a course of its own; leave out [continual], or the order".into());
     }
     wrong
 }

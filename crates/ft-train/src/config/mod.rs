@@ -44,7 +44,7 @@ pub use objective::ObjectiveSection;
 pub use peft::PeftSection;
 pub use sections::*;
 use source::{Sources, Tree};
-pub use tasks::{AdapterSharing, EpochEnd, MixBy, MixtureSection, TaskConfig};
+pub use tasks::{AdapterSharing, EpochEnd, MixBy, MixOrder, MixtureSection, TaskConfig};
 pub use write::Provenance;
 
 /// One thing wrong with a configuration, and where.

@@ -31,6 +31,13 @@ pub struct TaskConfig {
     /// `mixture.by`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
+    /// How often its samples come in a pass over the mixture: the task counts as this many times its samples. 0.5 takes every other
+    /// one in each pass, in turn.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub repeat: f64,
+    /// Most of its samples in a pass over the mixture: the task counts as having no more; the next pass goes on with the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<usize>,
     /// The loss of every target token of the task is multiplied by this.
     #[serde(default = "one")]
     pub loss_weight: f64,
@@ -42,6 +49,10 @@ pub struct TaskConfig {
 
 fn one() -> f64 {
     1.0
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 /// Section `[mixture]`: how often each task has its turn.
@@ -61,9 +72,26 @@ pub struct MixtureSection {
     /// Where an epoch ends.
     #[serde(default)]
     pub epoch: EpochEnd,
+    /// Which tasks come when.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub order: MixOrder,
     /// Whether all tasks train one adapter, or each its own over one base.
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub adapter: AdapterSharing,
+}
+
+/// Which tasks come when (curriculum).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MixOrder {
+    /// All of them, all the time.
+    #[default]
+    Mixed,
+    /// In every pass one after the other, in the order of the tables.
+    Sequential,
+    /// The run has as many stages as there are tasks: the first has the first task alone, and each further one the next task too ("baby
+    /// steps", Spitkovsky et al. 2010). Stages are equal parts of `train.steps`, or have `train.epochs` passes each.
+    Cumulative,
 }
 
 /// Whose an adapter is.
@@ -121,6 +149,12 @@ impl TaskConfig {
         }
     }
 
+    /// As how many samples the task counts that has `samples` of them: what `repeat` and `cap` make of them, at least one of any.
+    pub fn size(&self, samples: usize) -> usize {
+        let size = (samples as f64 * self.repeat).round() as usize;
+        size.min(self.cap.unwrap_or(usize::MAX)).max(samples.min(1))
+    }
+
     /// What messages call it.
     pub fn key(&self, field: &str) -> String {
         format!("task \"{}\": {field}", self.name)
@@ -154,12 +188,7 @@ pub(crate) fn check(config: &RunConfig) -> Vec<String> {
             let why = "no held-out rows; give valid, or data.valid_split to hold out a share of train";
             wrong.push(task.key(why));
         }
-        let weights = [("weight", task.weight), ("loss_weight", Some(task.loss_weight))];
-        for (field, weight) in weights {
-            if weight.is_some_and(|w| !w.is_finite() || w < 0.0) {
-                wrong.push(task.key(&format!("{field} must be a number of at least 0")));
-            }
-        }
+        wrong.extend(numbers(task));
         wrong.extend(task.metrics.iter().filter_map(|name| metric(task, name)));
         if let Err(e) = task.data(data).check() {
             wrong.push(task.key(&e.to_string().replacen("data.", "", 1)));
@@ -179,6 +208,27 @@ pub(crate) fn check(config: &RunConfig) -> Vec<String> {
     }
     wrong
 }
+
+/// What is wrong with the numbers of a task.
+fn numbers(task: &TaskConfig) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let weights = [("weight", task.weight), ("loss_weight", Some(task.loss_weight))];
+    for (field, weight) in weights {
+        if weight.is_some_and(|w| !w.is_finite() || w < 0.0) {
+            wrong.push(task.key(&format!("{field} must be a number of at least 0")));
+        }
+    }
+    if !(task.repeat > 0.0 && task.repeat <= MOST_REPEATS) {
+        wrong.push(task.key(&format!("repeat must be above 0 and at most {MOST_REPEATS}")));
+    }
+    if task.cap == Some(0) {
+        wrong.push(task.key("cap must be at least 1; leave the task out to train without it"));
+    }
+    wrong
+}
+
+/// A task that comes more often in one pass was meant to have a weight.
+const MOST_REPEATS: f64 = 1e4;
 
 /// What is wrong with a metric of a task, if anything is.
 fn metric(task: &TaskConfig, name: &str) -> Option<String> {
@@ -260,6 +310,9 @@ fn shares(tasks: &[TaskConfig], mixture: &MixtureSection) -> Vec<String> {
     if mixture.cap.is_some() && by == MixBy::Weight {
         wrong.push("mixture.cap: belongs to mixture.by = \"size\" or \"temperature\"".into());
     }
+    if mixture.order == MixOrder::Cumulative && tasks[0].weight == Some(0.0) {
+        wrong.push(tasks[0].key("weight is 0, and mixture.order = \"cumulative\" begins with this task alone"));
+    }
     if tasks.iter().all(|task| task.loss_weight == 0.0) {
         wrong.push("task.loss_weight: 0 for every task leaves no loss; give a task a positive one".into());
     }
@@ -273,7 +326,7 @@ impl MixtureSection {
         self.by.unwrap_or(if weighted { MixBy::Weight } else { MixBy::Size })
     }
 
-    /// The share of each task, `sizes` being their samples: numbers from 0 to 1 that sum to 1.
+    /// The share of each task, `sizes` being what they count as ([`TaskConfig::size`]): numbers from 0 to 1 that sum to 1.
     pub fn shares(&self, tasks: &[TaskConfig], sizes: &[usize]) -> Vec<f64> {
         let size = |n: &usize| (*n).min(self.cap.unwrap_or(usize::MAX)) as f64;
         let raw: Vec<f64> = match self.by(tasks) {
@@ -301,10 +354,27 @@ mod tests {
             format: None,
             map: BTreeMap::new(),
             weight: *weight,
+            repeat: 1.0,
+            cap: None,
             loss_weight: 1.0,
             metrics: Vec::new(),
         };
         weights.iter().enumerate().map(task).collect()
+    }
+
+    #[test]
+    fn a_task_counts_as_its_samples_repeated_and_capped() {
+        let task = |repeat, cap| TaskConfig {
+            repeat,
+            cap,
+            ..tasks(&[None]).remove(0)
+        };
+        let sizes = [(1.0, None), (2.5, None), (2.5, Some(20)), (0.5, Some(20)), (0.01, None)];
+        assert_eq!(
+            sizes.map(|(repeat, cap)| task(repeat, cap).size(10)),
+            [10, 25, 20, 5, 1]
+        );
+        assert_eq!(task(3.0, None).size(0), 0);
     }
 
     #[test]

@@ -6,9 +6,9 @@ use ft_data::{Cached, Counts, Sample, Statistics, checksum, passing};
 
 use super::data::{self, DataSummary, Loaded, Readers, TaskSummary};
 use crate::batches::Batches;
-use crate::config::{AdapterSharing, RunConfig, TaskConfig};
+use crate::config::{AdapterSharing, MixOrder, RunConfig, TaskConfig};
 use crate::continual::{Copies, Next};
-use crate::tasks::{Course, Mixture, Task, Tasks};
+use crate::tasks::{Course, Mixture, Share, Task, Tasks};
 use crate::{Error, Result};
 
 /// Most samples of an epoch: their numbers are listed one by one.
@@ -99,11 +99,12 @@ pub(super) fn course(
     in_step: usize,
 ) -> Result<(Course, Vec<usize>)> {
     let Some(continual) = &config.continual else {
-        let mixture = match tasks.0.is_empty() {
-            true => Mixture::whole(0..samples),
-            false => mixture(config, tasks)?,
+        let course = match (tasks.0.is_empty(), config.mixture.order) {
+            (true, _) => Course::of(Mixture::whole(0..samples)),
+            (false, MixOrder::Cumulative) => cumulative(config, tasks, in_step)?,
+            (false, _) => Course::of(mixture(config, tasks, tasks.0.len())?),
         };
-        return Ok((Course::of(mixture), Vec::new()));
+        return Ok((course, Vec::new()));
     };
     let steps = |task: &Task| match (continual.steps_per_task, config.train.steps) {
         (Some(each), _) => each,
@@ -121,7 +122,7 @@ pub(super) fn course(
         ends.push(end);
     }
     if continual.strategy.kind().is_joint() {
-        return Ok((Course::of(mixture(config, tasks)?), ends));
+        return Ok((Course::of(mixture(config, tasks, tasks.0.len())?), ends));
     }
     let phases = tasks
         .0
@@ -130,19 +131,63 @@ pub(super) fn course(
     Ok((Course::phases(phases), ends))
 }
 
-/// All tasks in their shares.
-fn mixture(config: &RunConfig, tasks: &Tasks) -> Result<Mixture> {
-    let ranges: Vec<Range<usize>> = tasks.0.iter().map(|task| task.train.clone()).collect();
-    let sizes: Vec<usize> = ranges.iter().map(Range::len).collect();
-    let shares = config.mixture.shares(&config.task, &sizes);
-    let epoch = Mixture::length(&ranges, &shares, config.mixture.epoch);
+/// The first `joined` tasks in their shares.
+fn mixture(config: &RunConfig, tasks: &Tasks, joined: usize) -> Result<Mixture> {
+    let (typed, tasks) = (&config.task[..joined], &tasks.0[..joined]);
+    let size = |(typed, task): (&TaskConfig, &Task)| typed.size(task.train.len());
+    let sizes: Vec<usize> = typed.iter().zip(tasks).map(size).collect();
+    let shares = config.mixture.shares(typed, &sizes);
+    let of_task = |((task, size), share): ((&Task, &usize), f64)| Share {
+        rows: task.train.clone(),
+        size: *size,
+        share,
+    };
+    let shares: Vec<Share> = tasks.iter().zip(&sizes).zip(shares).map(of_task).collect();
+    let epoch = Mixture::length(&shares, config.mixture.epoch);
     if epoch > MOST {
         return Err(Error::Plan(vec![format!(
             "mixture.epoch: with these shares an epoch has {epoch:.0} samples; set mixture.epoch = \"samples\", or raise the smallest \
              task.weight"
         )]));
     }
-    Ok(Mixture::new(&ranges, &shares, config.mixture.epoch))
+    let mixture = Mixture::new(&shares, config.mixture.epoch);
+    Ok(match config.mixture.order {
+        MixOrder::Sequential => mixture.sequential(),
+        MixOrder::Mixed | MixOrder::Cumulative => mixture,
+    })
+}
+
+/// As many stages as tasks, each with one task more.
+fn cumulative(config: &RunConfig, tasks: &Tasks, in_step: usize) -> Result<Course> {
+    let stages = (1..=tasks.0.len()).map(|joined| mixture(config, tasks, joined));
+    let stages: Vec<Mixture> = stages.collect::<Result<_>>()?;
+    let lengths = stages.iter().map(|stage| stage.samples().div_ceil(in_step));
+    let (parts, total): (Vec<f64>, f64) = match (config.train.steps, config.train.epochs) {
+        (Some(steps), _) => (vec![1.0 / stages.len() as f64; stages.len()], steps as f64),
+        (None, epochs) => {
+            let all = lengths.clone().sum::<usize>() as f64;
+            (
+                lengths.map(|steps| steps as f64 / all).collect(),
+                (epochs.unwrap_or(1.0) * all).ceil(),
+            )
+        }
+    };
+    let mut done = 0.0;
+    let mut starts = vec![0];
+    for part in &parts {
+        done += part * total;
+        starts.push(done.round() as usize);
+    }
+    if starts.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::Plan(vec![format!(
+            "mixture.order: \"cumulative\" has {} stages, and {total:.0} steps do not give each of them one; raise train.steps",
+            stages.len()
+        )]));
+    }
+    let steps = starts.windows(2).map(|pair| pair[1] - pair[0]);
+    // The last stage lasts as long as the run.
+    let steps = steps.take(stages.len() - 1).chain([usize::MAX]);
+    Ok(Course::phases(stages.into_iter().zip(steps.collect::<Vec<_>>())))
 }
 
 /// Writes into the summary what a pass over the course takes of each task.

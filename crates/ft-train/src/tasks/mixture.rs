@@ -17,6 +17,19 @@ use crate::config::EpochEnd;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mixture {
     parts: Vec<Part>,
+    /// The tasks come one after the other.
+    sequential: bool,
+}
+
+/// A task in a mixture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// Its samples.
+    pub rows: Range<usize>,
+    /// As how many it counts: it has run out when so many have been fed.
+    pub size: usize,
+    /// Its share of the mixture, from 0 to 1.
+    pub share: f64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,30 +46,40 @@ impl Mixture {
         let count = rows.len();
         Self {
             parts: vec![Part { rows, count }],
+            sequential: false,
         }
     }
 
-    /// Samples of the ranges in these shares, which sum to 1. A task with a share has at least one sample in every epoch.
-    pub fn new(ranges: &[Range<usize>], shares: &[f64], end: EpochEnd) -> Self {
-        let samples = Self::length(ranges, shares, end) as usize;
-        let taking: Vec<(&Range<usize>, f64)> = taking(ranges, shares).collect();
-        let counts = apportion(samples, &taking.iter().map(|(_, share)| *share).collect::<Vec<_>>());
+    /// Tasks in these shares, which sum to 1. A task with a share has at least one sample in every epoch.
+    pub fn new(shares: &[Share], end: EpochEnd) -> Self {
+        let samples = Self::length(shares, end) as usize;
+        let taking: Vec<&Share> = taking(shares).collect();
+        let counts = apportion(samples, &taking.iter().map(|task| task.share).collect::<Vec<_>>());
         let parts = taking.into_iter().zip(counts);
         Self {
             parts: parts
-                .map(|((rows, _), count)| Part {
-                    rows: rows.clone(),
+                .map(|(task, count)| Part {
+                    rows: task.rows.clone(),
                     count: count.max(1),
                 })
                 .collect(),
+            sequential: false,
+        }
+    }
+
+    /// The same with the tasks one after the other in every epoch.
+    pub fn sequential(self) -> Self {
+        Self {
+            sequential: true,
+            ..self
         }
     }
 
     /// How many samples an epoch comes to; more than anybody can list where a share is next to nothing.
-    pub fn length(ranges: &[Range<usize>], shares: &[f64], end: EpochEnd) -> f64 {
-        let lasts = taking(ranges, shares).map(|(rows, share)| rows.len() as f64 / share);
+    pub fn length(shares: &[Share], end: EpochEnd) -> f64 {
+        let lasts = taking(shares).map(|task| task.size as f64 / task.share);
         let samples = match end {
-            EpochEnd::Samples => taking(ranges, shares).map(|(rows, _)| rows.len() as f64).sum(),
+            EpochEnd::Samples => taking(shares).map(|task| task.size as f64).sum(),
             EpochEnd::FirstExhausted => lasts.fold(f64::INFINITY, f64::min),
             EpochEnd::AllExhausted => lasts.fold(0.0, f64::max),
         };
@@ -74,23 +97,46 @@ impl Mixture {
         own.map(|part| part.count).sum()
     }
 
-    /// The numbers of the samples of an epoch: ascending with `shuffled`, whose order is to be made from them, and else each
-    /// task's in the order of its file, evenly spread.
-    pub fn rows(&self, epoch: usize, seed: u64, shuffled: bool) -> Vec<usize> {
+    /// The numbers of the samples of an epoch, in lists that come one after the other: all in one, or one for each task. With `shuffled` a
+    /// list is ascending, for its order is to be made from it; else it has each task's samples in the order of its file, evenly spread.
+    pub fn lists(&self, epoch: usize, seed: u64, shuffled: bool) -> Vec<Vec<usize>> {
         let parts = self.parts.iter().enumerate();
+        let mut of_parts: Vec<Vec<usize>> = parts.map(|(i, part)| part.rows(i, epoch, seed, shuffled)).collect();
+        if shuffled && !self.sequential {
+            of_parts = vec![of_parts.concat()];
+        }
         if shuffled {
-            let mut rows: Vec<usize> = parts.flat_map(|(i, part)| part.rows(i, epoch, seed, true)).collect();
-            rows.sort_unstable();
-            return rows;
+            of_parts.iter_mut().for_each(|rows| rows.sort_unstable());
+            return of_parts;
         }
-        let mut placed: Vec<(f64, usize)> = Vec::with_capacity(self.samples());
-        for (i, part) in parts {
-            let place = |(at, row)| ((at as f64 + 0.5) / part.count as f64, row);
-            placed.extend(part.rows(i, epoch, seed, false).into_iter().enumerate().map(place));
+        match self.sequential {
+            true => of_parts,
+            false => vec![spread(&of_parts)],
         }
-        placed.sort_by(|a, b| a.0.total_cmp(&b.0));
-        placed.into_iter().map(|(_, row)| row).collect()
     }
+
+    /// All of them.
+    pub fn rows(&self, epoch: usize, seed: u64, shuffled: bool) -> Vec<usize> {
+        self.lists(epoch, seed, shuffled).concat()
+    }
+
+    /// Whether its tasks come one after the other, so that steps must not change places.
+    pub fn is_sequential(&self) -> bool {
+        self.sequential
+    }
+}
+
+/// Lists in one, each evenly spread over it.
+fn spread(lists: &[Vec<usize>]) -> Vec<usize> {
+    let place = |list: &'_ Vec<usize>| {
+        let count = list.len() as f64;
+        let rows = list.clone().into_iter().enumerate();
+        rows.map(move |(at, row)| ((at as f64 + 0.5) / count, row))
+            .collect::<Vec<_>>()
+    };
+    let mut placed: Vec<(f64, usize)> = lists.iter().flat_map(place).collect();
+    placed.sort_by(|a, b| a.0.total_cmp(&b.0));
+    placed.into_iter().map(|(_, row)| row).collect()
 }
 
 impl Part {
@@ -118,12 +164,9 @@ impl Part {
     }
 }
 
-/// The ranges that have a share.
-fn taking<'r>(ranges: &'r [Range<usize>], shares: &'r [f64]) -> impl Iterator<Item = (&'r Range<usize>, f64)> {
-    ranges
-        .iter()
-        .zip(shares.iter().copied())
-        .filter(|(_, share)| *share > 0.0)
+/// The tasks that have a share.
+fn taking(shares: &[Share]) -> impl Iterator<Item = &Share> {
+    shares.iter().filter(|task| task.share > 0.0)
 }
 
 /// Whole numbers that sum to `total` and are nearest to the shares of it (largest remainders).
@@ -147,9 +190,59 @@ mod tests {
         TASKS.map(|task| rows.iter().filter(|row| task.contains(row)).count())
     }
 
+    /// Tasks that count as what they have.
+    fn mixture(ranges: &[Range<usize>], shares: &[f64], end: EpochEnd) -> Mixture {
+        let sizes: Vec<usize> = ranges.iter().map(Range::len).collect();
+        Mixture::new(&sized(ranges, &sizes, shares), end)
+    }
+
+    fn sized(ranges: &[Range<usize>], sizes: &[usize], shares: &[f64]) -> Vec<Share> {
+        let tasks = ranges.iter().zip(sizes).zip(shares);
+        let share = |((rows, size), share): ((&Range<usize>, &usize), &f64)| Share {
+            rows: rows.clone(),
+            size: *size,
+            share: *share,
+        };
+        tasks.map(share).collect()
+    }
+
+    /// The first task three times, half of the second, 20 of the third: what an epoch leaves comes in the next one.
+    #[test]
+    fn repeated_and_capped_tasks_come_that_often() {
+        let shares = sized(&TASKS, &[30, 15, 20], &[30.0 / 65.0, 15.0 / 65.0, 20.0 / 65.0]);
+        let mixture = Mixture::new(&shares, EpochEnd::Samples);
+        let mut seen = [0usize; 100];
+        for epoch in 0..6 {
+            let rows = mixture.rows(epoch, 7, true);
+            assert_eq!(counts(&rows), [30, 15, 20]);
+            rows.iter().for_each(|row| seen[*row] += 1);
+        }
+        assert_eq!(seen[..10], [18; 10]);
+        assert_eq!(seen[10..40], [3; 30]);
+        assert_eq!(seen[40..], [2; 60]);
+        let first = Mixture::new(&sized(&TASKS, &[30, 15, 20], &[1.0 / 3.0; 3]), EpochEnd::FirstExhausted);
+        assert_eq!(counts(&first.rows(0, 7, true)), [15; 3], "the second has run out first");
+    }
+
+    #[test]
+    fn sequential_tasks_come_one_after_the_other_and_are_the_same_samples() {
+        let shares = [0.1, 0.3, 0.6];
+        for shuffled in [true, false] {
+            let mixed = mixture(&TASKS, &shares, EpochEnd::Samples);
+            let lists = mixed.clone().sequential().lists(2, 7, shuffled);
+            let sizes: Vec<[usize; 3]> = lists.iter().map(|list| counts(list)).collect();
+            assert_eq!(sizes, [[10, 0, 0], [0, 30, 0], [0, 0, 60]]);
+            let sorted = |mut rows: Vec<usize>| {
+                rows.sort_unstable();
+                rows
+            };
+            assert_eq!(sorted(lists.concat()), sorted(mixed.rows(2, 7, shuffled)));
+        }
+    }
+
     #[test]
     fn by_size_every_sample_comes_once() {
-        let mixture = Mixture::new(&TASKS, &[0.1, 0.3, 0.6], EpochEnd::Samples);
+        let mixture = mixture(&TASKS, &[0.1, 0.3, 0.6], EpochEnd::Samples);
         for shuffled in [true, false] {
             let mut rows = mixture.rows(3, 7, shuffled);
             rows.sort_unstable();
@@ -165,7 +258,7 @@ mod tests {
             (EpochEnd::FirstExhausted, 30),
             (EpochEnd::AllExhausted, 180),
         ] {
-            let mixture = Mixture::new(&TASKS, &third, end);
+            let mixture = mixture(&TASKS, &third, end);
             assert_eq!(mixture.samples(), samples, "{end:?}");
             let mut seen = [0usize; 100];
             for epoch in 0..6 {
@@ -187,20 +280,20 @@ mod tests {
 
     #[test]
     fn one_task_is_its_samples_and_a_task_without_a_share_never_comes() {
-        let one = Mixture::new(&TASKS[1..2], &[1.0], EpochEnd::AllExhausted);
+        let one = mixture(&TASKS[1..2], &[1.0], EpochEnd::AllExhausted);
         assert_eq!(one, Mixture::whole(10..40));
         assert_eq!(one.rows(5, 1, true), (10..40).collect::<Vec<_>>());
-        let two = Mixture::new(&TASKS, &[0.5, 0.0, 0.5], EpochEnd::FirstExhausted);
+        let two = mixture(&TASKS, &[0.5, 0.0, 0.5], EpochEnd::FirstExhausted);
         assert_eq!(counts(&two.rows(0, 1, true)), [10, 0, 10]);
         assert_eq!(two.samples_of(&TASKS[1]), 0);
         // A share of almost nothing is still a sample.
-        let tiny = Mixture::new(&TASKS, &[1e-9, 0.5, 0.5 - 1e-9], EpochEnd::Samples);
+        let tiny = mixture(&TASKS, &[1e-9, 0.5, 0.5 - 1e-9], EpochEnd::Samples);
         assert_eq!(tiny.samples_of(&TASKS[0]), 1);
     }
 
     #[test]
     fn unshuffled_tasks_take_turns_in_file_order() {
-        let mixture = Mixture::new(&[0..2, 2..6], &[1.0 / 3.0, 2.0 / 3.0], EpochEnd::Samples);
+        let mixture = mixture(&[0..2, 2..6], &[1.0 / 3.0, 2.0 / 3.0], EpochEnd::Samples);
         assert_eq!(mixture.rows(0, 1, false), [2, 0, 3, 4, 1, 5]);
     }
 

@@ -11,7 +11,7 @@ mod mixture;
 
 pub use best_by::{BestBy, pooled};
 pub use course::{Course, Phase, Place};
-pub use mixture::Mixture;
+pub use mixture::{Mixture, Share};
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
 //! Every kind of file that ft reads, with what reading it means.
 
+mod cache;
 mod files;
 mod models;
 mod runs;
@@ -69,6 +70,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "file_names",
         prepare: files::names,
+    },
+    Target {
+        name: "token_cache",
+        prepare: cache::token_cache,
     },
     Target {
         name: "named_template",

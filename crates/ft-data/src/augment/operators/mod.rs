@@ -1,11 +1,13 @@
 //! What changes a text: one file per operator, one line per operator in the list here.
 
+mod back_translation;
 mod case;
 mod delete;
 mod insert;
 mod keyboard;
 mod noise;
 mod ocr;
+mod paraphrase;
 mod swap;
 mod synonyms;
 mod templates;
@@ -17,8 +19,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Protected;
+use super::asked::Asking;
 use super::lexicon::LexiconOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use ft_seed::below;
 
 /// An operator, ready to be applied.
@@ -31,6 +34,11 @@ pub trait Operator: Debug + Send + Sync {
 pub trait Options {
     /// What is wrong with them.
     fn wrong(&self) -> Option<String>;
+
+    /// The models that are asked, in turn; none for an operator that is a function of the text and its draws.
+    fn asks(&self) -> Vec<Asking> {
+        Vec::new()
+    }
 }
 
 macro_rules! operators {
@@ -83,12 +91,32 @@ operators! {
     "case" => Case(case::Options) in case,
     /// The text inside another wording: prompt templates.
     "templates" => Templates(templates::Options) in templates,
+    /// Other words, by a model that is asked; for `ft data augment`.
+    "paraphrase" => Paraphrase(paraphrase::Options) in paraphrase,
+    /// Translated and back, by one model or two; for `ft data augment`.
+    "back_translation" => BackTranslation(back_translation::Options) in back_translation,
 }
 
 impl OperatorConfig {
     /// What is wrong with the options.
     pub(super) fn wrong(&self) -> Option<String> {
         self.options().wrong()
+    }
+
+    /// The models that it asks, in turn.
+    pub(super) fn asks(&self) -> Vec<Asking> {
+        self.options().asks()
+    }
+}
+
+/// Why an operator cannot be applied while records are read.
+fn asks_a_model(name: &str) -> Error {
+    Error::Config {
+        key: "augment.operators".into(),
+        what: format!(
+            "{name} asks a model, whose answers no seed fixes; write them to a file first (`ft data augment CONFIG --out made.jsonl`), and \
+             train on that (data.train = [.., \"made.jsonl\"]) without this section"
+        ),
     }
 }
 
