@@ -14,26 +14,29 @@ pub struct Unread(Vec<StepLoss>);
 
 struct StepLoss {
     step: usize,
-    loss: Tensor<1>,
+    loss: Sum,
     count: usize,
     figures: Vec<Figure>,
 }
 
 impl StepLoss {
-    /// Loss and figures, `[1]` each.
+    /// What of loss and figures is on the device, `[1]` each.
     fn sums(&self) -> impl Iterator<Item = Tensor<1>> {
+        let loss = match &self.loss {
+            Sum::Host(_) => None,
+            Sum::Device(loss) => Some(Tensor::clone(loss)),
+        };
         let figures = self.figures.iter().map(|figure| figure.sum.clone());
-        std::iter::once(self.loss.clone()).chain(figures)
+        loss.into_iter().chain(figures)
     }
 }
 
 impl Unread {
     /// Takes in what `step` comes to.
     pub fn push(&mut self, step: usize, output: &StepOutput) {
-        let Sum::Device(loss) = &output.loss else { return };
         self.0.push(StepLoss {
             step,
-            loss: Tensor::clone(loss),
+            loss: output.loss.clone(),
             count: output.count,
             figures: output.figures.clone(),
         });
@@ -48,14 +51,23 @@ impl Unread {
             return Ok(());
         }
         let unread = std::mem::take(&mut self.0);
-        let sums = unread.iter().flat_map(StepLoss::sums).collect();
-        let sums: Vec<f32> = Tensor::cat(sums, 0).try_into_vec_as::<f32>().map_err(Error::device)?;
+        let sums: Vec<Tensor<1>> = unread.iter().flat_map(StepLoss::sums).collect();
+        let sums: Vec<f32> = match sums.is_empty() {
+            true => Vec::new(),
+            false => Tensor::cat(sums, 0).try_into_vec_as::<f32>().map_err(Error::device)?,
+        };
         let mut sums = sums.into_iter().map(f64::from);
         for StepLoss {
-            step, count, figures, ..
+            step,
+            loss,
+            count,
+            figures,
         } in unread
         {
-            let sum = sums.next().unwrap_or(f64::NAN);
+            let sum = match loss {
+                Sum::Host(sum) => sum,
+                Sum::Device(_) => sums.next().unwrap_or(f64::NAN),
+            };
             if !sum.is_finite() {
                 let loss = sum / count as f64;
                 return Err(Error::Diverged { step, loss, last });
