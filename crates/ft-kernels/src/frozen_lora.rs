@@ -88,7 +88,7 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         scale: f64,
     ) -> FloatTensor<Self> {
         let base = Self::frozen_project(x, words, scales, codes, form);
-        add::<Self>(base, Self::project(t, b), scale)
+        Self::add_low_rank(base, t, b, scale)
     }
 
     /// Gradient to x, `dy·W + scale·u·A`: dy `[.., out]`, u = dy·B `[.., r]` -> `[.., in]`.
@@ -104,7 +104,7 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         scale: f64,
     ) -> FloatTensor<Self> {
         let base = Self::frozen_input_gradient(dy, words, scales, codes, form);
-        add::<Self>(base, Self::project_input_gradient(u, a), scale)
+        Self::add_low_rank(base, u, Val::<Self>(a).t().0, scale)
     }
 }
 

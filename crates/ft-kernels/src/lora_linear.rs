@@ -1,6 +1,8 @@
 //! A linear layer with a low-rank update (LoRA, <https://arxiv.org/abs/2106.09685>).
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::cube;
 use crate::dropout::{DropoutOps, Mask};
 use crate::linear::LinearOps;
 use crate::output::Output;
@@ -87,7 +89,18 @@ pub trait LoraOps: LinearOps + DropoutOps {
         b: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        add::<Self>(Self::project(x, w), Self::project(t, b), scale)
+        Self::add_low_rank(Self::project(x, w), t, b, scale)
+    }
+
+    /// `base + scale·t·Bᵀ`: base `[.., out]`, t `[.., r]`, b `[out, r]`.
+    #[fusion(dtype = base, shape = base)]
+    fn add_low_rank(
+        base: FloatTensor<Self>,
+        t: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        add::<Self>(base, Self::project(t, b), scale)
     }
 
     /// Gradient to x, `dy·W + scale·u·A`: dy `[.., out]`, u = dy·B `[.., r]` -> `[.., in]`.
@@ -99,11 +112,8 @@ pub trait LoraOps: LinearOps + DropoutOps {
         a: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        add::<Self>(
-            Self::project_input_gradient(dy, w),
-            Self::project_input_gradient(u, a),
-            scale,
-        )
+        let a = Val::<Self>(a).t().0;
+        Self::add_low_rank(Self::project_input_gradient(dy, w), u, a, scale)
     }
 }
 
@@ -140,7 +150,19 @@ pub(crate) fn add<B: Backend>(base: FloatTensor<B>, update: FloatTensor<B>, scal
 }
 
 #[cfg(feature = "gpu")]
-impl LoraOps for burn_cubecl::CubeBackend {}
+impl LoraOps for burn_cubecl::CubeBackend {
+    fn add_low_rank(
+        base: FloatTensor<Self>,
+        t: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        match cube::add_low_rank(&base, &t, &b, scale) {
+            Some(kernel) => kernel.launch(base, t, b),
+            None => add::<Self>(base, Self::project(t, b), scale),
+        }
+    }
+}
 
 #[cfg(feature = "flex")]
 impl LoraOps for burn::backend::Flex {

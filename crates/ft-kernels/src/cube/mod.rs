@@ -8,6 +8,7 @@
 //! | `attention` | 1; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
 //! | `cross_entropy` | 1 a chunk of logits beside the products | losses and their gradients, in place of the logits |
 //! | `adamw`, `adamw_8bit` | 1 a parameter | AdamW with moments in f32 and in codes |
+//! | `low_rank` | 1 beside the two other products, forward; backward 1 and a transposition | LoRA's second product, added to the first |
 //! | `dropout` | 1 | dropout |
 //! | `few`, `unpack` | 1 | products with and copies of matrices in codes |
 //!
@@ -26,12 +27,14 @@ mod column_sum;
 pub(crate) mod cross_entropy;
 mod dropout;
 mod few;
+mod low_rank;
 mod norm;
 mod pointwise;
 mod rope;
 mod row;
 #[cfg(all(test, feature = "flex", feature = "vulkan"))]
 mod tests;
+mod tile;
 mod unpack;
 
 pub(crate) use adamw::adamw;
@@ -39,6 +42,7 @@ pub(crate) use adamw_8bit::adamw_8bit;
 pub(crate) use attention::Attention;
 pub(crate) use dropout::dropout;
 pub(crate) use few::few;
+pub(crate) use low_rank::add_low_rank;
 pub(crate) use norm::{norm, norm_gradients};
 pub(crate) use pointwise::{alike, gelu, gelu_gradient, swiglu, swiglu_gradients};
 pub(crate) use rope::rope;

@@ -13,6 +13,7 @@ use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor, TensorData};
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod lora;
 mod rows;
 
 /// What the kernels compute for on this device, and how far off a result is that was rounded to it: software devices have no bf16.

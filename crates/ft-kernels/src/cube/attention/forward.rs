@@ -1,6 +1,6 @@
 //! The output, and one logarithm per query and head: a cube for each tile of queries of a head.
 use super::sight::{Sight, Strides};
-use super::tile::{Tile, combine, dots, fill, inputs, scores, sums, weights};
+use crate::cube::tile::{Tile, combine, dots, fill, inputs, scores, sums, weights};
 use cubecl::prelude::*;
 
 /// Below every score.

@@ -4,7 +4,7 @@
 //! dv = Σ p·dout      dk = Σ ds·q      p and ds as for the queries
 //! ```
 use super::sight::{Sight, Strides};
-use super::tile::{Tile, combine, dots, fill, inputs, scores, sums, weights};
+use crate::cube::tile::{Tile, combine, dots, fill, inputs, scores, sums, weights};
 use cubecl::prelude::*;
 
 #[cube(launch_unchecked, address_type = "dynamic")]

@@ -8,15 +8,15 @@
 //!            a cube per tile of keys: walks the tiles of queries that see it     -> dk, dv      no atomics: one order of sums
 //! ```
 //! 16-bit inputs are multiplied by matrix units where a device has them for 16x16x16, with planes of 32 units; else, and f32, by
-//! the units themselves. The two differ in [`tile`] alone.
+//! the units themselves. The two differ in [`super::tile`] alone.
 mod forward;
 mod keys;
 mod queries;
 mod sight;
-mod tile;
 
 use super::address_type;
 use super::row::{element, is_empty, vector};
+use super::tile::{PLANE, Tile};
 use crate::attention::{First, Span};
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_elem_type;
@@ -31,7 +31,6 @@ use cubecl::client::Client;
 use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
 use sight::{SightLaunch, StridesLaunch};
-use tile::{PLANE, Tile};
 
 /// Units of a cube, at most.
 const UNITS: usize = 256;
@@ -239,7 +238,7 @@ impl Attention {
     }
 }
 
-fn dim(tile: Tile) -> CubeDim {
+pub(super) fn dim(tile: Tile) -> CubeDim {
     if tile.planes {
         CubeDim::new_2d(PLANE as u32, (tile.units / PLANE) as u32)
     } else {
@@ -267,7 +266,7 @@ fn sight(s: usize, span: Span, first: Option<CubeTensor>) -> SightLaunch {
 
 /// What of a device decides how large tiles are.
 #[derive(Clone, Copy)]
-struct Limits {
+pub(super) struct Limits {
     /// Bytes of shared memory.
     memory: usize,
     units: usize,
@@ -275,7 +274,7 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(client: &Client, dtype: DType) -> Self {
+    pub(super) fn of(client: &Client, dtype: DType) -> Self {
         let hardware = &client.properties().hardware;
         Self {
             memory: hardware.max_shared_memory_size,
@@ -285,7 +284,7 @@ impl Limits {
     }
 
     /// The largest tile of a kernel that leaves room for a second cube, or the largest at all where memory is small.
-    fn largest(self, size: usize, vector: usize, d: usize, kernel: [usize; 6]) -> Option<Tile> {
+    pub(super) fn largest(self, size: usize, vector: usize, d: usize, kernel: [usize; 6]) -> Option<Tile> {
         let room = if self.memory >= 96 << 10 {
             self.memory / 2
         } else {

@@ -4,7 +4,7 @@
 //! p = exp(scale·q·k - lse)     dp = dout·v     ds = scale·p·(dp - dout·out)     dq = Σ ds·k
 //! ```
 use super::sight::{Sight, Strides};
-use super::tile::{Tile, combine, dots, fill, inputs, scores, sums, weights};
+use crate::cube::tile::{Tile, combine, dots, fill, inputs, scores, sums, weights};
 use cubecl::prelude::*;
 
 /// Per query and head: the logarithm, and `dout·out`.

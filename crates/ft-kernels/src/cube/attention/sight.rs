@@ -1,5 +1,5 @@
 //! Which keys a query sees, inside kernels: [`crate::Mask`].
-use super::tile::Tile;
+use crate::cube::tile::Tile;
 use cubecl::prelude::*;
 
 /// The numbers of a mask. No window is a window of all columns.

@@ -1,0 +1,37 @@
+//! LoRA beside a dense matrix.
+use super::{compare, rounded, tensor_of, types};
+use crate::lora_linear::LoraOps;
+use crate::testing::values;
+use burn::backend::Dispatch;
+use burn::tensor::{Device, Tensor};
+
+/// Rows and columns beyond a tile, ranks that are no whole vectors, and a factor that is a view.
+#[test]
+fn products_of_low_rank_are_added_in_place() {
+    for (dtype, bound) in types() {
+        for [n, out, rank, turned] in [
+            [1, 1, 1, 0],
+            [5, 33, 3, 0],
+            [70, 100, 16, 0],
+            [65, 129, 8, 1],
+            [9, 64, 64, 1],
+        ] {
+            let run = |device: &Device, dtype| {
+                let device = &device.clone().inner();
+                let of =
+                    |seed, dims: [usize; 2]| tensor_of(device, &rounded(values(dims[0] * dims[1], seed)), dims, dtype);
+                let b = match turned {
+                    0 => of(3, [out, rank]),
+                    _ => of(3, [rank, out]).transpose(),
+                };
+                let base = of(1, [n, out]);
+                let kept = base.clone();
+                let [base, t, b] = [base, of(2, [n, rank]), b].map(Tensor::into_dispatch);
+                let y = Tensor::<2>::from_dispatch(Dispatch::add_low_rank(base, t, b, 0.5));
+                vec![y.into_data(), kept.into_data()]
+            };
+            let bound = bound * (rank as f64).sqrt();
+            compare(run, dtype, bound, &["y", "base"], &format!("{n} x {out}, rank {rank}"));
+        }
+    }
+}
