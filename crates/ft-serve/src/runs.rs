@@ -22,7 +22,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<Value>> {
             Some((written, entry.file_name().into_string().ok()?, entry.path()))
         })
         .collect();
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|(written, ..)| std::cmp::Reverse(*written));
     Ok(found.into_iter().map(|(_, name, path)| about(&name, &path)).collect())
 }
 

@@ -138,11 +138,9 @@ fn each(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(&work)).collect();
-        let outcomes = workers
-            .into_iter()
-            .map(|worker| worker.join().expect("no worker panics"));
-        outcomes.fold(Ok(()), |all, one| all.and(one))
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        let mut outcomes = workers.into_iter().map(|worker| worker.join());
+        outcomes.try_for_each(|outcome| outcome.expect("no worker panics"))
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
@@ -226,14 +227,7 @@ impl Bench {
                 technique.name
             ));
         }
-        if !half.exists() {
-            let told = self.ft.json(&strings(&["inspect", &text(&tuned), "--json"]))?;
-            let layers = told["layers"].as_u64().ok_or("the tuned model has no layers")?;
-            let kept: Vec<String> = (0..layers).step_by(2).map(|layer| layer.to_string()).collect();
-            let init = ["distill", "init", &text(&tuned), "--layers", &kept.join(","), "--out"];
-            self.ft
-                .json(&[strings(&init), strings(&[&text(&half), "--json"])].concat())?;
-        }
+        self.make_half(&tuned, &half)?;
         let mut sets = vec![format!("model.path={}", half.display())];
         if technique.start == Start::HalfTaughtByTuned {
             sets.extend([
@@ -242,6 +236,22 @@ impl Bench {
             ]);
         }
         Ok(sets)
+    }
+
+    /// Every second layer of the tuned model. Two techniques begin there, and may at the same time.
+    fn make_half(&self, tuned: &Path, half: &Path) -> Outcome {
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _alone = MAKING.lock().expect("no holder panics");
+        if half.exists() {
+            return Ok(());
+        }
+        let told = self.ft.json(&strings(&["inspect", &text(tuned), "--json"]))?;
+        let layers = told["layers"].as_u64().ok_or("the tuned model has no layers")?;
+        let kept: Vec<String> = (0..layers).step_by(2).map(|layer| layer.to_string()).collect();
+        let init = ["distill", "init", &text(tuned), "--layers", &kept.join(","), "--out"];
+        self.ft
+            .json(&[strings(&init), strings(&[&text(half), "--json"])].concat())
+            .map(|_| ())
     }
 
     fn tuned(&self) -> PathBuf {
