@@ -96,10 +96,18 @@ impl Browser {
             body.len()
         );
         stream.write_all((head + &body).as_bytes()).expect("a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let answer: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"));
+        // The driver says that it closes the connection, and does not.
+        let (mut stream, mut length, mut line) = (BufReader::new(stream), 0, String::new());
+        while stream.read_line(&mut line).expect("a head") > 2 {
+            let head = line.to_ascii_lowercase();
+            if let Some(number) = head.strip_prefix("content-length:") {
+                length = number.trim().parse().expect("a length");
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).expect("a body");
+        let answer: Value = serde_json::from_slice(&body).expect("JSON");
         assert!(answer["value"]["error"].is_null(), "{path}: {answer}");
         answer["value"].clone()
     }
