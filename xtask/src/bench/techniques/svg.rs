@@ -6,7 +6,7 @@ const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 460.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 16.0;
+const TOP: f64 = 30.0;
 const BOTTOM: f64 = 44.0;
 /// Height of a line of text.
 const LINE: f64 = 12.0;
@@ -81,7 +81,7 @@ pub fn lines(named: &[(&str, Vec<(f64, f64)>)], log: bool, x_label: &str, y_labe
 fn free(taken: &[(f64, f64)], x: f64, mut y: f64) -> f64 {
     while let Some((_, other)) = taken
         .iter()
-        .find(|(tx, ty)| (tx - x).abs() < 130.0 && (ty - y).abs() < LINE)
+        .find(|(tx, ty)| (tx - x).abs() < 130.0 && (ty - y).abs() < LINE - 1e-6)
     {
         y = other + LINE;
     }
@@ -153,7 +153,7 @@ impl Axes {
             text,
             "<text x=\"{LEFT}\" y=\"{}\">{x_label}</text><text x=\"4\" y=\"{}\">{y_label}</text>",
             HEIGHT - 8.0,
-            TOP - 4.0
+            TOP - 16.0
         );
         text
     }
