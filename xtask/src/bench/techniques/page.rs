@@ -100,6 +100,6 @@ mod tests {
             let found = text.matches(outside).count();
             assert_eq!(found, if outside == "http://" { allowed } else { 0 }, "{outside}");
         }
-        assert!(!text.contains("NaN"));
+        assert!(!text.replace("isNaN", "").contains("NaN"));
     }
 }
