@@ -2,7 +2,8 @@
 //! `--record` keeps each run in `benches/results/augment.jsonl` once it is done, goes on where an earlier call was stopped, and writes the table
 //! in the guide. The test behind it is ignored by default: it takes an hour, and a model and data from outside.
 
-use crate::{Outcome, guide, shell};
+use super::ignored;
+use crate::Outcome;
 
 /// Flags and what the test calls them; all of them are needed.
 const FOLDERS: [(&str, &str); 3] = [
@@ -13,20 +14,12 @@ const FOLDERS: [(&str, &str); 3] = [
 
 pub fn run(args: &[String]) -> Outcome {
     let Request { profile, folders, keep } = Request::parse(args)?;
-    let mut cargo = shell::cargo();
-    let test = ["test", "--package", "ft-tests", "--test", "it", "--profile", &profile];
-    cargo
-        .args(test)
-        .args(["augment_bench::bench", "--", "--ignored", "--exact", "--nocapture"])
-        .envs(folders);
-    if keep {
-        cargo.env("FT_BENCH_RECORD", shell::root().join("benches/results/augment.jsonl"));
-    }
-    shell::status(&mut cargo)?;
-    match keep {
-        true => guide::run(&[]),
-        false => Ok(()),
-    }
+    ignored::bench(
+        "augment_bench::bench",
+        &profile,
+        folders,
+        keep.then_some("augment.jsonl"),
+    )
 }
 
 struct Request {

@@ -3,7 +3,8 @@
 //! `benches/results/continual.jsonl` and writes what is made of them: the table and heat maps of the README and the guide. The test behind it
 //! is ignored by default, because it takes minutes.
 
-use crate::{Outcome, guide, shell};
+use super::ignored;
+use crate::Outcome;
 
 pub fn run(args: &[String]) -> Outcome {
     let Request {
@@ -12,23 +13,14 @@ pub fn run(args: &[String]) -> Outcome {
         settings,
         keep,
     } = Request::parse(args)?;
-    let mut cargo = shell::cargo();
-    let test = ["test", "--package", "ft-tests", "--test", "it", "--profile", &profile];
-    cargo
-        .args(test)
-        .args(["continual_bench::bench", "--", "--ignored", "--exact", "--nocapture"])
-        .envs(settings);
-    if !names.is_empty() {
-        cargo.env("FT_BENCH_STRATEGIES", names.join(","));
-    }
-    if keep {
-        cargo.env("FT_BENCH_RECORD", shell::root().join("benches/results/continual.jsonl"));
-    }
-    shell::status(&mut cargo)?;
-    match keep {
-        true => guide::run(&[]),
-        false => Ok(()),
-    }
+    let named = (!names.is_empty()).then(|| ("FT_BENCH_STRATEGIES", names.join(",")));
+    let settings = settings.into_iter().chain(named).collect();
+    ignored::bench(
+        "continual_bench::bench",
+        &profile,
+        settings,
+        keep.then_some("continual.jsonl"),
+    )
 }
 
 /// Flags and what the test calls them.

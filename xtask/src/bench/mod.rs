@@ -5,6 +5,7 @@
 mod augment;
 mod continual;
 mod distill;
+mod ignored;
 mod program;
 mod record;
 mod step;

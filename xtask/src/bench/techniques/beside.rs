@@ -1,12 +1,10 @@
 //! `--python PYTHON`: the first seed's run made again by torch + PEFT (`benches/peft/run.py`), from the same start, with the same batches and
 //! learning rates, right after ours. Its result is scored by `ft`.
 
-use std::path::Path;
-
 use serde_json::json;
 
 use super::catalog::Technique;
-use super::trial::{Bench, FIRST, object, remove, short, text};
+use super::trial::{Bench, FIRST, model, object, remove, short, text, tokens_per_s};
 use crate::bench::program::parse;
 use crate::{Outcome, shell};
 
@@ -49,10 +47,9 @@ impl Bench {
         let logged = "train.log_every=1".to_owned();
         let ours = train(&[&short(rate, self.ground.steps, &out), &seed, &[dump, logged]])?;
 
-        let model = super::trial::model(&start)?;
         let full = technique.name == "full";
         let (adapter, theirs) = (start.join("final"), out.join("peft"));
-        let mut args = vec!["benches/peft/run.py".into(), "--model".into(), model];
+        let mut args = vec!["benches/peft/run.py".into(), "--model".into(), model(&start)?];
         if !full {
             args.extend(["--adapter".into(), text(&adapter)]);
         }
@@ -75,9 +72,8 @@ impl Bench {
                     format!("peft.from={}", text(&theirs.join("adapter")))
                 };
                 let scored = self.score(technique, &kept)?;
-                let per_s = |v: &serde_json::Value| v["tokens"].as_f64().zip(v["seconds"].as_f64()).map(|(t, s)| t / s);
                 json!({
-                    "tokens_per_s": per_s(&told), "ours_per_s": per_s(&ours), "peak_bytes": told["peak_bytes"],
+                    "tokens_per_s": tokens_per_s(&told), "ours_per_s": tokens_per_s(&ours), "peak_bytes": told["peak_bytes"],
                     "ours_peak_bytes": ours["peak_memory_bytes"], "max_loss_difference": told["max_loss_difference"], "scored": scored,
                 })
             }
@@ -108,7 +104,7 @@ impl Bench {
         sets.extend(["train.steps=1".into(), "optim.lr=0".into(), kept.to_owned()]);
         sets.push(format!("train.out={}", text(&out)));
         let outcome = self.ground.call(&self.ft, "train", &sets)?;
-        remove(Path::new(&out))?;
+        remove(&out)?;
         Ok(outcome["before"].clone())
     }
 }

@@ -43,14 +43,13 @@ pub fn run(args: &[String]) -> Outcome {
     let name = Ground::name(&request.config);
     let threads = cores() / request.jobs();
     let ft = Program::build(&request.profile)?.with_threads(threads.max(1));
-    let mut ground = request.ground();
-    if request.config == Path::new(request::EMBEDDED) {
-        ground.general = Some(shell::root().join("benches/general/embedded.jsonl"));
-    }
-    let device = device(&ft, &ground)?;
+    let ground = request.ground();
     let out = match &request.out {
         Some(out) => out.clone(),
-        None => shell::root().join("benches/results").join(device).join(today()?),
+        None => shell::root()
+            .join("benches/results")
+            .join(device(&ft, &ground)?)
+            .join(today()?),
     };
     std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
     let path = out.join(format!("{name}.jsonl"));

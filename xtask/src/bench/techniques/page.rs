@@ -20,7 +20,7 @@ pub fn page(results: &Results, title: &str) -> String {
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n<div class=\"wide\"><table>\n<thead><tr>"
     );
-    for name in table::head() {
+    for name in table::HEAD {
         let _ = write!(text, "<th aria-sort=\"none\"><button>{name}</button></th>");
     }
     text += "</tr></thead>\n<tbody>\n";
@@ -68,7 +68,10 @@ fn scatter(results: &Results, x_label: &str, x: impl Fn(&Row) -> Option<f64>) ->
         })
     });
     let points: Vec<Point> = points.collect();
-    let y_label = format!("{}{}", results.metric().replace('_', " "), unit.replace(" %", ", %"));
+    let y_label = match results.metric() {
+        "loss" => "held-out loss, negative".into(),
+        metric => format!("{}{}", metric.replace('_', " "), unit.replace(" %", ", %")),
+    };
     svg::scatter(&points, x_label, &y_label)
 }
 

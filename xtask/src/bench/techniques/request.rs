@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::catalog::{self, TECHNIQUES, Technique};
 use super::{Ground, cores, set};
+use crate::shell;
 
 pub const EMBEDDED: &str = "configs/compare-embedded.toml";
 
@@ -37,7 +38,7 @@ impl Request {
             general: None,
             names: Vec::new(),
             rest: Vec::new(),
-            metric: Some("exact_match".into()),
+            metric: None,
             seeds: 3,
             steps: 250,
             search_steps: 80,
@@ -58,7 +59,7 @@ impl Request {
                 "--out" => request.out = Some(value()?.into()),
                 "--python" => request.python = Some(value()?),
                 "--methods" => request.names.extend(value()?.split(',').map(str::to_owned)),
-                "--metric" => request.metric = Some(value()?).filter(|name| name != "loss"),
+                "--metric" => request.metric = Some(value()?),
                 "--seeds" => request.seeds = whole(arg, &value()?)?,
                 "--steps" => request.steps = whole(arg, &value()?)?,
                 "--search-steps" => request.search_steps = whole(arg, &value()?)?,
@@ -74,14 +75,23 @@ impl Request {
                 _ => request.names.push(arg.clone()),
             }
         }
+        if request.is_embedded() && request.metric.is_none() {
+            request.metric = Some("exact_match".into());
+        }
+        request.metric = request.metric.filter(|name| name != "loss");
         Ok(request)
     }
 
+    fn is_embedded(&self) -> bool {
+        self.config == Path::new(EMBEDDED)
+    }
+
     pub fn ground(&self) -> Ground {
+        let own = || shell::root().join("benches/general/embedded.jsonl");
         Ground {
             config: self.config.clone(),
             args: self.rest.clone(),
-            general: self.general.clone(),
+            general: self.general.clone().or_else(|| self.is_embedded().then(own)),
             steps: self.steps,
             search_steps: self.search_steps,
         }
@@ -109,7 +119,7 @@ impl Request {
 
     /// Runs at the same time: a model as small as the embedded one keeps one core busy and no more.
     pub fn jobs(&self) -> usize {
-        let usual = if self.config == Path::new(EMBEDDED) { cores() } else { 1 };
+        let usual = if self.is_embedded() { cores() } else { 1 };
         self.jobs.unwrap_or(usual).clamp(1, cores())
     }
 }
@@ -136,6 +146,15 @@ mod tests {
         assert_eq!(names, ["ia3", "vera", "lora", "lora_paged"]);
         assert_eq!(request.rest, ["--set", "model.path=M", "--set", "train.batch_size=3"]);
         assert_eq!((request.seeds, request.metric, request.keep), (2, None, true));
+        let metric = |text: &str| parse(text).unwrap().metric;
+        assert_eq!(metric("").as_deref(), Some("exact_match"));
+        assert_eq!(metric("--config configs/compare-e2e.toml"), None);
+        let own = parse("--general mine.jsonl").unwrap().ground().general;
+        assert_eq!(
+            own,
+            Some("mine.jsonl".into()),
+            "what was asked for, on the embedded model too"
+        );
         for wrong in ["--seeds 0", "--seeds", "--budget x", "--steps -1"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -6,7 +6,7 @@ use super::rows::{Results, Row, Spread};
 use super::trial::number;
 
 /// The heading of the columns that follow.
-const HEAD: [&str; 19] = [
+pub const HEAD: [&str; 19] = [
     "technique",
     "quality",
     "held-out loss",
@@ -87,10 +87,6 @@ pub fn cells(row: &Row, results: &Results) -> [String; 19] {
                 .map(|beside| measure(results.metric(), Spread::one(beside.quality), 1)),
         ),
     ]
-}
-
-pub fn head() -> [&'static str; 19] {
-    HEAD
 }
 
 /// Under which conditions, what the columns are, and what is missing.

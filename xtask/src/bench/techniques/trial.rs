@@ -173,11 +173,7 @@ impl Bench {
         let sets = [self.start(technique)?, short(rate, TIMED, &out)].concat();
         let outcome = self.ask("train", technique, &sets)?;
         let mut line = object(json!({ "technique": technique.name, "phase": "speed" }));
-        let speed = outcome["tokens"]
-            .as_f64()
-            .zip(outcome["seconds"].as_f64())
-            .map(|(t, s)| t / s);
-        line.insert("tokens_per_s".into(), speed.into());
+        line.insert("tokens_per_s".into(), tokens_per_s(&outcome).into());
         line.insert("generated_per_s".into(), self.speed(&text(&out))?);
         if let Some((_, merged)) = self.merged(&out)? {
             line.insert("merged_per_s".into(), self.speed(&text(&merged))?);
@@ -288,6 +284,11 @@ fn figures(outcome: &Value) -> Line {
         line.insert(key.into(), outcome[key].clone());
     }
     line
+}
+
+/// Of an object that says how many tokens took how many seconds.
+pub fn tokens_per_s(told: &Value) -> Option<f64> {
+    Some(told["tokens"].as_f64()? / told["seconds"].as_f64()?)
 }
 
 /// `[step, training loss]` and `[step, held-out loss]` of a run.
