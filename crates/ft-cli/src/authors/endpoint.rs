@@ -177,7 +177,9 @@ fn refusal(code: u16, answer: ureq::Response) -> Trouble {
 /// Whether an address is of this machine.
 fn is_here(address: &str) -> bool {
     let host = address.split("://").nth(1).unwrap_or_default();
-    let host = host.split('/').next().unwrap_or_default();
+    let host = host.split(['/', '?', '#']).next().unwrap_or_default();
+    // Before the host may stand a name and a password.
+    let host = host.rsplit('@').next().unwrap_or_default();
     let name = match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
@@ -197,6 +199,7 @@ mod tests {
             "http://localhost",
             "https://[::1]:9/v1",
             "http://127.3.2.1/",
+            "http://user:word@localhost:9/v1",
         ] {
             assert!(is_here(here), "{here}");
         }
@@ -205,6 +208,8 @@ mod tests {
             "https://10.0.0.1:80",
             "http://localhost.example.org",
             "http://user@127.0.0.1.x",
+            "http://localhost:x@example.org/v1",
+            "http://127.0.0.1@example.org",
         ] {
             assert!(!is_here(away), "{away}");
         }
