@@ -46,7 +46,7 @@ impl Bench {
         let base = base.ok_or("the plan names no learning rate")?;
         match search::search(base, |rate| self.short_run(technique, rate, &start)) {
             Ok(tried) => Ok(Some(search::best(&tried).0)),
-            Err(why) => left_out(&why),
+            Err(why) => left_out(reason(&why)),
         }
     }
 
@@ -64,7 +64,11 @@ impl Bench {
         let sets = [start, &short(rate, self.ground.search_steps, &out)].concat();
         let outcome = self.ask("train", technique, &sets);
         remove(&out)?;
-        let loss = outcome.ok().and_then(|outcome| outcome["after"]["loss"].as_f64());
+        let loss = match outcome {
+            Ok(outcome) => outcome["after"]["loss"].as_f64(),
+            Err(why) if why.contains(DIVERGED) => None,
+            Err(why) => return Err(why),
+        };
         eprintln!(
             "{}: {rate:.1e} {}",
             technique.name,
@@ -157,10 +161,17 @@ impl Bench {
     /// What `ft merge` says, and its folder. Nothing where the program refuses: prompts and serial adapters are no part of any weight, and
     /// full fine-tuning has nothing left to merge.
     fn merged(&self, run: &Path) -> Result<Option<(Value, PathBuf)>, String> {
-        let (base, merged) = (model(run)?, run.join("merged"));
-        let adapter = text(&run.join("final"));
+        let (base, adapter, merged) = (model(run)?, run.join("final"), run.join("merged"));
+        if !adapter.join("adapter_config.json").exists() {
+            return Ok(None);
+        }
+        let adapter = text(&adapter);
         let args = ["merge", &base, "--adapter", &adapter, "--out", &text(&merged), "--json"];
-        Ok(self.ft.json(&strings(&args)).ok().map(|told| (told, merged)))
+        match self.ft.json(&strings(&args)) {
+            Ok(told) => Ok(Some((told, merged))),
+            Err(why) if why.contains(NO_MERGE) => Ok(None),
+            Err(why) => Err(why),
+        }
     }
 
     /// Speed of training, and of generation with the adapter on and merged. To be called with nothing beside it.
@@ -270,6 +281,12 @@ pub fn short(rate: f64, steps: u64, out: &Path) -> Vec<String> {
         format!("train.out={}", out.display()),
     ]
 }
+
+/// What `ft train` says of a rate that is too high.
+const DIVERGED: &str = "the last good checkpoint is";
+
+/// What `ft merge` says of an adapter that is no part of a weight.
+const NO_MERGE: &str = "it cannot be merged";
 
 /// Steps that are timed.
 const TIMED: u64 = 20;
