@@ -60,7 +60,7 @@ impl Bench {
         if let Some(line) = self.journal.find(&key) {
             return Ok(line["loss"].as_f64().unwrap_or(f64::INFINITY));
         }
-        let out = self.folder(technique, "search");
+        let out = self.folder(technique, "search")?;
         let sets = [start, &short(rate, self.ground.search_steps, &out)].concat();
         let outcome = self.ask("train", technique, &sets);
         remove(&out)?;
@@ -90,7 +90,7 @@ impl Bench {
         if self.journal.find(&key).is_some() {
             return Ok(());
         }
-        let out = self.folder(technique, &seed.to_string());
+        let out = self.folder(technique, &seed.to_string())?;
         let mut sets = self.start(technique)?;
         sets.extend([
             format!("optim.lr={rate}"),
@@ -121,7 +121,7 @@ impl Bench {
             return Ok(());
         }
         let lora = named("lora").expect("a technique of the catalog");
-        let out = self.folder(lora, "base");
+        let out = self.folder(lora, "base")?;
         let sets = [
             "train.steps=1".into(),
             "optim.lr=0".into(),
@@ -180,7 +180,7 @@ impl Bench {
         if self.journal.find(&key).is_some() {
             return Ok(());
         }
-        let out = self.folder(technique, "speed");
+        let out = self.folder(technique, "speed")?;
         let sets = [self.start(technique)?, short(rate, TIMED, &out)].concat();
         let outcome = self.ask("train", technique, &sets)?;
         let mut line = object(json!({ "technique": technique.name, "phase": "speed" }));
@@ -265,8 +265,10 @@ impl Bench {
         self.work.join("tuned")
     }
 
-    pub fn folder(&self, technique: &Technique, what: &str) -> PathBuf {
-        self.work.join(format!("{}-{what}", technique.name))
+    /// Where a run goes, without what one that was killed left there.
+    pub fn folder(&self, technique: &Technique, what: &str) -> Result<PathBuf, String> {
+        let folder = self.work.join(format!("{}-{what}", technique.name));
+        remove(&folder).map(|()| folder)
     }
 }
 
