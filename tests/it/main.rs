@@ -38,6 +38,8 @@ mod prompts;
 mod prompts_laws;
 mod quant;
 mod quickstart;
+mod ranks;
+mod ranks_support;
 mod refusals;
 mod sources;
 mod support;

@@ -13,6 +13,8 @@ mod export;
 mod front;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(all(feature = "mpi", target_os = "linux"))]
+mod mpi;
 mod preview;
 mod runs;
 #[cfg(unix)]

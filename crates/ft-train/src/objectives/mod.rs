@@ -40,6 +40,7 @@ use std::sync::Arc;
 use ft_data::{Batch, Examples};
 use ft_model::{Model, ModelConfig};
 use ft_quant::Scheme;
+use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,9 @@ enum Part {
     Valid = 1,
 }
 
+/// What the negative log-likelihood is called between ranks.
+const NLL: &str = "/nll";
+
 /// A held-out batch, judged: sums and counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeldOut {
@@ -123,6 +127,29 @@ impl HeldOut {
                 None => self.figures.push((name, sum, count)),
             }
         }
+    }
+
+    /// Its sums and counts with their names, as bits: no number of JSON is NaN.
+    pub(crate) fn to_bits(&self) -> Vec<(String, u64, usize)> {
+        let nll = self.nll.map(|(sum, count)| (NLL.to_owned(), sum.to_bits(), count));
+        let figures = self.figures.iter();
+        let figures = figures.map(|(name, sum, count)| ((*name).to_owned(), sum.to_bits(), *count));
+        let loss = (String::new(), self.loss.to_bits(), self.count);
+        [loss].into_iter().chain(nll).chain(figures).collect()
+    }
+
+    /// What [`to_bits`](Self::to_bits) has written.
+    pub(crate) fn from_bits(written: Vec<(String, u64, usize)>) -> Self {
+        let mut read = Self::default();
+        for (name, bits, count) in written {
+            let sum = f64::from_bits(bits);
+            match name.as_str() {
+                "" => (read.loss, read.count) = (sum, count),
+                NLL => read.nll = Some((sum, count)),
+                _ => read.figures.push((loss::known(name), sum, count)),
+            }
+        }
+        read
     }
 
     /// All parts together.
@@ -155,11 +182,11 @@ pub trait Objective: Debug + Send + Sync {
     }
 
     /// What is done for a whole step before its first forward pass, without a tape: an objective that completes the batch, or writes
-    /// its own from the model's completions, gives it back.
+    /// its own from the model's completions, gives it back. Every rank gives back the same.
     ///
     /// # Errors
     /// What goes wrong in the forward passes that this takes.
-    fn begin(&self, _model: &Model, _batch: &StepBatch) -> Result<Option<StepBatch>> {
+    fn begin(&self, _model: &Model, _batch: &StepBatch, _ranks: &Ranks) -> Result<Option<StepBatch>> {
         Ok(None)
     }
 
