@@ -325,7 +325,7 @@ fn encoded(values: Tensor<2>, signed: bool) -> (Codes, Tensor<1>) {
 impl Coded {
     fn zero<const D: usize>(param: &Tensor<D>) -> Self {
         let (numbers, device) = (param.shape().num_elements(), param.device());
-        let codes = [&SIGNED, &UNSIGNED].map(|map| Codes::new(&[], numbers, map.zero, &device));
+        let codes = [&SIGNED, &UNSIGNED].map(|map| Codes::filled(map.zero, numbers, &device));
         let scales = || Tensor::zeros([numbers.div_ceil(BLOCK)], (&device, DType::F32));
         Self {
             step: 0,

@@ -179,13 +179,8 @@ fn both_paths_agree_on_every_code() {
 #[cfg(feature = "vulkan")]
 #[test]
 fn cards_agree_on_every_code() {
-    let devices = Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec();
-    let card = devices
-        .into_iter()
-        .next()
-        .expect("a Vulkan device; Mesa's lavapipe is one in software");
     let (start, grads) = odd();
-    let got = run_on(&card, &start, &grads, 1e-2, DType::F32);
+    let got = run_on(&super::card(), &start, &grads, 1e-2, DType::F32);
     agree(&got, &run(&start, &grads, 1e-2, DType::F32));
 }
 
