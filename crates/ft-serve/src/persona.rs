@@ -25,7 +25,7 @@ pub struct Persona {
 impl Persona {
     /// The base model in `root`.
     pub fn base(name: String, root: PathBuf, tokenizer: Tokenizer, mut settings: GenerationConfig) -> Self {
-        add_stops(&mut settings, &tokenizer);
+        settings.add_stops(tokenizer.eos_ids());
         Self {
             name,
             adapter: None,
@@ -63,7 +63,7 @@ impl Persona {
             true => GenerationConfig::from_dir(folder, &base.settings.eos_token_id).map_err(|e| e.to_string())?,
             false => base.settings.clone(),
         };
-        add_stops(&mut settings, &tokenizer);
+        settings.add_stops(tokenizer.eos_ids());
         let same = !has("tokenizer.json") && settings.eos_token_id == base.settings.eos_token_id;
         Ok(Self {
             vocabulary: if same { base.vocabulary.clone() } else { Arc::default() },
@@ -82,14 +82,5 @@ impl Persona {
         }
         let made = Vocabulary::new(&self.tokenizer, &self.settings.eos_token_id)?;
         Ok(self.vocabulary.get_or_init(|| made))
-    }
-}
-
-/// Adds the tokenizer's stop tokens to those of the settings: what fine-tuning taught a model to stop at may be unknown to these.
-fn add_stops(settings: &mut GenerationConfig, tokenizer: &Tokenizer) {
-    for id in tokenizer.eos_ids() {
-        if !settings.eos_token_id.contains(id) {
-            settings.eos_token_id.push(*id);
-        }
     }
 }

@@ -6,13 +6,15 @@ use burn::tensor::Device;
 use clap::ValueEnum;
 use ft_data::Tokenizer;
 use ft_gguf::FileType;
+use ft_infer::GenerationConfig;
 use ft_model::ModelConfig;
 use ft_model::gguf::{self, GgufSource};
 use ft_peft::plain::PlainLora;
 use serde_json::json;
 
 use crate::failure::{Context, Failure};
-use crate::{locate, output};
+use crate::locate::Located;
+use crate::{locate, modelfile, output};
 
 /// Write an adapter or a model for a server
 #[derive(clap::Args, Debug)]
@@ -23,6 +25,9 @@ use crate::{locate, output};
 --for llama.cpp writes one GGUF file: of an adapter or a run that ended in one, the adapter (for --lora beside the
 GGUF of its base), or with --merge base and adapter as one model; of any other model, the model with its tokenizer.
 
+--for ollama writes a folder: the model as a GGUF file, with base and adapter as one, and a Modelfile with its template, its
+stop texts and how it draws.
+
 What a server cannot read (for adapters: DoRA, whole layers, biases, embeddings, methods other than LoRA) is refused
 with the reason; merging always works: `ft merge`, or --merge here.")]
 pub struct Export {
@@ -32,7 +37,7 @@ pub struct Export {
     /// Who is to read it
     #[arg(long = "for", value_name = "SERVER")]
     server: Server,
-    /// What to write: a folder for vllm, a file for llama.cpp; it must not exist
+    /// What to write: a folder for vllm and ollama, a file for llama.cpp; it must not exist
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// Adapter folder in PEFT layout, where MODEL is its base
@@ -108,6 +113,7 @@ enum Server {
     Vllm,
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    Ollama,
 }
 
 /// Ranks that vLLM's `--max-lora-rank` takes and that all its releases have in common.
@@ -125,6 +131,7 @@ impl Export {
             )),
             (Server::Vllm, false) => self.vllm(),
             (Server::LlamaCpp, _) => self.llama_cpp(),
+            (Server::Ollama, _) => self.ollama(),
         }
     }
 
@@ -181,23 +188,48 @@ impl Export {
                 "there is no adapter to merge: name one with --adapter, or leave out --merge",
             )),
             _ => {
-                let dtype = self.dtype.unwrap_or(Dtype::F16);
-                let rows = ModelConfig::from_dir(&located.checkpoint)?.vocab_size;
-                let source = GgufSource {
-                    dir: &located.checkpoint,
-                    quant: located.quant,
-                    adapter: located.adapter.as_deref(),
-                    tokenizer: Tokenizer::from_dir(located.tokenizer())?.gguf(rows)?,
-                };
-                self.whole(|draft| Ok(gguf::write_model(&source, dtype.of_file(), draft)?))?;
-                let figures = json!({ "dtype": dtype.name() });
-                self.report(
-                    &format!("the model as {}", dtype.name()),
-                    figures,
-                    &format!("llama-server -m {out}"),
-                )
+                self.whole(|draft| self.write_model(&located, draft))?;
+                self.report_model(&format!("llama-server -m {out}"))
             }
         }
+    }
+
+    fn ollama(&self) -> Result<(), Failure> {
+        const GGUF: &str = "model.gguf";
+        let located = locate::locate(&self.model, self.adapter.as_deref())?;
+        let tokenizer = Tokenizer::from_dir(located.tokenizer())?;
+        let config = ModelConfig::from_dir(&located.checkpoint)?;
+        let mut settings = GenerationConfig::from_dir(located.settings(), &config.eos_token_ids)?;
+        settings.add_stops(tokenizer.eos_ids());
+        self.whole(|draft| {
+            std::fs::create_dir(draft).context(draft.display())?;
+            self.write_model(&located, &draft.join(GGUF))?;
+            let file = draft.join("Modelfile");
+            std::fs::write(&file, modelfile::of(GGUF, &tokenizer, &settings)).context(file.display())
+        })?;
+        let out = self.out.display();
+        self.report_model(&format!("ollama create NAME -f {out}/Modelfile"))
+    }
+
+    /// The model as one GGUF file, with its adapter merged.
+    fn write_model(&self, located: &Located, out: &Path) -> Result<(), Failure> {
+        let rows = ModelConfig::from_dir(&located.checkpoint)?.vocab_size;
+        let source = GgufSource {
+            dir: &located.checkpoint,
+            quant: located.quant,
+            adapter: located.adapter.as_deref(),
+            tokenizer: Tokenizer::from_dir(located.tokenizer())?.gguf(rows)?,
+        };
+        Ok(gguf::write_model(&source, self.of_model().of_file(), out)?)
+    }
+
+    fn of_model(&self) -> Dtype {
+        self.dtype.unwrap_or(Dtype::F16)
+    }
+
+    fn report_model(&self, command: &str) -> Result<(), Failure> {
+        let name = self.of_model().name();
+        self.report(&format!("the model as {name}"), json!({ "dtype": name }), command)
     }
 
     /// Lets `write` write a file under another name, which becomes `out` once it is whole.

@@ -175,7 +175,9 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>, String> {
     let parts = pattern.split(std::path::is_separator).count();
     if parts > PARTS {
         let begin: String = pattern.chars().take(80).collect();
-        return Err(format!("{begin}..: a pattern of {parts} parts; at most {PARTS} are followed"));
+        return Err(format!(
+            "{begin}..: a pattern of {parts} parts; at most {PARTS} are followed"
+        ));
     }
     let found = glob::glob_with(pattern, OPTIONS).map_err(|e| format!("{pattern}: {e}"))?;
     let mut files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
