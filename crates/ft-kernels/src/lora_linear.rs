@@ -1,10 +1,10 @@
 //! A linear layer with a low-rank update (LoRA, <https://arxiv.org/abs/2106.09685>).
+pub(crate) mod factors;
+
 #[cfg(feature = "flex")]
 use crate::cpu;
 #[cfg(feature = "gpu")]
 use crate::cube;
-pub(crate) mod factors;
-
 use crate::dropout::{DropoutOps, Mask};
 use crate::linear::LinearOps;
 use crate::output::Output;
