@@ -24,6 +24,7 @@ mod gguf;
 mod guide;
 mod in_backward;
 mod interop;
+mod k_quants;
 mod lora;
 mod loraplus;
 mod methods;

@@ -31,6 +31,7 @@ mod inspect;
 mod locate;
 mod logging;
 mod model;
+mod modelfile;
 mod output;
 mod questions;
 mod ranks;

@@ -60,11 +60,7 @@ impl Loaded {
     pub fn generation(&self, typed: &GenerationOptions) -> Result<GenerationConfig, Failure> {
         let mut own = GenerationConfig::from_dir(self.located.settings(), &self.model.config().eos_token_ids)?;
         // What fine-tuning taught the model to stop at may be the tokenizer's token, unknown to the base's settings.
-        for id in self.tokenizer.eos_ids() {
-            if !own.eos_token_id.contains(id) {
-                own.eos_token_id.push(*id);
-            }
-        }
+        own.add_stops(self.tokenizer.eos_ids());
         Ok(own.with(typed)?)
     }
 }

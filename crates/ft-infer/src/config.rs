@@ -141,6 +141,15 @@ impl GenerationConfig {
         }
     }
 
+    /// Adds a tokenizer's stop tokens: what fine-tuning taught a model to stop at may be unknown to its checkpoint.
+    pub fn add_stops(&mut self, ids: &[u32]) {
+        for id in ids {
+            if !self.eos_token_id.contains(id) {
+                self.eos_token_id.push(*id);
+            }
+        }
+    }
+
     /// These settings with what was typed on top.
     ///
     /// Temperature 0 is greedy. A temperature above 0, `top_k`, `top_p` or `min_p` turn sampling on, and

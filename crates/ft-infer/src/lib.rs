@@ -40,6 +40,7 @@ mod lm;
 mod penalty;
 mod prompts;
 mod sample;
+mod structure;
 #[cfg(test)]
 mod table;
 mod text;
@@ -52,4 +53,5 @@ pub use error::{Error, PromptProblem, Result};
 pub use generate::{generate, generate_mixed};
 pub use generation::{FinishReason, Generation, Token, no_stream};
 pub use lm::MixedRows;
+pub use structure::{Structure, Vocabulary};
 pub use text::{AnswerText, Piece, Texts};

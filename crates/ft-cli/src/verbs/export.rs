@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use ft_data::Tokenizer;
+use ft_gguf::FileType;
+use ft_infer::GenerationConfig;
 use ft_model::ModelConfig;
 use ft_model::gguf::{self, GgufSource};
 use ft_peft::plain::PlainLora;
 use serde_json::json;
 
 use crate::failure::{Context, Failure};
-use crate::{locate, output};
+use crate::locate::Located;
+use crate::{locate, modelfile, output};
 
 /// Write an adapter or a model for a server
 #[derive(clap::Args, Debug)]
@@ -22,6 +25,9 @@ use crate::{locate, output};
 --for llama.cpp writes one GGUF file: of an adapter or a run that ended in one, the adapter (for --lora beside the
 GGUF of its base), or with --merge base and adapter as one model; of any other model, the model with its tokenizer.
 
+--for ollama writes a folder: the model as a GGUF file, with base and adapter as one, and a Modelfile with its template, its
+stop texts and how it draws.
+
 What a server cannot read (for adapters: DoRA, whole layers, biases, embeddings, methods other than LoRA) is refused
 with the reason; merging always works: `ft merge`, or --merge here.")]
 pub struct Export {
@@ -31,7 +37,7 @@ pub struct Export {
     /// Who is to read it
     #[arg(long = "for", value_name = "SERVER")]
     server: Server,
-    /// What to write: a folder for vllm, a file for llama.cpp; it must not exist
+    /// What to write: a folder for vllm and ollama, a file for llama.cpp; it must not exist
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// Adapter folder in PEFT layout, where MODEL is its base
@@ -56,15 +62,35 @@ enum Dtype {
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
+    #[value(name = "q5_k_m")]
+    Q5KM,
+    #[value(name = "q4_k_m")]
+    Q4KM,
 }
 
 impl Dtype {
-    fn gguf(self) -> ft_gguf::Dtype {
+    fn of_file(self) -> FileType {
         match self {
-            Dtype::F32 => ft_gguf::Dtype::F32,
-            Dtype::F16 => ft_gguf::Dtype::F16,
-            Dtype::Bf16 => ft_gguf::Dtype::Bf16,
-            Dtype::Q8_0 => ft_gguf::Dtype::Q8_0,
+            Dtype::F32 => FileType::All(ft_gguf::Dtype::F32),
+            Dtype::F16 => FileType::All(ft_gguf::Dtype::F16),
+            Dtype::Bf16 => FileType::All(ft_gguf::Dtype::Bf16),
+            Dtype::Q8_0 => FileType::All(ft_gguf::Dtype::Q8_0),
+            Dtype::Q6K => FileType::All(ft_gguf::Dtype::Q6K),
+            Dtype::Q5KM => FileType::Q5KM,
+            Dtype::Q4KM => FileType::Q4KM,
+        }
+    }
+
+    /// Of an adapter's matrices, whose rows are as short as its rank.
+    fn of_adapter(self) -> Result<ft_gguf::Dtype, Failure> {
+        match self.of_file() {
+            FileType::All(dtype) if dtype != ft_gguf::Dtype::Q6K => Ok(dtype),
+            _ => Err(Failure::wrong_use(format!(
+                "--dtype {} is for models: an adapter is f32, f16, bf16 or q8_0",
+                self.name()
+            ))),
         }
     }
 
@@ -74,6 +100,9 @@ impl Dtype {
             Dtype::F16 => "f16",
             Dtype::Bf16 => "bf16",
             Dtype::Q8_0 => "q8_0",
+            Dtype::Q6K => "q6_k",
+            Dtype::Q5KM => "q5_k_m",
+            Dtype::Q4KM => "q4_k_m",
         }
     }
 }
@@ -84,6 +113,7 @@ enum Server {
     Vllm,
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    Ollama,
 }
 
 /// Ranks that vLLM's `--max-lora-rank` takes and that all its releases have in common.
@@ -101,6 +131,7 @@ impl Export {
             )),
             (Server::Vllm, false) => self.vllm(),
             (Server::LlamaCpp, _) => self.llama_cpp(),
+            (Server::Ollama, _) => self.ollama(),
         }
     }
 
@@ -142,11 +173,12 @@ impl Export {
         match &located.adapter {
             Some(adapter) if !self.merge => {
                 let dtype = self.dtype.unwrap_or(Dtype::F32);
+                let of_adapter = dtype.of_adapter()?;
                 let merge = "write base and adapter as one model: add --merge";
                 let instead = |e: Failure| e.hint(if merges(adapter) { merge } else { RUN_HERE });
                 let lora = PlainLora::read(adapter, &Device::flex()).map_err(|e| instead(e.into()))?;
                 self.whole(|draft| {
-                    gguf::write_adapter(&located.checkpoint, &lora, dtype.gguf(), draft).map_err(|e| instead(e.into()))
+                    gguf::write_adapter(&located.checkpoint, &lora, of_adapter, draft).map_err(|e| instead(e.into()))
                 })?;
                 let what = format!("{} modules as {}", lora.pairs.len(), dtype.name());
                 let figures = json!({ "places": lora.pairs.len(), "rank": lora.rank(), "dtype": dtype.name() });
@@ -156,23 +188,48 @@ impl Export {
                 "there is no adapter to merge: name one with --adapter, or leave out --merge",
             )),
             _ => {
-                let dtype = self.dtype.unwrap_or(Dtype::F16);
-                let rows = ModelConfig::from_dir(&located.checkpoint)?.vocab_size;
-                let source = GgufSource {
-                    dir: &located.checkpoint,
-                    quant: located.quant,
-                    adapter: located.adapter.as_deref(),
-                    tokenizer: Tokenizer::from_dir(located.tokenizer())?.gguf(rows)?,
-                };
-                self.whole(|draft| Ok(gguf::write_model(&source, dtype.gguf(), draft)?))?;
-                let figures = json!({ "dtype": dtype.name() });
-                self.report(
-                    &format!("the model as {}", dtype.name()),
-                    figures,
-                    &format!("llama-server -m {out}"),
-                )
+                self.whole(|draft| self.write_model(&located, draft))?;
+                self.report_model(&format!("llama-server -m {out}"))
             }
         }
+    }
+
+    fn ollama(&self) -> Result<(), Failure> {
+        const GGUF: &str = "model.gguf";
+        let located = locate::locate(&self.model, self.adapter.as_deref())?;
+        let tokenizer = Tokenizer::from_dir(located.tokenizer())?;
+        let config = ModelConfig::from_dir(&located.checkpoint)?;
+        let mut settings = GenerationConfig::from_dir(located.settings(), &config.eos_token_ids)?;
+        settings.add_stops(tokenizer.eos_ids());
+        self.whole(|draft| {
+            std::fs::create_dir(draft).context(draft.display())?;
+            self.write_model(&located, &draft.join(GGUF))?;
+            let file = draft.join("Modelfile");
+            std::fs::write(&file, modelfile::of(GGUF, &tokenizer, &settings)).context(file.display())
+        })?;
+        let out = self.out.display();
+        self.report_model(&format!("ollama create NAME -f {out}/Modelfile"))
+    }
+
+    /// The model as one GGUF file, with its adapter merged.
+    fn write_model(&self, located: &Located, out: &Path) -> Result<(), Failure> {
+        let rows = ModelConfig::from_dir(&located.checkpoint)?.vocab_size;
+        let source = GgufSource {
+            dir: &located.checkpoint,
+            quant: located.quant,
+            adapter: located.adapter.as_deref(),
+            tokenizer: Tokenizer::from_dir(located.tokenizer())?.gguf(rows)?,
+        };
+        Ok(gguf::write_model(&source, self.of_model().of_file(), out)?)
+    }
+
+    fn of_model(&self) -> Dtype {
+        self.dtype.unwrap_or(Dtype::F16)
+    }
+
+    fn report_model(&self, command: &str) -> Result<(), Failure> {
+        let name = self.of_model().name();
+        self.report(&format!("the model as {name}"), json!({ "dtype": name }), command)
     }
 
     /// Lets `write` write a file under another name, which becomes `out` once it is whole.

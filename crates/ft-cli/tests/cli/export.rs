@@ -58,6 +58,42 @@ fn llama_cpp_gets_the_adapter_or_one_model() {
     assert!(merged.len().abs_diff(base.len()) <= 32);
     assert_ne!(merged[merged.len() - 10_000..], base[base.len() - 10_000..]);
 
+    let out = bench.path("ollama").display().to_string();
+    let asked = [
+        "export",
+        &bench.out(),
+        "--for",
+        "ollama",
+        "--out",
+        &out,
+        "--dtype",
+        "q8_0",
+        "--json",
+    ];
+    assert!(json(&asked)["command"].as_str().unwrap().starts_with("ollama create"));
+    let model = std::fs::read(bench.path("ollama").join("model.gguf")).unwrap();
+    assert_eq!(model[model.len() - 10_000..], merged[merged.len() - 10_000..]);
+    let modelfile = std::fs::read_to_string(bench.path("ollama").join("Modelfile")).unwrap();
+    assert!(
+        modelfile.starts_with("FROM ./model.gguf\n") && modelfile.contains("PARAMETER stop "),
+        "{modelfile}"
+    );
+    let refused = ft(&[
+        "export",
+        &bench.out(),
+        "--for",
+        "llama.cpp",
+        "--out",
+        "x.gguf",
+        "--dtype",
+        "q4_k_m",
+    ]);
+    assert!(
+        refused.code == 2 && refused.stderr.contains("q4_k_m is for models"),
+        "{}",
+        refused.stderr
+    );
+
     let nothing = ft(&[
         "export",
         "embedded:tiny",

@@ -4,6 +4,7 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Tensor};
 
 mod packed;
+mod rotary;
 
 /// The sizes of a call and its mask.
 #[derive(Debug, Clone)]
