@@ -13,7 +13,7 @@ use crate::train_tasks::{THREE, with_tasks};
 /// however small a gradient is, and so does its rounding.
 const SHORT: &str = "train.steps=4 train.eval_every=2 eval.samples=0 peft.dropout=0 optim.kind=sgd optim.momentum=0.9 optim.lr=0.05 train.tensorboard=''";
 
-fn short<'s>(more: &'s str) -> Vec<&'s str> {
+fn short(more: &str) -> Vec<&str> {
     SHORT.split(' ').chain(more.split_whitespace()).collect()
 }
 
