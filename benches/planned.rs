@@ -51,6 +51,6 @@ fn in_folder(args: &Args, dir: &std::path::Path) -> Result<Bytes, String> {
     let name = args.device.split(':').next().unwrap_or_default();
     let device = DeviceTraits::named(name).ok_or_else(|| format!("--device {name}: no plan for it"))?;
     let here = ft_cli::open_device(&args.device);
-    let plan = PlanSummary::elsewhere(config, &device, &here).map_err(|e| e.to_string())?;
+    let plan = PlanSummary::elsewhere(config, &device, &here, None).map_err(|e| e.to_string())?;
     Ok(plan.bytes)
 }

@@ -13,7 +13,7 @@ use crate::train_tasks::{THREE, with_tasks};
 /// however small a gradient is, and so does its rounding.
 const SHORT: &str = "train.steps=4 train.eval_every=2 eval.samples=0 peft.dropout=0 optim.kind=sgd optim.momentum=0.9 optim.lr=0.05 train.tensorboard=''";
 
-fn short<'s>(more: &'s str) -> Vec<&'s str> {
+fn short(more: &str) -> Vec<&str> {
     SHORT.split(' ').chain(more.split_whitespace()).collect()
 }
 
@@ -243,4 +243,55 @@ fn steps_inside_the_backward_pass_are_refused() {
             "{error}"
         );
     }
+}
+
+/// Each rank takes the step of its own parameters: to the bit what every rank takes of all of them, and checkpoints are the same.
+#[test]
+fn optimizer_states_are_shared_to_the_bit() {
+    let workshop = Workshop::new();
+    for (i, options) in [
+        "optim.kind=adamw",
+        "optim.kind=adamw_8bit peft.method=full",
+        "optim.kind=adafactor peft.method=full",
+        "optim.kind=muon peft.method=full optim.lr=1e-3",
+        "optim.kind=lion peft.method=adalora optim.lr=1e-3",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut sets = short(options);
+        sets.retain(|set| !["optim.kind=sgd", "optim.momentum=0.9", "optim.lr=0.05"].contains(set));
+        if options.contains("full") {
+            sets.retain(|set| !set.starts_with("peft.dropout"));
+        }
+        let shared = [&sets[..], &["train.shard_optimizer=true"]].concat();
+        let [whole, parts] = ["whole", "parts"].map(|name| format!("{name}{i}"));
+        for (out, sets) in [(&whole, &sets), (&parts, &shared)] {
+            for outcome in fit_over(&workshop, out, sets, 3, Start::default()) {
+                outcome.unwrap_or_else(|e| panic!("{sets:?}: {e}"));
+            }
+        }
+        assert_eq!(workshop.curve(&whole), workshop.curve(&parts), "{options}");
+        assert_eq!(workshop.result(&whole, 4), workshop.result(&parts, 4), "{options}");
+    }
+}
+
+#[test]
+fn shared_states_are_resumed_with_another_number_of_ranks() {
+    let workshop = Workshop::new();
+    let own =
+        "train.steps=12 train.save_every=3 peft.dropout=0 eval.samples=0 optim.eps=1e-3 train.shard_optimizer=true";
+    let sets: Vec<&str> = own.split(' ').collect();
+    workshop.fit("alone", &sets).unwrap();
+    for (size, resume, step) in [(4, false, 3), (2, true, 6)] {
+        let start = Start {
+            resume,
+            stop: Some((size - 1, step)),
+        };
+        fit_over(&workshop, "cut", &sets, size, start)
+            .into_iter()
+            .for_each(|o| drop(o.unwrap()));
+    }
+    workshop.resume("cut", &sets).unwrap();
+    alike(&workshop, "alone", "cut", 12, &sets);
 }

@@ -23,6 +23,7 @@
 //! ```
 
 mod link;
+mod measure;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 mod ranks;
@@ -33,6 +34,7 @@ mod threads;
 mod tree;
 
 pub use link::{Link, Lost};
+pub use measure::Speed;
 pub use ranks::{Ranks, Waiting};
 pub use ring::{even_parts, ring_steps};
 pub use threads::threads;

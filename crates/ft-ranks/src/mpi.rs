@@ -34,6 +34,7 @@ impl Mpi {
             size,
             sending: VecDeque::new(),
             receiving: None,
+            begun: Vec::new(),
         };
         Some(Self {
             ranks: Ranks::over(Box::new(link), timeout),
@@ -69,6 +70,8 @@ struct World {
     size: usize,
     sending: VecDeque<Request>,
     receiving: Option<Request>,
+    /// What has come of a message that is sent in pieces.
+    begun: Vec<u8>,
 }
 
 /// A message on its way.
@@ -207,20 +210,19 @@ impl Link for World {
     }
 
     fn receive(&mut self, from: usize, length: usize, until: Instant) -> Result<Option<Vec<u8>>, Lost> {
-        if length > MOST {
-            let mut all = Vec::with_capacity(length);
-            while all.len() < length {
-                let piece = MOST.min(length - all.len());
-                // Half of a message cannot be asked for again; what is left of it is waited for as long as it takes.
-                while let None = self.piece(from, piece, until)?.map(|piece| all.extend(piece)) {
-                    if all.is_empty() {
-                        return Ok(None);
-                    }
-                }
+        loop {
+            let left = length - self.begun.len();
+            let Some(bytes) = self.piece(from, left.min(MOST), until)? else {
+                return Ok(None);
+            };
+            if bytes.len() == length {
+                return Ok(Some(bytes));
             }
-            return Ok(Some(all));
+            self.begun.extend(bytes);
+            if self.begun.len() == length {
+                return Ok(Some(std::mem::take(&mut self.begun)));
+            }
         }
-        self.piece(from, length, until)
     }
 
     fn flush(&mut self, until: Instant) -> Result<(), usize> {

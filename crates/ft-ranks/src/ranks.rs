@@ -105,6 +105,14 @@ impl Ranks {
         self.with(|open| tree::all_gather(open, own), || vec![own.to_vec()])
     }
 
+    /// The bytes of all ranks, in their order, at the first of them; nothing at the others.
+    ///
+    /// # Errors
+    /// A rank that ends or says nothing.
+    pub fn gather(&self, own: &[u8]) -> Result<Option<Vec<Vec<u8>>>, Lost> {
+        self.with(|open| tree::gather(open, own), || Some(vec![own.to_vec()]))
+    }
+
     /// The bytes of rank 0.
     ///
     /// # Errors

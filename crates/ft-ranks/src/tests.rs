@@ -25,6 +25,11 @@ fn bytes_of_all_come_in_the_order_of_the_ranks() {
             ranks.all_gather(&vec![ranks.rank() as u8; ranks.rank() * 3]).unwrap()
         });
         assert!(found.iter().all(|all| *all == expected), "{size}: {found:?}");
+        let found = each(size, |ranks| {
+            ranks.gather(&vec![ranks.rank() as u8; ranks.rank() * 3]).unwrap()
+        });
+        assert_eq!(found[0].as_ref(), Some(&expected));
+        assert!(found[1..].iter().all(Option::is_none));
         let found = each(size, |ranks| ranks.broadcast(vec![ranks.rank() as u8 + 5]).unwrap());
         assert_eq!(found, vec![vec![5]; size]);
         let found = each(size, |ranks| ranks.any(ranks.rank() + 1 == size).unwrap());
@@ -115,4 +120,24 @@ fn a_watch_is_told_for_whom_it_waits() {
         }
     });
     assert_eq!(told.lock().unwrap().first(), Some(&1));
+}
+
+#[test]
+fn the_speed_of_messages_is_measured() {
+    assert_eq!(Ranks::alone().measure().unwrap(), None);
+    let speed = crate::threads(2, Duration::from_secs(30));
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let started: Vec<_> = speed
+            .into_iter()
+            .map(|ranks| scope.spawn(move || ranks.measure()))
+            .collect();
+        started
+            .into_iter()
+            .map(|thread| thread.join().unwrap().unwrap().unwrap())
+            .collect()
+    });
+    assert!(
+        found.iter().all(|speed| speed.latency > 0.0 && speed.bandwidth > 1e6),
+        "{found:?}"
+    );
 }

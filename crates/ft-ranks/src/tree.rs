@@ -15,6 +15,19 @@ pub fn tree_steps(size: usize) -> usize {
 }
 
 pub(crate) fn all_gather(peers: &mut Peers<'_>, own: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {
+    let frames = up(peers, own)?;
+    let all = broadcast(peers, frames)?;
+    unframed(&all, peers.size)
+}
+
+pub(crate) fn gather(peers: &mut Peers<'_>, own: &[u8]) -> Result<Option<Vec<Vec<u8>>>, Lost> {
+    let frames = up(peers, own)?;
+    let first = peers.rank == 0;
+    first.then(|| unframed(&frames, peers.size)).transpose()
+}
+
+/// What this rank and those behind it have, in their order, where it was not handed on.
+fn up(peers: &mut Peers<'_>, own: &[u8]) -> Result<Vec<u8>, Lost> {
     let (rank, size) = (peers.rank, peers.size);
     let mut frames = framed(own);
     let mut mask = 1;
@@ -28,8 +41,7 @@ pub(crate) fn all_gather(peers: &mut Peers<'_>, own: &[u8]) -> Result<Vec<Vec<u8
         }
         mask <<= 1;
     }
-    let all = broadcast(peers, frames)?;
-    unframed(&all, size)
+    Ok(frames)
 }
 
 pub(crate) fn broadcast(peers: &mut Peers<'_>, own: Vec<u8>) -> Result<Vec<u8>, Lost> {

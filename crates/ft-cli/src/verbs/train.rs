@@ -1,6 +1,7 @@
 //! `ft train`: fine-tunes a model, or shows a whole fine-tuning when nothing is given.
 
 use std::io::{IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use burn::train::Interrupter;
@@ -42,7 +43,13 @@ impl Train {
         // Before anything that takes time: a signal must never find the default behaviour once work has begun.
         let stop = Stop::listen()?;
         let started = Started::find()?;
-        match self.untangled().train(&stop, &started) {
+        // A process that panics must not wait for the others to end MPI.
+        let done = catch_unwind(AssertUnwindSafe(|| self.untangled().train(&stop, &started)));
+        let done = done.unwrap_or_else(|panic| match started.ranks().is_alone() {
+            true => resume_unwind(panic),
+            false => Err(Ended::Failed(Failure::new("a bug, told above"))),
+        });
+        match done {
             Ok(()) => {
                 started.finish();
                 Ok(())

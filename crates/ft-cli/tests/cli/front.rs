@@ -317,3 +317,44 @@ fn a_quantized_model_is_a_model() {
         twice.stderr
     );
 }
+
+/// Bytes and time by the formula of `ft plan --ranks`, whatever the number of processes.
+#[test]
+fn a_plan_over_processes_says_what_they_take_send_and_come_to() {
+    let bench = crate::support::Bench::new();
+    let plan = |more: &[&str]| {
+        let args = ["plan", &bench.config, "--device", "cpu", "--json", "--ranks", "1024"];
+        crate::support::json(&[&args[..], more].concat())
+    };
+    let network = ["--bandwidth", "1GB/s", "--latency", "10us", "--tokens-per-s", "1000"];
+    let found = plan(&network);
+    let ranks = found["ranks"].as_array().unwrap();
+    assert_eq!(ranks.len(), 11);
+    let trainable = found["trainable"].as_u64().unwrap();
+    for (power, of) in ranks.iter().enumerate() {
+        let n = 1u64 << power;
+        assert_eq!(of["ranks"], n);
+        assert_eq!(of["sent_bytes"], 8 * trainable * (n - 1) / n);
+        let messages = 3 * 4 * power as u64 + 2 * (n - 1);
+        let seconds = if n == 1 {
+            0.0
+        } else {
+            messages as f64 * 1e-5 + of["sent_bytes"].as_f64().unwrap() / 1e9
+        };
+        assert!((of["message_seconds"].as_f64().unwrap() - seconds).abs() < 1e-9, "{of}");
+        // Smaller passes have less padding.
+        assert!(of["efficiency"].as_f64().unwrap() < 1.2, "{of}");
+    }
+    assert_eq!(ranks[0]["efficiency"], 1.0);
+    // Four samples in a step: 1,024 processes have nothing to share.
+    assert!(ranks[10]["busiest"].as_f64().unwrap() >= 0.25);
+    let shared = plan(&[&network[..], &["--set", "train.shard_optimizer=true"]].concat());
+    let memory = |plan: &serde_json::Value| plan["ranks"][3]["memory_bytes"].as_u64().unwrap();
+    assert!(memory(&shared) < memory(&found));
+    let wrong = crate::support::ft(&["plan", &bench.config, "--ranks", "2000"]);
+    assert!(
+        wrong.code != 0 && wrong.stderr.contains("--ranks 2000"),
+        "{}",
+        wrong.stderr
+    );
+}

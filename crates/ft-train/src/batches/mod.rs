@@ -12,6 +12,7 @@
 //!
 //! Where rows are packed from all samples, "sample" above reads "row".
 
+pub(crate) mod deal;
 mod epochs;
 mod loaders;
 mod packing;
@@ -177,23 +178,6 @@ impl Batches {
     /// The same with forward passes that never hold samples of two of these ranges.
     pub fn apart(self, tasks: Vec<Range<usize>>) -> Self {
         Self { apart: tasks, ..self }
-    }
-
-    /// The same for so many processes that take each step together: where its forward passes cannot be shared evenly, its samples are cut into a
-    /// number that can.
-    pub fn over(&mut self, ranks: usize) {
-        self.ranks = ranks.max(1);
-    }
-
-    /// Forward passes of at most `size` samples or rows.
-    fn passes<'r>(&self, rows: &'r [usize], size: usize) -> Vec<&'r [usize]> {
-        if rows.len().div_ceil(size).is_multiple_of(self.ranks) {
-            return rows.chunks(size).collect();
-        }
-        let count = rows.len().div_ceil(size.max(1) * self.ranks) * self.ranks;
-        let at = |pass: usize| rows.len() * pass / count;
-        let passes = (0..count).map(|pass| &rows[at(pass)..at(pass + 1)]);
-        passes.filter(|pass| !pass.is_empty()).collect()
     }
 
     /// The samples of a step by task, those of no task left out; all of them where tasks share forward passes.

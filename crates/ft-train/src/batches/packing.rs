@@ -128,7 +128,7 @@ impl Batches {
     }
 
     /// The step batches of the first epoch of every phase.
-    fn first_epochs(&self) -> Vec<Vec<usize>> {
+    pub(super) fn first_epochs(&self) -> Vec<Vec<usize>> {
         let phases = 0..self.course.list().len();
         phases.flat_map(|phase| self.epoch_of(phase, 0)).collect()
     }

@@ -54,6 +54,7 @@ const RULES: &[(&str, Weight)] = &[
     ("train.save_every", Weight::Free),
     ("train.keep", Weight::Free),
     ("train.timeout", Weight::Free),
+    ("train.shard_optimizer", Weight::Free),
     ("train.check_gradients", Weight::Free),
     ("train.max_bad_steps", Weight::Free),
     ("train.force", Weight::Free),

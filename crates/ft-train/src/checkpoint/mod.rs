@@ -28,6 +28,7 @@ pub use changes::{Change, compare};
 pub use folder::{Draft, clean, damage, write_file};
 pub use state::{Best, ContinualState, Evaluation, Exact, Fingerprints, Patience, Pending, TrainerState};
 pub use tensors::{read_tensors, write_saved, write_tensors};
+pub(crate) use tensors::{tensors_from_bytes, tensors_to_bytes};
 
 use crate::{Error, Result};
 

@@ -12,6 +12,10 @@ use crate::{Error, Result};
 
 /// Writes the tensors under their names.
 pub fn write_tensors(path: &Path, tensors: &[(String, TensorData)]) -> Result<()> {
+    write(path, views(path, tensors)?)
+}
+
+fn views<'a>(path: &Path, tensors: &'a [(String, TensorData)]) -> Result<Vec<(&'a str, TensorView<'a>)>> {
     let mut views = Vec::with_capacity(tensors.len());
     for (name, data) in tensors {
         let kind = dtype_of(path, name, data.dtype())?;
@@ -19,7 +23,14 @@ pub fn write_tensors(path: &Path, tensors: &[(String, TensorData)]) -> Result<()
             .map_err(|e| Error::checkpoint(path, format!("{name}: {e}")))?;
         views.push((name.as_str(), view));
     }
-    write(path, views)
+    Ok(views)
+}
+
+/// The bytes of a file with these tensors, for another process.
+pub(crate) fn tensors_to_bytes(tensors: &[(String, TensorData)]) -> Result<Vec<u8>> {
+    let path = Path::new("tensors of a rank");
+    let written = safetensors::serialize(views(path, tensors)?, None);
+    written.map_err(|e| Error::checkpoint(path, e.to_string()))
 }
 
 /// Writes the tensors under their names, each read back when its turn comes.
@@ -62,12 +73,16 @@ fn write(path: &Path, tensors: Vec<(&str, impl View)>) -> Result<()> {
 /// Reads every tensor of the file, in the order of the file.
 pub fn read_tensors(path: &Path) -> Result<Vec<(String, TensorData)>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::checkpoint(path, e.to_string()))?;
+    tensors_from_bytes(&bytes).map_err(|why| Error::checkpoint(path, why))
+}
+
+/// The tensors of such a file; what is wrong with it otherwise.
+pub(crate) fn tensors_from_bytes(bytes: &[u8]) -> std::result::Result<Vec<(String, TensorData)>, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
     file.tensors()
         .into_iter()
         .map(|(name, view)| {
-            let kind = burn_dtype(view.dtype())
-                .ok_or_else(|| Error::checkpoint(path, format!("{name}: unexpected type {:?}", view.dtype())))?;
+            let kind = burn_dtype(view.dtype()).ok_or_else(|| format!("{name}: unexpected type {:?}", view.dtype()))?;
             let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), kind);
             Ok((name, data))
         })

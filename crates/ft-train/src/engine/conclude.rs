@@ -34,7 +34,7 @@ pub(super) fn conclude(
     }
     let model = best(plan, &session.state, &mut session.method, model)?;
     let models = models(plan, &session.method, &model)?;
-    let after = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, &session.stop.flag)?;
+    let after = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, session.stop.here())?;
     outcome.after = Score::new(result(plan, &session.state), &after, &plan.tasks);
     outcome.take_answers(before, after);
     outcome.final_dir = Some(session.saver.finish(&model, &session.method, &plan.tasks)?);

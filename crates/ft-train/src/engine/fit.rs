@@ -175,7 +175,10 @@ fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
         .followed(OverTasks::succession(&plan))
         .beside(TaskAdapters::of(&plan, &model)?);
     let (mut model, mut optim, state) = match &from {
-        Some((path, state)) => resume::restore(model, optim, &mut method, path, state)?,
+        Some((path, state)) => {
+            let sharing = (plan.config.train.shard_optimizer && !ranks.is_alone()).then_some(&ranks);
+            resume::restore(model, optim, &mut method, path, state, sharing)?
+        }
         None => (model, optim, start(&plan)),
     };
     let rates = ft_peft::rates(&mut model, &plan.peft, plan.steps.base_lr);
@@ -239,6 +242,7 @@ fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
         best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
         memory: Memory::new(&plan),
         ranks,
+        shard_optimizer: plan.config.train.shard_optimizer,
         told,
         state,
         optim,

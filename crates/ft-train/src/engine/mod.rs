@@ -25,6 +25,7 @@ mod resume;
 mod save;
 mod score;
 mod session;
+mod shards;
 mod step;
 mod step_by_task;
 mod stop;

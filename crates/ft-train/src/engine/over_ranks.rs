@@ -15,6 +15,7 @@ use burn::train::TrainOutput;
 use ft_model::Model;
 use ft_ranks::Ranks;
 
+use crate::batches::deal::owners;
 use crate::batches::{MicroBatch, StepBatch};
 use crate::continual::vector::Vector;
 use crate::engine::memory_limit::attempt;
@@ -23,22 +24,18 @@ use crate::objectives::{Figure, HeldOut};
 use crate::watch::metrics::{StepOutput, Sum};
 use crate::{Error, Result};
 
-/// The forward passes of a step that are this rank's: the largest first, each to whom has least so far. All of them where there is no other.
+/// The forward passes of a step that are this rank's; all of them where there is no other.
 pub(crate) fn share<'b>(batch: &'b StepBatch, ranks: &Ranks) -> Vec<&'b MicroBatch> {
-    let cells = |micro: &MicroBatch| micro.batch.rows * micro.batch.width;
-    let mut order: Vec<usize> = (0..batch.micro_batches.len()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse(cells(&batch.micro_batches[*i])));
-    let mut load = vec![0; ranks.size()];
-    let mut own = Vec::new();
-    for i in order {
-        let least = (0..load.len()).min_by_key(|rank| load[*rank]).unwrap_or(0);
-        load[least] += cells(&batch.micro_batches[i]);
-        if least == ranks.rank() {
-            own.push(i);
-        }
-    }
-    own.sort_unstable();
-    own.into_iter().map(|i| &batch.micro_batches[i]).collect()
+    let cells: Vec<usize> = batch
+        .micro_batches
+        .iter()
+        .map(|m| m.batch.rows * m.batch.width)
+        .collect();
+    let owned = batch.micro_batches.iter().zip(owners(&cells, ranks.size()));
+    owned
+        .filter(|(_, owner)| *owner == ranks.rank())
+        .map(|(micro, _)| micro)
+        .collect()
 }
 
 impl TrainModel {

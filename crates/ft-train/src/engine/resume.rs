@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use ft_model::Model;
 use ft_optim::{Optim, load_trainable_tensors};
+use ft_ranks::Ranks;
 
 use crate::checkpoint::{self, Checkpoints, Fingerprints, OPTIMIZER, TRAINABLE, TrainerState, read_tensors};
 use crate::engine::fit::Event;
 use crate::engine::method_hook::MethodHook;
+use crate::engine::shards::Shards;
 use crate::{Error, Plan, Result};
 
 /// Which checkpoint to go on from.
@@ -92,17 +94,22 @@ pub(crate) fn fingerprints(plan: &Plan) -> Fingerprints {
     }
 }
 
-/// Puts weights and moments back, bit by bit.
+/// Puts weights and moments back, bit by bit; of the moments this rank's own, where ranks are `sharing` them.
 pub(crate) fn restore(
     model: Model,
     mut optim: Optim,
     method: &mut MethodHook,
     path: &Path,
     state: &TrainerState,
+    sharing: Option<&Ranks>,
 ) -> Result<(Model, Optim, TrainerState)> {
     let model = method.restore(path, model)?;
     let mut model = load_trainable_tensors(model, read_tensors(&path.join(TRAINABLE))?)?;
-    optim.load_state_dict(&model, read_tensors(&path.join(OPTIMIZER))?)?;
+    let mut states = read_tensors(&path.join(OPTIMIZER))?;
+    if let Some(ranks) = sharing {
+        states = Shards::of(&model, ranks).taken(ranks.rank(), states);
+    }
+    optim.load_state_dict(&model, states)?;
     method.load(path, &mut model)?;
     Ok((model, optim, state.clone()))
 }

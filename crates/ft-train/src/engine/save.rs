@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 use ft_data::Tokenizer;
 use ft_model::{LoadDtype, Model};
 use ft_optim::{Optim, saved_tensors};
 use ft_peft::PeftConfig;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_saved};
+use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_saved, write_tensors};
 use crate::continual::Next;
 use crate::engine::method_hook::MethodHook;
 use crate::plan::disk;
@@ -33,6 +33,15 @@ pub struct Saver {
     tokenizer: Tokenizer,
     /// Every token at which generation should stop.
     stops: Vec<u32>,
+}
+
+/// The optimizer's states.
+#[derive(Clone, Copy)]
+pub enum States<'a> {
+    /// Where they are.
+    Own(&'a Optim),
+    /// By name, from several processes.
+    Gathered(&'a [(String, TensorData)]),
 }
 
 impl Saver {
@@ -60,7 +69,7 @@ impl Saver {
     pub fn checkpoint(
         &self,
         model: &Model,
-        optim: &Optim,
+        optim: States<'_>,
         method: &MethodHook,
         state: &TrainerState,
     ) -> Result<PathBuf> {
@@ -76,12 +85,15 @@ impl Saver {
         &self,
         folder: &Path,
         model: &Model,
-        optim: &Optim,
+        optim: States<'_>,
         method: &MethodHook,
         state: &TrainerState,
     ) -> Result<()> {
         write_saved(&folder.join(TRAINABLE), &saved_tensors(model))?;
-        write_saved(&folder.join(OPTIMIZER), &optim.saved_state(model))?;
+        match optim {
+            States::Own(optim) => write_saved(&folder.join(OPTIMIZER), &optim.saved_state(model))?,
+            States::Gathered(states) => write_tensors(&folder.join(OPTIMIZER), states)?,
+        }
         method.save(folder, model)?;
         let path = folder.join(STATE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::checkpoint(&path, e.to_string()))?;

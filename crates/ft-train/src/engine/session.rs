@@ -24,7 +24,7 @@ use crate::engine::memory_limit::Memory;
 use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::{Bad, Guard};
-use crate::engine::save::Saver;
+use crate::engine::save::{Saver, States};
 use crate::engine::stop::Stop;
 use crate::engine::task_end::OverTasks;
 use crate::engine::unread::Unread;
@@ -96,6 +96,8 @@ pub struct Session {
     pub memory: Memory,
     /// The processes that take the run together.
     pub ranks: Ranks,
+    /// Whether each of them holds the optimizer's states of a part of what trains.
+    pub shard_optimizer: bool,
     /// Warnings for the first of them.
     pub told: Told,
 }
@@ -290,9 +292,13 @@ impl Session {
         self.log.sync()?;
         self.clock.pause();
         self.state.seconds = self.clock.total();
+        let gathered = self.gathered_optimizer(&model.model)?;
         let written = self.ranks.is_first().then(|| {
-            self.saver
-                .checkpoint(&model.model, &self.optim, &self.method, &self.state)
+            let optim = match &gathered {
+                None => States::Own(&self.optim),
+                Some(states) => States::Gathered(states),
+            };
+            self.saver.checkpoint(&model.model, optim, &self.method, &self.state)
         });
         let written = written.transpose()?;
         (self.saver.newest, self.saver.soon) = (Some(self.state.step), false);

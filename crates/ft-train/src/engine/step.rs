@@ -11,7 +11,6 @@ use burn::optim::GradientsParams;
 use burn::train::TrainOutput;
 use ft_optim::scale_and_clip;
 
-use crate::Result;
 use crate::batches::StepBatch;
 use crate::continual::Summed;
 use crate::engine::method_hook::MethodHook;
@@ -19,6 +18,7 @@ use crate::engine::model::TrainModel;
 use crate::engine::non_finite::Bad;
 use crate::engine::session::{Session, Stepped};
 use crate::watch::metrics::StepOutput;
+use crate::{Error, Result};
 
 /// Gradients that the optimizer may take.
 pub(crate) struct Tried {
@@ -103,10 +103,9 @@ impl Session {
             Some(bad) => self.skip(bad, &batch, output)?,
             None => {
                 self.accept(slot.as_ref(), &output, &grads, &batch)?;
-                *slot = slot.take().map(|train| TrainModel {
-                    model: self.optim.step(lr, train.model, grads),
-                    ..train
-                });
+                let train = slot.take().ok_or_else(|| Error::Training("no model to train".into()))?;
+                let model = self.optimize(lr, train.model, grads)?;
+                *slot = Some(TrainModel { model, ..train });
                 output
             }
         };

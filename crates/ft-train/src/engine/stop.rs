@@ -39,10 +39,14 @@ impl Stop {
         self.flag.load(Ordering::Relaxed) || (self.own.is_none() && self.interrupter.should_stop())
     }
 
+    /// What is raised from outside in this process, for what it does alone.
+    pub fn here(&self) -> &AtomicBool {
+        self.own.as_ref().unwrap_or(&self.flag)
+    }
+
     /// Whether this process was asked.
     pub fn asked_here(&self) -> bool {
-        let flag = self.own.as_ref().unwrap_or(&self.flag);
-        flag.load(Ordering::Relaxed) || self.interrupter.should_stop()
+        self.here().load(Ordering::Relaxed) || self.interrupter.should_stop()
     }
 
     /// All ranks know that one was asked.

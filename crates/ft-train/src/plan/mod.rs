@@ -14,6 +14,7 @@ mod draft;
 mod ends;
 mod job;
 mod other_model;
+mod over_ranks;
 mod packing;
 mod steps;
 mod succession;
@@ -43,6 +44,7 @@ pub use data::{DataSummary, TaskSummary};
 pub use demand::{Demand, Moment};
 pub use device::DeviceTraits;
 pub use disk::Disk;
+pub use over_ranks::{MOST_RANKS, Network, Over, RankPlan, table as ranks_table};
 pub use packing::PackingSummary;
 pub use steps::Steps;
 pub use summary::PlanSummary;
@@ -50,7 +52,7 @@ pub(crate) use summary::thousands;
 pub(crate) use variant::Variant;
 
 use crate::batches::{Batches, Padding};
-use crate::config::{Provenance, RunConfig};
+use crate::config::{AdapterSharing, Provenance, RunConfig};
 use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
@@ -137,6 +139,10 @@ impl Plan {
                 ranks.size()
             );
             return Err(Error::Plan(vec![why]));
+        }
+        if self.config.train.shard_optimizer && self.config.mixture.adapter == AdapterSharing::PerTask {
+            let why = "train.shard_optimizer: adapters of tasks (mixture.adapter = \"per_task\") have optimizers of their own, which are held whole; leave it out";
+            return Err(Error::Plan(vec![why.into()]));
         }
         let shared = || Error::Training("the samples of a plan are in use before its run".into());
         Arc::get_mut(&mut self.batches).ok_or_else(shared)?.over(ranks.size());

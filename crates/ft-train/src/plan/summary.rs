@@ -7,8 +7,8 @@ use burn::tensor::Device;
 use ft_peft::Part;
 use serde::Serialize;
 
-use super::Disk;
 use super::{Advice, Alignment, Bytes, DataSummary, DeviceTraits, PackingSummary, Plan, Steps};
+use super::{Disk, Network, Over, RankPlan, ranks_table};
 use crate::config::{AdapterSharing, RunConfig};
 use crate::{Result, memory};
 
@@ -76,6 +76,12 @@ pub struct PlanSummary {
     pub refusals: Vec<String>,
     /// Things that are allowed but probably not meant.
     pub warnings: Vec<String>,
+    /// What connects the processes that it was planned for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// The run over several processes, where it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankPlan>,
 }
 
 impl PlanSummary {
@@ -85,7 +91,15 @@ impl PlanSummary {
     /// # Errors
     /// What leaves nothing to plan: unreadable files, targets that match nothing, numbers that do not add up.
     pub fn of(config: RunConfig, device: &Device, device_name: &str) -> Result<Self> {
-        Self::draft(config, device, &DeviceTraits::of(device, device_name))
+        Self::of_ranks(config, device, device_name, None)
+    }
+
+    /// The same with what it comes to over several processes.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of); a number of processes that nobody has.
+    pub fn of_ranks(config: RunConfig, device: &Device, device_name: &str, over: Option<Over>) -> Result<Self> {
+        Self::draft(config, device, &DeviceTraits::of(device, device_name), over)
     }
 
     /// The same for a device that is not in this machine, or not in this build: memory, disk and weights that would be looked at
@@ -93,12 +107,18 @@ impl PlanSummary {
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub fn elsewhere(config: RunConfig, device: &DeviceTraits, here: &Device) -> Result<Self> {
-        Self::draft(config, here, device)
+    pub fn elsewhere(config: RunConfig, device: &DeviceTraits, here: &Device, over: Option<Over>) -> Result<Self> {
+        Self::draft(config, here, device, over)
     }
 
-    fn draft(config: RunConfig, device: &Device, traits: &DeviceTraits) -> Result<Self> {
-        Ok(Plan::draft(config, device, traits)?.summary())
+    fn draft(config: RunConfig, device: &Device, traits: &DeviceTraits, over: Option<Over>) -> Result<Self> {
+        let plan = Plan::draft(config, device, traits)?;
+        let ranks = over.map(|over| plan.over_ranks(over)).transpose()?;
+        Ok(Self {
+            network: over.map(|over| over.network),
+            ranks: ranks.unwrap_or_default(),
+            ..plan.summary()
+        })
     }
 }
 
@@ -140,6 +160,8 @@ impl Plan {
             advice: self.advice.clone(),
             refusals: self.refusals.clone(),
             warnings: self.warnings.clone(),
+            network: None,
+            ranks: Vec::new(),
         }
     }
 }
@@ -296,7 +318,11 @@ impl std::fmt::Display for PlanSummary {
             .map_or(String::new(), |free| format!("; {} are free", memory::human(free)));
         let (needed, each) = (memory::human(self.disk.needed), memory::human(self.disk.checkpoint));
         writeln!(f, "disk       {needed}, checkpoints of {each}{free}")?;
-        self.warnings.iter().try_for_each(|w| writeln!(f, "warning    {w}"))
+        self.warnings.iter().try_for_each(|w| writeln!(f, "warning    {w}"))?;
+        match self.network {
+            None => Ok(()),
+            Some(network) => write!(f, "\n{}", ranks_table(&self.ranks, network)),
+        }
     }
 }
 

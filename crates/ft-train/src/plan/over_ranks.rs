@@ -1,0 +1,259 @@
+//! What a run comes to that several processes take together.
+//!
+//! ```text
+//! T(n) = T(1) · busiest(n) + 3 · tree(n) · α + 2 (n - 1) · α + 2 (n - 1)/n · bytes / bandwidth        efficiency = T(1) / (n · T(n))
+//!                                              3 and 3 where train.shard_optimizer sends new values, too
+//! ```
+//!
+//! The α-β model (Hockney 1994, doi:10.1016/S0167-8191(06)80021-9) of the messages that `ft-ranks` sends: α is what a message takes however short, the
+//! bandwidth that of one process in one direction. T(1) is the tokens of a step over the tokens per second of one process.
+
+use ft_ranks::Ranks;
+use serde::Serialize;
+
+use super::Plan;
+use crate::memory::human;
+use crate::{Error, Result};
+
+/// What connects the processes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Network {
+    /// Bytes per second of one process in one direction.
+    pub bandwidth: f64,
+    /// Seconds of an empty message.
+    pub latency: f64,
+}
+
+impl Default for Network {
+    /// Ethernet of 10 Gbit/s over TCP.
+    fn default() -> Self {
+        Self {
+            bandwidth: 1.25e9,
+            latency: 50e-6,
+        }
+    }
+}
+
+impl Network {
+    /// From `25GB/s` and `5us`; what is not given is as `usual`.
+    ///
+    /// # Errors
+    /// Texts that mean nothing.
+    pub fn new(bandwidth: Option<&str>, latency: Option<&str>, usual: Self) -> Result<Self> {
+        let wrong = |why: String| Error::Plan(vec![why]);
+        let bandwidth = bandwidth.map_or(Ok(usual.bandwidth), |text| {
+            let bytes = text.strip_suffix("/s").and_then(bytes);
+            let wrong = || {
+                wrong(format!(
+                    "--bandwidth {text}: bytes per second are expected, such as 25GB/s"
+                ))
+            };
+            bytes.ok_or_else(wrong)
+        })?;
+        let latency = latency.map_or(Ok(usual.latency), |text| {
+            seconds(text).ok_or_else(|| wrong(format!("--latency {text}: a time is expected, such as 5us or 0.1ms")))
+        })?;
+        Ok(Self { bandwidth, latency })
+    }
+
+    /// That between ranks that are there.
+    ///
+    /// # Errors
+    /// A rank that ends or says nothing.
+    pub fn between(ranks: &Ranks) -> Result<Self> {
+        let measured = ranks.measure()?.map(|speed| Self {
+            bandwidth: speed.bandwidth,
+            latency: speed.latency,
+        });
+        Ok(measured.unwrap_or_default())
+    }
+
+    /// Seconds of a step's messages among `ranks` processes that sum so many numbers in 32 bits.
+    pub fn seconds(&self, numbers: usize, ranks: usize) -> f64 {
+        if ranks < 2 {
+            return 0.0;
+        }
+        let messages = SMALL_MESSAGES * ft_ranks::tree_steps(ranks) + ft_ranks::ring_steps(ranks);
+        messages as f64 * self.latency + sent(2, numbers, ranks) as f64 / self.bandwidth
+    }
+
+    /// Seconds of new values that go around.
+    fn share_seconds(&self, numbers: usize, ranks: usize) -> f64 {
+        (ranks - 1) as f64 * self.latency + sent(1, numbers, ranks) as f64 / self.bandwidth
+    }
+}
+
+/// Times in a step that all processes tell each other a few bytes: who was asked to stop, whether memory has run out, losses.
+const SMALL_MESSAGES: usize = 3;
+
+/// Bytes that each process sends of numbers that go around the ring so many times.
+fn sent(times: usize, numbers: usize, ranks: usize) -> u64 {
+    (4 * times as u128 * numbers as u128 * (ranks as u128 - 1) / ranks as u128) as u64
+}
+
+/// In powers of 1000, as networks are sold.
+fn bytes(text: &str) -> Option<f64> {
+    of_units(text, &[("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12), ("B", 1.0)]).filter(|bytes| *bytes > 0.0)
+}
+
+fn seconds(text: &str) -> Option<f64> {
+    of_units(text, &[("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0)])
+}
+
+fn of_units(text: &str, units: &[(&str, f64)]) -> Option<f64> {
+    let (number, unit) = units
+        .iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    let number: f64 = number.trim().parse().ok()?;
+    (number.is_finite() && number >= 0.0).then_some(number * unit)
+}
+
+/// A run over so many processes.
+#[derive(Clone, Debug, Serialize)]
+pub struct RankPlan {
+    /// Processes.
+    pub ranks: usize,
+    /// Bytes that each takes.
+    pub memory_bytes: u64,
+    /// Bytes that each sends in a step.
+    pub sent_bytes: u64,
+    /// Seconds of a step that they wait for messages.
+    pub message_seconds: f64,
+    /// What the busiest computes of a step; 1 / `ranks` is best.
+    pub busiest: f64,
+    /// Tokens per second of all over as many times those of one; none where the rate of one is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub efficiency: Option<f64>,
+}
+
+/// What is asked of a plan over processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Over {
+    /// The most of them.
+    pub ranks: usize,
+    /// What connects them.
+    pub network: Network,
+    /// Tokens per second of one, where that is known.
+    pub rate: Option<f64>,
+}
+
+/// The most processes that a plan is made for.
+pub const MOST_RANKS: usize = 1024;
+
+impl Plan {
+    /// The plan for 1, 2, 4, .. up to so many processes.
+    ///
+    /// # Errors
+    /// None, or more than [`MOST_RANKS`].
+    pub fn over_ranks(&self, Over { ranks, network, rate }: Over) -> Result<Vec<RankPlan>> {
+        if ranks == 0 || ranks > MOST_RANKS {
+            return Err(Error::Plan(vec![format!(
+                "--ranks {ranks}: 1 to {MOST_RANKS} processes can be planned for"
+            )]));
+        }
+        let mut sizes: Vec<usize> = (0..).map(|power| 1 << power).take_while(|size| *size < ranks).collect();
+        sizes.push(ranks);
+        Ok(sizes
+            .into_iter()
+            .map(|size| self.of_ranks(size, network, rate))
+            .collect())
+    }
+
+    fn of_ranks(&self, ranks: usize, network: Network, rate: Option<f64>) -> RankPlan {
+        let (numbers, shards) = (self.trainable(), self.config.train.shard_optimizer && ranks > 1);
+        let busiest = self.batches.busiest(ranks);
+        // New values go once around, half of what a sum takes.
+        let share = match shards {
+            true => network.share_seconds(numbers, ranks),
+            false => 0.0,
+        };
+        let message_seconds = network.seconds(numbers, ranks) + share;
+        let optimizer = self.bytes.optimizer;
+        let spared = if shards {
+            optimizer - optimizer.div_ceil(ranks as u64)
+        } else {
+            0
+        };
+        let times = if shards { 3 } else { 2 };
+        let alone = rate
+            .filter(|rate| *rate > 0.0)
+            .map(|rate| self.batches.step_tokens() / rate);
+        let efficiency = |alone: f64| alone / (ranks as f64 * (alone * busiest + message_seconds));
+        // The gradients on the host, and the part that is on its way, which came and is to go.
+        let messages = match ranks {
+            1 => 0,
+            _ => 4 * numbers as u64 + 8 * (numbers as u64).div_ceil(ranks as u64),
+        };
+        RankPlan {
+            ranks,
+            memory_bytes: self.bytes.total() - spared + messages,
+            sent_bytes: sent(times, numbers, ranks),
+            message_seconds,
+            busiest,
+            efficiency: alone.map(efficiency),
+        }
+    }
+}
+
+/// A table for people.
+pub fn table(plans: &[RankPlan], network: Network) -> String {
+    let Network { bandwidth, latency } = network;
+    let mut text = format!("network    {:.2} GB/s, {:.1} us\n", bandwidth / 1e9, latency * 1e6);
+    text += "ranks      memory each   sent a step    messages   busiest   efficiency\n";
+    for plan in plans {
+        let efficiency = plan
+            .efficiency
+            .map_or("-".to_owned(), |e| format!("{:.1} %", 100.0 * e));
+        text += &format!(
+            "{:>5}      {:>11}   {:>11}   {:>7.2} ms   {:>5.1} %   {efficiency:>10}\n",
+            plan.ranks,
+            human(plan.memory_bytes),
+            human(plan.sent_bytes),
+            1e3 * plan.message_seconds,
+            100.0 * plan.busiest,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_read_and_what_means_nothing_is_refused() {
+        let network = Network::new(Some("25GB/s"), Some("5us"), Network::default()).unwrap();
+        assert!((network.latency - 5e-6).abs() < 1e-15);
+        assert_eq!(network.bandwidth, 25e9);
+        assert_eq!(
+            Network::new(None, None, Network::default()).unwrap(),
+            Network::default()
+        );
+        for (bandwidth, latency) in [
+            ("25GB", "5us"),
+            ("0GB/s", "5us"),
+            ("x/s", "5us"),
+            ("1GB/s", "5"),
+            ("1GB/s", "-1us"),
+            ("1GB/s", "NaNs"),
+        ] {
+            assert!(
+                Network::new(Some(bandwidth), Some(latency), Network::default()).is_err(),
+                "{bandwidth} {latency}"
+            );
+        }
+    }
+
+    #[test]
+    fn messages_take_what_the_formula_says() {
+        let network = Network {
+            bandwidth: 1e9,
+            latency: 1e-3,
+        };
+        assert_eq!(network.seconds(1_000_000, 1), 0.0);
+        // Two ranks: 3 · 4 small messages and 2 of the ring; 4 MB go out.
+        assert!((network.seconds(1_000_000, 2) - (14e-3 + 4e-3)).abs() < 1e-12);
+        // Four: 3 · 8 and 6; 6 MB.
+        assert!((network.seconds(1_000_000, 4) - (30e-3 + 6e-3)).abs() < 1e-12);
+    }
+}
