@@ -209,6 +209,7 @@ impl<B: ResidualNormOps, C: CheckpointStrategy> ResidualNormOps for Autodiff<B, 
 }
 
 /// Two tensors that hang on h: h as it goes on, and its norm y, which is known.
+#[allow(clippy::type_complexity)]
 fn apart<B: ResidualNormOps, C: CheckpointStrategy>(
     h: FloatTensor<Autodiff<B, C>>,
     y: FloatTensor<B>,
