@@ -19,6 +19,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         let first = match first {
             First::Start => First::Start,
             First::At(columns) => First::At(columns),
+            First::Between(columns) => First::Between(columns),
         };
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
         match Attention

@@ -10,6 +10,7 @@
 //! backward pass without knowing of them.
 
 mod check;
+mod classify;
 pub(crate) mod distill;
 mod dpo;
 mod given;
@@ -38,7 +39,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ft_data::{Batch, Examples};
-use ft_model::{Model, ModelConfig};
+use ft_eval::HeadAnswers;
+use ft_model::{HeadConfig, Model, ModelConfig};
 use ft_quant::Scheme;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,7 @@ use crate::Result;
 use crate::batches::{MicroBatch, StepBatch, Totals};
 use crate::checkpoint::{Evaluation, Exact};
 
+pub use classify::{ClassifyConfig, Level};
 pub use distill::{DistillConfig, TeacherStorage};
 pub use dpo::{DpoConfig, DpoLoss};
 pub use given::Given;
@@ -76,6 +79,8 @@ pub enum Unit {
     Tokens,
     /// Every example of the step counts alike, whatever its length.
     Examples,
+    /// Everything that a head is to say counts alike: of an example, or of a token.
+    Labels,
 }
 
 impl Unit {
@@ -84,6 +89,7 @@ impl Unit {
         match self {
             Unit::Tokens => totals.tokens,
             Unit::Examples => totals.examples,
+            Unit::Labels => totals.labels,
         }
     }
 }
@@ -106,6 +112,8 @@ pub struct HeldOut {
     pub nll: Option<(f64, usize)>,
     /// Named sums and counts.
     pub figures: Vec<(&'static str, f64, usize)>,
+    /// What a head said.
+    pub said: Option<HeadAnswers>,
 }
 
 impl HeldOut {
@@ -113,6 +121,10 @@ impl HeldOut {
     pub fn add(&mut self, other: HeldOut) {
         self.loss += other.loss;
         self.count += other.count;
+        match (&mut self.said, other.said) {
+            (Some(own), Some(more)) => own.add(more),
+            (own, more) => *own = own.take().or(more),
+        }
         self.nll = match (self.nll, other.nll) {
             (Some((a, n)), Some((b, m))) => Some((a + b, n + m)),
             (one, other) => one.or(other),
@@ -201,6 +213,14 @@ pub trait ObjectiveKind {
         Examples::Samples
     }
 
+    /// The head that stands on a model in the place of that for language modelling, if it learns one.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    fn head(&self, _own: &ModelConfig) -> std::result::Result<Option<HeadConfig>, String> {
+        Ok(None)
+    }
+
     /// Default learning rate over that of the method.
     fn rate_factor(&self) -> f64 {
         1.0
@@ -280,6 +300,8 @@ objectives! {
     "simpo" => Simpo(SimpoConfig),
     /// Kahneman-Tversky optimization: answers that are rated good or bad, one by one.
     "kto" => Kto(KtoConfig),
+    /// Classification or regression by a head: of texts, or of the words in them.
+    "classify" => Classify(ClassifyConfig),
 }
 
 impl Default for ObjectiveConfig {
