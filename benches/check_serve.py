@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 import urllib.request
 
 KEY = "check-serve"
@@ -136,7 +137,8 @@ def openai_client(server, model, adapter, held):
         except kind:
             return True
     held["openai: errors"] = (raises(openai.NotFoundError, model="nobody") and raises(openai.BadRequestError, temperature=9e9, top_p=7)
-                              and raises(openai.BadRequestError, response_format={"type": "json_object"}))
+                              and raises(openai.BadRequestError, response_format={"type": "xml"}))
+    structured(client, adapter, held)
     try:
         openai.OpenAI(base_url=server.url + "/v1", api_key="wrong", max_retries=0).models.list()
         held["openai: wrong key"] = False
@@ -149,6 +151,32 @@ def openai_client(server, model, adapter, held):
             return [answer.choices[0].text for answer in await asyncio.gather(*jobs)]
     texts = asyncio.run(many())
     held["openai: 32 asynchronous requests agree"] = texts == texts[:len(SENTENCES)] * 4
+
+
+def structured(client, model, held):
+    import pydantic
+
+    class Person(pydantic.BaseModel):
+        name: typing.Annotated[str, pydantic.Field(max_length=20)]
+        age: typing.Annotated[int, pydantic.Field(ge=0, le=120)]
+        tags: typing.Annotated[list[typing.Literal["new", "old"]], pydantic.Field(max_length=2)]
+
+    ask = dict(model=model, messages=[{"role": "user", "content": "Who is Ann?"}], max_tokens=300, temperature=1, seed=1)
+    parsed = client.chat.completions.parse(**ask, response_format=Person, n=4)
+    held["openai: response_format = a pydantic model"] = all(isinstance(c.message.parsed, Person) for c in parsed.choices)
+    made = client.chat.completions.create(**ask, response_format={"type": "json_object"}, logit_bias={}).choices[0]
+    held["openai: json_object"] = made.finish_reason == "length" or isinstance(json.loads(made.message.content), dict)
+    tools = [openai_tool(Person)]
+    call = client.chat.completions.create(**ask, tools=tools, tool_choice="required").choices[0]
+    function = call.message.tool_calls[0].function
+    held["openai: tool_choice = required"] = call.finish_reason == "tool_calls" and bool(Person.model_validate_json(function.arguments))
+    pieces = [c.choices[0].delta.tool_calls for c in client.chat.completions.create(**ask, tools=tools, tool_choice="required", stream=True) if c.choices]
+    streamed = [piece[0].function for piece in pieces if piece]
+    held["openai: a call, streamed"] = [(f.name, f.arguments) for f in streamed] == [(function.name, function.arguments)]
+
+
+def openai_tool(model):
+    return {"type": "function", "function": {"name": "save", "parameters": model.model_json_schema()}}
 
 
 def langchain(server, adapter, held):

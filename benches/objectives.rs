@@ -19,7 +19,7 @@ use ft_optim::{Optim, OptimConfig};
 use ft_peft::{PeftConfig, attach};
 use ft_train::config::Checkpointing;
 use ft_train::objectives::{Given, Objective, ObjectiveConfig, SftConfig};
-use ft_train::{ActivationPolicy, MethodHook, MicroBatch, StepBatch, TrainModel};
+use ft_train::{ActivationPolicy, MethodHook, MicroBatch, Ranks, StepBatch, TrainModel};
 use serde_json::{Value, json};
 
 /// Times steps of each kind. The defaults are minimind2-small's dimensions.
@@ -169,6 +169,7 @@ fn trainer(args: &Args, base: &Model, objective: Value) -> Trainer {
                 offload: false,
             },
             objective,
+            ranks: Ranks::alone(),
         }),
         hook: MethodHook::of(&method),
         optim: Optim::new(&OptimConfig::default()).expect("the defaults are sound"),

@@ -18,7 +18,7 @@ use ft_peft::{PeftConfig, attach};
 use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
 use ft_train::objectives::{HeldOut, LossFn, Objective, SftConfig, Unit};
-use ft_train::{ActivationPolicy, MethodHook, MicroBatch, StepBatch, TrainModel};
+use ft_train::{ActivationPolicy, MethodHook, MicroBatch, Ranks, StepBatch, TrainModel};
 use serde_json::{Map, Value, json};
 
 use crate::shapes::Dims;
@@ -270,6 +270,7 @@ pub fn train_model(args: &Args, model: Model) -> TrainModel {
             offload: false,
         },
         objective,
+        ranks: Ranks::alone(),
     }
 }
 

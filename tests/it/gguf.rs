@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device};
-use ft_gguf::{Dtype, Metadata};
+use ft_gguf::{Dtype, FileType, Metadata};
 use ft_model::gguf::{GgufSource, write_adapter, write_model};
 use ft_model::{LoadDtype, Model};
 use ft_peft::plain::PlainLora;
@@ -95,7 +95,7 @@ fn written(base: &Path, adapter: Option<&Path>, dtype: Dtype) -> Read {
         adapter,
         tokenizer: Metadata::default(),
     };
-    write_model(&source, dtype, &out).unwrap_or_else(|e| panic!("{}: {e}", base.display()));
+    write_model(&source, FileType::All(dtype), &out).unwrap_or_else(|e| panic!("{}: {e}", base.display()));
     read(&out)
 }
 
@@ -275,7 +275,7 @@ fn virtual_tokens_are_refused() {
         adapter: Some(&fixture("peft/prefix")),
         tokenizer: Metadata::default(),
     };
-    let refused = write_model(&source, Dtype::F32, &dir.path().join("x.gguf")).unwrap_err();
+    let refused = write_model(&source, FileType::All(Dtype::F32), &dir.path().join("x.gguf")).unwrap_err();
     assert!(refused.to_string().contains("cannot be merged"), "{refused}");
 }
 

@@ -15,6 +15,7 @@ const STEPS: &[Step] = &[
     ("clippy", clippy),
     ("test", test),
     ("parquet", parquet),
+    ("mpi", mpi),
     ("examples", examples),
 ];
 
@@ -81,6 +82,24 @@ fn test() -> Outcome {
 fn parquet() -> Outcome {
     let package = ["--package", "ft-data", "--features", "parquet", "--lib"];
     shell::status(shell::cargo().arg("test").args(package))
+}
+
+// Runs of several processes, where an MPI library is: with the whole workspace, so that Burn keeps its features and is not compiled again.
+fn mpi() -> Outcome {
+    let found = std::process::Command::new("mpirun").arg("--version").output();
+    if !found.is_ok_and(|done| done.status.success()) {
+        eprintln!(
+            "no mpirun on this machine: runs of several processes are not tested (Debian: openmpi-bin libopenmpi-dev libclang-dev)"
+        );
+        return Ok(());
+    }
+    let features = ["--workspace", "--features", "ft-cli/mpi"];
+    shell::status(
+        shell::cargo()
+            .arg("test")
+            .args(features)
+            .args(["--test", "cli", "--", "mpi::"]),
+    )
 }
 
 // What the README shows to people who use the crates, on the embedded model. They are built with the whole workspace: a package

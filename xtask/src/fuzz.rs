@@ -14,7 +14,7 @@ pub fn run(args: &[String]) -> Outcome {
     }
     let mut cargo = shell::cargo();
     cargo
-        .args(["test", "--package", "ft-tests", "--test", "it", "fuzz::no_input"])
+        .args(["test", "--workspace", "--test", "it", "fuzz::no_input"])
         .args(["--", "--nocapture"])
         .env("FT_FUZZ_CASES", cases);
     if let Some(target) = target {

@@ -5,18 +5,9 @@
 use crate::{Outcome, shell};
 
 pub fn run(_: &[String]) -> Outcome {
-    for (package, filters) in [
-        (
-            "ft-tests",
-            ["guide::", "continual_results::", "augment_results::"].as_slice(),
-        ),
-        ("ft-cli", &["the_guide"]),
-    ] {
-        let mut cargo = shell::cargo();
-        cargo
-            .args(["test", "--quiet", "--package", package, "--"])
-            .args(filters);
-        shell::status(cargo.env("FT_BLESS", "1"))?;
-    }
-    Ok(())
+    let mut cargo = shell::cargo();
+    cargo
+        .args(["test", "--quiet", "--workspace", "--test", "it", "--test", "cli", "--"])
+        .args(["guide::", "continual_results::", "augment_results::", "the_guide"]);
+    shell::status(cargo.env("FT_BLESS", "1"))
 }

@@ -28,7 +28,7 @@ struct Command {
 const COMMANDS: &[Command] = &[
     Command {
         name: "ci",
-        usage: "[STEP..]  fmt, tidy, clippy, test, parquet, examples: what must pass before a merge",
+        usage: "[STEP..]  fmt, tidy, clippy, test, parquet, mpi, examples: what must pass before a merge",
         run: ci::run,
     },
     Command {

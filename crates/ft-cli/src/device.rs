@@ -17,8 +17,9 @@ pub enum DeviceChoice {
     /// The best that is compiled in and present.
     Auto,
     Cpu,
-    /// The index is the device's place among those of its backend.
-    Gpu(Gpu, usize),
+    /// The index is the device's place among those of its backend; without one, the first, or this process's own where several are
+    /// started together.
+    Gpu(Gpu, Option<usize>),
 }
 
 /// A backend for graphics cards. The name is also the cargo feature and the value of `BURN_DEVICE`.
@@ -55,10 +56,10 @@ impl FromStr for DeviceChoice {
         match (name, gpu, index) {
             ("auto", _, None) => Ok(Self::Auto),
             ("cpu", _, None) => Ok(Self::Cpu),
-            (_, Some(gpu), None) => Ok(Self::Gpu(gpu, 0)),
+            (_, Some(gpu), None) => Ok(Self::Gpu(gpu, None)),
             (_, Some(gpu), Some(index)) => {
                 let index = index.parse().map_err(|_| format!("`{index}` is no device number"))?;
-                Ok(Self::Gpu(gpu, index))
+                Ok(Self::Gpu(gpu, Some(index)))
             }
             ("auto" | "cpu", _, Some(_)) => Err(format!("`{name}` takes no number")),
             _ => Err("expected auto, cpu, cuda[:N], vulkan[:N], wgpu[:N] or metal".into()),
@@ -71,8 +72,8 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Gpu(gpu, 0) => f.write_str(gpu.name()),
-            Self::Gpu(gpu, index) => write!(f, "{}:{index}", gpu.name()),
+            Self::Gpu(gpu, None) => f.write_str(gpu.name()),
+            Self::Gpu(gpu, Some(index)) => write!(f, "{}:{index}", gpu.name()),
         }
     }
 }
@@ -99,6 +100,29 @@ pub fn pick(choice: DeviceChoice) -> Result<Picked, Failure> {
             Some((gpu, device)) => Ok(announce(gpu.name(), gpu.name().into(), device)),
             None => cpu(),
         },
+    }
+}
+
+/// The same for the process with this number among those that were started together on this machine: each takes a card of its own. A launcher
+/// that shows every process one card has dealt them out already.
+pub fn pick_local(choice: DeviceChoice, local: usize) -> Result<Picked, Failure> {
+    let gpu = match choice {
+        DeviceChoice::Gpu(gpu, None) => gpu,
+        DeviceChoice::Auto => match Gpu::ALL.into_iter().find_map(first_card) {
+            Some((gpu, _)) => gpu,
+            None => return cpu(),
+        },
+        DeviceChoice::Cpu | DeviceChoice::Gpu(_, Some(_)) => return pick(choice),
+    };
+    match present(gpu).map_or(0, |devices| devices.len()) {
+        0 | 1 => named(gpu, None),
+        cards if local >= cards => Err(Failure::new(format!(
+            "more processes than cards on this machine: this is number {}, and there are {cards} {} devices; start {cards}, or name one with --device {}:N",
+            local + 1,
+            gpu.name(),
+            gpu.name()
+        ))),
+        _ => named(gpu, Some(local)),
     }
 }
 
@@ -132,11 +156,12 @@ fn compiled_in() -> Vec<&'static str> {
     cpu.into_iter().chain(gpus).collect()
 }
 
-fn named(gpu: Gpu, index: usize) -> Result<Picked, Failure> {
+fn named(gpu: Gpu, index: Option<usize>) -> Result<Picked, Failure> {
     let choice = DeviceChoice::Gpu(gpu, index).to_string();
     let Some(mut devices) = present(gpu) else {
         return Err(not_compiled(&choice, gpu.name()));
     };
+    let index = index.unwrap_or(0);
     if index >= devices.len() {
         let found = if devices.is_empty() {
             "none".to_string()
@@ -224,10 +249,12 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for text in ["auto", "cpu", "cuda", "cuda:1", "vulkan", "vulkan:2", "wgpu:1", "metal"] {
+        for text in [
+            "auto", "cpu", "cuda", "cuda:0", "cuda:1", "vulkan", "vulkan:2", "wgpu:1", "metal",
+        ] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
-        assert_eq!("cuda:0".parse(), Ok(DeviceChoice::Gpu(Gpu::Cuda, 0)));
+        assert_eq!("cuda:0".parse(), Ok(DeviceChoice::Gpu(Gpu::Cuda, Some(0))));
     }
 
     #[test]

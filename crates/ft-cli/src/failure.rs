@@ -58,6 +58,12 @@ impl Failure {
         self
     }
 
+    /// The exit code.
+    #[cfg(feature = "mpi")]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Writes the error to stderr and gives the exit code.
     pub fn report(&self) -> ExitCode {
         if !self.lines.is_empty() {

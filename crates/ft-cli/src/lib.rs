@@ -33,6 +33,7 @@ mod logging;
 mod model;
 mod output;
 mod questions;
+mod ranks;
 mod screen;
 mod signals;
 mod verbs;

@@ -7,8 +7,8 @@ use ft_data::{Batch, NO_CLASS, Sample};
 use ft_model::{HeadConfig, Model, Pool, Problem};
 use ft_peft::Pass;
 
+use crate::correlation::{pearson, spearman};
 use crate::metrics::classification::Tally;
-use crate::metrics::correlation::{pearson, spearman};
 use crate::{Error, Result};
 
 /// Outputs `[n, labels]` in f32 of the head, from hidden states after the final norm `[rows, width, hidden]`: of every sequence, or of

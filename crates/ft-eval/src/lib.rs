@@ -24,6 +24,7 @@
 mod answer;
 mod answers;
 mod choices;
+mod correlation;
 mod error;
 mod evaluation;
 mod heads;

@@ -1,9 +1,9 @@
 //! Number types of tensors, and rounding to them as ggml does.
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
-/// Numbers in a block of `q8_0`.
-const BLOCK: usize = 32;
+use crate::{blocks, k_quants};
 
 /// How the numbers of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,16 @@ pub enum Dtype {
     Bf16,
     /// 8 bits, with an f16 scale for each 32 along a row: 8.5 bits per number.
     Q8_0,
+    /// 5 bits, with an f16 scale for each 32: 5.5 bits per number.
+    Q5_0,
+    /// 5 bits, with an f16 scale and minimum for each 32: 6 bits per number.
+    Q5_1,
+    /// 4 bits, with 6-bit scales and minima: 4.5 bits per number.
+    Q4K,
+    /// 5 bits, with 6-bit scales and minima: 5.5 bits per number.
+    Q5K,
+    /// 6 bits, with 8-bit scales: 6.5625 bits per number.
+    Q6K,
 }
 
 impl Dtype {
@@ -24,33 +34,51 @@ impl Dtype {
         match self {
             Dtype::F32 => 0,
             Dtype::F16 => 1,
+            Dtype::Q5_0 => 6,
+            Dtype::Q5_1 => 7,
             Dtype::Q8_0 => 8,
+            Dtype::Q4K => 12,
+            Dtype::Q5K => 13,
+            Dtype::Q6K => 14,
             Dtype::Bf16 => 30,
         }
     }
 
-    /// Value of `general.file_type` for a file whose matrices have this type.
-    pub fn file_type(self) -> u32 {
+    /// Numbers that share a scale, and their bytes.
+    fn block(self) -> (usize, usize) {
         match self {
-            Dtype::F32 => 0,
-            Dtype::F16 => 1,
-            Dtype::Q8_0 => 7,
-            Dtype::Bf16 => 32,
+            Dtype::F32 => (1, 4),
+            Dtype::F16 | Dtype::Bf16 => (1, 2),
+            Dtype::Q5_0 => (blocks::BLOCK, 22),
+            Dtype::Q5_1 => (blocks::BLOCK, 24),
+            Dtype::Q8_0 => (blocks::BLOCK, 34),
+            Dtype::Q4K => (k_quants::BLOCK, 144),
+            Dtype::Q5K => (k_quants::BLOCK, 176),
+            Dtype::Q6K => (k_quants::BLOCK, 210),
         }
     }
 
     /// Whether rows of `columns` numbers can have this type.
     pub fn holds(self, columns: usize) -> bool {
-        self != Dtype::Q8_0 || columns.is_multiple_of(BLOCK)
+        columns.is_multiple_of(self.block().0)
+    }
+
+    /// This type, or the next larger one that rows of `columns` numbers can have.
+    pub(crate) fn that_holds(self, columns: usize) -> Dtype {
+        let larger = match self {
+            _ if self.holds(columns) => return self,
+            Dtype::Q4K => Dtype::Q5_0,
+            Dtype::Q5K => Dtype::Q5_1,
+            Dtype::Q6K => Dtype::Q8_0,
+            _ => Dtype::F16,
+        };
+        larger.that_holds(columns)
     }
 
     /// Bytes of so many numbers.
     pub fn bytes(self, numbers: usize) -> usize {
-        match self {
-            Dtype::F32 => 4 * numbers,
-            Dtype::F16 | Dtype::Bf16 => 2 * numbers,
-            Dtype::Q8_0 => numbers / BLOCK * (BLOCK + 2),
-        }
+        let (block, bytes) = self.block();
+        numbers / block * bytes
     }
 
     /// The bytes of these numbers: whole blocks of them.
@@ -59,40 +87,28 @@ impl Dtype {
             Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
             Dtype::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            Dtype::Q8_0 => values.chunks_exact(BLOCK).flat_map(q8_0).collect(),
+            Dtype::Q5_0 => in_blocks(values, blocks::BLOCK, blocks::q5_0),
+            Dtype::Q5_1 => in_blocks(values, blocks::BLOCK, blocks::q5_1),
+            Dtype::Q8_0 => in_blocks(values, blocks::BLOCK, blocks::q8_0),
+            Dtype::Q4K => in_blocks(values, k_quants::BLOCK, k_quants::q4_k),
+            Dtype::Q5K => in_blocks(values, k_quants::BLOCK, k_quants::q5_k),
+            Dtype::Q6K => in_blocks(values, k_quants::BLOCK, k_quants::q6_k),
         }
     }
 }
 
-/// One block: `d = max|x| / 127` in f16, then `round(x / d)`, halves away from zero, with the unrounded `d`
-/// (ggml's `quantize_row_q8_0_ref`).
-fn q8_0(block: &[f32]) -> [u8; BLOCK + 2] {
-    let largest = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let d = largest / 127.0;
-    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    let mut out = [0; BLOCK + 2];
-    out[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
-    for (code, value) in out[2..].iter_mut().zip(block) {
-        *code = (value * inverse).round() as i8 as u8;
-    }
-    out
+fn in_blocks<const N: usize>(
+    values: &[f32],
+    block: usize,
+    encode: impl Fn(&[f32]) -> [u8; N] + Sync + Send,
+) -> Vec<u8> {
+    let bytes: Vec<[u8; N]> = values.par_chunks_exact(block).map(encode).collect();
+    bytes.into_flattened()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_block_of_q8_0_by_hand() {
-        let mut block = [0.0f32; BLOCK];
-        block[..4].copy_from_slice(&[127.0, -127.0, 0.5, -1.5]);
-        let bytes = Dtype::Q8_0.encode(&block);
-        assert_eq!(bytes.len(), Dtype::Q8_0.bytes(BLOCK));
-        assert_eq!(bytes[..2], f16::from_f32(1.0).to_le_bytes());
-        let codes: Vec<i8> = bytes[2..6].iter().map(|b| *b as i8).collect();
-        assert_eq!(codes, [127, -127, 1, -2]);
-        assert!(Dtype::Q8_0.encode(&[0.0; BLOCK]).iter().all(|b| *b == 0));
-    }
 
     #[test]
     fn sixteen_bits_round_to_even() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  "GGUF" 3 | counts | metadata: key, type, value .. | tensors: name, dims, type, offset .. | data, each tensor aligned
-//!                      (value.rs)                                                             (encode.rs)
+//!                      (value.rs)                                                    (encode.rs: blocks.rs, k_quants.rs)
 //! ```
 //!
 //! The names and shapes of all tensors come first, so [`write`] takes them up front and asks for the values one tensor at a
@@ -25,10 +25,14 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod blocks;
 mod encode;
+mod file_type;
+mod k_quants;
 mod value;
 mod write;
 
 pub use encode::Dtype;
+pub use file_type::{FileShape, FileType};
 pub use value::{Metadata, Value};
 pub use write::{TensorInfo, write};

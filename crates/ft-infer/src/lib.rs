@@ -41,6 +41,7 @@ mod lm;
 mod penalty;
 mod prompts;
 mod sample;
+mod structure;
 #[cfg(test)]
 mod table;
 mod text;
@@ -54,4 +55,5 @@ pub use error::{Error, PromptProblem, Result};
 pub use generate::{generate, generate_mixed};
 pub use generation::{FinishReason, Generation, Token, no_stream};
 pub use lm::MixedRows;
+pub use structure::{Structure, Vocabulary};
 pub use text::{AnswerText, Piece, Texts};

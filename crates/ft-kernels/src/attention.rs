@@ -1,6 +1,7 @@
 //! Attention, causal or of whole texts, with grouped key and value heads, windows, packed samples and prefixes.
 mod backward;
 mod portable;
+mod rotary;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
@@ -12,6 +13,7 @@ use crate::portable::as_type_of;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::{Int, Tensor};
+pub use rotary::rotary_attention;
 
 /// Which keys a query sees. Query `i` of a call sits at key column `prefix + offset + i`.
 ///
@@ -35,6 +37,22 @@ pub struct Mask {
     pub last: Option<Tensor<2, Int>>,
     /// Learned columns in front that every query sees.
     pub prefix: usize,
+}
+
+impl Mask {
+    fn parts(&self) -> (First<Dispatch>, Span) {
+        let first = match (self.first.clone(), self.last.clone()) {
+            (None, _) => First::Start,
+            (Some(first), None) => First::At(first.into_dispatch()),
+            (Some(first), Some(last)) => First::Between(Tensor::stack::<3>(vec![first, last], 0).into_dispatch()),
+        };
+        let span = Span {
+            offset: self.offset,
+            window: self.window,
+            prefix: self.prefix,
+        };
+        (first, span)
+    }
 }
 
 /// The numbers of a [`Mask`].
@@ -68,16 +86,7 @@ pub enum First<B: Backend> {
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scale: f64) -> Tensor<4> {
     check(&q, &k, &v, mask);
     let (k, v) = (as_type_of(&q, k), as_type_of(&q, v));
-    let span = Span {
-        offset: mask.offset,
-        window: mask.window,
-        prefix: mask.prefix,
-    };
-    let first = match (mask.first.clone(), mask.last.clone()) {
-        (None, _) => First::Start,
-        (Some(first), None) => First::At(first.into_dispatch()),
-        (Some(first), Some(last)) => First::Between(Tensor::stack::<3>(vec![first, last], 0).into_dispatch()),
-    };
+    let (first, span) = mask.parts();
     let [q, k, v] = [q.into_dispatch(), k.into_dispatch(), v.into_dispatch()];
     Tensor::from_dispatch(<Dispatch as AttentionOps>::attend(q, k, v, first, span, scale))
 }

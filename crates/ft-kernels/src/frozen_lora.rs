@@ -6,7 +6,8 @@ mod tests;
 use crate::cpu;
 use crate::dropout::Mask;
 use crate::frozen_matmul::{FrozenOps, buffers};
-use crate::lora_linear::{LoraOps, add, factors_beside, update_input, widened};
+use crate::lora_linear::factors::{FactorGradients, factors, rounds_beside};
+use crate::lora_linear::{LoraOps, add, update_input, widened};
 use crate::output::Output;
 use crate::packed::{Form, Packed, ScaleCodes};
 use crate::portable::{Val, once};
@@ -43,11 +44,11 @@ pub fn frozen_lora<const D: usize>(
         b.dims()
     );
     let (words, scales, codes) = buffers(w);
-    let [a, b] = factors_beside(&x, [a, b]);
+    let rounds = rounds_beside(&x);
     let [x, a, b] = [x.into_dispatch(), a.into_dispatch(), b.into_dispatch()];
     let drop = dropout.and_then(|(p, seed)| Mask::new(p, seed));
     Tensor::from_dispatch(<Dispatch as FrozenLoraOps>::frozen_lora(
-        x, words, scales, codes, w.form, a, b, scale, drop, output,
+        x, words, scales, codes, w.form, a, b, scale, rounds, drop, output,
     ))
 }
 
@@ -55,7 +56,7 @@ pub fn frozen_lora<const D: usize>(
 #[allow(clippy::too_many_arguments)]
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait FrozenLoraOps: FrozenOps + LoraOps {
-    /// x `[.., in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`, or zeros; dropout before `a`.
+    /// x `[.., in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`, or zeros; dropout before `a`. The factors are rounded to a type first where one is given.
     #[fusion(default)]
     fn frozen_lora(
         x: FloatTensor<Self>,
@@ -66,9 +67,11 @@ pub trait FrozenLoraOps: FrozenOps + LoraOps {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
+        rounds: Option<DType>,
         drop: Option<Mask>,
         output: Output,
     ) -> FloatTensor<Self> {
+        let (a, b) = factors::<Self>(a, b, rounds);
         output.of::<Self>(x, form.rows, |x| {
             let t = Self::project(update_input::<Self>(x.clone(), a.dtype(), drop), a);
             Self::frozen_lora_combine(x, words, scales, codes, form, t, b, scale)
@@ -164,13 +167,19 @@ impl<B: FrozenLoraOps, C: CheckpointStrategy> FrozenLoraOps for Autodiff<B, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
+        rounds: Option<DType>,
         drop: Option<Mask>,
         output: Output,
     ) -> FloatTensor<Self> {
         let [x_tracked, a_tracked, b_tracked] = [&x, &a, &b].map(|t| t.is_tracked());
-        let dtypes = [a.dtype(), b.dtype()];
+        let gradients = FactorGradients {
+            dtypes: [a.dtype(), b.dtype()],
+            scale,
+            rounds,
+        };
         let (scales, codes) = (scales.into_primitive(), codes.inner());
         let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let (a, b) = factors::<B>(a, b, rounds);
         match FrozenLora
             .prepare::<C>([x_node, a_node, b_node])
             .compute_bound()
@@ -185,18 +194,17 @@ impl<B: FrozenLoraOps, C: CheckpointStrategy> FrozenLoraOps for Autodiff<B, C> {
                     form,
                     a: x_tracked.then_some(a),
                     b: (x_tracked || a_tracked).then(|| b.clone()),
-                    scale,
+                    gradients,
                     drop,
-                    dtypes,
                 };
                 let y = output.of::<B>(x, form.rows, |x| {
                     B::frozen_lora_combine(x, words, scales, codes, form, t, b, scale)
                 });
                 prep.finish(kept, y)
             }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(B::frozen_lora(x, words, scales, codes, form, a, b, scale, drop, output))
-            }
+            OpsKind::UnTracked(prep) => prep.finish(B::frozen_lora(
+                x, words, scales, codes, form, a, b, scale, rounds, drop, output,
+            )),
         }
     }
 
@@ -240,9 +248,8 @@ struct Kept<B: Backend> {
     form: Form,
     a: Option<FloatTensor<B>>,
     b: Option<FloatTensor<B>>,
-    scale: f64,
+    gradients: FactorGradients,
     drop: Option<Mask>,
-    dtypes: [DType; 2],
 }
 
 impl<B: FrozenLoraOps> Backward<B, 3> for FrozenLora {
@@ -252,29 +259,34 @@ impl<B: FrozenLoraOps> Backward<B, 3> for FrozenLora {
         let [x_node, a_node, b_node] = ops.parents;
         let dy = grads.consume::<B>(&ops.node);
         let kept = ops.state;
-        let wide = widened::<B>(dy.clone(), kept.dtypes[0]);
-        if let (Some(node), Some(t)) = (b_node, kept.t) {
-            let db = B::project_weight_gradient(wide.clone(), t, kept.scale);
-            grads.register::<B>(node.id, Val::<B>(db).cast(kept.dtypes[1]).0);
-        }
-        let Some(b) = kept.b else { return };
+        let gradients = kept.gradients;
+        let (computed, by) = (gradients.computed(), gradients.product_scale());
+        let wide = widened::<B>(dy.clone(), computed);
+        let to_b = b_node.zip(kept.t).map(|(node, t)| {
+            let db = B::project_weight_gradient(wide.clone(), t, by);
+            (node.id, db)
+        });
+        let Some(b) = kept.b else {
+            gradients.register::<B>(grads, None, to_b);
+            return;
+        };
         let u = B::project_input_gradient(wide, b); // [.., r]
-        if let (Some(node), Some(x)) = (a_node, kept.x) {
-            let x = update_input::<B>(x, kept.dtypes[0], kept.drop);
-            let da = B::project_weight_gradient(u.clone(), x, kept.scale);
-            grads.register::<B>(node.id, Val::<B>(da).cast(kept.dtypes[0]).0);
-        }
+        let to_a = a_node.zip(kept.x).map(|(node, x)| {
+            let x = update_input::<B>(x, computed, kept.drop);
+            (node.id, B::project_weight_gradient(u.clone(), x, by))
+        });
+        gradients.register::<B>(grads, to_a, to_b);
         let (Some(node), Some((words, scales, codes)), Some(a)) = (x_node, kept.base, kept.a) else {
             return;
         };
         let dx = match kept.drop {
-            None => B::frozen_lora_input_gradient(dy, words, scales, codes, kept.form, u, a, kept.scale),
+            None => B::frozen_lora_input_gradient(dy, words, scales, codes, kept.form, u, a, gradients.scale),
             Some(mask) => {
                 let low = B::drop_hashed(B::project_input_gradient(u, a), mask);
                 add::<B>(
                     B::frozen_input_gradient(dy, words, scales, codes, kept.form),
                     low,
-                    kept.scale,
+                    gradients.scale,
                 )
             }
         };

@@ -176,7 +176,7 @@ impl LayerNormOps for burn_cubecl::CubeBackend {
         eps: f64,
     ) -> FloatTensor<Self> {
         match cube::rows_fit([&x, &weight, &dy]) {
-            true => cube::norm_gradients(x, weight, dy, eps, true, false).0,
+            true => cube::norm_gradients(x, weight, dy, None, eps, true, false).0,
             false => portable::backward::<Self>(x, weight, dy, eps, false).0,
         }
     }
@@ -190,7 +190,7 @@ impl LayerNormOps for burn_cubecl::CubeBackend {
         if !cube::rows_fit([&x, &weight, &dy]) {
             return portable::all::<Self>(x, weight, dy, eps);
         }
-        let (dx, affine) = cube::norm_gradients(x, weight, dy, eps, true, true);
+        let (dx, affine) = cube::norm_gradients(x, weight, dy, None, eps, true, true);
         (dx, affine.expect("asked for"))
     }
 }

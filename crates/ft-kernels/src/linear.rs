@@ -73,7 +73,12 @@ pub(crate) mod portable {
     }
 
     pub(crate) fn weight_gradient<B: Backend>(dy: FloatTensor<B>, x: FloatTensor<B>, scale: f64) -> FloatTensor<B> {
-        Val::<B>(dy).rows().t().matmul(Val(x).rows()).scale(scale).0
+        let product = Val::<B>(dy).rows().t().matmul(Val(x).rows());
+        if scale == 1.0 {
+            product.0
+        } else {
+            product.scale(scale).0
+        }
     }
 
     /// x `[.., k]` times a matrix `[k, n]`.

@@ -3,16 +3,19 @@
 use crate::cpu;
 #[cfg(feature = "gpu")]
 use crate::cube;
+pub(crate) mod factors;
+
 use crate::dropout::{DropoutOps, Mask};
 use crate::linear::LinearOps;
 use crate::output::Output;
-use crate::portable::{Val, as_type_of, once};
+use crate::portable::{Val, once};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
+use factors::{CastOps, FactorGradients, factors, rounds_beside};
 
 /// `x·Wᵀ + scale·(x·Aᵀ)·Bᵀ`: x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`.
 ///
@@ -46,7 +49,7 @@ pub fn lora_linear_for<const D: usize>(
         a.dims(),
         b.dims()
     );
-    let [a, b] = factors_beside(&x, [a, b]);
+    let rounds = rounds_beside(&x);
     let [x, w, a, b] = [
         x.into_dispatch(),
         w.into_dispatch(),
@@ -55,14 +58,16 @@ pub fn lora_linear_for<const D: usize>(
     ];
     let drop = dropout.and_then(|(p, seed)| Mask::new(p, seed));
     Tensor::from_dispatch(<burn::backend::Dispatch as LoraOps>::lora_linear(
-        x, w, a, b, scale, drop, output,
+        x, w, a, b, scale, rounds, drop, output,
     ))
 }
 
 /// The backend operations of [`lora_linear`].
+#[allow(clippy::too_many_arguments)]
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
-pub trait LoraOps: LinearOps + DropoutOps {
-    /// x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`, or zeros; dropout before `a`.
+pub trait LoraOps: LinearOps + DropoutOps + CastOps {
+    /// x `[.., in]`, w `[out, in]`, a `[r, in]`, b `[out, r]` -> `[.., out]`, or zeros; dropout before `a`. The factors are rounded to
+    /// a type first where one is given.
     #[fusion(default)]
     fn lora_linear(
         x: FloatTensor<Self>,
@@ -70,10 +75,12 @@ pub trait LoraOps: LinearOps + DropoutOps {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
+        rounds: Option<DType>,
         drop: Option<Mask>,
         output: Output,
     ) -> FloatTensor<Self> {
         let out = w.shape()[0];
+        let (a, b) = factors::<Self>(a, b, rounds);
         output.of::<Self>(x, out, |x| {
             let t = Self::project(update_input::<Self>(x.clone(), a.dtype(), drop), a);
             Self::lora_combine(x, w, t, b, scale)
@@ -114,15 +121,6 @@ pub trait LoraOps: LinearOps + DropoutOps {
     ) -> FloatTensor<Self> {
         let a = Val::<Self>(a).t().0;
         Self::add_low_rank(Self::project_input_gradient(dy, w), u, a, scale)
-    }
-}
-
-/// The factors a and b in the type that the update is computed in beside x: on graphics cards bf16 meets bf16, with sums in f32, as
-/// in torch's autocast. A copy of x in f32 would be the most that the update moves.
-pub(crate) fn factors_beside<const D: usize>(x: &Tensor<D>, factors: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
-    match x.dtype() == DType::BF16 && !crate::is_cpu(&x.device()) {
-        true => factors.map(|factor| as_type_of(x, factor)),
-        false => factors,
     }
 }
 
@@ -213,14 +211,21 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
+        rounds: Option<DType>,
         drop: Option<Mask>,
         output: Output,
     ) -> FloatTensor<Self> {
         let out = w.shape()[0];
         let tracked = [&x, &w, &a, &b].map(|t| t.is_tracked());
-        let dtypes = [w.dtype(), a.dtype(), b.dtype()];
+        let w_dtype = w.dtype();
+        let gradients = FactorGradients {
+            dtypes: [a.dtype(), b.dtype()],
+            scale,
+            rounds,
+        };
         let ((x, x_node), (w, w_node), (a, a_node), (b, b_node)) =
             (x.into_parts(), w.into_parts(), a.into_parts(), b.into_parts());
+        let (a, b) = factors::<B>(a, b, rounds);
         match LoraLinear
             .prepare::<C>([x_node, w_node, a_node, b_node])
             .compute_bound()
@@ -235,14 +240,14 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
                     w: x_tracked.then(|| w.clone()),
                     a: x_tracked.then_some(a),
                     b: (x_tracked || a_tracked).then(|| b.clone()),
-                    scale,
+                    gradients,
                     drop,
-                    dtypes,
+                    w_dtype,
                 };
                 let y = output.of::<B>(x, out, |x| B::lora_combine(x, w, t, b, scale));
                 prep.finish(kept, y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::lora_linear(x, w, a, b, scale, drop, output)),
+            OpsKind::UnTracked(prep) => prep.finish(B::lora_linear(x, w, a, b, scale, rounds, drop, output)),
         }
     }
 
@@ -278,9 +283,9 @@ struct Kept<T> {
     w: Option<T>,
     a: Option<T>,
     b: Option<T>,
-    scale: f64,
+    gradients: FactorGradients,
     drop: Option<Mask>,
-    dtypes: [DType; 3],
+    w_dtype: DType,
 }
 
 impl<B: LoraOps> Backward<B, 4> for LoraLinear {
@@ -295,28 +300,32 @@ impl<B: LoraOps> Backward<B, 4> for LoraLinear {
             w,
             a,
             b,
-            scale,
+            gradients,
             drop,
-            dtypes,
+            w_dtype,
         } = ops.state;
+        let (computed, by) = (gradients.computed(), gradients.product_scale());
         if let (Some(node), Some(x)) = (w_node, &x) {
             let dw = B::project_weight_gradient(dy.clone(), x.clone(), 1.0);
-            grads.register::<B>(node.id, Val::<B>(dw).cast(dtypes[0]).0);
+            grads.register::<B>(node.id, Val::<B>(dw).cast(w_dtype).0);
         }
-        let wide = widened::<B>(dy.clone(), dtypes[1]);
-        if let (Some(node), Some(t)) = (b_node, t) {
-            let db = B::project_weight_gradient(wide.clone(), t, scale);
-            grads.register::<B>(node.id, Val::<B>(db).cast(dtypes[2]).0);
-        }
-        let Some(b) = b else { return };
+        let wide = widened::<B>(dy.clone(), computed);
+        let to_b = b_node.zip(t).map(|(node, t)| {
+            let db = B::project_weight_gradient(wide.clone(), t, by);
+            (node.id, db)
+        });
+        let Some(b) = b else {
+            gradients.register::<B>(grads, None, to_b);
+            return;
+        };
         let u = B::project_input_gradient(wide, b); // [.., r]
-        if let (Some(node), Some(x)) = (a_node, x) {
-            let x = update_input::<B>(x, dtypes[1], drop);
-            let da = B::project_weight_gradient(u.clone(), x, scale);
-            grads.register::<B>(node.id, Val::<B>(da).cast(dtypes[1]).0);
-        }
+        let to_a = a_node.zip(x).map(|(node, x)| {
+            let x = update_input::<B>(x, computed, drop);
+            (node.id, B::project_weight_gradient(u.clone(), x, by))
+        });
+        gradients.register::<B>(grads, to_a, to_b);
         if let (Some(node), Some(w), Some(a)) = (x_node, w, a) {
-            grads.register::<B>(node.id, input_gradient::<B>(dy, w, u, a, scale, drop));
+            grads.register::<B>(node.id, input_gradient::<B>(dy, w, u, a, gradients.scale, drop));
         }
     }
 }

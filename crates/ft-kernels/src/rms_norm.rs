@@ -146,7 +146,7 @@ impl RmsNormOps for burn_cubecl::CubeBackend {
         eps: f64,
     ) -> FloatTensor<Self> {
         match cube::rows_fit([&x, &weight, &dy]) {
-            true => cube::norm_gradients(x, weight, dy, eps, false, false).0,
+            true => cube::norm_gradients(x, weight, dy, None, eps, false, false).0,
             false => portable::backward::<Self>(x, weight, dy, eps, false).0,
         }
     }
@@ -159,7 +159,7 @@ impl RmsNormOps for burn_cubecl::CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let shape = weight.shape();
         let (dx, dw) = match cube::rows_fit([&x, &weight, &dy]) {
-            true => cube::norm_gradients(x, weight, dy, eps, false, true),
+            true => cube::norm_gradients(x, weight, dy, None, eps, false, true),
             false => portable::backward::<Self>(x, weight, dy, eps, true),
         };
         (dx, Self::float_reshape(dw.expect("asked for"), shape))

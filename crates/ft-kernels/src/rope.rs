@@ -20,6 +20,12 @@ use burn::tensor::Tensor;
 ///
 /// The tables are constants. Kept for backward: the tables; the gradient is the inverse rotation.
 pub fn rope(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
+    check(&x, &cos, &sin);
+    let [x, cos, sin] = [x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as RopeOps>::rotate(x, cos, sin, false))
+}
+
+pub(crate) fn check(x: &Tensor<4>, cos: &Tensor<3>, sin: &Tensor<3>) {
     let ([b, s, _, d], [table, steps, half]) = (x.dims(), cos.dims());
     assert!(
         (table == b || table == 1) && steps == s && 2 * half == d && cos.dims() == sin.dims(),
@@ -28,11 +34,9 @@ pub fn rope(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
         cos.dims(),
         sin.dims()
     );
-    let [x, cos, sin] = [x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()];
-    Tensor::from_dispatch(<Dispatch as RopeOps>::rotate(x, cos, sin, false))
 }
 
-/// The backend operation of [`rope`].
+/// The backend operations of [`rope`].
 #[backend_extension(Cube: cfg(feature = "gpu"), Flex: cfg(feature = "flex"), Autodiff, Fusion: cfg(feature = "gpu"))]
 pub trait RopeOps: Backend {
     /// Rotates x `[b, s, h, d]` by the angles of cos and sin `[b or 1, s, d/2]`; the other way round if `inverse`.
@@ -44,6 +48,19 @@ pub trait RopeOps: Backend {
         inverse: bool,
     ) -> FloatTensor<Self> {
         portable::<Self>(x, cos, sin, inverse)
+    }
+
+    /// The same with q and k, which differ in their heads.
+    #[fusion(meta = |q, k, _cos, _sin, _inverse| (q.clone(), k.clone()))]
+    fn rotate_both(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let q = Self::rotate(q, cos.clone(), sin.clone(), inverse);
+        (q, Self::rotate(k, cos, sin, inverse))
     }
 }
 
@@ -78,6 +95,21 @@ impl RopeOps for burn_cubecl::CubeBackend {
         }
         let (cos, sin) = (Val::<Self>(cos).cast(DType::F32).0, Val::<Self>(sin).cast(DType::F32).0);
         cube::rope(x, cos, sin, inverse)
+    }
+
+    fn rotate_both(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !cube::alike([&q, &k]) {
+            let q = Self::rotate(q, cos.clone(), sin.clone(), inverse);
+            return (q, Self::rotate(k, cos, sin, inverse));
+        }
+        let (cos, sin) = (Val::<Self>(cos).cast(DType::F32).0, Val::<Self>(sin).cast(DType::F32).0);
+        cube::rope_both(q, k, cos, sin, inverse)
     }
 }
 

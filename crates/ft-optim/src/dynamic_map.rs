@@ -48,6 +48,13 @@ impl Codes {
         Self(Tensor::from_data(TensorData::new(words, [count]), (device, DType::U32)))
     }
 
+    /// `len` codes that are all `code`, made on the device.
+    pub fn filled(code: u8, len: usize, device: &Device) -> Self {
+        let words = len.div_ceil(BLOCK) * BLOCK / 4;
+        let word = u32::from_le_bytes([code; 4]);
+        Self(Tensor::full([words], word, (device, DType::U32)))
+    }
+
     /// The first `len` codes.
     pub fn bytes(&self, len: usize) -> Vec<u8> {
         let words = self
@@ -101,6 +108,8 @@ mod tests {
         let values: Vec<f32> = (0..2 * BLOCK).map(|i| ((i as f32 - 250.0) / 260.0).powi(3)).collect();
         let tensor = Tensor::<2>::from_data(TensorData::new(values.clone(), [2, BLOCK]), &device);
         for map in [&*SIGNED, &*UNSIGNED] {
+            let filled = Codes::filled(map.zero, 2 * BLOCK - 3, &device);
+            assert_eq!(filled.bytes(2 * BLOCK), vec![map.zero; 2 * BLOCK]);
             let codes: Vec<u8> = values.iter().map(|v| map.encode(*v)).collect();
             let joined = Codes::join(encode(map, &tensor));
             assert_eq!(joined.bytes(2 * BLOCK), codes);

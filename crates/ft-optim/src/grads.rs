@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{FloatDType, Tensor, TensorReadError};
+use ft_kernels::{Many, Scaled};
 
 #[cfg(feature = "flex")]
 use crate::host;
@@ -136,9 +137,14 @@ fn sum_of_squares<M: Module>(module: &M, grads: &GradientsParams) -> Amount {
         seen: HashSet::new(),
         host: 0.0,
         device: None,
+        many: Many::default(),
     };
     module.visit(&mut sum);
-    match sum.device {
+    let device = match (sum.device, sum.many.sum_of_squares()) {
+        (Some(device), Some(many)) => Some(device + many),
+        (device, many) => device.or(many),
+    };
+    match device {
         None => Amount::Host(sum.host),
         Some(device) => Amount::Device(device.add_scalar(sum.host).into()),
     }
@@ -150,6 +156,8 @@ struct Squares<'a> {
     seen: HashSet<ParamId>,
     host: f64,
     device: Option<Tensor<1>>,
+    /// Those that kernels take together.
+    many: Many,
 }
 
 impl ModuleVisitor for Squares<'_> {
@@ -163,6 +171,9 @@ impl ModuleVisitor for Squares<'_> {
             self.host += host::sum_of_squares(grad);
             return;
         }
+        let Err(grad) = self.many.push(grad) else {
+            return;
+        };
         let squares = grad.cast(FloatDType::F32).square().sum();
         self.device = Some(match self.device.take() {
             Some(sum) => sum + squares,
@@ -172,11 +183,25 @@ impl ModuleVisitor for Squares<'_> {
 }
 
 fn scale<M: Module>(module: &M, grads: &mut GradientsParams, by: Amount) {
-    if !matches!(by, Amount::Host(1.0)) {
-        module.visit(&mut Scale {
+    if matches!(by, Amount::Host(1.0)) {
+        return;
+    }
+    let mut scale = Scale {
+        grads,
+        seen: HashSet::new(),
+        by,
+        many: Many::default(),
+        waiting: HashSet::new(),
+    };
+    module.visit(&mut scale);
+    let Scale { by, many, waiting, .. } = scale;
+    if let Amount::Device(factor) = &by
+        && !many.is_empty()
+    {
+        module.visit(&mut Return {
             grads,
-            seen: HashSet::new(),
-            by,
+            scaled: many.scale(factor),
+            waiting,
         });
     }
 }
@@ -185,6 +210,9 @@ struct Scale<'a> {
     grads: &'a mut GradientsParams,
     seen: HashSet<ParamId>,
     by: Amount,
+    /// Those that kernels take together, and whose they are.
+    many: Many,
+    waiting: HashSet<ParamId>,
 }
 
 impl ModuleVisitor for Scale<'_> {
@@ -192,8 +220,35 @@ impl ModuleVisitor for Scale<'_> {
         if !self.seen.insert(param.id) {
             return;
         }
-        if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register(param.id, scaled(grad, &self.by));
+        let Some(mut grad) = self.grads.remove::<D>(param.id) else {
+            return;
+        };
+        if let Amount::Device(_) = self.by {
+            grad = match self.many.push(grad) {
+                Err(grad) => grad,
+                Ok(()) => {
+                    self.waiting.insert(param.id);
+                    return;
+                }
+            };
+        }
+        self.grads.register(param.id, scaled(grad, &self.by));
+    }
+}
+
+/// Puts gradients back that were scaled together, in the order in which they were taken.
+struct Return<'a> {
+    grads: &'a mut GradientsParams,
+    scaled: Scaled,
+    waiting: HashSet<ParamId>,
+}
+
+impl ModuleVisitor for Return<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.waiting.remove(&param.id)
+            && let Some(grad) = self.scaled.take::<D>()
+        {
+            self.grads.register(param.id, grad);
         }
     }
 }

@@ -7,6 +7,8 @@ pub struct Group {
     pub decay: bool,
     /// Whether it is a hidden matrix, which [`Muon`](crate::Muon) orthogonalizes.
     pub hidden: bool,
+    /// Whether it is a table of embeddings, whose states [`AdamW8bit`](crate::AdamW8bit) keeps in f32.
+    pub embedding: bool,
 }
 
 impl Group {
@@ -15,6 +17,7 @@ impl Group {
         Self {
             decay: decays(path),
             hidden: hidden(path, shape),
+            embedding: embedding(path),
         }
     }
 
@@ -27,10 +30,15 @@ impl Group {
 /// Whether a parameter is a matrix inside the network: not a vector, whatever its rank, and not a table of embeddings or a
 /// head, whose rows stand for tokens.
 pub fn hidden(path: &str, shape: &[usize]) -> bool {
-    let of_tokens = |segment: &str| {
-        segment.contains("embed") || segment.contains("prompt") || matches!(segment, "wte" | "wpe" | "lm_head")
-    };
-    shape.len() == 2 && shape.iter().all(|size| *size > 1) && !path.split('.').any(of_tokens)
+    let head = path.split('.').any(|segment| segment == "lm_head");
+    shape.len() == 2 && shape.iter().all(|size| *size > 1) && !head && !embedding(path)
+}
+
+/// Whether the parameter at `path` is a table of embeddings: of tokens, positions or a prompt.
+pub fn embedding(path: &str) -> bool {
+    let table =
+        |segment: &str| segment.contains("embed") || segment.contains("prompt") || matches!(segment, "wte" | "wpe");
+    path.split('.').any(table)
 }
 
 /// Whether the parameter at `path` decays: everything but biases and normalization parameters, as Hugging Face's

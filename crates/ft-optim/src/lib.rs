@@ -63,7 +63,7 @@ mod tests;
 
 pub use error::{Error, Mismatch, Problem, Result};
 pub use grads::{GradNorm, clip_grad_norm, scale_and_clip, scale_grads};
-pub use groups::{Group, decays, hidden};
+pub use groups::{Group, decays, embedding, hidden};
 pub use loss_scale::LossScale;
 pub use optim::Optim;
 pub use optimizers::{

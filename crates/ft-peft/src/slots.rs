@@ -111,7 +111,7 @@ impl Embedding {
     pub fn forward(&self, ids: Tensor<2, Int>, pass: &Pass) -> Tensor<3> {
         let [batch, seq] = ids.dims();
         let flat = ids.reshape([batch * seq]);
-        let rows = self.weight.val().select(0, flat.clone());
+        let rows = ft_kernels::embedding(self.weight.val(), flat.clone());
         let rows = match self.compute {
             None => rows,
             Some(dtype) => rows.cast(dtype),
@@ -176,15 +176,28 @@ impl Norm {
     /// x `[.., hidden]`, normalized over the last axis in f32.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match &self.bias {
-            None => {
-                let weight = self.weight.val();
-                let factor = match self.from_one {
-                    false => weight,
-                    true => weight.cast(FloatDType::F32).add_scalar(1.0),
-                };
-                ft_kernels::rms_norm(x, factor, self.eps)
-            }
+            None => ft_kernels::rms_norm(x, self.factor(), self.eps),
             Some(bias) => ft_kernels::layer_norm(x, self.weight.val(), bias.val(), self.eps),
+        }
+    }
+
+    /// The residual stream `x`, with what a sub-layer adds to it, and its normalization.
+    pub fn beside<const D: usize>(&self, x: Tensor<D>, added: Option<Tensor<D>>) -> (Tensor<D>, Tensor<D>) {
+        if self.bias.is_none() && added.as_ref().is_none_or(|added| added.dtype() == x.dtype()) {
+            return ft_kernels::residual_norm(x, added, self.factor(), self.eps);
+        }
+        let stream = match added {
+            None => x,
+            Some(added) => x + added,
+        };
+        (stream.clone(), self.forward(stream))
+    }
+
+    fn factor(&self) -> Tensor<1> {
+        let weight = self.weight.val();
+        match self.from_one {
+            false => weight,
+            true => weight.cast(FloatDType::F32).add_scalar(1.0),
         }
     }
 }
@@ -211,6 +224,20 @@ impl Residual {
         match &self.adapter {
             None => residual + output,
             Some(adapter) => adapter.join(residual, output, pass),
+        }
+    }
+
+    /// [`join`](Self::join), and its normalization for the next sub-layer beside it.
+    pub fn join_normed<const D: usize>(
+        &self,
+        residual: Tensor<D>,
+        output: Tensor<D>,
+        norm: &Norm,
+        pass: &Pass,
+    ) -> (Tensor<D>, Tensor<D>) {
+        match &self.adapter {
+            None => norm.beside(residual, Some(output)),
+            Some(adapter) => norm.beside(adapter.join(residual, output, pass), None),
         }
     }
 }

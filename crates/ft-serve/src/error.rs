@@ -91,7 +91,7 @@ impl From<RequestError> for ApiError {
             RequestError::Full(_) => 429,
             RequestError::Closing => 503,
             RequestError::TimedOut { .. } => 504,
-            RequestError::NotFinite { .. } | RequestError::Internal(_) => 500,
+            RequestError::Structure { .. } | RequestError::NotFinite { .. } | RequestError::Internal(_) => 500,
         };
         let code = match &error {
             RequestError::TooLong { .. } => Some("context_length_exceeded"),

@@ -6,6 +6,7 @@
 //!  persona    what a model's name means: adapter, tokenizer, chat template, settings
 //!  page/      what `/` shows: one file of HTML, CSS and JavaScript
 //!  runs       run folders that clients may watch
+//!  response_format, tool_calls   answers that are JSON, and calls of tools in them
 //!  answering  events of the engine as text, with stops, log probabilities and usage
 //! ```
 //!
@@ -17,10 +18,12 @@ mod error;
 mod fields;
 mod http;
 mod persona;
+mod response_format;
 mod routes;
 mod runs;
 mod sampling;
 mod service;
+mod tool_calls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use http::Limits;
-pub use persona::{Persona, add_stops};
+pub use persona::Persona;
 pub use service::{Service, Settings};
 
 use http::{Listener, Running};

@@ -1,9 +1,10 @@
 //! What the name of a model means.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use ft_data::Tokenizer;
-use ft_infer::GenerationConfig;
+use ft_infer::{GenerationConfig, Vocabulary};
 
 /// The base or an adapter as its clients meet it.
 #[derive(Clone, Debug)]
@@ -18,9 +19,23 @@ pub struct Persona {
     pub tokenizer: Tokenizer,
     /// Where a request says nothing.
     pub settings: GenerationConfig,
+    vocabulary: Arc<OnceLock<Vocabulary>>,
 }
 
 impl Persona {
+    /// The base model in `root`.
+    pub fn base(name: String, root: PathBuf, tokenizer: Tokenizer, mut settings: GenerationConfig) -> Self {
+        add_stops(&mut settings, &tokenizer);
+        Self {
+            name,
+            adapter: None,
+            root,
+            tokenizer,
+            settings,
+            vocabulary: Arc::default(),
+        }
+    }
+
     /// The adapter in `folder`, over `base`: an adapter may bring its tokenizer, its chat template and its generation settings.
     ///
     /// # Errors
@@ -49,7 +64,9 @@ impl Persona {
             false => base.settings.clone(),
         };
         add_stops(&mut settings, &tokenizer);
+        let same = !has("tokenizer.json") && settings.eos_token_id == base.settings.eos_token_id;
         Ok(Self {
+            vocabulary: if same { base.vocabulary.clone() } else { Arc::default() },
             name: name.into(),
             adapter: Some(name.into()),
             root: folder.into(),
@@ -57,10 +74,19 @@ impl Persona {
             settings,
         })
     }
+
+    /// For answers of a given structure. Made when the first is asked for.
+    pub(crate) fn vocabulary(&self) -> Result<&Vocabulary, String> {
+        if let Some(made) = self.vocabulary.get() {
+            return Ok(made);
+        }
+        let made = Vocabulary::new(&self.tokenizer, &self.settings.eos_token_id)?;
+        Ok(self.vocabulary.get_or_init(|| made))
+    }
 }
 
 /// Adds the tokenizer's stop tokens to those of the settings: what fine-tuning taught a model to stop at may be unknown to these.
-pub fn add_stops(settings: &mut GenerationConfig, tokenizer: &Tokenizer) {
+fn add_stops(settings: &mut GenerationConfig, tokenizer: &Tokenizer) {
     for id in tokenizer.eos_ids() {
         if !settings.eos_token_id.contains(id) {
             settings.eos_token_id.push(*id);

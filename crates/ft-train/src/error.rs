@@ -145,6 +145,20 @@ pub enum Error {
     /// Something burn-train reported.
     #[error("training stopped: {0}")]
     Training(String),
+    /// Another process of the run, and what is left of it.
+    #[error(
+        "{lost}; the newest checkpoint is {last}; go on with --resume, with as many ranks as you like. Ranks that only need longer (a large checkpoint, many \
+             answers) need a larger train.timeout"
+    )]
+    Rank {
+        /// What happened.
+        lost: ft_ranks::Lost,
+        /// The newest checkpoint, or `none`.
+        last: String,
+    },
+    /// What ranks of one run do not have in common; every difference at once.
+    #[error("the ranks do not belong to one run:\n  {}", .0.join("\n  "))]
+    Ranks(Vec<String>),
     /// From the tokenizer or the data files.
     #[error(transparent)]
     Data(#[from] ft_data::Error),
@@ -167,6 +181,15 @@ pub enum Error {
 
 /// Result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<ft_ranks::Lost> for Error {
+    fn from(lost: ft_ranks::Lost) -> Self {
+        Error::Rank {
+            lost,
+            last: "none".into(),
+        }
+    }
+}
 
 impl Error {
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {

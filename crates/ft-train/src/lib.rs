@@ -38,6 +38,7 @@ pub use engine::{
     write_teacher_answers, write_teacher_cache,
 };
 pub use error::{Error, Result};
+pub use ft_ranks::Ranks;
 pub use plan::{DeviceTraits, Disk, Plan, PlanSummary, labels, labels_of};
 pub use watch::{
     BeforeAfter, BestStep, Ending, Outcome, ProgressRenderer, SampleCompletion, Score, Shown, Style, heat_maps,

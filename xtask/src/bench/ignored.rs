@@ -6,7 +6,7 @@ use crate::{Outcome, guide, shell};
 pub fn bench(name: &str, profile: &str, settings: Vec<(&'static str, String)>, keep: Option<&str>) -> Outcome {
     let mut cargo = shell::cargo();
     cargo
-        .args(["test", "--package", "ft-tests", "--test", "it", "--profile", profile])
+        .args(["test", "--workspace", "--test", "it", "--profile", profile])
         .args([name, "--", "--ignored", "--exact", "--nocapture"])
         .envs(settings);
     let Some(file) = keep else {

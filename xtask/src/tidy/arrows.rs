@@ -5,6 +5,7 @@ use serde_json::Value;
 /// Every crate of the workspace and the crates it may use. `None`: any of them.
 const MAY_USE: &[(&str, Option<&[&str]>)] = &[
     ("ft-seed", Some(&[])),
+    ("ft-ranks", Some(&[])),
     ("ft-kernels", Some(&[])),
     ("ft-quant", Some(&["ft-kernels"])),
     ("ft-peft", Some(&["ft-seed", "ft-kernels", "ft-quant"])),
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, Option<&[&str]>)] = &[
     (
         "ft-train",
         Some(&[
+            "ft-ranks",
             "ft-kernels",
             "ft-quant",
             "ft-peft",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use ft_data::Tokenizer;
+use ft_gguf::FileType;
 use ft_model::ModelConfig;
 use ft_model::gguf::{self, GgufSource};
 use ft_peft::plain::PlainLora;
@@ -56,15 +57,35 @@ enum Dtype {
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
+    #[value(name = "q5_k_m")]
+    Q5KM,
+    #[value(name = "q4_k_m")]
+    Q4KM,
 }
 
 impl Dtype {
-    fn gguf(self) -> ft_gguf::Dtype {
+    fn of_file(self) -> FileType {
         match self {
-            Dtype::F32 => ft_gguf::Dtype::F32,
-            Dtype::F16 => ft_gguf::Dtype::F16,
-            Dtype::Bf16 => ft_gguf::Dtype::Bf16,
-            Dtype::Q8_0 => ft_gguf::Dtype::Q8_0,
+            Dtype::F32 => FileType::All(ft_gguf::Dtype::F32),
+            Dtype::F16 => FileType::All(ft_gguf::Dtype::F16),
+            Dtype::Bf16 => FileType::All(ft_gguf::Dtype::Bf16),
+            Dtype::Q8_0 => FileType::All(ft_gguf::Dtype::Q8_0),
+            Dtype::Q6K => FileType::All(ft_gguf::Dtype::Q6K),
+            Dtype::Q5KM => FileType::Q5KM,
+            Dtype::Q4KM => FileType::Q4KM,
+        }
+    }
+
+    /// Of an adapter's matrices, whose rows are as short as its rank.
+    fn of_adapter(self) -> Result<ft_gguf::Dtype, Failure> {
+        match self.of_file() {
+            FileType::All(dtype) if dtype != ft_gguf::Dtype::Q6K => Ok(dtype),
+            _ => Err(Failure::wrong_use(format!(
+                "--dtype {} is for models: an adapter is f32, f16, bf16 or q8_0",
+                self.name()
+            ))),
         }
     }
 
@@ -74,6 +95,9 @@ impl Dtype {
             Dtype::F16 => "f16",
             Dtype::Bf16 => "bf16",
             Dtype::Q8_0 => "q8_0",
+            Dtype::Q6K => "q6_k",
+            Dtype::Q5KM => "q5_k_m",
+            Dtype::Q4KM => "q4_k_m",
         }
     }
 }
@@ -142,11 +166,12 @@ impl Export {
         match &located.adapter {
             Some(adapter) if !self.merge => {
                 let dtype = self.dtype.unwrap_or(Dtype::F32);
+                let of_adapter = dtype.of_adapter()?;
                 let merge = "write base and adapter as one model: add --merge";
                 let instead = |e: Failure| e.hint(if merges(adapter) { merge } else { RUN_HERE });
                 let lora = PlainLora::read(adapter, &Device::flex()).map_err(|e| instead(e.into()))?;
                 self.whole(|draft| {
-                    gguf::write_adapter(&located.checkpoint, &lora, dtype.gguf(), draft).map_err(|e| instead(e.into()))
+                    gguf::write_adapter(&located.checkpoint, &lora, of_adapter, draft).map_err(|e| instead(e.into()))
                 })?;
                 let what = format!("{} modules as {}", lora.pairs.len(), dtype.name());
                 let figures = json!({ "places": lora.pairs.len(), "rank": lora.rank(), "dtype": dtype.name() });
@@ -164,7 +189,7 @@ impl Export {
                     adapter: located.adapter.as_deref(),
                     tokenizer: Tokenizer::from_dir(located.tokenizer())?.gguf(rows)?,
                 };
-                self.whole(|draft| Ok(gguf::write_model(&source, dtype.gguf(), draft)?))?;
+                self.whole(|draft| Ok(gguf::write_model(&source, dtype.of_file(), draft)?))?;
                 let figures = json!({ "dtype": dtype.name() });
                 self.report(
                     &format!("the model as {}", dtype.name()),

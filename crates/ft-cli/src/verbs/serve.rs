@@ -188,19 +188,12 @@ impl Serve {
     fn base(&self, located: &Located, model: &Model) -> Result<Persona, Failure> {
         let folder: &PathBuf = &located.checkpoint;
         let tokenizer = Tokenizer::from_dir(folder)?;
-        let mut settings = GenerationConfig::from_dir(folder, &model.config().eos_token_ids)?;
-        ft_serve::add_stops(&mut settings, &tokenizer);
+        let settings = GenerationConfig::from_dir(folder, &model.config().eos_token_ids)?;
         let name = match located.adapter {
             None => self.model.clone(),
             Some(_) => folder.display().to_string(),
         };
-        Ok(Persona {
-            name,
-            adapter: None,
-            root: folder.clone(),
-            tokenizer,
-            settings,
-        })
+        Ok(Persona::base(name, folder.clone(), tokenizer, settings))
     }
 }
 

@@ -8,6 +8,7 @@ use ft_train::{BeforeAfter, Ending, Event, FitOptions, Outcome, Plan, Progress, 
 
 use crate::args::{DeviceArg, SetArg};
 use crate::failure::Failure;
+use crate::ranks::{self, Started};
 use crate::screen::Screen;
 use crate::signals::Stop;
 use crate::{configs, device, embedded, logging, output};
@@ -40,7 +41,22 @@ impl Train {
     pub fn run(self) -> Result<(), Failure> {
         // Before anything that takes time: a signal must never find the default behaviour once work has begun.
         let stop = Stop::listen()?;
-        let mut this = self.untangled();
+        let started = Started::find()?;
+        match self.untangled().train(&stop, &started) {
+            Ok(()) => {
+                started.finish();
+                Ok(())
+            }
+            Err(Ended::Asked(failure)) => {
+                started.finish();
+                Err(failure)
+            }
+            Err(Ended::Failed(failure)) => Err(started.fail(failure)),
+        }
+    }
+
+    fn train(self, stop: &Stop, started: &Started) -> Result<(), Ended> {
+        let mut this = self;
         if this.force {
             this.set.set.push("train.force=true".into());
         }
@@ -49,21 +65,34 @@ impl Train {
             .clone()
             .map(|from| from.map_or(Resume::Latest, Resume::From));
         let config = this.load()?;
-        let picked = device::pick(this.device.device)?;
+        let picked = match started.local() {
+            None => device::pick(this.device.device)?,
+            Some(local) => device::pick_local(this.device.device, local)?,
+        };
         let mut plan = Plan::resolve(config, &picked.device, &picked.name)?;
         plan.provenance.commit = option_env!("FT_COMMIT").map(str::to_owned);
+        let ranks = started.ranks();
+        let first = ranks.is_first();
+        ranks::settle(&ranks, plan.config.train.timeout, stop.clone(), plan.out().to_owned());
         let interrupter = Interrupter::new();
-        let (screen, progress) = this.progress(&interrupter);
+        let (screen, progress) = match first {
+            true => this.progress(&interrupter),
+            false => (None, Progress::Silent),
+        };
         let options = FitOptions {
             stop: stop.flag(),
             progress,
             interrupter,
             resume,
+            ranks,
             on_event: Box::new(tell),
         };
         let outcome = fit(plan, options);
         drop(screen);
         let outcome = outcome?;
+        if !first {
+            return Ok(());
+        }
         if this.json {
             output::json(&outcome)?;
         } else {
@@ -76,7 +105,7 @@ impl Train {
             ));
         }
         match outcome.ending {
-            Ending::Interrupted => Err(Self::interrupted(&outcome, stop.signal())),
+            Ending::Interrupted => Err(Ended::Asked(Self::interrupted(&outcome, stop.signal()))),
             Ending::Finished | Ending::EarlyStopped => Ok(()),
         }
     }
@@ -135,6 +164,19 @@ impl Train {
             Some(signal) => Failure::stopped(signal, message),
             None => Failure::new(message),
         }
+    }
+}
+
+/// Why a run has no result.
+enum Ended {
+    /// Someone asked it to stop.
+    Asked(Failure),
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
     }
 }
 

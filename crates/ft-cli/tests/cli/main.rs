@@ -14,6 +14,8 @@ mod front;
 mod heads;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(all(feature = "mpi", target_os = "linux"))]
+mod mpi;
 mod preview;
 mod runs;
 #[cfg(unix)]

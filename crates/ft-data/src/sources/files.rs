@@ -167,8 +167,16 @@ fn pattern(path: &Path) -> Option<&str> {
     path.to_str().filter(|text| text.contains(['*', '?', '[']))
 }
 
+/// Parts of a pattern between slashes, at most: `glob` goes down into each on the stack.
+const PARTS: usize = 256;
+
 /// The files that fit a pattern, in alphabetical order.
 fn matching(pattern: &str) -> Result<Vec<PathBuf>, String> {
+    let parts = pattern.split(std::path::is_separator).count();
+    if parts > PARTS {
+        let begin: String = pattern.chars().take(80).collect();
+        return Err(format!("{begin}..: a pattern of {parts} parts; at most {PARTS} are followed"));
+    }
     let found = glob::glob_with(pattern, OPTIONS).map_err(|e| format!("{pattern}: {e}"))?;
     let mut files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
     files.sort();

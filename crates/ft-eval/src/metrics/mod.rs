@@ -9,7 +9,6 @@ mod chrf;
 mod cider;
 pub(crate) mod classification;
 mod coco_rouge;
-pub mod correlation;
 mod exact_match;
 mod multiple_choice;
 mod nist;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::{Error, GenerationConfig};
+use crate::{Error, GenerationConfig, Structure};
 
 /// A prompt to be continued.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Request {
     pub frequency_penalty: f32,
     /// Added to logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
+    /// What the answer must be; it ends with the structure, whatever `config.ignore_eos` says.
+    pub structure: Option<Structure>,
     /// Log probabilities of the chosen tokens are wanted, with this many of the likeliest.
     pub scores: Option<usize>,
     /// Log probabilities of the prompt's tokens are wanted, with this many of the likeliest.
@@ -41,6 +43,7 @@ impl Request {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            structure: None,
             scores: None,
             prompt_scores: None,
             deadline: None,
@@ -91,6 +94,14 @@ pub enum RequestError {
     TimedOut {
         /// Tokens generated before.
         generated: usize,
+    },
+    /// The structure that was asked for cannot be followed any further.
+    #[error("the answer's structure cannot be followed after {generated} generated tokens: {why}")]
+    Structure {
+        /// Tokens generated before.
+        generated: usize,
+        /// Why.
+        why: String,
     },
     /// The model's logits are not finite.
     #[error(

@@ -104,13 +104,26 @@ impl Sequence {
         }
         let asked = self.request.scores;
         let raw = asked.map(|_| logits.to_vec());
+        let generated = self.generated();
+        let broken = |why| Some(Err(RequestError::Structure { generated, why }));
+        if let Some(structure) = &mut self.request.structure
+            && let Err(why) = structure.restrict(logits)
+        {
+            return broken(why);
+        }
         let Some(id) = self.pick(logits) else {
-            let generated = self.generated();
             return Some(Err(RequestError::NotFinite { generated }));
+        };
+        let ended = match &mut self.request.structure {
+            None => false,
+            Some(structure) => match structure.take(id) {
+                Ok(ended) => ended,
+                Err(why) => return broken(why),
+            },
         };
         self.tokens.push(id);
         let config = &self.request.config;
-        let finish = match (config.stops_at(id), self.generated() >= config.max_new_tokens) {
+        let finish = match (ended || config.stops_at(id), self.generated() >= config.max_new_tokens) {
             (true, _) => Some(FinishReason::Stop),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,

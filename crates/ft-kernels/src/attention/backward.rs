@@ -16,11 +16,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         span: Span,
         scale: f64,
     ) -> FloatTensor<Self> {
-        let first = match first {
-            First::Start => First::Start,
-            First::At(columns) => First::At(columns),
-            First::Between(columns) => First::Between(columns),
-        };
+        let first = first.inner();
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
         match Attention
             .prepare::<C>([q_node, k_node, v_node])
@@ -28,19 +24,8 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
             .stateful()
         {
             OpsKind::Tracked(prep) => {
-                let inputs = [q.clone(), k.clone(), v.clone()];
-                let (out, lse) = B::attend_with_lse(q, k, v, first.clone(), span, scale);
-                prep.finish(
-                    Kept {
-                        inputs,
-                        out: out.clone(),
-                        lse,
-                        first,
-                        span,
-                        scale,
-                    },
-                    out,
-                )
+                let (kept, out) = Kept::forward([q, k, v], first, span, scale);
+                prep.finish(kept, out)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::attend(q, k, v, first, span, scale)),
         }
@@ -76,7 +61,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
 struct Attention;
 
 #[derive(Debug, Clone)]
-struct Kept<B: Backend> {
+pub(super) struct Kept<B: Backend> {
     inputs: [FloatTensor<B>; 3],
     out: FloatTensor<B>,
     lse: FloatTensor<B>,
@@ -85,21 +70,51 @@ struct Kept<B: Backend> {
     scale: f64,
 }
 
+impl<B: Backend, C: CheckpointStrategy> First<Autodiff<B, C>> {
+    pub(super) fn inner(self) -> First<B> {
+        match self {
+            First::Start => First::Start,
+            First::At(columns) => First::At(columns),
+            First::Between(columns) => First::Between(columns),
+        }
+    }
+}
+
+impl<B: AttentionOps> Kept<B> {
+    /// The output `[b, s, hq, d]` from q, k and v, and what its gradients need.
+    pub(super) fn forward(
+        inputs: [FloatTensor<B>; 3],
+        first: First<B>,
+        span: Span,
+        scale: f64,
+    ) -> (Self, FloatTensor<B>) {
+        let [q, k, v] = inputs.clone();
+        let (out, lse) = B::attend_with_lse(q, k, v, first.clone(), span, scale);
+        let kept = Self {
+            inputs,
+            out: out.clone(),
+            lse,
+            first,
+            span,
+            scale,
+        };
+        (kept, out)
+    }
+
+    /// Gradients to q, k and v.
+    pub(super) fn gradients(self, dout: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+        let [q, k, v] = self.inputs;
+        B::attend_gradients(q, k, v, self.out, self.lse, dout, self.first, self.span, self.scale)
+    }
+}
+
 impl<B: AttentionOps> Backward<B, 3> for Attention {
     type State = Kept<B>;
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let [q_node, k_node, v_node] = ops.parents;
         let dout = grads.consume::<B>(&ops.node);
-        let Kept {
-            inputs: [q, k, v],
-            out,
-            lse,
-            first,
-            span,
-            scale,
-        } = ops.state;
-        let (dq, dk, dv) = B::attend_gradients(q, k, v, out, lse, dout, first, span, scale);
+        let (dq, dk, dv) = ops.state.gradients(dout);
         for (node, gradient) in [(q_node, dq), (k_node, dk), (v_node, dv)] {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);

@@ -4,6 +4,7 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Tensor};
 
 mod packed;
+mod rotary;
 mod texts;
 
 /// The sizes of a call and its mask.

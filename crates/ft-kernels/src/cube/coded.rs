@@ -2,10 +2,11 @@
 use crate::packed::{Codes, Form, INVERSE_127, ScaleCodes};
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::tensor::{IntDType, TensorData};
-use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{CubeBackend, CubeDevice};
 use cubecl::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 /// What kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,14 +89,12 @@ impl Packed {
             ScaleCodes::Words(codes) => Some(unsigned(codes)),
         };
         let (per_word, table) = match form.codes {
-            Codes::Four { table, .. } => (8, table.as_slice()),
-            Codes::Eight => (4, [0.0; 16].as_slice()),
+            Codes::Four { table, .. } => (8, table),
+            Codes::Eight => (4, &[0.0; 16]),
         };
-        let map = form.nested.map_or([].as_slice(), |nested| nested.map);
-        let tables = TensorData::new([table, map].concat(), [table.len() + map.len()]);
         Self {
             words: unsigned(words),
-            tables: CubeBackend::float_from_data(tables, &scales.device),
+            tables: tables(&scales.device, table, form.nested.map(|nested| nested.map)),
             scales: into_contiguous(scales),
             codes,
             offset: form.nested.map_or(0.0, |nested| nested.offset),
@@ -117,4 +116,24 @@ impl Packed {
             self.layout,
         )
     }
+}
+
+/// What codes stand for.
+type Values = (&'static [f32; 16], Option<&'static [f32; 256]>);
+
+/// Both tables on a device, where they stay.
+fn tables(device: &CubeDevice, table: &'static [f32; 16], map: Option<&'static [f32; 256]>) -> CubeTensor {
+    static TABLES: Mutex<Vec<(CubeDevice, Values, CubeTensor)>> = Mutex::new(vec![]);
+    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = |(first, second): &Values| {
+        std::ptr::eq(*first, table) && second.map(std::ptr::from_ref) == map.map(std::ptr::from_ref)
+    };
+    if let Some((.., values)) = tables.iter().find(|(other, of, _)| other == device && same(of)) {
+        return values.clone();
+    }
+    let numbers = [table.as_slice(), map.map_or(&[], |map| map.as_slice())].concat();
+    let count = numbers.len();
+    let values = CubeBackend::float_from_data(TensorData::new(numbers, [count]), device);
+    tables.push((device.clone(), (table, map), values.clone()));
+    values
 }

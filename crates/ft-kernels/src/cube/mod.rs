@@ -2,13 +2,16 @@
 //!
 //! | file | launches | for |
 //! |---|---|---|
-//! | `norm` | 1; backward 1, or 2 with gradients to the weights | RMSNorm, LayerNorm |
+//! | `norm` | 1; backward 1, or 2 with gradients to the weights | RMSNorm, LayerNorm; RMSNorm with the residual's sum, and its gradient |
 //! | `pointwise` | 1; backward 1 | SwiGLU, GELU |
-//! | `rope` | 1; backward 1, for queries and for keys | rotary embedding |
+//! | `rope` | 1; backward 1 | rotary embedding, of queries and keys together before attention |
 //! | `attention` | 1; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
 //! | `cross_entropy` | 1 a chunk of logits beside the products | losses and their gradients, in place of the logits |
+//! | `embedding` | backward 1 after the zeros | the gradient to a table |
+//! | `many` | 1 for eight tensors; the norm 1 more | norm and scaling of all gradients |
 //! | `adamw`, `adamw_8bit` | 1 a parameter | AdamW with moments in f32 and in codes |
 //! | `low_rank` | 1 beside the two other products, forward; backward 1 and a transposition | LoRA's second product, added to the first |
+//! | `cast` | 1 for both factors, and 1 for their gradients | LoRA's factors beside activations in bf16 |
 //! | `dropout` | 1 | dropout |
 //! | `few`, `unpack` | 1 | products with and copies of matrices in codes |
 //!
@@ -22,12 +25,15 @@
 mod adamw;
 mod adamw_8bit;
 mod attention;
+mod cast;
 mod coded;
 mod column_sum;
 pub(crate) mod cross_entropy;
 mod dropout;
+mod embedding;
 mod few;
 mod low_rank;
+mod many;
 mod norm;
 mod pointwise;
 mod rope;
@@ -40,12 +46,15 @@ mod unpack;
 pub(crate) use adamw::adamw;
 pub(crate) use adamw_8bit::adamw_8bit;
 pub(crate) use attention::Attention;
+pub(crate) use cast::cast_both;
 pub(crate) use dropout::dropout;
+pub(crate) use embedding::embedding_gradient;
 pub(crate) use few::few;
 pub(crate) use low_rank::add_low_rank;
-pub(crate) use norm::{norm, norm_gradients};
+pub(crate) use many::{add_squares, scale_each, sum_of_parts};
+pub(crate) use norm::{add_norm, norm, norm_gradients};
 pub(crate) use pointwise::{alike, gelu, gelu_gradient, swiglu, swiglu_gradients};
-pub(crate) use rope::rope;
+pub(crate) use rope::{rope, rope_both};
 pub(crate) use row::rows_fit;
 pub(crate) use unpack::unpack;
 
@@ -60,7 +69,7 @@ pub(crate) fn fits(x: &CubeTensor) -> bool {
 }
 
 /// Whether the kernels have this element type.
-fn supported(dtype: DType) -> bool {
+pub(crate) fn supported(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 

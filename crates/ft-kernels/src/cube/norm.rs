@@ -56,11 +56,46 @@ pub(crate) fn norm(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, 
     y
 }
 
-/// Gradient to x and, if asked for, those to weight and bias: `[2, d]`, or `[1, d]` where there is no bias, f32.
+/// `h = x + added` and its RMSNorm: x and added `[.., d]` of one type, weight `[d]`. What [`super::rows_fit`] allows.
+pub(crate) fn add_norm(x: CubeTensor, added: CubeTensor, weight: CubeTensor, eps: f64) -> (CubeTensor, CubeTensor) {
+    let (x, added, weight) = (into_contiguous(x), into_contiguous(added), into_contiguous(weight));
+    let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
+    let empty = || empty_device_contiguous_dtype(client.clone(), x.device.clone(), shape.clone(), dtype);
+    let (h, y) = (empty(), empty());
+    if is_empty(&x) {
+        return (h, y);
+    }
+    let rows = Rows::of(&x, &[dtype, weight.dtype]);
+    let types = [element(&x), element(&weight)];
+    // SAFETY: as in `norm`.
+    unsafe {
+        add_norm_forward::launch_unchecked(
+            &client,
+            rows.cubes(&client, rows.rows),
+            rows.dim(),
+            address_type([&x, &y]),
+            rows.vector,
+            x.into_buffer_arg(),
+            added.into_buffer_arg(),
+            weight.into_buffer_arg(),
+            h.clone().into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            eps as f32,
+            rows.rows,
+            rows.width,
+            rows.units,
+            types,
+        );
+    }
+    (h, y)
+}
+
+/// Gradient to x, added to `other` if that is given, and, if asked for, those to weight and bias: `[2, d]`, or `[1, d]` where there is no bias, f32.
 pub(crate) fn norm_gradients(
     x: CubeTensor,
     weight: CubeTensor,
     dy: CubeTensor,
+    other: Option<CubeTensor>,
     eps: f64,
     centered: bool,
     affine_too: bool,
@@ -91,6 +126,7 @@ pub(crate) fn norm_gradients(
             x.into_buffer_arg(),
             weight.into_buffer_arg(),
             dy.into_buffer_arg(),
+            other.map(|other| into_contiguous(other).into_buffer_arg()).into(),
             dx.clone().into_buffer_arg(),
             parts.clone().map(CubeTensor::into_buffer_arg).into(),
             eps as f32,
@@ -150,10 +186,53 @@ fn norm_forward<F: Float, W: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
+fn add_norm_forward<F: Float, W: Float, N: Size>(
+    x: &[Vector<F, N>],
+    added: &[Vector<F, N>],
+    weight: &[Vector<W, N>],
+    h: &mut [Vector<F, N>],
+    y: &mut [Vector<F, N>],
+    eps: f32,
+    rows: usize,
+    width: usize,
+    #[comptime] units: usize,
+    #[define(F, W)] _types: [ElemType; 2],
+) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let unit = UNIT_POS as usize;
+    let start = row * width;
+    let mut squares = Vector::<f32, N>::new(0.0f32);
+    let mut at = unit;
+    while at < width {
+        let sum = Vector::<f32, N>::cast_from(x[start + at]) + Vector::<f32, N>::cast_from(added[start + at]);
+        let sum = Vector::<F, N>::cast_from(sum);
+        h[start + at] = sum;
+        let rounded = Vector::<f32, N>::cast_from(sum);
+        squares += rounded * rounded;
+        at += units;
+    }
+    let mut scratch = Shared::<[f32]>::new_slice(units);
+    let numbers = f32::cast_from(width) * f32::cast_from(N::value());
+    let square = total(squares.vector_sum(), &mut scratch, units) / numbers;
+    let r = Vector::<f32, N>::new(1.0 / (square + eps).sqrt());
+    // A unit reads what it has written itself.
+    let mut at = unit;
+    while at < width {
+        let u = Vector::<f32, N>::cast_from(h[start + at]) * r;
+        y[start + at] = Vector::<F, N>::cast_from(u * Vector::<f32, N>::cast_from(weight[at]));
+        at += units;
+    }
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
 fn norm_backward<F: Float, W: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     weight: &[Vector<W, N>],
     dy: &[Vector<G, N>],
+    other: &ComptimeOption<Box<[Vector<F, N>]>>,
     dx: &mut [Vector<F, N>],
     parts: &mut ComptimeOption<Box<[Vector<f32, N>]>>,
     eps: f32,
@@ -211,7 +290,14 @@ fn norm_backward<F: Float, W: Float, G: Float, N: Size>(
         while at < width {
             let u = (Vector::<f32, N>::cast_from(x[start + at]) - middle) * scale;
             let g = Vector::<f32, N>::cast_from(dy[start + at]) * Vector::<f32, N>::cast_from(weight[at]);
-            dx[start + at] = Vector::<F, N>::cast_from((g - shift - u * along) * scale);
+            let own = (g - shift - u * along) * scale;
+            #[comptime]
+            match other {
+                ComptimeOption::Some(other) => {
+                    dx[start + at] = Vector::<F, N>::cast_from(own + Vector::<f32, N>::cast_from(other[start + at]));
+                }
+                ComptimeOption::None => dx[start + at] = Vector::<F, N>::cast_from(own),
+            }
             at += units;
         }
         #[unroll]

@@ -13,6 +13,7 @@ use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor, TensorData};
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod gradients;
 mod lora;
 mod rows;
 

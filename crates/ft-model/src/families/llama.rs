@@ -233,7 +233,10 @@ impl DecoderLayer {
     ) -> Tensor<3> {
         let Shared { config, pass, .. } = *shared;
         let block = &config.block;
-        let normed = normalized(&self.input_layernorm, hidden.clone());
+        let (hidden, normed) = match &self.input_layernorm {
+            None => (hidden.clone(), hidden),
+            Some(norm) => norm.beside(hidden, None),
+        };
         let attended = self.self_attn.forward(normed, index, view, cache, shared);
         let (attended, before_mlp) = match block.norms {
             Norms::Before => (attended, Some(&self.post_attention_layernorm)),
@@ -243,10 +246,12 @@ impl DecoderLayer {
             ),
         };
         let attended = scaled(attended, block.residual_scale);
-        let hidden = self.attention_adapters.join(hidden, attended, pass);
-        let normed = match before_mlp {
-            None => hidden.clone(),
-            Some(norm) => norm.forward(hidden.clone()),
+        let (hidden, normed) = match before_mlp {
+            None => {
+                let hidden = self.attention_adapters.join(hidden, attended, pass);
+                (hidden.clone(), hidden)
+            }
+            Some(norm) => self.attention_adapters.join_normed(hidden, attended, norm, pass),
         };
         // A normalization reads what it is given; a sum does not.
         let reads = match &self.post_feedforward_layernorm {

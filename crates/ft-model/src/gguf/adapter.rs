@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
-use ft_gguf::{Dtype, TensorInfo};
+use ft_gguf::{Dtype, FileShape, FileType, TensorInfo};
 use ft_peft::Kind;
 use ft_peft::plain::{Pair, PlainLora};
 
-use super::{dtype_for, hparams, names};
+use super::{hparams, names};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
@@ -25,16 +25,24 @@ pub fn write_adapter(dir: &Path, adapter: &PlainLora, dtype: Dtype, out: &Path) 
     check(&config, adapter, dir)?;
     let adapter = adapter.folded();
     let title = out.file_stem().unwrap_or_default().to_string_lossy();
-    let mut metadata = hparams::general(architecture, "adapter", &title, dtype);
+    let mut metadata = hparams::general(architecture, "adapter", &title, FileType::All(dtype));
     metadata.put("adapter.type", "lora");
     metadata.put("adapter.lora.alpha", adapter.rank() as f32);
+    let file = FileShape {
+        layers: config.num_hidden_layers,
+        tied: config.tie_word_embeddings,
+    };
     let mut infos = Vec::new();
     let mut tensors = Vec::new();
     for (path, pair) in &adapter.pairs {
         let name = names::name(path).expect("checked");
         for (part, tensor) in [("lora_a", &pair.a), ("lora_b", &pair.b)] {
             let (name, shape) = (format!("{name}.weight.{part}"), tensor.dims());
-            infos.push(TensorInfo::new(&name, &shape, dtype_for(&name, &shape, dtype)));
+            infos.push(TensorInfo::new(
+                &name,
+                &shape,
+                FileType::All(dtype).dtype(&name, &shape, file),
+            ));
             let heads = names::interleaved(architecture, path, &config).filter(|_| part == "lora_b");
             tensors.push((tensor, heads));
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ft_gguf::{Dtype, Metadata};
+use ft_gguf::{FileType, Metadata};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -57,12 +57,12 @@ pub(super) fn architecture(config: &ModelConfig, dir: &Path) -> Result<&'static 
 }
 
 /// What every file says about itself.
-pub(super) fn general(architecture: &str, kind: &str, name: &str, dtype: Dtype) -> Metadata {
+pub(super) fn general(architecture: &str, kind: &str, name: &str, file_type: FileType) -> Metadata {
     let mut metadata = Metadata::default();
     metadata.put("general.architecture", architecture);
     metadata.put("general.type", kind);
     metadata.put("general.name", name);
-    metadata.put("general.file_type", dtype.file_type());
+    metadata.put("general.file_type", file_type.number());
     metadata.put("general.quantization_version", QUANTIZATION_VERSION);
     metadata
 }

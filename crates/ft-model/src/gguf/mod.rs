@@ -13,16 +13,3 @@ mod names;
 
 pub use adapter::write_adapter;
 pub use model::{GgufSource, write_model};
-
-/// The type of a tensor in a file whose matrices have type `wanted`: llama.cpp holds vectors and position tables in f32, and
-/// blocks of q8_0 must fill rows.
-fn dtype_for(name: &str, shape: &[usize], wanted: ft_gguf::Dtype) -> ft_gguf::Dtype {
-    use ft_gguf::Dtype;
-    match shape {
-        [_, columns] if !name.starts_with("position_embd") => match wanted.holds(*columns) {
-            true => wanted,
-            false => Dtype::F16,
-        },
-        _ => Dtype::F32,
-    }
-}

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
-use ft_gguf::{Dtype, Metadata, TensorInfo};
+use ft_gguf::{FileShape, FileType, Metadata, TensorInfo};
 use ft_peft::methods::lora::Init;
 use ft_peft::{Adaptable, Choice, Delta, ModuleSlot, PeftConfig, TargetModule, WeightDelta};
 use ft_quant::{Layout, Scheme};
 
-use super::{dtype_for, hparams, names};
+use super::{hparams, names};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ pub struct GgufSource<'a> {
     pub tokenizer: Metadata,
 }
 
-/// Writes a model as a GGUF file, its matrices as `dtype`.
+/// Writes a model as a GGUF file, its matrices as `file_type` says.
 ///
 /// The weights are read from disk, unpacked where they are in codes, merged in f32 and rounded once, one at a time: no more
 /// than one of them is in memory.
@@ -38,13 +38,13 @@ pub struct GgufSource<'a> {
 /// # Errors
 /// [`Error::Config`] and [`Error::Tensors`] for what llama.cpp's architecture does not have; those of reading the checkpoint
 /// and the adapter. The file is not whole then.
-pub fn write_model(source: &GgufSource<'_>, dtype: Dtype, out: &Path) -> Result<()> {
+pub fn write_model(source: &GgufSource<'_>, file_type: FileType, out: &Path) -> Result<()> {
     let config = ModelConfig::from_dir(source.dir)?;
     let architecture = hparams::architecture(&config, source.dir)?;
     let mut plan = Plan::new(&config, source.adapter)?;
     plan.check(architecture, source.dir)?;
     let title = out.file_stem().unwrap_or_default().to_string_lossy();
-    let mut metadata = hparams::general(architecture, "model", &title, dtype);
+    let mut metadata = hparams::general(architecture, "model", &title, file_type);
     metadata.extend(hparams::architecture_metadata(architecture, &config));
     metadata.extend(source.tokenizer.clone());
 
@@ -54,7 +54,11 @@ pub fn write_model(source: &GgufSource<'_>, dtype: Dtype, out: &Path) -> Result<
     if let Some(scheme) = source.quant {
         loader = loader.quantized(scheme);
     }
-    let infos: Vec<TensorInfo> = plan.items.iter().map(|item| item.info(dtype)).collect();
+    let file = FileShape {
+        layers: config.num_hidden_layers,
+        tied: !plan.items.iter().any(|item| item.name == "output.weight"),
+    };
+    let infos: Vec<TensorInfo> = plan.items.iter().map(|item| item.info(file_type, file)).collect();
     let mut reader = Reader {
         architecture,
         config: &config,
@@ -109,8 +113,8 @@ enum Origin {
 }
 
 impl Item {
-    fn info(&self, dtype: Dtype) -> TensorInfo {
-        TensorInfo::new(&self.name, &self.shape, dtype_for(&self.name, &self.shape, dtype))
+    fn info(&self, file_type: FileType, file: FileShape) -> TensorInfo {
+        TensorInfo::new(&self.name, &self.shape, file_type.dtype(&self.name, &self.shape, file))
     }
 }
 

@@ -9,7 +9,8 @@
 //!
 //! A code of m never has another sign than m itself: what would be rounded up to zero becomes the smallest negative code.
 //! Where the gradient is NaN or infinite, the parameter stays and both moments become 0. Parameters of fewer than 4096
-//! numbers keep f32 moments and take plain AdamW.
+//! numbers keep f32 moments and take plain AdamW, and so do tables of embeddings, for which transformers' Trainer registers the
+//! same with bitsandbytes: a row's gradient is zero in most steps and large in some, which 8 bits of a block do not hold.
 
 mod card;
 
@@ -59,12 +60,15 @@ impl Rule for AdamW8bitConfig {
     }
 
     fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
-        Arc::new(AdamW8bit(self.0.rule(group)))
+        Arc::new(AdamW8bit {
+            rule: self.0.rule(group),
+            keep_f32: group.embedding,
+        })
     }
 
     fn state(&self, group: Group, shape: &[usize]) -> Vec<StateTensor> {
         let numbers = shape.iter().product::<usize>();
-        if numbers < SMALLEST {
+        if numbers < SMALLEST || group.embedding {
             return self.0.state(group, shape);
         }
         let codes = |name| StateTensor {
@@ -85,13 +89,18 @@ impl Rule for AdamW8bitConfig {
 
 /// The update rule, for any of Burn's drivers.
 #[derive(Debug, Clone)]
-pub struct AdamW8bit(pub AdamW);
+pub struct AdamW8bit {
+    /// Its numbers.
+    pub rule: AdamW,
+    /// Whether the moments stay in f32 whatever the size.
+    pub keep_f32: bool,
+}
 
 /// What it remembers of a parameter.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant)] // one per parameter
 pub enum State8bit<const D: usize> {
-    /// Of a small one.
+    /// Of a small one or a table of embeddings.
     Full(AdamWState<D>),
     /// In codes.
     Coded(Coded),
@@ -118,10 +127,10 @@ impl Optimizer for AdamW8bit {
         grad: Tensor<D>,
         state: Option<State8bit<D>>,
     ) -> (Tensor<D>, Option<State8bit<D>>) {
-        let small = param.shape().num_elements() < SMALLEST;
+        let full = self.keep_f32 || param.shape().num_elements() < SMALLEST;
         let coded = match state {
             Some(State8bit::Full(state)) => return self.step_full(lr, param, grad, Some(state)),
-            None if small => return self.step_full(lr, param, grad, None),
+            None if full => return self.step_full(lr, param, grad, None),
             Some(State8bit::Coded(coded)) => coded,
             None => Coded::zero(&param),
         };
@@ -149,19 +158,19 @@ impl AdamW8bit {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<State8bit<D>>) {
-        let (param, state) = self.0.step(lr, param, grad, state);
+        let (param, state) = self.rule.step(lr, param, grad, state);
         (param, state.map(State8bit::Full))
     }
 
     fn numbers(&self, lr: f64, step: u64) -> Numbers {
-        let [beta1, beta2] = self.0.betas;
+        let [beta1, beta2] = self.rule.betas;
         let lift = (1.0 - beta2.powf(step as f64)).sqrt();
         Numbers {
             beta1,
             beta2,
             step_size: lr * lift / (1.0 - beta1.powf(step as f64)),
-            eps: lift * self.0.eps,
-            keep: 1.0 - lr * self.0.weight_decay,
+            eps: lift * self.rule.eps,
+            keep: 1.0 - lr * self.rule.weight_decay,
         }
     }
 }
@@ -316,7 +325,7 @@ fn encoded(values: Tensor<2>, signed: bool) -> (Codes, Tensor<1>) {
 impl Coded {
     fn zero<const D: usize>(param: &Tensor<D>) -> Self {
         let (numbers, device) = (param.shape().num_elements(), param.device());
-        let codes = [&SIGNED, &UNSIGNED].map(|map| Codes::new(&[], numbers, map.zero, &device));
+        let codes = [&SIGNED, &UNSIGNED].map(|map| Codes::filled(map.zero, numbers, &device));
         let scales = || Tensor::zeros([numbers.div_ceil(BLOCK)], (&device, DType::F32));
         Self {
             step: 0,

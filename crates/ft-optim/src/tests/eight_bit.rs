@@ -14,11 +14,14 @@ const GOLDEN: &[u8] = include_bytes!(concat!(
     "/../../tests/fixtures/bnb/adamw8bit_5steps.safetensors"
 ));
 
-const RULE: AdamW8bit = AdamW8bit(AdamW {
-    betas: [0.9, 0.999],
-    eps: 1e-8,
-    weight_decay: 0.01,
-});
+const RULE: AdamW8bit = AdamW8bit {
+    rule: AdamW {
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        weight_decay: 0.01,
+    },
+    keep_f32: false,
+};
 
 fn golden(name: &str) -> Vec<f32> {
     let file = safetensors::SafeTensors::deserialize(GOLDEN).unwrap();
@@ -176,13 +179,8 @@ fn both_paths_agree_on_every_code() {
 #[cfg(feature = "vulkan")]
 #[test]
 fn cards_agree_on_every_code() {
-    let devices = Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec();
-    let card = devices
-        .into_iter()
-        .next()
-        .expect("a Vulkan device; Mesa's lavapipe is one in software");
     let (start, grads) = odd();
-    let got = run_on(&card, &start, &grads, 1e-2, DType::F32);
+    let got = run_on(&super::card(), &start, &grads, 1e-2, DType::F32);
     agree(&got, &run(&start, &grads, 1e-2, DType::F32));
 }
 
@@ -239,7 +237,10 @@ fn states_are_a_quarter_of_f32() {
     assert_eq!(reached.bytes, 2 * (numbers + 4 * numbers / BLOCK));
     assert!(reached.bytes * 39 < 10 * 2 * 4 * numbers, "{} bytes", reached.bytes);
 
-    let small = Tensor::<1>::zeros([4095], &Device::flex());
-    let (_, state) = RULE.step(1e-2, small.clone(), small, None);
-    assert!(matches!(state, Some(State8bit::Full(_))));
+    let table = AdamW8bit { keep_f32: true, ..RULE };
+    for (rule, numbers) in [(RULE, 4095), (table, numbers)] {
+        let param = Tensor::<1>::zeros([numbers], &Device::flex());
+        let (_, state) = rule.step(1e-2, param.clone(), param, None);
+        assert!(matches!(state, Some(State8bit::Full(_))));
+    }
 }

@@ -52,6 +52,27 @@ fn clipping_is_torchs() {
     }
 }
 
+/// Norm and coefficient by the kernels, on the first Vulkan device of the machine.
+#[cfg(feature = "vulkan")]
+#[test]
+fn clipping_on_cards_is_torchs() {
+    let cases: Vec<Value> = serde_json::from_str(GOLDEN).unwrap();
+    let card = super::card();
+    for case in &cases {
+        let pair = Pair::new(&case["grads"], &card.clone().autodiff(), DType::F32);
+        let (expected_norm, max_norm) = (case["norm"].as_f64().unwrap(), case["max_norm"].as_f64().unwrap());
+        let expected = [floats(&case["clipped"]["weight"]), floats(&case["clipped"]["norm"])].concat();
+        let (clipped, norm) = clip_grad_norm(&pair, pair.grads_on(&case["grads"], &card), max_norm);
+        assert!(norm.on_device().is_some());
+        let found = norm.value();
+        assert!(
+            (found / expected_norm - 1.0).abs() < 1e-6,
+            "{found} is not {expected_norm}"
+        );
+        assert_close(&values(&pair, &clipped), &expected);
+    }
+}
+
 #[test]
 fn without_a_limit_only_the_scale_applies() {
     let case = &serde_json::from_str::<Vec<Value>>(GOLDEN).unwrap()[3];

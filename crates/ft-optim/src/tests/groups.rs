@@ -1,6 +1,6 @@
 use serde_json::{Map, Value};
 
-use crate::decays;
+use crate::{decays, embedding};
 
 const GOLDEN: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -26,4 +26,23 @@ fn adapters_decay_but_for_their_biases() {
     assert!(!decays("model.layers.0.self_attn.q_proj.delta.lora_bias"));
     assert!(!decays("encoder.LayerNorm.weight"));
     assert!(!decays("norm"));
+}
+
+#[test]
+fn tables_of_embeddings_are_told_from_matrices_and_heads() {
+    for table in [
+        "model.embed_tokens.weight",
+        "transformer.wte.weight",
+        "transformer.wpe.weight",
+        "prompt_embeddings",
+    ] {
+        assert!(embedding(table), "{table}");
+    }
+    for other in [
+        "lm_head.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.norm.weight",
+    ] {
+        assert!(!embedding(other), "{other}");
+    }
 }

@@ -39,7 +39,11 @@ impl Pair {
     }
 
     pub fn grads(&self, values: &Value) -> GradientsParams {
-        let (weight, norm) = tensors(values, &Device::flex(), self.weight.dtype());
+        self.grads_on(values, &Device::flex())
+    }
+
+    pub fn grads_on(&self, values: &Value, device: &Device) -> GradientsParams {
+        let (weight, norm) = tensors(values, device, self.weight.dtype());
         let mut grads = GradientsParams::new();
         grads.register(self.weight.id, weight);
         grads.register(self.norm.weight.id, norm);
@@ -54,6 +58,14 @@ fn tensors(values: &Value, device: &Device, dtype: DType) -> (Tensor<2>, Tensor<
         Tensor::from_data(weight, (device, dtype)),
         Tensor::from_data(norm, (device, dtype)),
     )
+}
+
+/// The first Vulkan device of the machine.
+#[cfg(feature = "vulkan")]
+pub(crate) fn card() -> Device {
+    let devices = Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec();
+    let first = devices.into_iter().next();
+    first.expect("a Vulkan device; Mesa's lavapipe is one in software")
 }
 
 pub(crate) fn floats(values: &Value) -> Vec<f32> {

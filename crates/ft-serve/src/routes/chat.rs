@@ -9,13 +9,16 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::http::{Reply, Request};
 use crate::persona::Persona;
+use crate::response_format;
 use crate::routes::delivery::{finish_stream, send_whole};
 use crate::sampling::{Sampling, TOP};
 use crate::service::{Service, unix_time};
+use crate::tool_calls::{Call, Reader, Tools};
 
 /// A request that was understood.
 struct Asked {
     sampling: Sampling,
+    tools: Tools,
     max_tokens: Option<usize>,
     scores: Option<usize>,
 }
@@ -41,7 +44,8 @@ pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<()
     let mut fields = Fields::parse(&request.body)?;
     let persona = service.persona(&Fields::needed("model", fields.text("model")?)?)?;
     let asked = Asked::take(&mut fields)?;
-    let prompt = prompt(&mut fields, &persona)?;
+    let structure = response_format::take(&mut fields, &persona, asked.tools.schema())?;
+    let prompt = prompt(&mut fields, &persona, &asked.tools)?;
     fields.end()?;
     let room = service.engine().limit().saturating_sub(prompt.len());
     let max_tokens = asked.max_tokens.unwrap_or(room.max(1));
@@ -50,6 +54,7 @@ pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<()
         Ok(ft_infer::Request {
             choice,
             scores: asked.scores,
+            structure: structure.clone(),
             ..request
         })
     };
@@ -77,12 +82,6 @@ impl Asked {
         }
         only(
             fields,
-            "response_format",
-            |value| value["type"] == "text",
-            "only {\"type\": \"text\"} is supported",
-        )?;
-        only(
-            fields,
             "modalities",
             |value| *value == json!(["text"]),
             "only [\"text\"] is supported",
@@ -95,6 +94,7 @@ impl Asked {
         };
         Ok(Self {
             sampling,
+            tools: Tools::take(fields)?,
             max_tokens: new.or(old),
             scores,
         })
@@ -110,7 +110,7 @@ fn only(fields: &mut Fields, name: &str, fits: impl Fn(&Value) -> bool, why: &st
 }
 
 /// The conversation as tokens, up to where the answer begins.
-pub fn prompt(fields: &mut Fields, persona: &Persona) -> Result<Vec<u32>, ApiError> {
+pub fn prompt(fields: &mut Fields, persona: &Persona, tools: &Tools) -> Result<Vec<u32>, ApiError> {
     let messages = match Fields::needed("messages", fields.take("messages"))? {
         Value::Array(messages) if !messages.is_empty() => messages,
         _ => return Err(ApiError::field("messages", "a list of messages is expected")),
@@ -118,7 +118,7 @@ pub fn prompt(fields: &mut Fields, persona: &Persona) -> Result<Vec<u32>, ApiErr
     let messages = messages.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
     let conversation = Conversation {
         messages,
-        tools: tools(fields)?,
+        tools: tools.for_template(),
         documents: None,
     };
     let tokenizer = match fields.take("chat_template_kwargs") {
@@ -132,20 +132,6 @@ pub fn prompt(fields: &mut Fields, persona: &Persona) -> Result<Vec<u32>, ApiErr
     }
     let prompt = tokenizer.encode_chat(&conversation);
     prompt.map_err(|e| ApiError::field("messages", e))
-}
-
-fn tools(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
-    let choice = fields.take("tool_choice");
-    let tools = match fields.take("tools") {
-        Some(tools @ Value::Array(_)) => Some(tools),
-        None => None,
-        Some(_) => return Err(ApiError::field("tools", "a list is expected")),
-    };
-    match choice.as_ref().map(Value::as_str) {
-        None | Some(Some("auto")) => Ok(tools),
-        Some(Some("none")) => Ok(None),
-        Some(_) => Err(ApiError::unsupported("tool_choice", "only auto and none are supported")),
-    }
 }
 
 /// A message as templates expect it: its text in one piece, the arguments of tool calls as objects.
@@ -201,6 +187,24 @@ fn logprobs(tokenizer: &Tokenizer, scores: &[TokenScore]) -> Value {
     json!({ "content": scores.iter().map(entry).collect::<Vec<_>>(), "refusal": null })
 }
 
+/// Calls end with a reason of their own, unless they were cut.
+fn finish(reason: Option<&'static str>, calls: &[Call]) -> Option<&'static str> {
+    match reason {
+        Some("stop") if !calls.is_empty() => Some("tool_calls"),
+        reason => reason,
+    }
+}
+
+/// The calls of a choice, each with an id of its own.
+fn objects(calls: &[Call], envelope: &Envelope, choice: usize) -> Value {
+    let id = |number: usize| format!("call-{}-{choice}-{number}", envelope.id);
+    calls
+        .iter()
+        .enumerate()
+        .map(|(number, call)| call.object(id(number)))
+        .collect()
+}
+
 fn whole(
     answers: &mut [Answer],
     asked: &Asked,
@@ -215,11 +219,22 @@ fn whole(
         Ok(())
     });
     let choice = |(index, (text, scores)): (usize, &(String, Vec<TokenScore>))| {
+        let mut reader = asked.tools.reader();
+        let said = reader.push(text);
+        let (rest, calls) = reader.finish();
+        let content = said + &rest;
+        let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+        if !calls.is_empty() {
+            message["tool_calls"] = objects(&calls, envelope, index);
+            if content.is_empty() {
+                message["content"] = Value::Null;
+            }
+        }
         json!({
             "index": index,
-            "message": { "role": "assistant", "content": text, "refusal": null },
+            "message": message,
             "logprobs": asked.scores.map(|_| logprobs(tokenizer, scores)),
-            "finish_reason": answers[index].finish,
+            "finish_reason": finish(answers[index].finish, &calls),
         })
     };
     let object = || {
@@ -261,19 +276,37 @@ fn stream(
     if begun.is_err() {
         return Ok(());
     }
+    let mut readers: Vec<Reader> = answers.iter().map(|_| asked.tools.reader()).collect();
     let followed = follow(answers, client, |index, update| {
         let Update {
-            text, scores, finish, ..
+            text,
+            scores,
+            finish: reason,
+            ..
         } = update;
-        if !text.is_empty() || !scores.is_empty() {
-            let piece = chunk(index, json!({ "content": text }), &scores, None);
-            reply.event(&piece).map_err(|_| Gone)?;
+        let mut say = |delta: Value, scores: &[TokenScore], reason: Option<&str>| {
+            reply.event(&chunk(index, delta, scores, reason)).map_err(|_| Gone)
+        };
+        let mut text = readers[index].push(&text);
+        let mut calls = Vec::new();
+        if reason.is_some() {
+            let reader = std::mem::replace(&mut readers[index], asked.tools.reader());
+            let (rest, made) = reader.finish();
+            text.push_str(&rest);
+            calls = made;
         }
-        match finish {
+        if !text.is_empty() || !scores.is_empty() {
+            say(json!({ "content": text }), &scores, None)?;
+        }
+        if let Value::Array(objects) = objects(&calls, envelope, index) {
+            for (number, mut object) in objects.into_iter().enumerate() {
+                object["index"] = number.into();
+                say(json!({ "tool_calls": [object] }), &[], None)?;
+            }
+        }
+        match finish(reason, &calls) {
             None => Ok(()),
-            Some(finish) => reply
-                .event(&chunk(index, json!({}), &[], Some(finish)))
-                .map_err(|_| Gone),
+            reason => say(json!({}), &[], reason),
         }
     });
     let last = usage_too.then(|| {

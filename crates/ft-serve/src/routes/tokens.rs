@@ -8,12 +8,16 @@ use crate::http::{Reply, Request, Response};
 use crate::routes::chat;
 use crate::routes::delivery::sent;
 use crate::service::Service;
+use crate::tool_calls::Tools;
 
 pub fn tokenize(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {
     let mut fields = Fields::parse(&request.body)?;
     let persona = service.persona(&Fields::needed("model", fields.text("model")?)?)?;
     let tokens = match fields.text("prompt")? {
-        None => chat::prompt(&mut fields, &persona)?,
+        None => {
+            let tools = Tools::take(&mut fields)?;
+            chat::prompt(&mut fields, &persona, &tools)?
+        }
         Some(text) => {
             let special = fields.flag("add_special_tokens")?.unwrap_or(true);
             let tokens = persona.tokenizer.encode(&text, special);

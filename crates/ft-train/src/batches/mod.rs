@@ -137,6 +137,8 @@ pub struct Batches {
     reach: usize,
     /// Samples of tasks that never share a forward pass; none where all may.
     apart: Vec<Range<usize>>,
+    /// Processes among whom the forward passes of a step are dealt out.
+    ranks: usize,
 }
 
 /// How rows of different lengths become a rectangle.
@@ -172,12 +174,30 @@ impl Batches {
             pad,
             reach: usize::MAX,
             apart: Vec::new(),
+            ranks: 1,
         }
     }
 
     /// The same with forward passes that never hold samples of two of these ranges.
     pub fn apart(self, tasks: Vec<Range<usize>>) -> Self {
         Self { apart: tasks, ..self }
+    }
+
+    /// The same for so many processes that take each step together: where its forward passes cannot be shared evenly, its samples are cut into a
+    /// number that can.
+    pub fn over(&mut self, ranks: usize) {
+        self.ranks = ranks.max(1);
+    }
+
+    /// Forward passes of at most `size` samples or rows.
+    fn passes<'r>(&self, rows: &'r [usize], size: usize) -> Vec<&'r [usize]> {
+        if rows.len().div_ceil(size).is_multiple_of(self.ranks) {
+            return rows.chunks(size).collect();
+        }
+        let count = rows.len().div_ceil(size.max(1) * self.ranks) * self.ranks;
+        let at = |pass: usize| rows.len() * pass / count;
+        let passes = (0..count).map(|pass| &rows[at(pass)..at(pass + 1)]);
+        passes.filter(|pass| !pass.is_empty()).collect()
     }
 
     /// The samples of a step by task, those of no task left out; all of them where tasks share forward passes.
@@ -283,8 +303,9 @@ impl Batches {
 
     fn step_batch_of(&self, rows: &[usize], step: usize, size: usize) -> StepBatch {
         let name = |micro: usize| format!("dropout/{step}/{micro}");
-        let micro: Vec<MicroBatch> = rows
-            .chunks(size)
+        let micro: Vec<MicroBatch> = self
+            .passes(rows, size)
+            .into_iter()
             .enumerate()
             .map(|(i, rows)| MicroBatch {
                 batch: self.batch(rows),

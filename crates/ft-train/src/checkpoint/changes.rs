@@ -53,6 +53,7 @@ const RULES: &[(&str, Weight)] = &[
     ("train.log_every", Weight::Free),
     ("train.save_every", Weight::Free),
     ("train.keep", Weight::Free),
+    ("train.timeout", Weight::Free),
     ("train.check_gradients", Weight::Free),
     ("train.max_bad_steps", Weight::Free),
     ("train.force", Weight::Free),
@@ -114,7 +115,7 @@ fn weight(key: &str) -> Weight {
 }
 
 /// Leaves by dotted path; lists are leaves, but those of tables with a name, such as `[[task]]`, are tables by name. A text that is no TOML has none, and every key counts as changed.
-fn flat(text: &str) -> BTreeMap<String, Value> {
+pub(crate) fn flat(text: &str) -> BTreeMap<String, Value> {
     fn collect(table: Table, prefix: &str, out: &mut BTreeMap<String, Value>) {
         for (key, value) in table {
             let path = if prefix.is_empty() {

@@ -23,6 +23,7 @@ mod tests;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub(crate) use changes::flat;
 pub use changes::{Change, compare};
 pub use folder::{Draft, clean, damage, write_file};
 pub use state::{Best, ContinualState, Evaluation, Exact, Fingerprints, Patience, Pending, TrainerState};

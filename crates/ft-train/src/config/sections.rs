@@ -109,6 +109,10 @@ pub struct TrainSection {
     /// Checkpoints that stay, the newest ones; the best is kept besides.
     #[serde(default = "defaults::keep")]
     pub keep: usize,
+    /// Seconds that one process of several (`mpirun ft train`) waits for another before it ends the run: what hangs or has died is named, with the newest
+    /// checkpoint. Must be longer than the first takes to write a checkpoint or sample answers.
+    #[serde(default = "defaults::timeout")]
+    pub timeout: u64,
     /// Write the weights of the best evaluation to `final/`, not the last ones. Every evaluation that improves is then
     /// saved as a checkpoint.
     #[serde(default)]
@@ -217,6 +221,9 @@ mod defaults {
     }
     pub fn keep() -> usize {
         2
+    }
+    pub fn timeout() -> u64 {
+        600
     }
     pub fn best_by() -> String {
         crate::config::tasks::RESERVED[0].into()

@@ -21,6 +21,7 @@ use super::vector::Vector;
 use super::{Now, Setting, Summed};
 use crate::Result;
 use crate::batches::StepBatch;
+use crate::engine::over_ranks;
 use crate::objectives::{Objective, SftConfig, at_targets, plain_hidden};
 
 /// Whose answers the likelihood is of.
@@ -71,12 +72,12 @@ impl JsonSchema for FisherKind {
     }
 }
 
-/// The estimate from these training samples at the present weights; none where someone asked to stop.
+/// The estimate from these training samples at the present weights; none where someone asked to stop. Every rank takes samples of its own.
 pub(super) fn estimate(rows: &[usize], kind: FisherKind, setting: &Setting, now: &Now<'_>) -> Result<Option<Vector>> {
     let likelihood: Arc<dyn Objective> = Arc::new(SftConfig::default());
     let mut sum: Option<Vector> = None;
     let mut tokens = 0;
-    for row in rows {
+    for row in rows.iter().skip(now.ranks.rank()).step_by(now.ranks.size()) {
         let mut batch = setting.batch(&[*row], &StepBatch::new(0, Vec::new()));
         if kind == FisherKind::True {
             let seed = setting.seed;
@@ -84,7 +85,7 @@ pub(super) fn estimate(rows: &[usize], kind: FisherKind, setting: &Setting, now:
                 answer(&mut micro.batch, now.model, &mut stream(seed, &format!("fisher/{row}")));
             }
         }
-        let Some(Summed { grads, count, .. }) = (now.of)(likelihood.clone(), &batch)? else {
+        let Some(Summed { grads, count, .. }) = (now.alone)(likelihood.clone(), &batch)? else {
             return Ok(None);
         };
         let squares = Vector::of(now.model, &grads).map(|g| g.square());
@@ -93,6 +94,12 @@ pub(super) fn estimate(rows: &[usize], kind: FisherKind, setting: &Setting, now:
             Some(sum) => sum.plus(&squares, 1.0),
         });
         tokens += count;
+    }
+    if !now.ranks.is_alone() {
+        sum = Some(over_ranks::sum_of(now.ranks, now.model, sum)?);
+        let of_rank = now.ranks.all_gather(&(tokens as u64).to_le_bytes())?;
+        let number = |bytes: Vec<u8>| bytes.try_into().map_or(0, u64::from_le_bytes);
+        tokens = of_rank.into_iter().map(number).sum::<u64>() as usize;
     }
     Ok(sum.map(|sum| sum.map(|part| part.div_scalar(tokens.max(1) as f64))))
 }

@@ -15,6 +15,7 @@ use burn::tensor::{Tensor, TensorData};
 use ft_data::Batch;
 use ft_kernels::{DistillationOptions, Teacher, distillation};
 use ft_model::Model;
+use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -151,8 +152,8 @@ impl Objective for Beside {
         self.of_run.noise_alpha()
     }
 
-    fn begin(&self, model: &Model, batch: &StepBatch) -> Result<Option<StepBatch>> {
-        self.of_run.begin(model, batch)
+    fn begin(&self, model: &Model, batch: &StepBatch, ranks: &Ranks) -> Result<Option<StepBatch>> {
+        self.of_run.begin(model, batch, ranks)
     }
 
     fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a> {

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use burn::optim::GradientsParams;
 use burn::tensor::TensorData;
 use ft_model::Model;
+use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -86,6 +87,10 @@ pub struct Now<'a> {
     pub gradients: &'a Gradients<'a>,
     /// Of any objective, summed over its units.
     pub of: &'a GradientsOf<'a>,
+    /// The same, of this process alone where several take the run together: each must hand in other batches.
+    pub alone: &'a GradientsOf<'a>,
+    /// These processes.
+    pub ranks: &'a Ranks,
     /// False where someone asked to stop; asked between two forward passes.
     pub go_on: &'a dyn Fn() -> bool,
 }

@@ -6,7 +6,9 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use ft_model::Model;
-use ft_optim::named_parameters;
+use ft_optim::{NamedParameter, named_parameters};
+
+use crate::{Error, Result};
 
 /// A flat tensor `[n]` in f32 for every trainable parameter, in the order of the model; none where a gradient is missing.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +116,53 @@ impl Vector {
         })
     }
 
+    /// The vector without parts.
+    pub(crate) fn none(model: &Model) -> Self {
+        Self(vec![None; named_parameters(model).len()])
+    }
+
+    /// All numbers, 0 for parts that are missing, and behind them a 1 for every part that is not.
+    ///
+    /// # Errors
+    /// What went wrong on the device before.
+    pub(crate) fn to_host(&self, model: &Model) -> Result<Vec<f32>> {
+        let params = named_parameters(model);
+        let mut numbers = Vec::with_capacity(params.iter().map(count).sum::<usize>() + params.len());
+        for (param, part) in params.iter().zip(&self.0) {
+            match part {
+                None => numbers.resize(numbers.len() + count(param), 0.0),
+                Some(part) => {
+                    let part = part.clone().try_into_vec_as::<f32>().map_err(Error::device)?;
+                    numbers.extend_from_slice(&part);
+                }
+            }
+        }
+        numbers.extend(self.0.iter().map(|part| if part.is_some() { 1.0 } else { 0.0 }));
+        Ok(numbers)
+    }
+
+    /// What [`to_host`](Self::to_host) has given, also summed over several vectors: what is missing in all of them is missing.
+    ///
+    /// # Errors
+    /// Another number of numbers.
+    pub(crate) fn from_host(model: &Model, mut numbers: Vec<f32>) -> Result<Self> {
+        let params = named_parameters(model);
+        let all = params.iter().map(count).sum::<usize>();
+        if numbers.len() != all + params.len() {
+            return Err(Error::Training("ranks do not train the same parameters".into()));
+        }
+        let there = numbers.split_off(all);
+        let device = model.device().without_autodiff();
+        let mut rest = numbers.as_slice();
+        let part = |(param, there): (&NamedParameter, f32)| {
+            let (own, later) = rest.split_at(count(param));
+            rest = later;
+            let data = || TensorData::new(own.to_vec(), [own.len()]);
+            (there > 0.0).then(|| Tensor::from_data(data(), (&device, DType::F32)))
+        };
+        Ok(Self(params.iter().zip(there).map(part).collect()))
+    }
+
     /// Values by parameter path, each as `<name>.<path>`.
     pub fn saved(&self, name: &str, model: &Model) -> Vec<(String, TensorData)> {
         let params = named_parameters(model).into_iter().zip(&self.0);
@@ -126,9 +175,13 @@ impl Vector {
     ///
     /// # Errors
     /// A tensor that is missing or of another size.
-    pub fn load(name: &str, model: &Model, tensors: &mut HashMap<String, TensorData>) -> Result<Self, String> {
+    pub fn load(
+        name: &str,
+        model: &Model,
+        tensors: &mut HashMap<String, TensorData>,
+    ) -> std::result::Result<Self, String> {
         let device = model.device().without_autodiff();
-        let part = |param: ft_optim::NamedParameter| {
+        let part = |param: NamedParameter| {
             let key = format!("{name}.{}", param.path);
             let data = tensors.remove(&key).ok_or_else(|| format!("{key}: missing"))?;
             let numbers: usize = param.shape.iter().product();
@@ -143,7 +196,7 @@ impl Vector {
         named_parameters(model)
             .into_iter()
             .map(part)
-            .collect::<Result<_, _>>()
+            .collect::<std::result::Result<_, _>>()
             .map(Self)
     }
 }
@@ -176,6 +229,10 @@ fn sum(a: &Tensor<1>) -> f64 {
         .into_iter()
         .map(|part| part.into_data().try_to_vec::<f32>().unwrap_or_default());
     sums.flatten().map(f64::from).sum()
+}
+
+fn count(param: &NamedParameter) -> usize {
+    param.shape.iter().product()
 }
 
 fn places(model: &Model) -> HashMap<ParamId, usize> {

@@ -29,7 +29,7 @@ pub(super) fn conclude(
     let mut outcome = Outcome::of(plan, &session.state, ending, session.saver.newest);
     outcome.continual = session.scores();
     outcome.before = Score::new(session.state.first_eval.as_ref(), &before, &plan.tasks);
-    if ending == Ending::Interrupted {
+    if ending == Ending::Interrupted || !session.ranks.is_first() {
         return Ok(outcome);
     }
     let model = best(plan, &session.state, &mut session.method, model)?;

@@ -18,10 +18,12 @@ use burn::train::renderer::MetricsRenderer;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use ft_model::Model;
 use ft_optim::{LossScale, Optim};
+use ft_ranks::Ranks;
 
 use crate::batches::{EvalLoader, StepLoader};
 use crate::checkpoint::lock::RunLock;
 use crate::checkpoint::{self, TrainerState};
+use crate::engine::agree::{self, Told};
 use crate::engine::backward::ActivationPolicy;
 use crate::engine::clock::Clock;
 use crate::engine::conclude::{conclude, models};
@@ -62,6 +64,8 @@ pub struct FitOptions {
     pub progress: Progress,
     /// Go on from a checkpoint of the run folder.
     pub resume: Option<Resume>,
+    /// The processes that take the run together: all are given the same plan, and the first writes.
+    pub ranks: Ranks,
     /// Told about warnings, evaluations and checkpoints.
     pub on_event: Box<dyn FnMut(&Event) + Send>,
 }
@@ -73,6 +77,7 @@ impl Default for FitOptions {
             interrupter: Interrupter::new(),
             progress: Progress::Silent,
             resume: None,
+            ranks: Ranks::alone(),
             on_event: Box::new(|_| {}),
         }
     }
@@ -137,17 +142,29 @@ pub enum Event {
 /// Files that cannot be read or written, a checkpoint that does not fit, a loss that is no number, tensors that receive no
 /// gradient. What was saved before an error stays usable.
 pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
+    let out = plan.out().to_owned();
+    run(plan, options).map_err(|error| agree::with_last(error, &out))
+}
+
+fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
     let FitOptions {
         stop: flag,
         interrupter,
         progress,
         resume,
-        mut on_event,
+        ranks,
+        on_event,
     } = options;
+    plan.deal_out(&ranks)?;
+    let told = Told::default();
+    let mut on_event = told.beside(&ranks, on_event);
     plan.warnings.iter().for_each(|w| on_event(&Event::Warning(w.clone())));
     plan.notes().into_iter().for_each(|note| on_event(&Event::Note(note)));
-    let _lock = RunLock::take(plan.out())?;
-    let from = resume::prepare(&plan, resume, &mut on_event)?;
+    agree::compare(&plan, &ranks, &mut on_event)?;
+    told.clear();
+    let first = ranks.is_first();
+    let _lock = first.then(|| RunLock::take(plan.out())).transpose()?;
+    let from = agree::resume(&plan, resume, &ranks, &mut on_event)?;
     let base = load(&plan)?;
     let given = given(&plan, &base);
     let objective = plan.config.objective.kind().build(&given)?;
@@ -165,10 +182,15 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     method.task_adapters().into_iter().for_each(|own| own.set_rates(&rates));
     optim.set_rates(rates);
     let state = with_loss_scale(&plan, state, &model)?;
-    write_config(&plan)?;
+    if first {
+        write_config(&plan)?;
+    }
 
     let prompts = Prompts::of(&plan);
-    let before = before(&plan, &models(&plan, &method, &model)?, &prompts, from.is_some(), &flag)?;
+    let before = match first {
+        true => before(&plan, &models(&plan, &method, &model)?, &prompts, from.is_some(), &flag)?,
+        false => Shown::default(),
+    };
     on_event(&Event::Answered(before.clone()));
 
     let done = from.as_ref().map(|(_, state)| Done {
@@ -176,7 +198,7 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         evaluated: state.evaluated,
     });
     let saver = Saver::new(&plan, done.map(|done| done.step));
-    if plan.config.train.dump_batches.is_some() && from.is_none() {
+    if first && plan.config.train.dump_batches.is_some() && from.is_none() {
         saver.initial(&model)?;
     }
     let patience = SharedPatience::new(state.patience);
@@ -189,12 +211,19 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         }
         None => check,
     };
+    let progress = if first { progress } else { Progress::Silent };
     let renderer = renderer(progress, &plan, state.step);
     let session = Session {
         steps: plan.steps.clone(),
-        log: RunLog::open(&plan, done)?,
+        log: match first {
+            true => RunLog::open(&plan, done)?,
+            false => RunLog::none(),
+        },
         check,
-        answers: answers(&plan, &prompts, done)?,
+        answers: match first {
+            true => answers(&plan, &prompts, done)?,
+            false => None,
+        },
         guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
         in_backward: plan.config.train.optimizer_in_backward,
@@ -202,16 +231,15 @@ pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
         unread: Unread::default(),
         grad_norm: None,
         patience: patience.clone(),
-        stop: Stop {
-            flag,
-            interrupter: interrupter.clone(),
-        },
+        stop: Stop::new(flag, interrupter.clone(), &ranks),
         batches: plan.batches.clone(),
         tasks: plan.tasks.clone(),
         over_tasks: OverTasks::of(&plan),
         task_metrics: TaskMetrics::of(&plan),
         best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
         memory: Memory::new(&plan),
+        ranks,
+        told,
         state,
         optim,
         method,
@@ -312,6 +340,7 @@ fn train(
         eval_size,
         plan.padding,
     );
+    let ranks = session.ranks.clone();
     let strategy = Arc::new(StepStrategy::new(session));
     let mut training = SupervisedTraining::<TrainModel>::new(plan.out(), Arc::new(batches), Arc::new(held_out))
         .metric_train_numeric(MeanMetric::<Loss>::default())
@@ -338,6 +367,7 @@ fn train(
             model,
             activations,
             objective,
+            ranks,
         },
         AdamWConfig::new().init(),
         ConstantLr::new(0.0),

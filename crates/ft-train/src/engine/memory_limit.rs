@@ -139,13 +139,22 @@ impl Session {
         let Some(limit) = &mut self.memory.limit else {
             return Ok(());
         };
-        let Some(peak) = limit.exceeded() else { return Ok(()) };
-        let (peak, bytes) = (human(peak), human(limit.bytes));
+        let (here, bytes) = (limit.exceeded().map(human), human(limit.bytes));
+        let of_step = here.is_some() && limit.is_of_the_step();
         let divides = self.batches.largest_pass(batch) > 1 && !self.in_backward;
-        if divides && limit.is_of_the_step() {
-            self.halve(batch, &format!("{peak} taken, train.memory is {bytes}"))?;
+        // All ranks cut their steps alike.
+        if divides && self.ranks.any(of_step)? {
+            let why = match here {
+                Some(peak) => format!("{peak} taken, train.memory is {bytes}"),
+                None => format!("more than train.memory, {bytes}, taken by another rank"),
+            };
+            self.halve(batch, &why)?;
             self.saver.soon = true;
-        } else if !std::mem::replace(&mut limit.told, true) {
+            return Ok(());
+        }
+        let Some(peak) = here else { return Ok(()) };
+        let told = self.memory.limit.as_mut().map(|limit| &mut limit.told);
+        if told.is_some_and(|told| !std::mem::replace(told, true)) {
             (self.on_event)(&Event::Warning(format!(
                 "step {}: {peak} taken, train.memory is {bytes}, and {}",
                 self.state.step,

@@ -256,6 +256,8 @@ fn at<T>(train: &TrainModel, go_on: &dyn Fn() -> bool, look: impl FnOnce(&Now<'_
         model: &train.model,
         gradients: &|batch| summed(train, batch),
         of: &|objective, batch| summed(&train.minimizing(objective), batch),
+        alone: &|objective, batch| summed(&train.minimizing(objective).alone(), batch),
+        ranks: &train.ranks,
         go_on,
     })
 }

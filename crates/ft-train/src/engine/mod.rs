@@ -5,6 +5,7 @@
 //!                                                   └── save, resume
 //! ```
 
+mod agree;
 mod backward;
 mod clock;
 mod conclude;
@@ -18,6 +19,7 @@ mod memory_limit;
 mod method_hook;
 mod model;
 mod non_finite;
+pub(crate) mod over_ranks;
 mod prepare;
 mod resume;
 mod save;

@@ -12,6 +12,7 @@ use ft_data::Batch;
 use ft_model::Model;
 use ft_optim::scale_grads;
 use ft_peft::Pass;
+use ft_ranks::Ranks;
 
 use crate::batches::{MicroBatch, StepBatch};
 use crate::engine::backward::{ActivationPolicy, Losses, Piece, backward_through};
@@ -30,6 +31,9 @@ pub struct TrainModel {
     /// What is minimized.
     #[module(skip)]
     pub objective: Arc<dyn Objective>,
+    /// Who takes the passes of a step with this process.
+    #[module(skip)]
+    pub ranks: Ranks,
 }
 
 impl TrainStep for TrainModel {
@@ -49,6 +53,7 @@ impl TrainModel {
             model,
             activations: ActivationPolicy::default(),
             objective: Arc::new(SftConfig::default()),
+            ranks: Ranks::alone(),
         }
     }
 
@@ -60,19 +65,47 @@ impl TrainModel {
         }
     }
 
+    /// The same model in this process alone.
+    pub(crate) fn alone(self) -> Self {
+        Self {
+            ranks: Ranks::alone(),
+            ..self
+        }
+    }
+
     /// Gradients of the loss summed over its units; the step divides them by [`StepOutput::count`] once. None when `go_on` is
-    /// false between two forward passes: a long step must not outlast the time that a signal leaves.
+    /// false between two forward passes: a long step must not outlast the time that a signal leaves. Several ranks take their shares of
+    /// it, and stop between steps alone.
     ///
     /// # Errors
     /// What the objective's own forward passes run into.
     pub fn gradients(&self, batch: &StepBatch, go_on: &dyn Fn() -> bool) -> Result<Option<TrainOutput<StepOutput>>> {
-        let own = self.objective.begin(&self.model, batch)?;
+        let own = self.objective.begin(&self.model, batch, &self.ranks)?;
         let batch = own.as_ref().unwrap_or(batch);
+        if !self.ranks.is_alone() {
+            return self.gradients_together(batch);
+        }
+        let all: Vec<&MicroBatch> = batch.micro_batches.iter().collect();
+        Ok(self.passes_while(&all, batch, go_on))
+    }
+
+    /// The gradients of some of a step's forward passes; the count is that of the whole step.
+    pub(super) fn passes(&self, own: &[&MicroBatch], batch: &StepBatch) -> TrainOutput<StepOutput> {
+        let output = self.passes_while(own, batch, &|| true);
+        output.expect("nobody asks to stop")
+    }
+
+    fn passes_while(
+        &self,
+        own: &[&MicroBatch],
+        batch: &StepBatch,
+        go_on: &dyn Fn() -> bool,
+    ) -> Option<TrainOutput<StepOutput>> {
         let mut gradients = GradientsAccumulator::new();
         let mut passes = Passes::default();
-        for micro in &batch.micro_batches {
+        for micro in own {
             if !go_on() {
-                return Ok(None);
+                return None;
             }
             #[cfg(test)]
             crate::engine::memory_limit::tests::refuse(&micro.batch);
@@ -88,7 +121,7 @@ impl TrainModel {
             Some(factor) => scale_grads(&self.model, gradients.grads(), factor.recip()),
         };
         let item = passes.output(&self.model, self.objective.unit().of(batch.totals()));
-        Ok(Some(TrainOutput { grads, item }))
+        Some(TrainOutput { grads, item })
     }
 
     /// A step of one micro-batch whose gradients are used as soon as they are there: `each` is handed them piece by piece with what the
@@ -101,7 +134,7 @@ impl TrainModel {
         batch: &StepBatch,
         mut each: impl FnMut(Model, Piece<'_>, &StepOutput) -> ControlFlow<Model, Model>,
     ) -> Result<(Self, StepOutput)> {
-        let own = self.objective.begin(&self.model, batch)?;
+        let own = self.objective.begin(&self.model, batch, &self.ranks)?;
         let batch = own.as_ref().unwrap_or(batch);
         let [micro] = batch.micro_batches.as_slice() else {
             return Err(Error::Training(
@@ -113,6 +146,7 @@ impl TrainModel {
             model,
             activations,
             objective,
+            ranks,
         } = self;
         let output = |loss: Tensor<1>, figures: Vec<Figure>| StepOutput {
             loss: Sum::Device(Box::new(loss)),
@@ -135,6 +169,7 @@ impl TrainModel {
             model,
             activations,
             objective,
+            ranks,
         };
         Ok((train, output))
     }

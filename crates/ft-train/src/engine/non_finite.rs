@@ -54,8 +54,8 @@ impl Guard {
     }
 
     /// Writes the samples of a bad step: their ids, what of them is learned, and their text.
-    pub fn keep(&self, step: usize, bad: Bad, batch: &StepBatch) -> Result<PathBuf> {
-        let path = self.folder.join(format!("step-{step}.json"));
+    pub fn keep(&self, step: usize, bad: Bad, batch: &StepBatch) -> Result<()> {
+        let path = self.file(step);
         let samples: Vec<Value> = batch
             .micro_batches
             .iter()
@@ -68,8 +68,12 @@ impl Guard {
             "samples": samples,
         });
         std::fs::create_dir_all(&self.folder).map_err(|e| Error::io(&self.folder, e))?;
-        write_file(&path, format!("{value:#}\n").as_bytes())?;
-        Ok(path)
+        write_file(&path, format!("{value:#}\n").as_bytes())
+    }
+
+    /// Where the samples of a bad step go.
+    pub fn file(&self, step: usize) -> PathBuf {
+        self.folder.join(format!("step-{step}.json"))
     }
 
     fn samples(&self, batch: &ft_data::Batch) -> Vec<Value> {

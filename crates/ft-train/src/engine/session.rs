@@ -7,14 +7,15 @@
 //! The order matters for an exact resume: whatever a checkpoint says was done is done before it is written, and a run that
 //! resumes from it takes the same branches.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ft_optim::{GradNorm, Optim};
+use ft_ranks::Ranks;
 use serde_json::json;
 
 use crate::batches::{Batches, StepBatch};
 use crate::checkpoint::{Checkpoints, TrainerState};
+use crate::engine::agree::Told;
 use crate::engine::clock::Clock;
 use crate::engine::early_stopping::SharedPatience;
 use crate::engine::fit::Event;
@@ -93,6 +94,10 @@ pub struct Session {
     pub best_by: BestBy,
     /// What the process may take, and what else takes less.
     pub memory: Memory,
+    /// The processes that take the run together.
+    pub ranks: Ranks,
+    /// Warnings for the first of them.
+    pub told: Told,
 }
 
 impl Session {
@@ -192,7 +197,10 @@ impl Session {
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
         let (step, count) = (self.state.step + 1, self.state.skipped_in_a_row);
-        let file = guard.keep(step, bad, batch)?;
+        if self.ranks.is_first() {
+            guard.keep(step, bad, batch)?;
+        }
+        let file = guard.file(step);
         if count >= guard.limit {
             return Err(Error::NotFinite {
                 step,
@@ -276,16 +284,19 @@ impl Session {
         Ok(())
     }
 
-    /// Writes a checkpoint of the present state.
-    pub fn save(&mut self, model: &TrainModel) -> Result<PathBuf> {
+    /// Writes a checkpoint of the present state. Of several ranks the first does.
+    pub fn save(&mut self, model: &TrainModel) -> Result<()> {
         self.read_losses()?;
         self.log.sync()?;
         self.clock.pause();
         self.state.seconds = self.clock.total();
-        let path = self
-            .saver
-            .checkpoint(&model.model, &self.optim, &self.method, &self.state)?;
+        let written = self.ranks.is_first().then(|| {
+            self.saver
+                .checkpoint(&model.model, &self.optim, &self.method, &self.state)
+        });
+        let written = written.transpose()?;
         (self.saver.newest, self.saver.soon) = (Some(self.state.step), false);
+        let Some(path) = written else { return Ok(()) };
         let best = self
             .state
             .best
@@ -295,8 +306,8 @@ impl Session {
         Checkpoints::of(&self.saver.out).prune(self.steps.keep, best)?;
         (self.on_event)(&Event::Saved {
             step: self.state.step,
-            path: path.clone(),
+            path,
         });
-        Ok(path)
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ use burn::{data::dataloader::Progress, optim::lr_scheduler::module_lr_scheduler:
 
 use crate::batches::StepBatch;
 use crate::engine::model::TrainModel;
+use crate::engine::over_ranks;
 use crate::engine::session::Session;
 use crate::objectives::HeldOut;
 use crate::watch::Ending;
@@ -100,6 +101,7 @@ impl Run {
         let mut batches = train.iter();
         let mut open = false;
         loop {
+            self.session.meet()?;
             let boundary = self.session.step().is_multiple_of(self.session.steps.eval_every);
             let part_ends = open && (boundary || self.session.evaluation_due());
             if part_ends {
@@ -158,7 +160,7 @@ impl Run {
         let model = model
             .as_ref()
             .ok_or_else(|| Error::Training("no model to save".into()))?;
-        session.save(model).map(|_| ())
+        session.save(model)
     }
 
     fn model(&self) -> Result<&TrainModel> {
@@ -209,23 +211,31 @@ impl Run {
         let groups = self.session.tasks.0.len().max(1);
         let models = self.models(groups)?;
         let valid = self.valid.clone();
+        let ranks = self.session.ranks.clone();
         let mut held_out = vec![HeldOut::default(); groups];
         let mut batches = valid.iter();
-        while let Some(batch) = batches.next() {
+        for number in 0.. {
+            let Some(batch) = batches.next() else { break };
+            if number % ranks.size() == 0 {
+                self.session.meet()?;
+            }
             if self.session.stop.asked() {
                 return Ok(());
+            }
+            if number % ranks.size() != ranks.rank() {
+                continue;
             }
             let batch = batch.map_err(|e| Error::Training(e.to_string()))?;
             let group = self.session.group_of(&batch);
             let part = self.session.evaluate(&models[group], &batch)?;
-            let item = TrainingItem::new(
-                StepOutput::evaluated(part.loss, part.count),
-                batches.progress(),
-                Some(self.session.step()),
-                None,
-            );
-            self.tell_valid(LearnerEvent::ProcessedItem(item));
+            if ranks.is_alone() {
+                self.tell_judged(&part, batches.progress());
+            }
             held_out[group].add(part);
+        }
+        if !ranks.is_alone() {
+            held_out = over_ranks::added(&ranks, &held_out)?;
+            self.tell_judged(&HeldOut::together(held_out.clone()), batches.progress());
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch));
         let flushed = self.components.event_processor.flush();
@@ -238,7 +248,11 @@ impl Run {
         if let Some(answers) = answers {
             answers.ask(state.step, &|task| models[task].model.clone(), &stop.flag)?;
         }
-        let metrics = self.metrics(&models);
+        let metrics = match ranks.is_first() {
+            true => self.metrics(&models),
+            false => BTreeMap::new(),
+        };
+        let metrics = over_ranks::of_first(&ranks, metrics)?;
         if self.session.stop.asked() {
             return Ok(());
         }
@@ -249,6 +263,12 @@ impl Run {
         self.session.evaluated(held_out, metrics, seconds)?;
         self.judge(epoch);
         Ok(())
+    }
+
+    fn tell_judged(&mut self, part: &HeldOut, progress: Progress) {
+        let output = StepOutput::evaluated(part.loss, part.count);
+        let item = TrainingItem::new(output, progress, Some(self.session.step()), None);
+        self.tell_valid(LearnerEvent::ProcessedItem(item));
     }
 
     /// The metrics of the tasks' answers; none of a model that cannot answer, whose loss the run judges.

@@ -144,7 +144,9 @@ impl Session {
 
     /// Writes `continual.json`.
     fn write_scores(&self) -> Result<()> {
-        let Some(scores) = self.scores() else { return Ok(()) };
+        let Some(scores) = self.scores().filter(|_| self.ranks.is_first()) else {
+            return Ok(());
+        };
         let text = serde_json::to_string_pretty(&scores).unwrap_or_default();
         write_file(&self.saver.out.join(ContinualScores::FILE), (text + "\n").as_bytes())
     }

@@ -32,6 +32,7 @@ use ft_data::{Batch, Sample, sub_seed};
 use ft_kernels::DistillationOptions;
 use ft_model::{Model, ModelConfig};
 use ft_quant::{Kind, Scheme};
+use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -347,7 +348,7 @@ impl Objective for Distill {
         Unit::Tokens
     }
 
-    fn begin(&self, model: &Model, step: &StepBatch) -> Result<Option<StepBatch>> {
+    fn begin(&self, model: &Model, step: &StepBatch, _: &Ranks) -> Result<Option<StepBatch>> {
         match self.on_policy(step.step) {
             true => self.answers.to(step, &model.valid()).map(Some),
             false => Ok(None),

@@ -17,14 +17,15 @@ use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 use ft_data::{Batch, Examples, Sample};
 use ft_model::Model;
+use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::log_probs::{plain_log_probs, row_log_probs};
 use super::targets::prompts_and_answers;
 use super::{Figure, Given, HeldOut, Loss, LossFn, Objective, ObjectiveKind, Other, Reference, Unit, check};
-use crate::Result;
 use crate::batches::{MicroBatch, StepBatch};
+use crate::{Error, Result};
 
 /// Options of KTO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -91,15 +92,18 @@ impl Kto {
         plain_log_probs(model, batch) - plain_log_probs(&self.reference, batch)
     }
 
-    /// z of these batches, `[1]`.
-    fn estimate(&self, model: &Model, batches: &[&Batch]) -> Tensor<1> {
+    /// z of these batches, `[1]`: every rank asks the models about its own.
+    fn estimate(&self, model: &Model, batches: &[&Batch], ranks: &Ranks) -> Result<Tensor<1>> {
         let mismatched = mismatched(batches);
         let count = mismatched.iter().map(Batch::sequences).sum::<usize>();
-        let sums = mismatched.iter().map(|batch| self.ratios(model, batch).sum()).collect();
-        Tensor::cat(sums, 0)
-            .sum()
-            .div_scalar(count.max(1) as f64)
-            .clamp_min(0.0)
+        let own = mismatched.iter().skip(ranks.rank()).step_by(ranks.size());
+        let sums: Vec<Tensor<1>> = own.map(|batch| self.ratios(model, batch).sum()).collect();
+        let sum = match sums.is_empty() {
+            true => Tensor::zeros([1], &model.device()),
+            false => Tensor::cat(sums, 0).sum(),
+        };
+        let sum = over(ranks, sum)?;
+        Ok(sum.div_scalar(count.max(1) as f64).clamp_min(0.0))
     }
 
     /// Sum of the losses, `[1]`, from the log-probabilities of both models, `[rows]`, and z.
@@ -142,9 +146,9 @@ impl Objective for Kto {
         Unit::Examples
     }
 
-    fn begin(&self, model: &Model, step: &StepBatch) -> Result<Option<StepBatch>> {
+    fn begin(&self, model: &Model, step: &StepBatch, ranks: &Ranks) -> Result<Option<StepBatch>> {
         let batches: Vec<&Batch> = step.micro_batches.iter().map(|micro| &micro.batch).collect();
-        let baseline = self.estimate(&model.valid(), &batches);
+        let baseline = self.estimate(&model.valid(), &batches, ranks)?;
         Ok(Some(StepBatch {
             baseline: Some(baseline),
             ..step.clone()
@@ -162,10 +166,22 @@ impl Objective for Kto {
 
     fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut {
         let own = plain_log_probs(model, batch);
-        let z = self.estimate(model, &[batch]);
+        let z = self.estimate(model, &[batch], &Ranks::alone());
+        let z = z.expect("nobody else is asked");
         let loss = self.sum(own, plain_log_probs(&self.reference, batch), &z, batch);
         loss.held_out(batch.examples())
     }
+}
+
+/// The sum over all ranks, `[1]`.
+fn over(ranks: &Ranks, sum: Tensor<1>) -> Result<Tensor<1>> {
+    if ranks.is_alone() {
+        return Ok(sum);
+    }
+    let device = sum.device();
+    let mut numbers = sum.try_into_vec_as::<f32>().map_err(Error::device)?;
+    ranks.sum(&mut numbers)?;
+    Ok(Tensor::from_data(TensorData::new(numbers, [1]), (&device, DType::F32)))
 }
 
 /// The prompts of these batches, each with the answer to the prompt before it; in batches that are laid out alike.

@@ -1,5 +1,8 @@
 //! What an objective makes of a forward pass.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::Tensor;
 use ft_model::Model;
 
@@ -56,6 +59,18 @@ impl Figure {
             None => all.push(self),
         }
     }
+}
+
+/// The name of a figure that another rank has written: the same few names come with every step, and each is kept once.
+pub(super) fn known(name: String) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name.as_str()) {
+        return known;
+    }
+    let name: &'static str = name.leak();
+    names.insert(name);
+    name
 }
 
 /// The loss of a micro-batch as a function of hidden states `[rows, width, hidden]`.

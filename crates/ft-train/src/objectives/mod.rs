@@ -40,8 +40,9 @@ use std::sync::Arc;
 
 use ft_data::{Batch, Examples};
 use ft_eval::HeadAnswers;
-use ft_model::{HeadConfig, Model, ModelConfig};
+use ft_model::{HeadConfig, Model, ModelConfig, Problem};
 use ft_quant::Scheme;
+use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,9 @@ enum Part {
     Valid = 1,
 }
 
+/// What the negative log-likelihood is called between ranks.
+const NLL: &str = "/nll";
+
 /// A held-out batch, judged: sums and counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeldOut {
@@ -115,6 +119,9 @@ pub struct HeldOut {
     /// What a head said.
     pub said: Option<HeadAnswers>,
 }
+
+/// A held-out batch as ranks send it: sums and counts by name, and what a head said.
+type Written = (Vec<(String, u64, usize)>, Option<(Problem, usize, Vec<u32>, Vec<u32>)>);
 
 impl HeldOut {
     /// The two parts together.
@@ -135,6 +142,45 @@ impl HeldOut {
                 None => self.figures.push((name, sum, count)),
             }
         }
+    }
+
+    /// Its sums and counts with their names, as bits: no number of JSON is NaN.
+    pub(crate) fn to_bits(&self) -> Written {
+        let nll = self.nll.map(|(sum, count)| (NLL.to_owned(), sum.to_bits(), count));
+        let figures = self.figures.iter();
+        let figures = figures.map(|(name, sum, count)| ((*name).to_owned(), sum.to_bits(), *count));
+        let loss = (String::new(), self.loss.to_bits(), self.count);
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect();
+        let said = self.said.as_ref();
+        (
+            [loss].into_iter().chain(nll).chain(figures).collect(),
+            said.map(|said| (said.problem, said.width, bits(&said.outputs), bits(&said.labels))),
+        )
+    }
+
+    /// What [`to_bits`](Self::to_bits) has written.
+    pub(crate) fn from_bits((sums, said): Written) -> Self {
+        let numbers = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect();
+        let said = said.map(|(problem, width, outputs, labels)| HeadAnswers {
+            problem,
+            width,
+            outputs: numbers(outputs),
+            labels: numbers(labels),
+            numbers: Vec::new(),
+        });
+        let mut read = Self {
+            said,
+            ..Self::default()
+        };
+        for (name, bits, count) in sums {
+            let sum = f64::from_bits(bits);
+            match name.as_str() {
+                "" => (read.loss, read.count) = (sum, count),
+                NLL => read.nll = Some((sum, count)),
+                _ => read.figures.push((loss::known(name), sum, count)),
+            }
+        }
+        read
     }
 
     /// All parts together.
@@ -167,11 +213,11 @@ pub trait Objective: Debug + Send + Sync {
     }
 
     /// What is done for a whole step before its first forward pass, without a tape: an objective that completes the batch, or writes
-    /// its own from the model's completions, gives it back.
+    /// its own from the model's completions, gives it back. Every rank gives back the same.
     ///
     /// # Errors
     /// What goes wrong in the forward passes that this takes.
-    fn begin(&self, _model: &Model, _batch: &StepBatch) -> Result<Option<StepBatch>> {
+    fn begin(&self, _model: &Model, _batch: &StepBatch, _ranks: &Ranks) -> Result<Option<StepBatch>> {
         Ok(None)
     }
 

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use ft_data::Batch;
 use ft_kernels::{SpanPair, UldOptions, UldTeacher};
 use ft_model::Model;
+use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -120,7 +121,7 @@ impl Objective for Uld {
         Unit::Tokens
     }
 
-    fn begin(&self, _: &Model, step: &StepBatch) -> Result<Option<StepBatch>> {
+    fn begin(&self, _: &Model, step: &StepBatch, _: &Ranks) -> Result<Option<StepBatch>> {
         match step.micro_batches.iter().all(|micro| micro.batch.teacher.is_some()) {
             true => Ok(None),
             false => {

@@ -24,6 +24,7 @@ pub(super) fn numbers(config: &RunConfig) -> Result<()> {
         ("train.eval_every", train.eval_every),
         ("train.save_every", train.save_every),
         ("train.keep", Some(train.keep)),
+        ("train.timeout", Some(train.timeout as usize)),
         (
             "train.early_stopping.patience",
             train.early_stopping.map(|e| e.patience),

@@ -177,7 +177,7 @@ impl LaidOut {
             .apart(tasks::apart(config, &tasks))
             .answering(config.objective.kind().answer_tokens());
         let [prompt, _] = job::virtual_tokens(&opened.peft);
-        let (batches, packing) = packing::packed(config, batches, prompt, cpu);
+        let (batches, packing) = packing::packed(config, batches, prompt);
         let steps =
             Steps::count(config, batches.steps_per_epoch(), !valid.is_empty()).over(task_ends, batches.course());
         let batches = batches.reaching(steps.total);

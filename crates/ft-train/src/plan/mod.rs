@@ -33,6 +33,7 @@ use ft_data::{Sample, Tokenizer};
 use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, ModelConfig};
 use ft_peft::{Attached, PeftConfig};
+use ft_ranks::Ranks;
 
 pub use advice::Advice;
 pub use alignment::Alignment;
@@ -122,6 +123,26 @@ impl Plan {
             true => Ok(plan),
             false => Err(Error::Plan(plan.refusals)),
         }
+    }
+
+    /// The same run, taken by several processes together.
+    ///
+    /// # Errors
+    /// Settings that need one process.
+    pub(crate) fn deal_out(&mut self, ranks: &Ranks) -> Result<()> {
+        if ranks.is_alone() {
+            return Ok(());
+        }
+        if self.config.train.optimizer_in_backward {
+            let why = format!(
+                "train.optimizer_in_backward: takes each step in one forward pass, which {} ranks cannot share; leave it out, or start one process",
+                ranks.size()
+            );
+            return Err(Error::Plan(vec![why]));
+        }
+        let shared = || Error::Training("the samples of a plan are in use before its run".into());
+        Arc::get_mut(&mut self.batches).ok_or_else(shared)?.over(ranks.size());
+        Ok(())
     }
 
     /// Numbers that train.

@@ -40,16 +40,13 @@ pub(super) fn refusal(config: &RunConfig) -> Option<String> {
 }
 
 /// The samples as they share rows, with `prompt` columns before each of their sequences.
-pub(super) fn packed(config: &RunConfig, batches: Batches, prompt: usize, cpu: bool) -> (Batches, PackingSummary) {
+pub(super) fn packed(config: &RunConfig, batches: Batches, prompt: usize) -> (Batches, PackingSummary) {
     let length = config.data.max_length;
     let off = |why: &str| (Packing::Off, why.to_owned());
     let (packing, why) = match (config.data.pack, hindrance(config)) {
         (Pack::Off, _) => off("data.pack = false"),
         (Pack::On, _) => (Packing::Rows(length), "data.pack = true".to_owned()),
         (Pack::Auto, Some(why)) => off(why),
-        (Pack::Auto, None) if !cpu => {
-            off("attention on this device does not skip other samples; data.pack = true packs")
-        }
         (Pack::Auto, None) => worth(&batches, prompt, length),
     };
     let columns = batches.columns_per_epoch(prompt);

@@ -10,13 +10,22 @@ use crate::{Plan, Result};
 
 /// The files.
 pub struct RunLog {
-    metrics: MetricsFile,
+    metrics: Option<MetricsFile>,
     board: Option<EventFile>,
     /// Where every step's input is written.
     dump: Option<MetricsFile>,
 }
 
 impl RunLog {
+    /// Writes nothing: of several processes, one writes.
+    pub fn none() -> Self {
+        Self {
+            metrics: None,
+            board: None,
+            dump: None,
+        }
+    }
+
     /// Those of a run; a resumed one goes on behind `done`.
     ///
     /// # Errors
@@ -27,7 +36,7 @@ impl RunLog {
         let dump = train.dump_batches.as_ref();
         let board = Some(&train.tensorboard).filter(|name| !name.as_os_str().is_empty());
         Ok(Self {
-            metrics: MetricsFile::open(&plan.out().join("metrics.jsonl"), done)?,
+            metrics: Some(MetricsFile::open(&plan.out().join("metrics.jsonl"), done)?),
             board: board.map(|name| EventFile::open(&path(name), done)).transpose()?,
             dump: dump.map(|name| MetricsFile::open(&path(name), done)).transpose()?,
         })
@@ -38,7 +47,9 @@ impl RunLog {
     /// # Errors
     /// Files that cannot be written.
     pub fn push(&mut self, line: &Value) -> Result<()> {
-        self.metrics.push(line)?;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.push(line)?;
+        }
         match &mut self.board {
             Some(board) => board.push(line),
             None => Ok(()),
@@ -60,6 +71,6 @@ impl RunLog {
     /// # Errors
     /// A file that cannot be written.
     pub fn sync(&mut self) -> Result<()> {
-        self.metrics.sync()
+        self.metrics.as_mut().map_or(Ok(()), MetricsFile::sync)
     }
 }

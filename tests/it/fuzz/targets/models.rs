@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor};
+use ft_gguf::{Dtype, FileType};
 use ft_model::gguf::{GgufSource, write_model};
 use ft_model::{LoadDtype, Model, ModelConfig, Rows};
 use ft_peft::{Pass, adapter};
@@ -137,7 +138,8 @@ pub fn gguf() -> Bench {
                 adapter: None,
                 tokenizer: ft_gguf::Metadata::default(),
             };
-            let dtype = *pick(rng, &[ft_gguf::Dtype::F32, ft_gguf::Dtype::F16, ft_gguf::Dtype::Q8_0]);
+            let dtypes = [Dtype::F32, Dtype::F16, Dtype::Q8_0].map(FileType::All);
+            let dtype = *pick(rng, &[dtypes.as_slice(), &[FileType::Q4KM, FileType::Q5KM]].concat());
             write_model(&source, dtype, &out.path().join("model.gguf")).map_err(words)
         })
     })

@@ -38,7 +38,7 @@ impl Bench {
         if self.journal.find(&key).is_some() {
             return Ok(());
         }
-        let (out, start) = (self.folder(technique, "beside"), self.folder(technique, "start"));
+        let (out, start) = (self.folder(technique, "beside")?, self.folder(technique, "start")?);
         let seed = [format!("train.seed={FIRST}")];
         let train = |sets: &[&[String]]| self.ask("train", technique, &sets.concat());
         train(&[&short(0.0, 1, &start), &seed])?;
@@ -95,7 +95,7 @@ impl Bench {
 
     /// What the held-out data say of a model or adapter: a run that learns nothing.
     fn score(&self, technique: &Technique, kept: &str) -> Result<serde_json::Value, String> {
-        let out = self.folder(technique, "score");
+        let out = self.folder(technique, "score")?;
         let storage = technique
             .settings
             .iter()

@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use self::catalog::{Start, Technique};
+use self::catalog::{Rate, Start, Technique};
 use self::ground::Ground;
 use self::journal::Journal;
 use self::request::Request;
@@ -76,10 +76,13 @@ pub fn run(args: &[String]) -> Outcome {
 /// The rounds: learning rates, then a seed after the other; what needs the tuned model comes behind it.
 fn measure(bench: &Bench, request: &Request) -> Outcome {
     let until = Deadline(request.budget.map(|minutes| (Instant::now(), minutes * 60.0)));
-    bench.base()?;
     let chosen = request.techniques()?;
+    bench.base()?;
     let (first, second): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|t| t.start == Start::Model);
     let jobs = request.jobs();
+    let searched = |techniques: &[&'static Technique]| -> Vec<_> {
+        techniques.iter().copied().filter(|t| t.rate == Rate::Own).collect()
+    };
     let round = |techniques: &[&'static Technique], seed: Option<u64>| {
         each(techniques, jobs, &until, |technique| {
             let rate = bench.rate(technique)?;
@@ -89,9 +92,9 @@ fn measure(bench: &Bench, request: &Request) -> Outcome {
             }
         })
     };
-    round(&first, None)?;
+    round(&searched(&first), None)?;
     round(&first, Some(trial::FIRST))?;
-    round(&second, None)?;
+    round(&searched(&second), None)?;
     round(&second, Some(trial::FIRST))?;
     let all = [first, second].concat();
     each(&all, 1, &until, |technique| match bench.rate(technique)? {

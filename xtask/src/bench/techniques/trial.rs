@@ -46,7 +46,7 @@ impl Bench {
         let base = base.ok_or("the plan names no learning rate")?;
         match search::search(base, |rate| self.short_run(technique, rate, &start)) {
             Ok(tried) => Ok(Some(search::best(&tried).0)),
-            Err(why) => left_out(&why),
+            Err(why) => left_out(reason(&why)),
         }
     }
 
@@ -60,11 +60,15 @@ impl Bench {
         if let Some(line) = self.journal.find(&key) {
             return Ok(line["loss"].as_f64().unwrap_or(f64::INFINITY));
         }
-        let out = self.folder(technique, "search");
+        let out = self.folder(technique, "search")?;
         let sets = [start, &short(rate, self.ground.search_steps, &out)].concat();
         let outcome = self.ask("train", technique, &sets);
         remove(&out)?;
-        let loss = outcome.ok().and_then(|outcome| outcome["after"]["loss"].as_f64());
+        let loss = match outcome {
+            Ok(outcome) => outcome["after"]["loss"].as_f64(),
+            Err(why) if why.contains(DIVERGED) => None,
+            Err(why) => return Err(why),
+        };
         eprintln!(
             "{}: {rate:.1e} {}",
             technique.name,
@@ -86,7 +90,7 @@ impl Bench {
         if self.journal.find(&key).is_some() {
             return Ok(());
         }
-        let out = self.folder(technique, &seed.to_string());
+        let out = self.folder(technique, &seed.to_string())?;
         let mut sets = self.start(technique)?;
         sets.extend([
             format!("optim.lr={rate}"),
@@ -117,7 +121,7 @@ impl Bench {
             return Ok(());
         }
         let lora = named("lora").expect("a technique of the catalog");
-        let out = self.folder(lora, "base");
+        let out = self.folder(lora, "base")?;
         let sets = [
             "train.steps=1".into(),
             "optim.lr=0".into(),
@@ -157,10 +161,17 @@ impl Bench {
     /// What `ft merge` says, and its folder. Nothing where the program refuses: prompts and serial adapters are no part of any weight, and
     /// full fine-tuning has nothing left to merge.
     fn merged(&self, run: &Path) -> Result<Option<(Value, PathBuf)>, String> {
-        let (base, merged) = (model(run)?, run.join("merged"));
-        let adapter = text(&run.join("final"));
+        let (base, adapter, merged) = (model(run)?, run.join("final"), run.join("merged"));
+        if !adapter.join("adapter_config.json").exists() {
+            return Ok(None);
+        }
+        let adapter = text(&adapter);
         let args = ["merge", &base, "--adapter", &adapter, "--out", &text(&merged), "--json"];
-        Ok(self.ft.json(&strings(&args)).ok().map(|told| (told, merged)))
+        match self.ft.json(&strings(&args)) {
+            Ok(told) => Ok(Some((told, merged))),
+            Err(why) if why.contains(NO_MERGE) => Ok(None),
+            Err(why) => Err(why),
+        }
     }
 
     /// Speed of training, and of generation with the adapter on and merged. To be called with nothing beside it.
@@ -169,7 +180,7 @@ impl Bench {
         if self.journal.find(&key).is_some() {
             return Ok(());
         }
-        let out = self.folder(technique, "speed");
+        let out = self.folder(technique, "speed")?;
         let sets = [self.start(technique)?, short(rate, TIMED, &out)].concat();
         let outcome = self.ask("train", technique, &sets)?;
         let mut line = object(json!({ "technique": technique.name, "phase": "speed" }));
@@ -254,8 +265,10 @@ impl Bench {
         self.work.join("tuned")
     }
 
-    pub fn folder(&self, technique: &Technique, what: &str) -> PathBuf {
-        self.work.join(format!("{}-{what}", technique.name))
+    /// Where a run goes, without what one that was killed left there.
+    pub fn folder(&self, technique: &Technique, what: &str) -> Result<PathBuf, String> {
+        let folder = self.work.join(format!("{}-{what}", technique.name));
+        remove(&folder).map(|()| folder)
     }
 }
 
@@ -270,6 +283,12 @@ pub fn short(rate: f64, steps: u64, out: &Path) -> Vec<String> {
         format!("train.out={}", out.display()),
     ]
 }
+
+/// What `ft train` says of a rate that is too high.
+const DIVERGED: &str = "the last good checkpoint is";
+
+/// What `ft merge` says of an adapter that is no part of a weight.
+const NO_MERGE: &str = "it cannot be merged";
 
 /// Steps that are timed.
 const TIMED: u64 = 20;

@@ -61,6 +61,8 @@ fn patterns_and_lists() {
     assert!(find("*.tsv").unwrap_err().contains("no file fits"));
     assert!(find("a.tsv").unwrap_err().starts_with("no file "));
     assert!(find("[").unwrap_err().contains("attern"));
+    let deep = find(&format!("{}*.jsonl", "./".repeat(10_000))).unwrap_err();
+    assert!(deep.contains("parts; at most 256 are followed"), "{deep}");
     assert!(finds(&dir.path().join("*.csv")) && !finds(&dir.path().join("*.tsv")));
 
     let list = Files::from(vec![

@@ -1,9 +1,10 @@
 //! LoRA beside a dense matrix.
-use super::{compare, rounded, tensor_of, types};
+use super::{compare, rounded, tensor, tensor_of, types};
 use crate::lora_linear::LoraOps;
+use crate::lora_linear::factors::CastOps;
 use crate::testing::values;
 use burn::backend::Dispatch;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 
 /// Rows and columns beyond a tile, ranks that are no whole vectors, and a factor that is a view.
 #[test]
@@ -32,6 +33,27 @@ fn products_of_low_rank_are_added_in_place() {
             };
             let bound = bound * (rank as f64).sqrt();
             compare(run, dtype, bound, &["y", "base"], &format!("{n} x {out}, rank {rank}"));
+        }
+    }
+}
+
+/// Together of odd and even lengths, and a view.
+#[test]
+fn two_are_cast_and_scaled_together() {
+    for (dtype, bound) in types() {
+        for [n, rank] in [[1, 1], [33, 3], [64, 8], [1000, 16]] {
+            let run = |device: &Device, dtype: FloatDType| {
+                let device = &device.clone().inner();
+                let of = |seed, dims: [usize; 2]| tensor(device, &values(dims[0] * dims[1], seed), dims);
+                let there = [of(1, [rank, n]), of(2, [n, rank]).transpose()].map(Tensor::into_dispatch);
+                let [a, b] = there;
+                let (a, b) = Dispatch::cast_both(a, b, 1.0, dtype.into());
+                let (wide_a, wide_b) = Dispatch::cast_both(a.clone(), b.clone(), 0.375, DType::F32);
+                let all = [a, b, wide_a, wide_b].map(|x| Tensor::<2>::from_dispatch(x).into_data());
+                all.into_iter().collect()
+            };
+            let names = ["a", "b", "back a", "back b"];
+            compare(run, dtype, bound, &names, &format!("{rank} x {n}"));
         }
     }
 }

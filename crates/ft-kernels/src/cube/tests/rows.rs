@@ -1,7 +1,7 @@
 //! Norms, activations and rotations.
 use super::{compare, rounded, tensor_of, types};
 use crate::testing::values;
-use crate::{gelu_tanh, layer_norm, rms_norm, rope, swiglu};
+use crate::{Mask, gelu_tanh, layer_norm, residual_norm, rms_norm, rope, rotary_attention, swiglu};
 use burn::tensor::{Device, FloatDType, Tensor};
 
 /// Single numbers, rows of odd length, rows longer than a cube is wide, and more rows than there are blocks of them.
@@ -47,6 +47,35 @@ fn rms_norm_with_a_frozen_weight_in_f32() {
                 vec![y.into_data(), x.grad(&gradients).unwrap().into_data()]
             };
             compare(run, dtype, bound, &["y", "dx"], &format!("{n} x {d}"));
+        }
+    }
+}
+
+/// A trained weight and a frozen one, a stream that is joined and one that is there.
+#[test]
+fn norms_of_the_residual_stream_and_their_gradients() {
+    for (dtype, bound) in types() {
+        for [n, d] in SHAPES {
+            for (frozen, joined) in [(false, true), (true, true), (true, false)] {
+                let run = |device: &Device, dtype: FloatDType| {
+                    let of = |seed| tensor_of(device, &rounded(values(n * d, seed)), [n, d], dtype);
+                    let [x, added] = [1, 4].map(|seed| of(seed).require_grad());
+                    let w = tensor_of(device, &rounded(values(d, 2)), [d], dtype);
+                    let w = if frozen { w } else { w.require_grad() };
+                    let (h, y) = residual_norm(x.clone(), joined.then(|| added.clone()), w.clone(), 1e-5);
+                    let gradients = (y.clone() * of(3) + h.clone() * of(5)).sum().backward();
+                    let mut all = vec![h.into_data(), y.into_data(), x.grad(&gradients).unwrap().into_data()];
+                    all.extend([added.grad(&gradients)].into_iter().flatten().map(Tensor::into_data));
+                    all.extend(w.grad(&gradients).map(Tensor::into_data));
+                    all
+                };
+                let mut names = vec!["h", "y", "dx"];
+                names.extend(joined.then_some("da"));
+                names.extend((!frozen).then_some("dw"));
+                let case = format!("{n} x {d}, frozen {frozen}, joined {joined}");
+                // The sum is rounded before it is normalized.
+                compare(run, dtype, 2.0 * bound * (n as f64).sqrt(), &names, &case);
+            }
         }
     }
 }
@@ -143,6 +172,29 @@ fn gelu_and_its_gradient() {
                 vec![y.into_data(), x.grad(&gradients).unwrap().into_data()]
             };
             compare(run, dtype, bound, &["y", "dx"], &format!("{n} x {d}"));
+        }
+    }
+}
+
+#[test]
+fn rotations_of_queries_and_keys_before_attention() {
+    for (dtype, bound) in types() {
+        for [b, s, hq, hk, d] in [[1, 1, 1, 1, 2], [2, 5, 6, 2, 10], [1, 19, 4, 1, 64]] {
+            let run = |device: &Device, dtype: FloatDType| {
+                let of = |seed, heads| {
+                    let numbers = rounded(values(b * s * heads * d, seed));
+                    tensor_of(device, &numbers, [b, s, heads, d], dtype)
+                };
+                let [q, k, v] = [of(1, hq), of(2, hk), of(3, hk)].map(Tensor::require_grad);
+                let angles = tensor_of(device, &values(s * d / 2, 4), [1, s, d / 2], FloatDType::F32);
+                let turns = [angles.clone().cos(), angles.sin()];
+                let y = rotary_attention(q.clone(), k.clone(), v.clone(), turns, &Mask::default(), 0.2);
+                let gradients = (y.clone() * of(5, hq)).sum().backward();
+                let inputs = [q, k, v].map(|x| x.grad(&gradients).unwrap().into_data());
+                [y.into_data()].into_iter().chain(inputs).collect()
+            };
+            let case = format!("{b} x {s} x {hq} and {hk} x {d}");
+            compare(run, dtype, bound * (s as f64).sqrt(), &["y", "dq", "dk", "dv"], &case);
         }
     }
 }

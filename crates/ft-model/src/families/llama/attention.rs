@@ -78,28 +78,35 @@ impl Attention {
         let (config, pass) = (shared.config, shared.pass);
         let heads = |x: Tensor<3>, n| x.reshape([batch, seq, n, config.head_dim]); // [batch, seq, heads, head_dim]
         let whole = config.block.qk_norm == QkNorm::Whole;
-        let turn = |x: Tensor<3>, n, norm: &Option<Norm>| {
-            let x = match whole {
-                true => heads(normalized(norm, x), n),
-                false => normalized(norm, heads(x, n)),
-            };
-            match shared.angles(index) {
-                None => x,
-                Some(angles) => turned(x, angles),
-            }
+        let normed = |x: Tensor<3>, n, norm: &Option<Norm>| match whole {
+            true => heads(normalized(norm, x), n),
+            false => normalized(norm, heads(x, n)),
         };
         let [q, k, v] = self.project(x, config, pass);
-        let q = turn(q, config.num_attention_heads, &self.q_norm);
-        let k = turn(k, config.num_key_value_heads, &self.k_norm);
+        let q = normed(q, config.num_attention_heads, &self.q_norm);
+        let k = normed(k, config.num_key_value_heads, &self.k_norm);
         let v = heads(v, config.num_key_value_heads);
-        let (k, v) = view.behind_prefix(k, v);
         let scale = config
             .block
             .attention_scale
             .unwrap_or(1.0 / (config.head_dim as f64).sqrt());
-        let mixed = match cache {
-            None => ft_kernels::attention(q, k, v, &view.mask, scale),
-            Some(cache) => cache.attend(index, [q, k, v], &view.mask, scale),
+        let angles = shared.angles(index);
+        let whole = angles.filter(|[cos, _]| 2 * cos.dims()[2] == config.head_dim);
+        let mixed = match (cache, whole) {
+            (None, Some(angles)) if view.prefix.is_none() => {
+                ft_kernels::rotary_attention(q, k, v, angles.clone(), &view.mask, scale)
+            }
+            (cache, _) => {
+                let [q, k] = [q, k].map(|x| match angles {
+                    None => x,
+                    Some(angles) => turned(x, angles),
+                });
+                let (k, v) = view.behind_prefix(k, v);
+                match cache {
+                    None => ft_kernels::attention(q, k, v, &view.mask, scale),
+                    Some(cache) => cache.attend(index, [q, k, v], &view.mask, scale),
+                }
+            }
         };
         self.o_proj.forward(
             mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]),

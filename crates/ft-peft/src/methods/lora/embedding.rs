@@ -21,7 +21,7 @@ pub struct LoraEmbedding {
 impl LoraEmbedding {
     /// `E[id] + s · B A[:, id]` for each of ids `[n]`; PEFT applies no dropout here.
     pub fn lookup(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
-        let down = self.a.val().transpose().select(0, ids).mul_scalar(self.scale);
+        let down = ft_kernels::embedding(self.a.val().transpose(), ids).mul_scalar(self.scale);
         let dtype = rows.dtype();
         rows + ft_kernels::linear(down, self.b.val()).cast(dtype)
     }

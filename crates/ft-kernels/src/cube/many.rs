@@ -1,0 +1,221 @@
+//! Sums of squares and multiples of several tensors in one launch: as many cubes for each of them.
+use super::adamw::own;
+use super::address_type;
+use super::row::{element, total, vector};
+use crate::many::GROUP;
+use burn::backend::TensorMetadata;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::calculate_cube_count_elemwise;
+use cubecl::client::Client;
+use cubecl::prelude::*;
+
+/// Units of a cube, at most.
+const UNITS: u32 = 256;
+
+/// `sums` `[slots]` f32, from place `first` on with the sums of squares of `parts` parts of every tensor. All have one type, which
+/// [`super::rows_fit`] allows.
+pub(crate) fn add_squares(sums: CubeTensor, tensors: Vec<CubeTensor>, first: usize, parts: usize) -> CubeTensor {
+    let sums = own(sums);
+    // Any order of the numbers will do.
+    let flat = |x: CubeTensor| if is_dense(&x) { x } else { into_contiguous(x) };
+    let tensors: Vec<_> = tensors.into_iter().map(flat).collect();
+    let (client, types) = (sums.client.clone(), element(&tensors[0]));
+    let (dim, vector) = (dim(&client), common(&client, &tensors));
+    let cubes = tensors.len() * parts;
+    // SAFETY: cubes beyond the last part end at once, and numbers and slots are counted.
+    unsafe {
+        squares_of_many::launch_unchecked(
+            &client,
+            calculate_cube_count_elemwise(&client, cubes * dim.num_elems() as usize, dim),
+            dim,
+            widest(&tensors),
+            vector,
+            lengths(&tensors, vector),
+            tensors.into_iter().map(CubeTensor::into_buffer_arg).collect(),
+            sums.clone().into_buffer_arg(),
+            first,
+            parts,
+            dim.num_elems() as usize,
+            types,
+        );
+    }
+    sums
+}
+
+/// The sum of x `[n]` f32, `[1]`.
+pub(crate) fn sum_of_parts(x: CubeTensor) -> CubeTensor {
+    let x = into_contiguous(x);
+    let (client, n) = (x.client.clone(), x.shape().num_elements());
+    let out = empty_device_contiguous_dtype(client.clone(), x.device.clone(), Shape::new([1]), DType::F32);
+    let dim = dim(&client);
+    // SAFETY: one cube, whose units stay below n.
+    unsafe {
+        add_parts::launch_unchecked(
+            &client,
+            CubeCount::Static(1, 1, 1),
+            dim,
+            address_type([&x]),
+            x.into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            n,
+            dim.num_elems() as usize,
+        );
+    }
+    out
+}
+
+/// The first `count` times factor `[1]` f32, in place where nothing else holds them; the others as they are.
+pub(crate) fn scale_each(
+    tensors: [CubeTensor; GROUP],
+    factor: CubeTensor,
+    count: usize,
+    parts: usize,
+) -> [CubeTensor; GROUP] {
+    let mut at = 0;
+    let tensors = tensors.map(|x| {
+        at += 1;
+        if at <= count { own(x) } else { x }
+    });
+    let written: Vec<_> = tensors[..count].to_vec();
+    let (client, types) = (factor.client.clone(), element(&tensors[0]));
+    let (dim, vector) = (dim(&client), common(&client, &written));
+    // SAFETY: as in `add_squares`.
+    unsafe {
+        scale_many::launch_unchecked(
+            &client,
+            calculate_cube_count_elemwise(&client, count * parts * dim.num_elems() as usize, dim),
+            dim,
+            widest(&written),
+            vector,
+            lengths(&written, vector),
+            written.into_iter().map(CubeTensor::into_buffer_arg).collect(),
+            into_contiguous(factor).into_buffer_arg(),
+            parts,
+            dim.num_elems() as usize,
+            types,
+        );
+    }
+    tensors
+}
+
+fn dim(client: &Client) -> CubeDim {
+    let most = client.properties().hardware.max_units_per_cube.min(UNITS);
+    CubeDim::new_1d(1 << most.ilog2())
+}
+
+/// Values that are read at a time in all of them.
+fn common(client: &Client, tensors: &[CubeTensor]) -> usize {
+    let vectors = tensors
+        .iter()
+        .map(|x| vector(client, &[x.dtype], x.shape().num_elements()));
+    vectors.min().unwrap_or(1)
+}
+
+fn lengths(tensors: &[CubeTensor], vector: usize) -> SequenceArg<usize> {
+    tensors.iter().map(|x| x.shape().num_elements() / vector).collect()
+}
+
+fn widest(tensors: &[CubeTensor]) -> AddressType {
+    let types = tensors.iter().map(CubeTensor::required_address_type);
+    types.max().unwrap_or_default()
+}
+
+/// Whether its numbers lie side by side, in whatever order of dimensions.
+fn is_dense(x: &CubeTensor) -> bool {
+    let (shape, strides) = (x.shape(), x.meta.strides());
+    let mut axes: Vec<_> = shape
+        .iter()
+        .zip(strides.iter())
+        .filter(|(size, _)| **size > 1)
+        .collect();
+    axes.sort_by_key(|(_, stride)| **stride);
+    let mut next = 1;
+    axes.into_iter().all(|(size, stride)| {
+        let here = *stride == next;
+        next *= size;
+        here
+    })
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn squares_of_many<F: Float, N: Size>(
+    lengths: &Sequence<usize>,
+    tensors: &Sequence<Box<[Vector<F, N>]>>,
+    sums: &mut [f32],
+    first: usize,
+    parts: usize,
+    #[comptime] units: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let cube = CUBE_POS;
+    let count = tensors.len();
+    if cube >= count * parts {
+        terminate!();
+    }
+    let (which, part) = (cube / parts, cube % parts);
+    let mut sum = Vector::<f32, N>::new(0.0f32);
+    #[unroll]
+    for i in 0..count {
+        if which == i {
+            let x = &tensors[i];
+            let mut at = part * units + UNIT_POS as usize;
+            while at < lengths[i] {
+                let value = Vector::<f32, N>::cast_from(x[at]);
+                sum += value * value;
+                at += parts * units;
+            }
+        }
+    }
+    let mut scratch = Shared::<[f32]>::new_slice(units);
+    let sum = total(sum.vector_sum(), &mut scratch, units);
+    if UNIT_POS == 0 {
+        sums[first + cube] = sum;
+    }
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn add_parts(x: &[f32], out: &mut [f32], n: usize, #[comptime] units: usize) {
+    let mut sum = 0.0f32;
+    let mut at = UNIT_POS as usize;
+    while at < n {
+        sum += x[at];
+        at += units;
+    }
+    let mut scratch = Shared::<[f32]>::new_slice(units);
+    let sum = total(sum, &mut scratch, units);
+    if UNIT_POS == 0 {
+        out[0] = sum;
+    }
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn scale_many<F: Float, N: Size>(
+    lengths: &Sequence<usize>,
+    tensors: &mut Sequence<Box<[Vector<F, N>]>>,
+    factor: &[f32],
+    parts: usize,
+    #[comptime] units: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let cube = CUBE_POS;
+    let count = tensors.len();
+    if cube >= count * parts {
+        terminate!();
+    }
+    let (which, part) = (cube / parts, cube % parts);
+    let factor = Vector::<f32, N>::new(factor[0]);
+    #[unroll]
+    for i in 0..count {
+        if which == i {
+            let x = &mut tensors[i];
+            let mut at = part * units + UNIT_POS as usize;
+            while at < lengths[i] {
+                x[at] = Vector::<F, N>::cast_from(Vector::<f32, N>::cast_from(x[at]) * factor);
+                at += parts * units;
+            }
+        }
+    }
+}

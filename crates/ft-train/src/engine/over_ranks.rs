@@ -1,0 +1,144 @@
+//! A step that several processes take together.
+//!
+//! ```text
+//! every rank    the whole step batch (samples are a function of seed and step) ─> its share of the forward passes ─> sums, counts
+//! together      gradients, losses, figures added up over the ranks, in a fixed order ─> the step of one process, at every rank
+//! ```
+//!
+//! What is summed is over units, and divided once by the units of the whole step, so that every target token weighs alike wherever it
+//! was. Whatever follows (penalties, projections, clipping, the optimizer) every rank does for itself with the same bits.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use burn::train::TrainOutput;
+use ft_model::Model;
+use ft_ranks::Ranks;
+
+use crate::batches::{MicroBatch, StepBatch};
+use crate::continual::vector::Vector;
+use crate::engine::memory_limit::attempt;
+use crate::engine::model::TrainModel;
+use crate::objectives::{Figure, HeldOut};
+use crate::watch::metrics::{StepOutput, Sum};
+use crate::{Error, Result};
+
+/// The forward passes of a step that are this rank's: the largest first, each to whom has least so far. All of them where there is no other.
+pub(crate) fn share<'b>(batch: &'b StepBatch, ranks: &Ranks) -> Vec<&'b MicroBatch> {
+    let cells = |micro: &MicroBatch| micro.batch.rows * micro.batch.width;
+    let mut order: Vec<usize> = (0..batch.micro_batches.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(cells(&batch.micro_batches[*i])));
+    let mut load = vec![0; ranks.size()];
+    let mut own = Vec::new();
+    for i in order {
+        let least = (0..load.len()).min_by_key(|rank| load[*rank]).unwrap_or(0);
+        load[least] += cells(&batch.micro_batches[i]);
+        if least == ranks.rank() {
+            own.push(i);
+        }
+    }
+    own.sort_unstable();
+    own.into_iter().map(|i| &batch.micro_batches[i]).collect()
+}
+
+impl TrainModel {
+    /// The gradients of a step over all ranks. Every rank gets the same ones, or the same failure where memory ran out at any of them.
+    pub(super) fn gradients_together(&self, batch: &StepBatch) -> Result<Option<TrainOutput<StepOutput>>> {
+        let local = attempt(|| {
+            let own = share(batch, &self.ranks);
+            let TrainOutput { grads, item } = self.passes(&own, batch);
+            let item = item.read()?;
+            let figures = item.figures()?;
+            let numbers = Vector::of(&self.model, &grads).to_host(&self.model)?;
+            Ok((numbers, item, figures))
+        })?;
+        let count = self.objective.unit().of(batch.totals());
+        if self.ranks.any(local.is_none())? {
+            return Err(Error::Device("out of memory at one of the ranks".into()));
+        }
+        let Some((mut numbers, item, figures)) = local else {
+            return Ok(None);
+        };
+        let said = HeldOut {
+            loss: item.mean_loss()? * item.count.max(1) as f64,
+            count,
+            nll: None,
+            figures: item
+                .figures
+                .iter()
+                .zip(figures)
+                .map(|(figure, (name, mean))| (name, mean * figure.count.max(1) as f64, figure.count))
+                .collect(),
+            said: None,
+        };
+        let said = all_of(&self.ranks, &[said])?;
+        if said.iter().any(|of| of[0].count != count) {
+            let why = "ranks do not agree on what a step is made of: the processors differ in what the model answers; run on machines of one kind";
+            return Err(Error::Training(why.into()));
+        }
+        self.ranks.sum(&mut numbers)?;
+        let device = self.model.device().without_autodiff();
+        let together = HeldOut::together(said.into_iter().flatten().collect());
+        let figure = |(name, sum, count): (&'static str, f64, usize)| Figure {
+            name,
+            sum: Tensor::from_data(TensorData::new(vec![sum as f32], [1]), (&device, DType::F32)),
+            count,
+        };
+        Ok(Some(TrainOutput {
+            grads: Vector::from_host(&self.model, numbers)?.into_grads(&self.model),
+            item: StepOutput {
+                loss: Sum::Host(together.loss),
+                count,
+                figures: together.figures.into_iter().map(figure).collect(),
+                grad_norm: None,
+                tokens_per_s: 0.0,
+            },
+        }))
+    }
+}
+
+/// The sum of a vector over the ranks; one that has none adds nothing.
+pub(crate) fn sum_of(ranks: &Ranks, model: &Model, own: Option<Vector>) -> Result<Vector> {
+    let own = own.unwrap_or_else(|| Vector::none(model));
+    if ranks.is_alone() {
+        return Ok(own);
+    }
+    let mut numbers = own.to_host(model)?;
+    ranks.sum(&mut numbers)?;
+    Vector::from_host(model, numbers)
+}
+
+/// What all ranks have judged, in their order.
+pub(crate) fn all_of(ranks: &Ranks, own: &[HeldOut]) -> Result<Vec<Vec<HeldOut>>> {
+    let written: Vec<_> = own.iter().map(HeldOut::to_bits).collect();
+    let bytes = serde_json::to_vec(&written).unwrap_or_default();
+    let read = |bytes: Vec<u8>| {
+        let parts = serde_json::from_slice::<Vec<_>>(&bytes);
+        let parts = parts.map_err(|e| Error::Training(format!("what a rank has sent cannot be read: {e}")))?;
+        Ok(parts.into_iter().map(HeldOut::from_bits).collect())
+    };
+    ranks.all_gather(&bytes)?.into_iter().map(read).collect()
+}
+
+/// What all ranks have judged, added up part by part.
+pub(crate) fn added(ranks: &Ranks, own: &[HeldOut]) -> Result<Vec<HeldOut>> {
+    let mut sums = vec![HeldOut::default(); own.len()];
+    for of_rank in all_of(ranks, own)? {
+        sums.iter_mut().zip(of_rank).for_each(|(sum, part)| sum.add(part));
+    }
+    Ok(sums)
+}
+
+/// Named numbers of the first rank, to the bit.
+pub(crate) fn of_first(ranks: &Ranks, own: BTreeMap<String, f64>) -> Result<BTreeMap<String, f64>> {
+    if ranks.is_alone() {
+        return Ok(own);
+    }
+    let bits: Vec<_> = own.into_iter().map(|(name, value)| (name, value.to_bits())).collect();
+    let bytes = ranks.broadcast(serde_json::to_vec(&bits).unwrap_or_default())?;
+    let bits: Vec<(String, u64)> = serde_json::from_slice(&bytes).unwrap_or_default();
+    Ok(bits
+        .into_iter()
+        .map(|(name, bits)| (name, f64::from_bits(bits)))
+        .collect())
+}
