@@ -40,8 +40,9 @@ fn a_classifier_is_trained_measured_inspected_merged_and_says_no_text() {
         .count();
     assert_eq!(right as f64 / 24.0, measured["accuracy"].as_f64().unwrap());
     assert_eq!(said[0]["outputs"].as_object().unwrap().len(), 2);
-    for verb in [vec!["generate", &run, "--prompt", "x"], vec!["serve", &run]] {
-        let refused = ft(&verb);
+    for verb in ["generate", "chat"] {
+        let prompt: &[&str] = if verb == "generate" { &["--prompt", "x"] } else { &[] };
+        let refused = ft(&[&[verb, &run], prompt].concat());
         assert_eq!(refused.code, 2, "{}", refused.stderr);
         assert!(
             refused.stderr.contains("needs a model that writes text"),
