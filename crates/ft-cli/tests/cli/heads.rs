@@ -42,7 +42,7 @@ fn a_classifier_is_trained_measured_inspected_merged_and_says_no_text() {
     assert_eq!(said[0]["outputs"].as_object().unwrap().len(), 2);
     for verb in ["generate", "chat"] {
         let prompt: &[&str] = if verb == "generate" { &["--prompt", "x"] } else { &[] };
-        let refused = ft(&[&[verb, &run], prompt].concat());
+        let refused = ft(&[&[verb, run.as_str()][..], prompt].concat());
         assert_eq!(refused.code, 2, "{}", refused.stderr);
         assert!(
             refused.stderr.contains("needs a model that writes text"),
