@@ -56,7 +56,7 @@ fn a_classifier_is_trained_measured_inspected_merged_and_says_no_text() {
     assert_eq!(inspected["what"], "LlamaForSequenceClassification: here, gone");
     let again = json(&["eval", &merged, "--data", &data, "--json"]);
     assert!(
-        (again["loss"].as_f64().unwrap() - measured["loss"].as_f64().unwrap()).abs() < 1e-4,
+        (again["loss"].as_f64().unwrap() - measured["loss"].as_f64().unwrap()).abs() < 1e-2,
         "{again} {measured}"
     );
 }
