@@ -22,6 +22,8 @@ mod fuzz;
 mod generate;
 mod gguf;
 mod guide;
+mod heads;
+mod heads_runs;
 mod in_backward;
 mod interop;
 mod k_quants;

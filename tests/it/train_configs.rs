@@ -143,7 +143,7 @@ fn data_for(config: &RunConfig) -> &'static str {
     match config.objective.kind().examples() {
         Examples::Pairs => return "pairs.jsonl",
         Examples::Rated => return "rated.jsonl",
-        Examples::Samples => {}
+        Examples::Samples | Examples::Labelled => {}
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("csv") => "e2e.csv",

@@ -19,6 +19,7 @@ pub fn load(file: &Path, set: &[String]) -> Result<RunConfig, Failure> {
     if let PeftSection::From(adapter) = &mut config.peft {
         adapter.from = locate::adapter_folder(&adapter.from).context(place("peft.from"))?;
     }
+    config.data.labels = ft_train::labels_of(&config)?;
     Ok(config)
 }
 

@@ -2,7 +2,7 @@
 
 use ft_data::Tokenizer;
 use ft_infer::{GenerationConfig, GenerationOptions};
-use ft_model::{LoadDtype, Model};
+use ft_model::{LoadDtype, Model, ModelConfig};
 use ft_peft::Adapters;
 
 use crate::args::{NamedAdapter, UNNAMED};
@@ -33,7 +33,7 @@ impl Loaded {
         picked: &Picked,
     ) -> Result<Self, Failure> {
         let tokenizer = Tokenizer::from_dir(located.tokenizer())?;
-        let mut model = Model::load_quantized(&located.checkpoint, dtype, located.quant, &picked.device)?;
+        let mut model = base(&located, dtype, picked)?;
         let mut adapters = Adapters::new(&mut model);
         let name = named.first().map_or(UNNAMED, |first| &first.name);
         let first = located.adapter.iter().map(|folder| (name, folder.clone()));
@@ -56,12 +56,48 @@ impl Loaded {
         })
     }
 
+    /// Fails for a model that says labels and writes no text.
+    pub fn must_write(&self, verb: &str) -> Result<(), Failure> {
+        must_write(&self.model, verb)
+    }
+
     /// The generation settings of the checkpoint, with what was typed on top.
     pub fn generation(&self, typed: &GenerationOptions) -> Result<GenerationConfig, Failure> {
         let mut own = GenerationConfig::from_dir(self.located.settings(), &self.model.config().eos_token_ids)?;
         // What fine-tuning taught the model to stop at may be the tokenizer's token, unknown to the base's settings.
         own.add_stops(self.tokenizer.eos_ids());
         Ok(own.with(typed)?)
+    }
+}
+
+/// The checkpoint, with the head of the adapter, if that brings one.
+fn base(located: &Located, dtype: LoadDtype, picked: &Picked) -> Result<Model, Failure> {
+    let own = ModelConfig::from_dir(&located.checkpoint)?;
+    let config = match &located.adapter {
+        None => own.clone(),
+        Some(adapter) => own.clone().with_head_of(adapter)?,
+    };
+    // The adapter fills a head that the checkpoint does not hold.
+    let fresh = (config.head != own.head).then_some(0);
+    let (folder, quant) = (&located.checkpoint, located.quant);
+    Ok(Model::load_configured(
+        config,
+        folder,
+        dtype,
+        quant,
+        fresh,
+        &picked.device,
+    )?)
+}
+
+/// Fails for a model that says labels and writes no text.
+pub fn must_write(model: &Model, verb: &str) -> Result<(), Failure> {
+    match model.writes() {
+        true => Ok(()),
+        false => Err(Failure::wrong_use(format!(
+            "`ft {verb}` needs a model that writes text, and this one does not ({}); `ft eval` measures it, `ft inspect` says what it is",
+            model.config().what()
+        ))),
     }
 }
 

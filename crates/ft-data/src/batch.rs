@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use crate::teacher_batch::TeacherBatch;
-use crate::{Preference, Sample};
+use crate::{NO_CLASS, Preference, Sample};
 
 /// A rectangle of token ids with the list of what is learned in it. A row holds one sequence, or several packed one behind the other,
 /// which must not see each other. Padding is known by length, never by token id, so a pad token that equals EOS (or is missing) does
 /// no harm.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// Token ids, row by row. Shape `[rows, width]`.
     pub ids: Vec<i32>,
@@ -32,6 +32,12 @@ pub struct Batch {
     pub group: usize,
     /// Whether an example's answer was called good, for all of them or none. Shape `[examples]`.
     pub labels: Vec<bool>,
+    /// What a head is to say of each sequence, or of each of its tokens, as [`Sample::label`] has it. Shape `[sequences]`.
+    pub classes: Vec<Vec<f32>>,
+    /// Whether it is of each token.
+    pub tagged: bool,
+    /// How many tokens of each sequence belong to the first of two texts; all where there is one. Shape `[sequences]`.
+    pub firsts: Vec<usize>,
     /// Numbers of the samples in their data set, where they are known. Shape `[examples]`.
     pub numbers: Vec<usize>,
     /// The same samples as a teacher with another tokenizer reads them, where every one has that.
@@ -94,6 +100,9 @@ impl Batch {
             sequence_of: Vec::new(),
             group,
             labels: labels.collect(),
+            classes: Vec::new(),
+            tagged: samples.iter().any(|sample| sample.is_tagged()),
+            firsts: Vec::new(),
             numbers: Vec::new(),
         };
         for (row, sequences) in rows.iter().enumerate() {
@@ -118,6 +127,12 @@ impl Batch {
             self.sequence_of.push(sequence);
         }
         self.lengths.push(sample.len());
+        self.firsts.push(if sample.second == 0 {
+            sample.len()
+        } else {
+            sample.second
+        });
+        self.classes.push(sample.label());
         self.starts.push(start);
     }
 
@@ -148,6 +163,26 @@ impl Batch {
             rows[self.row(*start)].push(start % self.width);
         }
         Some(rows)
+    }
+
+    /// Where the sequences of each row lie: the column of the first token, that of the second text (or the end), and the end.
+    pub fn layout(&self) -> Vec<Vec<[usize; 3]>> {
+        let mut rows = vec![Vec::new(); self.rows];
+        for (sequence, start) in self.starts.iter().enumerate() {
+            let column = start % self.width.max(1);
+            let ends = [0, self.firsts[sequence], self.lengths[sequence]];
+            rows[self.row(*start)].push(ends.map(|end| column + end));
+        }
+        rows
+    }
+
+    /// How many things a head is to say.
+    pub fn labelled(&self) -> usize {
+        let learned = |classes: &Vec<f32>| match self.tagged {
+            true => classes.iter().filter(|class| **class != NO_CLASS).count(),
+            false => usize::from(!classes.is_empty()),
+        };
+        self.classes.iter().map(learned).sum()
     }
 
     fn row(&self, cell: usize) -> usize {
@@ -201,6 +236,9 @@ impl Batch {
             width: self.width,
             multiple: self.multiple,
             lengths: self.lengths[sequences.clone()].to_vec(),
+            firsts: self.firsts[sequences.clone()].to_vec(),
+            classes: self.classes[sequences.clone()].to_vec(),
+            tagged: self.tagged,
             starts: starts.iter().map(|start| moved(*start)).collect(),
             positions,
             targets,

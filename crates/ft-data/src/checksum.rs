@@ -32,6 +32,7 @@ fn sequences_crc(samples: &[Sample], theirs: bool) -> crc32fast::Hasher {
         if let Preference::Rated(good) = sample.preference {
             bytes.push(u8::from(good));
         }
+        bytes.extend(sample.label().into_iter().flat_map(f32::to_le_bytes));
         crc.update(&bytes);
     };
     for sample in passing(samples) {

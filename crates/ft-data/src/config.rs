@@ -10,6 +10,7 @@ use crate::augment::AugmentConfig;
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::formats::FormatName;
+use crate::labels::Labels;
 use crate::pack::Pack;
 use crate::sources::{Files, Role};
 
@@ -79,6 +80,9 @@ pub struct DataConfig {
     /// The user's cache folder, where it is known.
     #[serde(skip)]
     pub cache_folder: Option<PathBuf>,
+    /// The labels that a head learns, where the objective has one.
+    #[serde(skip)]
+    pub labels: Option<Labels>,
     /// Further training records made from those of `train`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<AugmentConfig>,
@@ -137,6 +141,7 @@ impl DataConfig {
             chat_template: None,
             cache: Cache::default(),
             cache_folder: None,
+            labels: None,
             augment: None,
             chat_template_kwargs: serde_json::Map::new(),
         }

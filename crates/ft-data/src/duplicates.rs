@@ -120,7 +120,8 @@ pub(crate) fn whole(sample: &Sample) -> u64 {
         Preference::Over(rejected) => marked(rejected),
         Preference::Rated(good) => 1 + u64::from(*good),
     };
-    mix(marked(sample) ^ mix(thought.wrapping_add(1)))
+    let label: Vec<u32> = sample.label().into_iter().map(f32::to_bits).collect();
+    mix(marked(sample) ^ mix(thought.wrapping_add(1)) ^ if label.is_empty() { 0 } else { mix(hash(&label)) })
 }
 
 /// The tokens before the last answer.

@@ -171,6 +171,9 @@ pub enum Flaw {
     /// A preference that says nothing, or not enough.
     #[error("{0}")]
     Preference(String),
+    /// A label that is none of those that are learned.
+    #[error("{0}")]
+    Label(String),
     /// A rating beside what would be learned whatever it says.
     #[error(
         "`{column}` is {value}, and format \"{format}\" would learn the answer all the same; leave data.format out (or set it to \"unpaired-preference\", with objective.kind = \"kto\"), or take the record out"

@@ -15,7 +15,7 @@
 //!  Batch       ids [rows, width], right padded, with positions and targets
 //! ```
 //!
-//! Formats for preference data give pairs of samples.
+//! Formats for preference data give pairs of samples, those for classification samples with a label.
 //!
 //! ```
 //! use ft_data::{Batch, DataConfig, Order, Source, Tokenizer, load_source};
@@ -55,6 +55,7 @@ mod config;
 mod duplicates;
 mod error;
 mod formats;
+mod labels;
 mod lengths;
 mod load;
 mod map;
@@ -86,6 +87,7 @@ pub use duplicates::{Repeat, exact_duplicates, leak_warning, leaks, repeated_pro
 pub use error::{At, Error, Flaw, MAX_FLAWS, Place, Result};
 pub use formats::{Examples, FormatName};
 pub use ft_seed::{below, shuffle, stream, sub_seed};
+pub use labels::{LabelKind, Labels, NO_CLASS};
 pub use lengths::{Lengths, Padding};
 pub use load::{
     Augmented, Dataset, Duplicates, Fate, Records, Row, load_augmented, load_records, load_samples, load_source,

@@ -290,7 +290,7 @@ impl<'a> Loader<'a> {
                 what,
             });
         }
-        let Some(format) = FormatName::detect(&names) else {
+        let Some(format) = FormatName::detect(&names, self.config.labels.is_some()) else {
             let shapes = FormatName::all().map(|f| format!("\n  {}: {}", f.as_str(), f.fields().join(", ")));
             let what = format!(
                 "no format fits the fields {}; set it, and data.map to fill its fields. The formats and their fields:{}",

@@ -16,6 +16,10 @@ pub struct Sample {
     pub(crate) learned: Stored<[u32; 2]>,
     /// What people thought of the answer.
     pub preference: Preference,
+    /// What a head is to say of it.
+    pub(crate) label: Label,
+    /// The column at which the second of two texts begins; 0 where there is one text.
+    pub second: usize,
     /// The same example as the tokens of a teacher with another tokenizer, where there is one.
     pub teacher: Option<Box<Taught>>,
 }
@@ -30,6 +34,18 @@ pub enum Preference {
     Over(Box<Sample>),
     /// They called it good (true) or bad.
     Rated(bool),
+}
+
+/// What a head is to say, as the bits of numbers in f32.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Label {
+    /// Nothing.
+    #[default]
+    None,
+    /// Of the whole: the number of the class, a 0 or 1 for every class, or values.
+    Whole(Stored<u32>),
+    /// Of every token: the number of its class, -100 where none is learned.
+    Tokens(Stored<u32>),
 }
 
 impl Sample {
@@ -56,6 +72,8 @@ impl Sample {
             ids,
             learned,
             preference: Preference::None,
+            label: Label::None,
+            second: 0,
             teacher: None,
         }
     }
@@ -112,10 +130,56 @@ impl Sample {
         }
     }
 
-    /// The answer that is worth having, by itself: the chosen one of a pair, none of an answer that was called bad.
+    /// The same with what a head is to say of it: the number of the class, a 0 or 1 for every class, or values.
+    pub fn labelled(self, label: &[f32]) -> Sample {
+        Sample {
+            label: Label::Whole(bits(label)),
+            ..self
+        }
+    }
+
+    /// The same with the number of the class of every token, [`NO_CLASS`](crate::NO_CLASS) where none is learned.
+    ///
+    /// # Panics
+    /// Where there is not one for each token.
+    pub fn tagged(self, classes: &[f32]) -> Sample {
+        assert_eq!(classes.len(), self.len(), "one class per token");
+        Sample {
+            label: Label::Tokens(bits(classes)),
+            ..self
+        }
+    }
+
+    /// The same with a second text from this column on.
+    pub fn with_second(self, second: usize) -> Sample {
+        Sample { second, ..self }
+    }
+
+    /// What a head is to say, of the whole or of every token; nothing where there is nothing.
+    pub fn label(&self) -> Vec<f32> {
+        let bits = match &self.label {
+            Label::None => return Vec::new(),
+            Label::Whole(bits) | Label::Tokens(bits) => bits,
+        };
+        bits.iter().map(|bits| f32::from_bits(*bits)).collect()
+    }
+
+    /// Whether a head is to say something of it.
+    pub fn is_labelled(&self) -> bool {
+        self.label != Label::None
+    }
+
+    /// Whether a head is to say something of each of its tokens.
+    pub fn is_tagged(&self) -> bool {
+        matches!(self.label, Label::Tokens(_))
+    }
+
+    /// The answer that is worth having, by itself: the chosen one of a pair, none of an answer that was called bad or of
+    /// what a head answers.
     pub fn wanted(&self) -> Option<Sample> {
         match self.preference {
             Preference::Rated(false) => None,
+            _ if self.is_labelled() => None,
             _ => Some(Sample::of(self.ids.clone(), self.learned.clone())),
         }
     }
@@ -133,9 +197,9 @@ impl Sample {
         std::iter::once(self).chain(self.rejected())
     }
 
-    /// Whether every sequence of it has something to learn.
+    /// Whether every sequence of it has something to learn, or a head has.
     pub(crate) fn teaches(&self) -> bool {
-        self.sequences().all(|sample| sample.target_tokens() > 0)
+        self.is_labelled() || self.sequences().all(|sample| sample.target_tokens() > 0)
     }
 
     /// Whether it is a pair of the same answer twice.
@@ -200,6 +264,9 @@ impl Sample {
     pub(crate) fn truncate(&mut self, max_length: usize) -> usize {
         let cut = self.len().saturating_sub(max_length);
         self.ids.truncate(max_length);
+        if let Label::Tokens(classes) = &mut self.label {
+            classes.truncate(max_length);
+        }
         self.cut_runs();
         match &mut self.preference {
             Preference::Over(rejected) => cut + rejected.truncate(max_length),
@@ -225,6 +292,10 @@ impl Sample {
             self.learned.to_mut()[kept - 1][1] = len;
         }
     }
+}
+
+fn bits(numbers: &[f32]) -> Stored<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>().into()
 }
 
 #[cfg(test)]

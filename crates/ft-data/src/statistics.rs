@@ -193,7 +193,7 @@ impl Seen {
         *self.bins.entry(width.next_power_of_two()).or_insert(0) += 1;
         let ends = sample.runs().map(|run| sample.ids[run.end - 1]);
         let mut stops = ends.filter(|id| tokenizer.is_special(*id)).peekable();
-        self.without_stop += usize::from(stops.peek().is_none());
+        self.without_stop += usize::from(stops.peek().is_none() && !sample.is_labelled());
         stops.for_each(|id| *self.stops.entry(id).or_insert(0) += 1);
         let twice = tokenizer
             .bos_id()

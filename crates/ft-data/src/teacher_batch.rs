@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{Batch, Sample, Span, Taught};
 
 /// The samples of a batch as the tokens of a teacher that has another tokenizer: its rows hold the same sequences.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TeacherBatch {
     /// The teacher's tokens.
     pub batch: Batch,

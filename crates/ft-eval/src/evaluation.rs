@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use ft_data::{Batch, Sample, Tokenizer};
-use ft_model::{Model, Rows};
+use ft_model::Model;
 use ft_peft::Pass;
 
 use crate::error::SampleProblem;
@@ -90,9 +90,10 @@ pub fn evaluate(model: &Model, batches: impl IntoIterator<Item = Batch>) -> Resu
 }
 
 /// The samples in batches of `batch_size`, longest first: little padding, and a batch that does not fit into memory fails at once.
-/// Samples without a target are left out. Widths are multiples of `multiple` (1 on a CPU; 64 on a GPU, which then sees few shapes).
+/// Samples without a target or a label are left out. Widths are multiples of `multiple` (1 on a CPU; 64 on a GPU, which then sees few shapes).
 pub fn batches(samples: &[Sample], batch_size: usize, multiple: usize) -> impl ExactSizeIterator<Item = Batch> {
-    let mut order: Vec<usize> = (0..samples.len()).filter(|i| samples[*i].target_tokens() > 0).collect();
+    let counts = |sample: &Sample| sample.target_tokens() > 0 || sample.is_labelled();
+    let mut order: Vec<usize> = (0..samples.len()).filter(|i| counts(&samples[*i])).collect();
     order.sort_by_key(|i| std::cmp::Reverse(samples[*i].width()));
     let chunks: Vec<Vec<usize>> = order.chunks(batch_size.max(1)).map(<[_]>::to_vec).collect();
     chunks.into_iter().map(move |numbers| {
@@ -145,7 +146,7 @@ pub(crate) fn target_nll(model: &Model, batch: &Batch) -> Vec<f64> {
     let ids = Tensor::<2, Int>::from_data(ids, &device);
     let positions = Tensor::<1, Int>::from_data(TensorData::new(batch.positions.clone(), [tokens]), &device);
     let targets = Tensor::<1, Int>::from_data(TensorData::new(batch.targets.clone(), [tokens]), &device);
-    let hidden = model.forward(ids, &Rows::packed(batch.documents()), None, &Pass::eval()); // [rows, width, hidden]
+    let hidden = model.forward(ids, &model.rows(batch.layout()), None, &Pass::eval()); // [rows, width, hidden]
     let hidden = hidden.flatten::<2>(0, 1).select(0, positions); // [tokens, hidden]
     model.token_nll(hidden, targets).into_data().iter::<f64>().collect()
 }

@@ -4,6 +4,7 @@
 //!  samples ─▶ batches ─▶ evaluate ─▶ Evaluation { nll_sum, tokens, samples } ─▶ loss, perplexity ─┐
 //!     └─▶ prompts ─▶ ft_infer::generate ─▶ Answer { hypothesis, references } ─▶ exact_match, ... ─┴─▶ Report (JSON)
 //!                    a file of predictions ─▶ read_predictions ─┘
+//!  labelled samples ─▶ head_outputs ─▶ HeadAnswers { outputs, labels } ─▶ accuracy, macro_f1, matthews, pearson, spearman
 //!  read_questions ─▶ choose ─▶ Choice { log_likelihoods, .. } ─▶ acc, acc_norm
 //! ```
 //!
@@ -23,8 +24,10 @@
 mod answer;
 mod answers;
 mod choices;
+mod correlation;
 mod error;
 mod evaluation;
+mod heads;
 mod jsonl;
 pub mod metrics;
 mod questions;
@@ -37,6 +40,7 @@ pub use answers::answers;
 pub use choices::{Choice, choose};
 pub use error::{Error, Result, SampleProblem};
 pub use evaluation::{Evaluation, Likelihood, batches, check, evaluate};
+pub use heads::{HeadAnswers, HeadReport, head_loss, head_outputs, head_report};
 pub use metrics::{Compute, Metric, Scores, find, score, score_choices};
 pub use questions::{Question, read_questions};
 pub use report::{EvalConfig, Report, report};

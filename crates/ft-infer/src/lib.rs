@@ -32,6 +32,7 @@ mod beam;
 mod checkpoint;
 mod config;
 mod decode;
+mod embed;
 mod engine;
 mod error;
 mod generate;
@@ -46,6 +47,7 @@ mod table;
 mod text;
 
 pub use config::{EarlyStopping, GenerationConfig, GenerationOptions};
+pub use embed::{EmbeddingConfig, Pooling, embed};
 pub use engine::{
     AdapterInfo, Elapsed, Engine, EngineOptions, Event, Events, Request, RequestError, Stats, TokenScore,
 };

@@ -1,4 +1,4 @@
-//! Causal attention with grouped key and value heads, windows, packed samples and prefixes.
+//! Attention, causal or of whole texts, with grouped key and value heads, windows, packed samples and prefixes.
 mod backward;
 mod portable;
 mod rotary;
@@ -32,14 +32,20 @@ pub struct Mask {
     pub window: Option<usize>,
     /// `[b, s]`: first visible column of every query (left padding, packed samples); 0 by default.
     pub first: Option<Tensor<2, Int>>,
+    /// `[b, s]`: last visible column of every query, where that is not its own: encoders see whole texts. Only with `first`, and without a
+    /// cache, a window or a prefix.
+    pub last: Option<Tensor<2, Int>>,
     /// Learned columns in front that every query sees.
     pub prefix: usize,
 }
 
 impl Mask {
     fn parts(&self) -> (First<Dispatch>, Span) {
-        let first = self.first.clone();
-        let first = first.map_or(First::Start, |first| First::At(first.into_dispatch()));
+        let first = match (self.first.clone(), self.last.clone()) {
+            (None, _) => First::Start,
+            (Some(first), None) => First::At(first.into_dispatch()),
+            (Some(first), Some(last)) => First::Between(Tensor::stack::<3>(vec![first, last], 0).into_dispatch()),
+        };
         let span = Span {
             offset: self.offset,
             window: self.window,
@@ -57,7 +63,7 @@ pub struct Span {
     pub(crate) prefix: usize,
 }
 
-/// The first visible columns of a [`Mask`].
+/// The first visible columns of a [`Mask`], and the last ones.
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "gpu"))]
 pub enum First<B: Backend> {
@@ -65,6 +71,8 @@ pub enum First<B: Backend> {
     Start,
     /// `[b, s]`.
     At(IntTensor<B>),
+    /// `[2, b, s]`: the first and the last visible column.
+    Between(IntTensor<B>),
 }
 
 /// `softmax(scale · q·kᵀ + mask) · v`: q `[b, s, hq, d]`, k and v `[b, t, hkv, d]` -> `[b, s, hq, d]`.
@@ -92,6 +100,11 @@ fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) {
         q.dims(),
         k.dims(),
         v.dims()
+    );
+    let whole = mask.first.is_some() && mask.offset + mask.prefix == 0 && mask.window.is_none();
+    assert!(
+        mask.last.is_none() || whole,
+        "attention: {mask:?}: last columns go with first ones alone"
     );
     assert!(
         t >= mask.prefix + mask.offset + s,
@@ -156,7 +169,9 @@ impl AttentionOps for burn_cubecl::CubeBackend {
         span: Span,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match cube::Attention::of(&q, &k, [&v]) {
+        // The kernels walk what is causal; a text as a whole goes through the composition.
+        let causal = !matches!(first, First::Between(_));
+        match cube::Attention::of(&q, &k, [&v]).filter(|_| causal) {
             Some(kernels) => kernels.forward(q, k, v, first, span, scale),
             None => portable::forward::<Self>(q, k, v, first, span, scale),
         }
@@ -175,7 +190,8 @@ impl AttentionOps for burn_cubecl::CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let inputs = [q, k, v, out, lse, dout];
         let [q, k, v, out, lse, dout] = inputs.each_ref();
-        match cube::Attention::of(q, k, [v, out, lse, dout]) {
+        let causal = !matches!(first, First::Between(_));
+        match cube::Attention::of(q, k, [v, out, lse, dout]).filter(|_| causal) {
             Some(kernels) => kernels.backward(inputs, first, span, scale),
             None => portable::backward::<Self>(inputs, first, span, scale),
         }

@@ -53,6 +53,7 @@ impl ModelConfig {
         match self.blocks() {
             Blocks::Gpt2 => block.gpt2(self, index),
             Blocks::Llama => block.llama(self, index),
+            Blocks::Encoder => block.encoder(self, index),
         }
         block.kept.passing += self.hidden_size;
         block.kept
@@ -131,6 +132,21 @@ impl Walk<'_> {
         let kept = self.projections(&["mlp.c_proj"], inner);
         self.passing(inner - kept);
         self.projections(&["output_adapters"], hidden);
+    }
+
+    fn encoder(&mut self, config: &ModelConfig, index: usize) {
+        let (hidden, inner, names) = (config.hidden_size, config.intermediate_size, config.encoder().names);
+        self.at = format!("{}.{}.{index}", names.base, names.layers);
+        self.projections(&names.inputs, hidden);
+        let before = self.attention(4 * hidden + config.num_attention_heads);
+        self.projections(&[names.attention_output], if before { 0 } else { hidden });
+        self.norm(names.attention_norm, hidden);
+        self.projections(&[names.up], hidden);
+        // What GELU is made of: its input, and the parts of the product.
+        self.when_tracked(if config.encoder().gelu_tanh { inner } else { 3 * inner });
+        let kept = self.projections(&[names.down], inner);
+        self.passing(2 * inner - kept);
+        self.norm(names.output_norm, hidden);
     }
 
     fn keep(&mut self, numbers: usize) {

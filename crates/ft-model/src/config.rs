@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use crate::block::Block;
 use crate::error::{Error, Result};
 use crate::families;
+use crate::families::encoder::EncoderConfig;
+use crate::heads::HeadConfig;
 use crate::quantized;
 use crate::rope::Rope;
 use crate::text_tower;
@@ -53,6 +55,10 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
+    /// What an encoder has that a decoder has not.
+    pub encoder: Option<EncoderConfig>,
+    /// What stands in the place of the output head.
+    pub head: Option<HeadConfig>,
     /// The file's own keys, kept for writing back.
     pub(crate) raw: Map<String, Value>,
 }
@@ -67,6 +73,11 @@ impl ModelConfig {
             kv_heads: self.num_key_value_heads,
             head_dim: self.head_dim,
         }
+    }
+
+    /// What an encoder has; only of one.
+    pub(crate) fn encoder(&self) -> &EncoderConfig {
+        self.encoder.as_ref().expect("the configuration of an encoder")
     }
 
     /// Reads `dir/config.json`.
@@ -145,7 +156,9 @@ impl ModelConfig {
             "dtype"
         };
         raw.insert(key.into(), dtype.into());
-        raw.insert("tie_word_embeddings".into(), tied.into());
+        if self.head.is_none() {
+            raw.insert("tie_word_embeddings".into(), tied.into());
+        }
         raw.remove("quantization_config");
         if let Some(scheme) = scheme {
             raw.insert("quantization_config".into(), quantized::config(scheme, dtype));
@@ -219,6 +232,8 @@ impl ModelConfig {
             tie_word_embeddings: keys.flag("tie_word_embeddings", false),
             bos_token_id: keys.ids("bos_token_id").first().copied(),
             eos_token_ids: keys.ids("eos_token_id"),
+            encoder: None,
+            head: keys.stated_head(),
             raw: keys.raw.clone(),
         })
     }
@@ -234,6 +249,11 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// Those of a file that is read already; `path` is named in errors.
+    pub fn of(raw: Map<String, Value>, path: PathBuf) -> Self {
+        Self { raw, path }
+    }
+
     pub fn error(&self, key: &str, why: String) -> Error {
         Error::Config {
             path: self.path.clone(),

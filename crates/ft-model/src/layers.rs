@@ -21,6 +21,7 @@ impl Model {
         match &mut self.decoder {
             Decoder::Llama(m) => m.layers = layers.iter().map(|i| m.layers[*i].clone()).collect(),
             Decoder::Gpt2(m) => m.h = layers.iter().map(|i| m.h[*i].clone()).collect(),
+            Decoder::Encoder(m) => m.layers = layers.iter().map(|i| m.layers[*i].clone()).collect(),
         }
         let config = self.config().with_layers(layers);
         Ok(self.configured(config))
@@ -57,7 +58,7 @@ impl ModelConfig {
     fn with_layers(&self, layers: &[usize]) -> Self {
         let windows: Vec<Option<usize>> = layers.iter().map(|i| self.windows[*i]).collect();
         let mut raw = self.raw.clone();
-        for key in ["num_hidden_layers", "n_layer"] {
+        for key in ["num_hidden_layers", "n_layer", "n_layers"] {
             if raw.contains_key(key) {
                 raw.insert(key.into(), layers.len().into());
             }

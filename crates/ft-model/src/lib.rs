@@ -1,4 +1,4 @@
-//! Decoder families loaded from Hugging Face checkpoints, with one forward pass for training and generation.
+//! Decoder and encoder families loaded from Hugging Face checkpoints, with one forward pass for training and generation.
 //!
 //! ```text
 //! config.json ──> ModelConfig ──┐
@@ -6,7 +6,8 @@
 //!                                     └── Adaptable: the modules that ft-peft can change, by checkpoint path
 //! ```
 //!
-//! Families: llama (1, 2, 3.x, SmolLM), mistral, qwen2, qwen3, gemma3_text, phi3 (and 4), smollm3, olmo2, granite, gpt2.
+//! Families: llama (1, 2, 3.x, SmolLM), mistral, qwen2, qwen3, gemma3_text, phi3 (and 4), smollm3, olmo2, granite, gpt2; encoders: bert,
+//! distilbert, roberta.
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -33,6 +34,7 @@ mod config;
 mod error;
 pub mod families;
 pub mod gguf;
+mod heads;
 mod hidden_projections;
 mod layers;
 mod loader;
@@ -54,6 +56,8 @@ pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
+pub use families::encoder::EncoderConfig;
+pub use heads::{HeadConfig, HeadKind, Pool, Problem};
 pub use loader::{LoadDtype, held_as};
 pub use model::Model;
 pub use outline::TensorSpec;

@@ -8,7 +8,9 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::random::Random;
 use crate::source::{Fill, Source};
 
 /// The number type in which a model is held.
@@ -28,10 +30,16 @@ pub enum LoadDtype {
 /// Builds a model from a checkpoint, collecting every mismatch.
 pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
-    /// Put before every name: older GPT-2 checkpoints lack `transformer.`.
+    /// Put before every name: checkpoints of a model without any head lack `transformer.` or `bert.`.
     strip: &'static str,
     /// The output head is the embedding table.
     tied: bool,
+    /// The output head is left out.
+    headless: bool,
+    /// The layers of the head that takes its place, and what they are drawn from where the checkpoint does not hold them.
+    fresh: Option<(Vec<&'static str>, Random<'a>)>,
+    /// What is not below this belongs to a head that is not built.
+    beside: Option<&'static str>,
     dtype: LoadDtype,
     /// How projections that are not quantized yet are.
     quant: Option<Scheme>,
@@ -41,13 +49,29 @@ pub(crate) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(checkpoint: &'a Checkpoint, tied: bool, dtype: LoadDtype, device: &'a Device) -> Self {
-        let bare = checkpoint.entries.contains_key("wte.weight");
-        let strip = if bare { "transformer." } else { "" };
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        config: &ModelConfig,
+        dtype: LoadDtype,
+        fresh: Option<u64>,
+        device: &'a Device,
+    ) -> Self {
+        let random = |seed| Random::new(seed, config.initializer_range(), device);
+        let bare = |probe: &str| checkpoint.entries.contains_key(probe);
+        let strip = match &config.encoder {
+            Some(encoder) if bare("embeddings.word_embeddings.weight") => encoder.prefix(),
+            None if bare("wte.weight") => "transformer.",
+            None if bare("embed_tokens.weight") => "model.",
+            _ => "",
+        };
+        let layers = config.head.as_ref().map(|head| config.head_layers(head.kind).paths());
         Self {
             checkpoint,
             strip,
-            tied,
+            tied: config.tie_word_embeddings,
+            headless: config.head.is_some(),
+            beside: config.encoder.as_ref().map(|encoder| encoder.prefix()),
+            fresh: layers.zip(fresh.map(random)),
             dtype,
             quant: None,
             device,
@@ -71,6 +95,11 @@ impl<'a> Loader<'a> {
                 || name.ends_with(".attn.bias")
                 || name.ends_with(".attn.masked_bias")
                 || (self.tied && name == "lm_head.weight")
+                || (self.headless && name.starts_with("lm_head."))
+                || self
+                    .beside
+                    .is_some_and(|base| self.strip.is_empty() && !name.starts_with(base))
+                || (self.beside.is_some() && (name.contains("pooler.dense.") || name.ends_with(".position_ids")))
         };
         for name in self
             .checkpoint
@@ -107,8 +136,19 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// What a tensor of the head is drawn from, if the checkpoint does not hold it.
+    fn drawn(&mut self, name: &str) -> Option<&mut Random<'a>> {
+        let own = name.strip_prefix(self.strip).unwrap_or(name);
+        let held = self.checkpoint.entries.contains_key(own);
+        let (layers, random) = self.fresh.as_mut()?;
+        let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
+        (!held && layers.contains(&layer)).then_some(random)
+    }
+
     fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
         let name = self.stored(name.strip_prefix(self.strip).unwrap_or(name));
+        let old = self.old_spelling(name);
+        let name = old.as_deref().unwrap_or(name);
         self.used.push(name.into());
         match self.read(name, &shape) {
             Ok(data) => {
@@ -132,6 +172,19 @@ impl<'a> Loader<'a> {
             true => "lm_head.weight",
             false => name,
         }
+    }
+
+    /// `LayerNorm.gamma` and `beta`, as checkpoints that were made from TensorFlow's have it.
+    fn old_spelling(&self, name: &str) -> Option<String> {
+        let spellings = [
+            ("LayerNorm.weight", "LayerNorm.gamma"),
+            ("LayerNorm.bias", "LayerNorm.beta"),
+        ];
+        let old = spellings
+            .iter()
+            .find_map(|(new, old)| Some(format!("{}{old}", name.strip_suffix(new)?)))?;
+        let entries = &self.checkpoint.entries;
+        (!entries.contains_key(name) && entries.contains_key(&old)).then_some(old)
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<TensorData, String> {
@@ -222,15 +275,24 @@ impl LoadDtype {
 }
 
 impl Source for Loader<'_> {
-    fn matrix(&mut self, name: &str, shape: [usize; 2], _: Fill) -> Tensor<2> {
-        self.tensor(name, shape)
+    fn matrix(&mut self, name: &str, shape: [usize; 2], fill: Fill) -> Tensor<2> {
+        match self.drawn(name) {
+            Some(random) => random.matrix(name, shape, fill),
+            None => self.tensor(name, shape),
+        }
     }
 
-    fn vector(&mut self, name: &str, len: usize, _: Fill) -> Tensor<1> {
-        self.tensor(name, [len])
+    fn vector(&mut self, name: &str, len: usize, fill: Fill) -> Tensor<1> {
+        match self.drawn(name) {
+            Some(random) => random.vector(name, len, fill),
+            None => self.tensor(name, [len]),
+        }
     }
 
     fn weight(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> Weight {
+        if let Some(random) = self.drawn(&format!("{path}.weight")) {
+            return Weight::new(random.matrix(path, shape, Fill::Normal), layout);
+        }
         let own = path.strip_prefix(self.strip).unwrap_or(path);
         let out_in = match layout {
             Layout::OutIn => shape,

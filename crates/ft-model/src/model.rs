@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
 use ft_peft::methods::trainable_tokens::TrainableTokens;
-use ft_peft::{Adaptable, EmbeddingDelta, ModuleSlot, Pass, Projection, TargetModule, WeightDelta};
+use ft_peft::{Adaptable, EmbeddingDelta, ModuleSlot, Pass, Projection, TargetModule, TaskHead, WeightDelta};
 use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
@@ -13,6 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::families::Decoder;
+use crate::heads::Head;
 use crate::loader::{LoadDtype, Loader, held_as};
 use crate::quantized;
 use crate::random::{Drawn, Random};
@@ -23,12 +24,14 @@ use crate::virtual_tokens::behind;
 /// Checkpoint path of the output head in every supported family.
 pub(crate) const HEAD: &str = "lm_head";
 
-/// A decoder-only language model of any supported family.
+/// A decoder-only language model of any supported family, or an encoder.
 #[derive(Module, Debug)]
 pub struct Model {
     pub(crate) decoder: Decoder,
     /// `None` while the head is the embedding table.
     pub(crate) lm_head: Option<Projection>,
+    /// In the place of the output head.
+    pub(crate) task_head: Option<Head>,
     /// Maps to another model's width, `[other width, own width]`.
     pub(crate) hidden_projections: Vec<Param<Tensor<2>>>,
     #[module(skip)]
@@ -45,12 +48,24 @@ impl Model {
     /// in memory unpacked. Embeddings, norms and the output head are not quantized. A checkpoint that is stored in `scheme`
     /// already is read as it is.
     pub fn load_quantized(dir: &Path, dtype: LoadDtype, scheme: Option<Scheme>, device: &Device) -> Result<Self> {
-        let config = ModelConfig::from_dir(dir)?;
+        Self::load_configured(ModelConfig::from_dir(dir)?, dir, dtype, scheme, None, device)
+    }
+
+    /// [`load_quantized`](Self::load_quantized) as `config` says, which is that of `dir` but for the head. Tensors of the head that the
+    /// checkpoint does not hold are drawn from the seed `fresh`, where one is given.
+    pub fn load_configured(
+        config: ModelConfig,
+        dir: &Path,
+        dtype: LoadDtype,
+        scheme: Option<Scheme>,
+        fresh: Option<u64>,
+        device: &Device,
+    ) -> Result<Self> {
         if let Some(scheme) = scheme {
             quantized::check_quantizable(&config, scheme, dir)?;
         }
         let checkpoint = Checkpoint::open(dir)?;
-        let mut loader = Loader::new(&checkpoint, config.tie_word_embeddings, dtype, device);
+        let mut loader = Loader::new(&checkpoint, &config, dtype, fresh, device);
         if let Some(scheme) = scheme {
             loader = loader.quantized(scheme);
         }
@@ -88,10 +103,13 @@ impl Model {
     pub(crate) fn build(config: ModelConfig, source: &mut impl Source) -> Self {
         let decoder = Decoder::build(&config, source);
         let shape = [config.vocab_size, config.hidden_size];
-        let lm_head = (!config.tie_word_embeddings).then(|| linear(HEAD, shape, false, source));
+        let own_head = config.head.is_none() && config.encoder.is_none() && !config.tie_word_embeddings;
+        let lm_head = own_head.then(|| linear(HEAD, shape, false, source));
+        let task_head = config.head.as_ref().map(|head| Head::build(head, &config, source));
         Self {
             decoder,
             lm_head,
+            task_head,
             hidden_projections: Vec::new(),
             config,
         }
@@ -217,6 +235,7 @@ impl Model {
     pub fn trains_before(&self, block: usize) -> bool {
         let head = self.lm_head.as_ref().map_or(0, |head| head.num_params());
         let beside = self.hidden_projections.num_params();
+        let beside = beside + self.task_head.num_params();
         self.num_params() > self.decoder.num_params_from(block) + head + beside
     }
 
@@ -333,11 +352,18 @@ impl Adaptable for Model {
     fn target_modules(&mut self) -> Vec<TargetModule<'_>> {
         let mut modules = self.decoder.target_modules(&self.config);
         modules.extend(self.lm_head.as_mut().map(|head| TargetModule::projection(HEAD, head)));
+        if let (Some(head), Some(own)) = (&mut self.task_head, &self.config.head) {
+            modules.extend(head.target_modules(self.config.head_layers(own.kind)));
+        }
         modules
     }
 
     fn head_path(&self) -> &str {
         HEAD
+    }
+
+    fn task_head(&self) -> Option<TaskHead> {
+        self.config.task_head()
     }
 
     fn architecture(&self) -> (&str, &str) {

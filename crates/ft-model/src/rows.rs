@@ -1,6 +1,8 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_kernels::Mask;
 
+use crate::model::Model;
+
 /// How the rows of a batch lie in their columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rows {
@@ -11,8 +13,29 @@ pub enum Rows {
     /// Row r holds documents that start at the columns `starts[r]`, ascending from 0: none sees another, and positions start again at
     /// each. Padding, if any, is behind the last one. Without a cache.
     Packed(Vec<Vec<usize>>),
+    /// Row r of an encoder holds texts at these columns, each seen as a whole and alone: that of the first token, that of the second of
+    /// two texts (or the end), and the end. The rest is padding.
+    Texts(Vec<Vec<[usize; 3]>>),
     /// Row r is one token at position `at[r]` of a sequence that has its own cache.
     Tokens(Vec<usize>),
+}
+
+impl Model {
+    /// How rows lie whose sequences are at these columns: that of the first token, of the second of two texts (or the end), and the end.
+    pub fn rows(&self, layout: Vec<Vec<[usize; 3]>>) -> Rows {
+        if self.config().encoder.is_some() {
+            return Rows::Texts(layout);
+        }
+        match layout.iter().all(|row| row.len() == 1) {
+            true => Rows::Right,
+            false => Rows::Packed(
+                layout
+                    .iter()
+                    .map(|row| row.iter().map(|[start, ..]| *start).collect())
+                    .collect(),
+            ),
+        }
+    }
 }
 
 impl Rows {
@@ -34,6 +57,13 @@ impl Rows {
                         .clone()
                         .map(|column| prefix + column.saturating_sub(*pad))
                         .collect()
+                })
+                .collect(),
+            Rows::Texts(rows) => rows
+                .iter()
+                .map(|texts| {
+                    let from = texts.iter().flat_map(|[start, _, end]| 0..end - start);
+                    from.chain(std::iter::repeat(0)).take(seq).collect()
                 })
                 .collect(),
             Rows::Tokens(at) => at.iter().map(|position| vec![prefix + position]).collect(),
@@ -63,7 +93,7 @@ impl Rows {
             ))
         };
         let (first, window) = match self {
-            Rows::Right | Rows::Tokens(_) => (None, window),
+            Rows::Right | Rows::Tokens(_) | Rows::Texts(_) => (None, window),
             Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => (None, window),
             Rows::Left(pads) => {
                 let columns = pads.iter().flat_map(|pad| std::iter::repeat_n(*pad as i32, seq));
@@ -83,8 +113,56 @@ impl Rows {
             offset,
             window,
             first,
+            last: None,
             prefix,
         }
+    }
+
+    /// Every token sees its whole text, and padding itself: for an encoder.
+    pub(crate) fn whole_texts(&self, batch: usize, seq: usize, device: &Device) -> Mask {
+        let columns = |of: [Vec<i32>; 2]| {
+            of.map(|values| {
+                Some(Tensor::<2, Int>::from_data(
+                    TensorData::new(values, [batch, seq]),
+                    device,
+                ))
+            })
+        };
+        let mut ends = [Vec::with_capacity(batch * seq), Vec::with_capacity(batch * seq)];
+        match self {
+            Rows::Texts(rows) => {
+                for texts in rows {
+                    let mut column = 0;
+                    for [start, _, end] in texts {
+                        ends[0].extend(std::iter::repeat_n(*start as i32, end - start));
+                        ends[1].extend(std::iter::repeat_n(*end as i32 - 1, end - start));
+                        column = *end;
+                    }
+                    ends.iter_mut()
+                        .for_each(|ends| ends.extend((column..seq).map(|column| column as i32)));
+                }
+            }
+            _ => ends = [vec![0; batch * seq], vec![seq as i32 - 1; batch * seq]],
+        }
+        let [first, last] = columns(ends);
+        Mask {
+            first,
+            last,
+            ..Mask::default()
+        }
+    }
+
+    /// The type of each token, row by row: 1 of the second of two texts.
+    pub(crate) fn types(&self, batch: usize, seq: usize) -> Vec<i32> {
+        let Rows::Texts(rows) = self else {
+            return vec![0; batch * seq];
+        };
+        let row = |texts: &Vec<[usize; 3]>| {
+            let mut types = vec![0; seq];
+            texts.iter().for_each(|[_, second, end]| types[*second..*end].fill(1));
+            types
+        };
+        rows.iter().flat_map(row).collect()
     }
 
     /// The same with `prompt` columns before every text.
@@ -102,7 +180,7 @@ impl Rows {
     /// Columns that prompts of `prompt` columns add to every row.
     pub(crate) fn prompt_columns(&self, prompt: usize) -> usize {
         match self {
-            Rows::Right | Rows::Left(_) | Rows::Tokens(_) => prompt,
+            Rows::Right | Rows::Left(_) | Rows::Tokens(_) | Rows::Texts(_) => prompt,
             Rows::Packed(rows) => prompt * rows.iter().map(Vec::len).max().unwrap_or(0),
         }
     }

@@ -40,7 +40,7 @@ pub(crate) fn conv1d(path: &str, shape: [usize; 2], source: &mut impl Source) ->
     projection(weight, Some(bias))
 }
 
-fn projection(weight: Weight, bias: Option<Tensor<1>>) -> Projection {
+pub(crate) fn projection(weight: Weight, bias: Option<Tensor<1>>) -> Projection {
     Projection {
         weight,
         bias: bias.map(Leaf::Frozen),

@@ -48,7 +48,7 @@ pub(crate) fn prepend(prompt: Tensor<2>, text: Tensor<3>, rows: &Rows) -> Tensor
     let both = Tensor::cat(vec![prompt, text], 1);
     // Columns of `both` that each row of the result takes.
     let columns: Vec<Vec<usize>> = match rows {
-        Rows::Right | Rows::Tokens(_) => return both,
+        Rows::Right | Rows::Tokens(_) | Rows::Texts(_) => return both,
         Rows::Left(pads) if pads.iter().all(|pad| *pad == 0) => return both,
         // Padding, prompt, text.
         Rows::Left(pads) => {
@@ -75,7 +75,7 @@ pub(crate) fn behind(n: usize, hidden: Tensor<3>, rows: &Rows) -> Tensor<3> {
     let seq = columns - rows.prompt_columns(n);
     match rows {
         _ if n == 0 => hidden,
-        Rows::Right | Rows::Left(_) | Rows::Tokens(_) => hidden.narrow(1, n, seq),
+        Rows::Right | Rows::Left(_) | Rows::Tokens(_) | Rows::Texts(_) => hidden.narrow(1, n, seq),
         Rows::Packed(packed) => {
             let row = |starts: &Vec<usize>| {
                 let own = documents(starts, seq).enumerate();

@@ -10,7 +10,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::adapterhub;
-use crate::attach::{Attached, Choice, attach, module_specs};
+use crate::attach::{Attached, Choice, attach, choose, module_specs};
 use crate::error::{Error, Result};
 use crate::methods::{ParamMut, PeftConfig, PeftMethod, WeightDelta};
 use crate::peft_config;
@@ -18,12 +18,14 @@ use crate::slots::Projection;
 use crate::target_module::{Adaptable, AnyTensor, ModuleSlot, TargetModule};
 use crate::tensor_file::write_tensor_file;
 
+mod head;
 mod layout;
 mod record;
 mod sizes;
 mod twin;
 mod virtual_tokens;
 
+pub use head::{SavedHead, saved_head};
 use layout::Layout;
 pub(crate) use virtual_tokens::EMBEDDINGS;
 pub use virtual_tokens::{ENCODER, encoder_is_missing};
@@ -92,8 +94,12 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     sizes::check(dir, &file, &to_fill, &module_specs(model))?;
     let attached = attach(model, &to_fill, 0)?;
     twin::drop(model, &attached.choice, &mut file.tensors);
+    let head = model.task_head();
     for mut module in model.target_modules() {
-        file.fill_module(&mut module, &attached.choice, config.method(), &layout);
+        match head.is_some_and(|head| head.holds(&module.path)) {
+            true => file.fill_whole(&layout.head_tensor(config.method(), &module.path, ""), &mut module),
+            false => file.fill_module(&mut module, &attached.choice, config.method(), &layout),
+        }
     }
     file.fill_shared(model);
     virtual_tokens::fill(dir, model, &mut file)?;
@@ -103,7 +109,7 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
 
 /// Writes the adapter that `config` attached to `model` into `dir`.
 pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_model: &str) -> Result<()> {
-    let choice = config.method().choose(&module_specs(model))?;
+    let choice = choose(config.method(), &module_specs(model))?;
     let layout = Layout::of(config.method());
     let Some(record) = record::record(model, config, &choice, base_model) else {
         let why = format!("\"{}\" leaves no adapter: save the model itself", config.name());
@@ -141,9 +147,14 @@ fn tensors(
     choice: &Choice,
     layout: &Layout,
 ) -> BTreeMap<String, TensorData> {
-    let mut out = BTreeMap::new();
+    let (mut out, head) = (BTreeMap::new(), model.task_head());
     for mut module in model.target_modules() {
         let at = module.path.clone();
+        if head.is_some_and(|head| head.holds(&at)) {
+            let own = module.tensors().into_iter();
+            out.extend(own.map(|(leaf, tensor)| (layout.head_tensor(method, &at, leaf), tensor.into_data())));
+            continue;
+        }
         let mut put = |name: &str, data: TensorData| {
             out.insert(layout.tensor(&at, name), data);
         };

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::methods::lora::BiasMode;
 use crate::methods::trainable_tokens;
-use crate::methods::{Delta, PeftConfig};
-use crate::target_module::{Adaptable, ModuleSlot, TargetModule};
+use crate::methods::{Delta, PeftConfig, PeftMethod};
+use crate::target_module::{Adaptable, ModuleSlot, TargetModule, TaskHead};
 use crate::targets::{Kind, Selector, has_suffix, named, nearest};
 
 /// One adaptable module without its values, for planning before a model is loaded.
@@ -73,6 +73,19 @@ impl Choice {
     }
 }
 
+/// What `method` acts on in a model with these modules, and the model's head, which trains whatever the method.
+pub(crate) fn choose(method: &dyn PeftMethod, specs: &[ModuleSpec]) -> Result<Choice> {
+    let mut choice = method.choose(specs)?;
+    for ModuleSpec { path, .. } in specs.iter().filter(|spec| spec.kind == Kind::TaskHead) {
+        choice.adapted.retain(|own| own != path);
+        choice.biases.retain(|own| own != path);
+        if !choice.whole.contains(path) {
+            choice.whole.push(path.clone());
+        }
+    }
+    Ok(choice)
+}
+
 fn whole_modules(specs: &[ModuleSpec], suffixes: &[String]) -> Result<Vec<String>> {
     let paths = || named(specs).map(|spec| spec.path.as_str());
     if let Some(unknown) = suffixes
@@ -102,7 +115,7 @@ pub struct Attached {
 pub fn preview(specs: &[ModuleSpec], config: &PeftConfig) -> Result<Attached> {
     let method = config.method();
     method.check()?;
-    let choice = method.choose(specs)?;
+    let choice = choose(method, specs)?;
     let trained = |spec: &ModuleSpec| {
         let [rows, cols] = spec.dims;
         let bias = if spec.bias { rows } else { 0 };
@@ -234,13 +247,14 @@ pub fn mergeable(model: &mut impl Adaptable) -> Result<()> {
 
 /// The modules of a model, a tied head included.
 pub fn module_specs(model: &mut impl Adaptable) -> Vec<ModuleSpec> {
-    let head = model.head_path().to_string();
+    let (head, task) = (model.head_path().to_string(), model.task_head());
     let mut specs: Vec<ModuleSpec> = model
         .target_modules()
         .into_iter()
-        .map(|module| spec(module, &head))
+        .map(|module| spec(module, &head, task))
         .collect();
-    if !specs.iter().any(|spec| spec.path == head)
+    if task.is_none()
+        && !specs.iter().any(|spec| spec.path == head)
         && let Some(table) = specs.iter().find(|spec| spec.kind == Kind::Embedding)
     {
         specs.push(ModuleSpec {
@@ -253,8 +267,11 @@ pub fn module_specs(model: &mut impl Adaptable) -> Vec<ModuleSpec> {
     specs
 }
 
-fn spec(mut module: TargetModule<'_>, head: &str) -> ModuleSpec {
+fn spec(mut module: TargetModule<'_>, head: &str, task: Option<TaskHead>) -> ModuleSpec {
     let (kind, dims) = match &module.slot {
+        ModuleSlot::Projection(slot) if task.is_some_and(|task| task.holds(&module.path)) => {
+            (Kind::TaskHead, slot.weight.dims())
+        }
         ModuleSlot::Projection(slot) if module.path == head => (Kind::Head, slot.weight.dims()),
         ModuleSlot::Projection(slot) => (Kind::Linear, slot.weight.dims()),
         ModuleSlot::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),

@@ -76,7 +76,7 @@ pub use peft_config::Target;
 pub use rates::{Part, rates};
 pub use saved_activations::SavedActivations;
 pub use slots::{Embedding, Norm, Prefixes, Projection, Residual};
-pub use target_module::{Adaptable, AnyTensor, AttentionShape, ModuleSlot, TargetModule};
+pub use target_module::{Adaptable, AnyTensor, AttentionShape, ModuleSlot, TargetModule, TaskHead};
 pub use targets::{Kind, Layers, Selector, Targets};
 pub use tensor_file::write_tensor_file;
 pub use training_hook::TrainingHook;

@@ -43,7 +43,8 @@ pub(crate) fn object<'v>(value: &'v Value, path: &Path) -> Result<&'v Map<String
 /// The method and options of `object`, an `adapter_config.json` of PEFT read from `path`.
 pub(crate) fn parse(object: &Map<String, Value>, path: &Path) -> Result<PeftConfig> {
     let format = |why: String| Error::Format { path: path.into(), why };
-    let file = File { object, path };
+    let own = without_head(object);
+    let file = File { object: &own, path };
     let Some(kind) = file.text("peft_type") else {
         return Err(format(
             "peft_type is missing: this is not an adapter_config.json of PEFT or AdapterHub".into(),
@@ -59,6 +60,25 @@ pub(crate) fn parse(object: &Map<String, Value>, path: &Path) -> Result<PeftConf
         }
     }
 }
+
+/// The keys without the modules of a classifier's head in `modules_to_save`: a head trains whatever the method.
+fn without_head(object: &Map<String, Value>) -> Map<String, Value> {
+    let mut own = object.clone();
+    let task = object.get("task_type").and_then(Value::as_str);
+    if matches!(task, Some("SEQ_CLS" | "TOKEN_CLS"))
+        && let Some(Value::Array(modules)) = own.get_mut("modules_to_save")
+    {
+        let head = |module: &Value| module.as_str().is_some_and(|name| HEADS.contains(&name));
+        modules.retain(|module| !head(module));
+        if modules.is_empty() {
+            own.insert("modules_to_save".into(), Value::Null);
+        }
+    }
+    own
+}
+
+/// Names of the modules of heads.
+const HEADS: [&str; 3] = ["classifier", "score", "pre_classifier"];
 
 /// One `adapter_config.json`, with errors that name the file and the key.
 pub(crate) struct File<'a> {

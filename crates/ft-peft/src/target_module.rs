@@ -20,9 +20,32 @@ pub trait Adaptable {
     /// Gives the output head a weight of its own when it is tied to the input embeddings.
     fn untie_head(&mut self);
 
+    /// The head that stands in the place of the output head, if one does.
+    fn task_head(&self) -> Option<TaskHead> {
+        None
+    }
+
     /// `model_type` and class (`llama`, `LlamaForCausalLM`), for adapter files that name them.
     fn architecture(&self) -> (&str, &str) {
         ("", "")
+    }
+}
+
+/// A head beside the language model: it trains with every method, and is saved with the adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskHead {
+    /// PEFT's `task_type`: `SEQ_CLS`, `TOKEN_CLS`.
+    pub task: &'static str,
+    /// Its modules, as PEFT names them in `modules_to_save`: what is named, and what is below.
+    pub modules: &'static [&'static str],
+}
+
+impl TaskHead {
+    /// Whether a module is a part of it.
+    pub fn holds(&self, path: &str) -> bool {
+        let below = |rest: &str| rest.is_empty() || rest.starts_with('.');
+        let modules = self.modules.iter();
+        modules.filter_map(|module| path.strip_prefix(*module)).any(below)
     }
 }
 

@@ -113,6 +113,8 @@ pub enum Kind {
     Head,
     /// The output head while it is the embedding table; adapting it by name gives it a weight of its own.
     TiedHead,
+    /// A part of a head beside the language model, which trains whatever the method.
+    TaskHead,
     /// An embedding table.
     Embedding,
     /// A normalization.

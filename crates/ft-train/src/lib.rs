@@ -39,7 +39,7 @@ pub use engine::{
 };
 pub use error::{Error, Result};
 pub use ft_ranks::Ranks;
-pub use plan::{DeviceTraits, Disk, Plan, PlanSummary};
+pub use plan::{DeviceTraits, Disk, Plan, PlanSummary, labels, labels_of};
 pub use watch::{
     BeforeAfter, BestStep, Ending, Outcome, ProgressRenderer, SampleCompletion, Score, Shown, Style, heat_maps,
     read_metrics,

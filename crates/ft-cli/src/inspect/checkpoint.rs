@@ -14,6 +14,8 @@ use crate::output;
 #[derive(Debug, Serialize)]
 pub struct Model {
     model_type: String,
+    /// Its class in transformers, and what its head says.
+    what: String,
     parameters: u64,
     tensors: usize,
     bytes: u64,
@@ -22,6 +24,8 @@ pub struct Model {
     /// How its projections are stored in codes.
     quant: Option<Scheme>,
     tied_embeddings: bool,
+    /// Whether it writes text.
+    writes: bool,
     layers: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -40,12 +44,14 @@ impl Model {
         let mut dtypes = BTreeMap::new();
         let mut model = Self {
             model_type: config.model_type.clone(),
+            what: config.what(),
             parameters: config.num_parameters() as u64,
             tensors: 0,
             bytes: 0,
             dtypes: BTreeMap::new(),
             quant: checkpoint.scheme(),
             tied_embeddings: config.tie_word_embeddings,
+            writes: config.writes(),
             layers: config.num_hidden_layers,
             hidden_size: config.hidden_size,
             intermediate_size: config.intermediate_size,
@@ -71,17 +77,17 @@ impl Model {
             1 => name.clone(),
             _ => format!("{name} {}", output::count(*n)),
         });
-        let head = if self.tied_embeddings {
-            "tied to the embeddings"
-        } else {
-            "of its own"
+        let head = match (self.writes, self.tied_embeddings) {
+            (false, _) => "none for text",
+            (true, true) => "tied to the embeddings",
+            (true, false) => "of its own",
         };
         let heads = format!(
             "{} heads of {}, {} for keys and values",
             self.heads, self.head_dim, self.key_value_heads
         );
         let rows = [
-            ("model", self.model_type.clone()),
+            ("model", format!("{} ({})", self.model_type, self.what)),
             ("parameters", output::count(self.parameters)),
             ("tensors", format!("{}, {}", self.tensors, output::bytes(self.bytes))),
             ("types", dtypes.collect::<Vec<_>>().join(", ")),

@@ -34,6 +34,7 @@ impl Chat {
         let located = locate::locate(&self.model, self.adapter.first().map(|first| first.path.as_path()))?;
         let picked = device::pick(self.device.device)?;
         let mut loaded = Loaded::open_named(located, &self.adapter, working_dtype(&picked), &picked)?;
+        loaded.must_write("chat")?;
         if loaded.tokenizer.chat_template().is_none() {
             return Err(Failure::new(format!(
                 "the tokenizer of `{}` has no chat template, so it knows no conversation; use `ft generate`",

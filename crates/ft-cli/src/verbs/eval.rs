@@ -1,10 +1,12 @@
 //! `ft eval`: how well a model does on a file of examples, or how good the answers in a file are.
 
+mod heads;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use ft_data::{DataConfig, Files, FormatName, Overlong, Role, Sample, load_samples};
+use ft_data::{DataConfig, Dataset, Files, FormatName, Overlong, Role, Sample, load_samples};
 use ft_eval::{Answer, BleuTokenizer, EvalConfig, Metric, Report, Scores, Settings, Smoothing};
 use serde::Serialize;
 
@@ -146,7 +148,8 @@ impl Eval {
 
     /// What was asked for, or what predictions are scored by where nothing was.
     fn metrics(&self) -> Result<Vec<&'static Metric>, Failure> {
-        let typed: Vec<&str> = self.metric.iter().map(String::as_str).collect();
+        let of_answers = |name: &&str| !heads::METRICS.contains(name);
+        let typed: Vec<&str> = self.metric.iter().map(String::as_str).filter(of_answers).collect();
         let names = match typed.is_empty() && self.predictions.is_some() {
             true => TEXT_METRICS.to_vec(),
             false => typed,
@@ -178,12 +181,16 @@ impl Eval {
         let positions = loaded.model.positions();
         let config = DataConfig {
             max_length: config.max_length.min(positions),
+            labels: loaded.model.head().map(ft_train::labels),
             ..config
         };
         let files = Files::from(data).resolve(config.split.as_deref(), Role::HeldOut)?;
         let set = load_samples(files, &config, &tokenizer).map_err(in_flags)?;
         for warning in set.warnings() {
             tracing::warn!("{warning}");
+        }
+        if loaded.model.head().is_some() {
+            return self.measure_head(&loaded, &set, width_multiple(&picked));
         }
         let config = EvalConfig {
             metrics: self.metric.clone(),
@@ -206,6 +213,24 @@ impl Eval {
             output::json(&report)
         } else {
             output::write(&page(&report))
+        }
+    }
+
+    /// What the head of a model says of labelled texts.
+    fn measure_head(&self, loaded: &Loaded, set: &Dataset, multiple: usize) -> Result<(), Failure> {
+        let mut progress = Progress::start();
+        let (batch, show) = (self.batch as usize, &mut |share| progress.show(share));
+        let report = ft_eval::head_report(&loaded.model, &set.samples, batch, multiple, show)?;
+        progress.end();
+        let scores = heads::chosen(report.answers.scores(), &self.metric)?;
+        if let Some(out) = &self.out {
+            let head = loaded.model.head().expect("a model with a head");
+            heads::write(out, head, &report.answers, set.samples.len())?;
+        }
+        let measured = heads::Measured::of(&report, scores);
+        match self.json {
+            true => output::json(&measured),
+            false => output::write(&measured.page()),
         }
     }
 

@@ -105,6 +105,7 @@ impl Generate {
         let located = locate::locate(&self.model, self.adapter.first().map(|first| first.path.as_path()))?;
         let picked = device::pick(self.device.device)?;
         let mut loaded = Loaded::open_named(located, &self.adapter, working_dtype(&picked), &picked)?;
+        loaded.must_write("generate")?;
         let options = GenerationOptions {
             batch_size: self.batch,
             ..self.sampling.options()

@@ -209,7 +209,11 @@ impl Probe {
         let ids = TensorData::new(ids.collect::<Vec<i32>>(), [rows, width]);
         let ids = Tensor::<2, Int>::from_data(ids, &model.device());
         let hidden = model.forward(ids, &Rows::Right, None, &Pass::eval());
-        Self(model.logits(hidden).into_data().iter::<f32>().collect())
+        let outputs = match model.head() {
+            None => model.logits(hidden).flatten::<2>(0, 1),
+            Some(_) => model.head_outputs(hidden.flatten::<2>(0, 1)),
+        };
+        Self(outputs.into_data().iter::<f32>().collect())
     }
 
     fn compare(&self, other: &Self) -> Difference {

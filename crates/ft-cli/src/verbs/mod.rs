@@ -8,6 +8,7 @@ mod config;
 mod continual;
 mod data;
 mod distill;
+mod embed;
 mod eval;
 mod export;
 mod generate;
@@ -48,6 +49,7 @@ verbs! {
     Eval => eval::Eval,
     Generate => generate::Generate,
     Chat => chat::Chat,
+    Embed => embed::Embed,
     Serve => serve::Serve,
     Merge => merge::Merge,
     Quantize => quantize::Quantize,

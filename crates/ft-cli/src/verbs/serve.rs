@@ -17,6 +17,7 @@ use crate::args::{DeviceArg, NamedAdapter};
 use crate::device::{self, Picked};
 use crate::failure::{Context, Failure};
 use crate::locate::{self, Located};
+use crate::model::must_write;
 use crate::output;
 use crate::signals::Stop;
 use crate::verbs::quantize::Format;
@@ -168,6 +169,7 @@ impl Serve {
     fn load(&self, located: &Located, picked: &Picked) -> Result<Model, Failure> {
         let scheme = self.quant.map(|format| Scheme::new(format.kind())).or(located.quant);
         let model = Model::load_quantized(&located.checkpoint, self.dtype.load(), scheme, &picked.device)?;
+        must_write(&model, "serve")?;
         let compute = model.suited_compute(picked.is_cpu());
         let config = model.config();
         // Keys and values in f32, or in the type of the activations.

@@ -11,6 +11,7 @@ mod data;
 mod disk;
 mod export;
 mod front;
+mod heads;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(all(feature = "mpi", target_os = "linux"))]

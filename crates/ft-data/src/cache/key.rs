@@ -34,7 +34,7 @@ impl Key {
         // A template that writes today's date makes other tokens tomorrow.
         let dated = template.is_some_and(|text| text.contains("strftime_now"))
             && !config.chat_template_kwargs.contains_key("date_string");
-        let all = json!({
+        let mut all = json!({
             "version": [TOKENIZATION, env!("CARGO_PKG_VERSION")],
             "files": contents.collect::<Result<Vec<_>>>()?,
             "tokenizer": tokenizer.fingerprint(),
@@ -48,6 +48,9 @@ impl Key {
             "separator": config.separator,
             "limit": config.limit,
         });
+        if let Some(labels) = &config.labels {
+            all["labels"] = json!(labels);
+        }
         Ok(Key(hash(all.to_string().as_bytes())))
     }
 

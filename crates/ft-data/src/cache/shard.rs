@@ -4,8 +4,8 @@
 //! words of 32 bits, as this machine orders their bytes
 //! header    magic, version, CRC-32 of all words behind this one, key (4), samples, words in all
 //! samples   RECORD words each: kind, place (file, line or record, number in 2), ids (start, length) and runs of target tokens
-//!           (start, number), and the same of the rejected answer of a pair
-//! numbers   token ids; runs, as start and end
+//!           (start, number), and the same of the rejected answer of a pair, or a label (start, number) and the second text's column
+//! numbers   token ids; runs, as start and end; labels, as bits of f32
 //! ```
 
 use std::fs::File;
@@ -17,7 +17,7 @@ use memmap2::Mmap;
 
 use super::key::Key;
 use crate::error::{At, Place};
-use crate::sample::{Preference, Sample};
+use crate::sample::{Label, Preference, Sample};
 use crate::stored::{Stored, Word};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ftok");
@@ -33,6 +33,9 @@ const PLAIN: u32 = 0;
 const PAIR: u32 = 1;
 const BAD: u32 = 2;
 const GOOD: u32 = 3;
+/// The words of the rejected answer are then those of the label, and where the second text begins.
+const LABELLED: u32 = 4;
+const TAGGED: u32 = 5;
 
 /// A shard that is mapped into memory.
 pub struct Shard {
@@ -107,6 +110,20 @@ impl Shard {
                 PAIR => sample.over(self.sequence(&record[9..13])?),
                 BAD => sample.rated(false),
                 GOOD => sample.rated(true),
+                LABELLED | TAGGED => {
+                    let bits: Stored<u32> = self.part(record[9], record[10])?;
+                    let label = match record[0] == LABELLED {
+                        true => Label::Whole(bits),
+                        false if bits.len() == sample.len() => Label::Tokens(bits),
+                        false => return None,
+                    };
+                    let second = record[11] as usize;
+                    Sample {
+                        label,
+                        second,
+                        ..sample
+                    }
+                }
                 _ => return None,
             });
             places.push(place(record)?);
@@ -146,7 +163,14 @@ fn place(record: &[u32]) -> Option<Place> {
 /// Words that a sample takes.
 pub(super) fn size(sample: &Sample) -> usize {
     let numbers = sample.sequences().map(|s| s.ids.len() + 2 * s.learned.len());
-    RECORD + numbers.sum::<usize>()
+    RECORD + numbers.sum::<usize>() + label(sample).len()
+}
+
+fn label(sample: &Sample) -> &[u32] {
+    match &sample.label {
+        Label::None => &[],
+        Label::Whole(bits) | Label::Tokens(bits) => bits,
+    }
 }
 
 /// Whether a shard can hold it: what a teacher with another tokenizer reads is in none.
@@ -164,6 +188,8 @@ pub(super) fn write(path: &Path, key: Key, samples: &[Sample], places: &[Place])
     let mut numbers = all.len() + RECORD * samples.len();
     for (sample, place) in samples.iter().zip(places) {
         let kind = match &sample.preference {
+            _ if sample.is_tagged() => TAGGED,
+            _ if sample.is_labelled() => LABELLED,
             Preference::None => PLAIN,
             Preference::Over(_) => PAIR,
             Preference::Rated(false) => BAD,
@@ -181,11 +207,19 @@ pub(super) fn write(path: &Path, key: Key, samples: &[Sample], places: &[Place])
             part.copy_from_slice(&of.map(|number| number as u32));
             numbers = runs + 2 * sequence.learned.len();
         }
+        if sample.is_labelled() {
+            let of = [numbers, label(sample).len(), sample.second];
+            parts[4..7].copy_from_slice(&of.map(|number| number as u32));
+            numbers += label(sample).len();
+        }
         all.extend(parts);
     }
-    for sequence in samples.iter().flat_map(Sample::sequences) {
-        all.extend(&*sequence.ids);
-        all.extend(sequence.learned.as_flattened());
+    for sample in samples {
+        for sequence in sample.sequences() {
+            all.extend(&*sequence.ids);
+            all.extend(sequence.learned.as_flattened());
+        }
+        all.extend(label(sample));
     }
     all[2] = crc32fast::hash(bytemuck::cast_slice(&all[CHECKED..]));
     File::create(path)?.write_all(bytemuck::cast_slice(&all))

@@ -45,7 +45,7 @@ impl Format for Instruct {
 }
 
 /// The field `output`, which must say something.
-pub(super) fn output(record: &Record) -> Result<Cow<'_, str>, Flaw> {
+pub(super) fn output<'a>(record: &'a Record<'_>) -> Result<Cow<'a, str>, Flaw> {
     let output = record.text("output")?;
     match output.is_empty() {
         true => Err(Flaw::NothingToLearn("the output is empty")),

@@ -4,6 +4,7 @@
 //! a pair is a sample that knows the other one. Packing works on finished samples and needs no format to know of it.
 
 mod chat;
+mod classification;
 mod instruct;
 mod judged;
 mod pre_tokenized;
@@ -11,6 +12,7 @@ mod preference;
 mod prompt_completion;
 mod segments;
 mod text;
+mod token_classification;
 mod unpaired_preference;
 
 use std::borrow::Cow;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Flaw, Result, did_you_mean, kind};
+use crate::labels::Labels;
 use crate::map::{Fields, no_column};
 use crate::sample::Sample;
 use crate::tokenizer::Tokenizer;
@@ -38,6 +41,8 @@ static FORMATS: &[&dyn Format] = &[
     &instruct::Instruct,
     &prompt_completion::PromptCompletion,
     &segments::Segments,
+    &classification::Classification,
+    &token_classification::TokenClassification,
     &text::Text,
 ];
 
@@ -50,6 +55,8 @@ pub enum Examples {
     Pairs,
     /// Answers that are rated good or bad.
     Rated,
+    /// Texts that a head says something of.
+    Labelled,
 }
 
 /// A way to read records.
@@ -92,10 +99,18 @@ pub(crate) trait Format: Sync {
 
     /// The samples of one record, usually one.
     fn samples(&self, record: &Record, tokenizer: &Tokenizer) -> Result<Vec<Sample>, Flaw>;
+
+    /// A sample of the record in at most `max_length` tokens: the first ones.
+    fn cut(&self, _: &Record, _: &Tokenizer, sample: &Sample, max_length: usize) -> Result<Sample, Flaw> {
+        let mut sample = sample.clone();
+        sample.truncate(max_length);
+        Ok(sample)
+    }
 }
 
 /// The name of a data format, as written in a configuration: `text`, `prompt-completion`, `instruct`, `chat`, `preference`,
-/// `unpaired-preference`, `segments`, `pre-tokenized`.
+/// `unpaired-preference`, `segments`, `pre-tokenized`, `classification`,
+/// `token-classification`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct FormatName(&'static dyn Format);
@@ -131,13 +146,13 @@ impl FormatName {
         self.0
     }
 
-    /// The first format that records with these fields fit.
-    pub(crate) fn detect(names: &[&str]) -> Option<FormatName> {
-        FormatName::all().find(|f| {
-            f.0.shapes()
-                .iter()
-                .any(|shape| shape.iter().all(|field| names.contains(field)))
-        })
+    /// The first format that records with these fields fit; where a head learns, the first that has labels for it.
+    pub(crate) fn detect(names: &[&str], labelled: bool) -> Option<FormatName> {
+        let fits = |f: &FormatName| {
+            let mut shapes = f.0.shapes().iter();
+            shapes.any(|shape| shape.iter().all(|field| names.contains(field)))
+        };
+        FormatName::all().find(|f| fits(f) && (f.examples() == Examples::Labelled) == labelled)
     }
 }
 
@@ -197,10 +212,18 @@ impl JsonSchema for FormatName {
     }
 }
 
-/// The fields of one record.
-pub(crate) struct Record(pub Fields);
+/// The fields of one record, and the labels that a head learns.
+pub(crate) struct Record<'a>(pub Fields, pub Option<&'a Labels>);
 
-impl Record {
+impl Record<'_> {
+    /// The labels, which an objective names.
+    pub fn labels(&self) -> Result<&Labels, Flaw> {
+        self.1.ok_or_else(|| {
+            let why = "labels are learned by a head: set objective.kind = \"classify\" and objective.labels";
+            Flaw::Label(why.into())
+        })
+    }
+
     /// A field that may be missing or null.
     pub fn optional(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
@@ -236,7 +259,7 @@ fn text_of<'a>(column: &str, value: &'a Value) -> Result<Cow<'a, str>, Flaw> {
     }
 }
 
-fn list_of<'a>(column: &str, value: &'a Value) -> Result<Cow<'a, [Value]>, Flaw> {
+pub(crate) fn list_of<'a>(column: &str, value: &'a Value) -> Result<Cow<'a, [Value]>, Flaw> {
     match value {
         Value::Array(items) => Ok(Cow::Borrowed(items)),
         Value::String(text) => match serde_json::from_str(text) {
@@ -248,7 +271,7 @@ fn list_of<'a>(column: &str, value: &'a Value) -> Result<Cow<'a, [Value]>, Flaw>
 }
 
 /// A flag: a boolean, 1 or 0, or the text of either (in CSV files).
-fn boolean(value: &Value) -> Option<bool> {
+pub(crate) fn boolean(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(flag) => Some(*flag),
         Value::Number(number) if number.as_f64() == Some(1.0) => Some(true),

@@ -148,7 +148,7 @@ enum Given<'a> {
     Said(Said<'a>),
 }
 
-fn given(record: &Record) -> Result<Given<'_>, Flaw> {
+fn given<'a>(record: &'a Record<'_>) -> Result<Given<'a>, Flaw> {
     for name in ["prompt", "conversations", "messages"] {
         if record.optional(name).is_some() {
             return match said(record, name)? {

@@ -30,7 +30,7 @@ fn samples(format: &str, record: Value, tokenizer: &Tokenizer) -> Result<Vec<Sam
     let format: FormatName = format.parse().unwrap();
     format
         .format()
-        .samples(&Record(record.as_object().unwrap().clone()), tokenizer)
+        .samples(&Record(record.as_object().unwrap().clone(), None), tokenizer)
 }
 
 fn sample(format: &str, record: Value, tokenizer: &Tokenizer) -> Sample {
@@ -198,7 +198,7 @@ fn formats_need_what_they_need() {
 
 #[test]
 fn formats_are_recognised_by_their_fields() {
-    let detect = |names: &[&str]| FormatName::detect(names).map(|f| f.as_str());
+    let detect = |names: &[&str]| FormatName::detect(names, false).map(|f| f.as_str());
     assert_eq!(detect(&["id", "messages"]), Some("chat"));
     assert_eq!(detect(&["conversations", "tools"]), Some("chat"));
     assert_eq!(detect(&["instruction", "input", "output"]), Some("instruct"));
@@ -218,7 +218,7 @@ fn formats_are_recognised_by_their_fields() {
     for name in &names {
         assert_eq!(name.parse::<FormatName>().unwrap().as_str(), *name);
     }
-    assert_eq!(names.len(), 8);
+    assert_eq!(names.len(), 10);
 }
 
 #[test]

@@ -67,8 +67,9 @@ impl Worker<'_> {
 
     fn take(&self, format: &dyn Format, fields: Fields, outcome: &mut Outcome) -> Result<(), Flaw> {
         let before = outcome.samples.len();
-        for sample in self.samples(format, &Record(fields))? {
-            self.fit(sample, outcome)?;
+        let record = Record(fields, self.config.labels.as_ref());
+        for sample in self.samples(format, &record)? {
+            self.fit(format, &record, sample, outcome)?;
         }
         if let Some(teacher) = self.teacher {
             let tokenizers = [self.tokenizer, teacher];
@@ -90,7 +91,7 @@ impl Worker<'_> {
     }
 
     /// Applies the over-length policy.
-    fn fit(&self, mut sample: Sample, outcome: &mut Outcome) -> Result<(), Flaw> {
+    fn fit(&self, format: &dyn Format, record: &Record, sample: Sample, outcome: &mut Outcome) -> Result<(), Flaw> {
         let max_length = self.config.max_length;
         let tokens = sample.width();
         if tokens <= max_length {
@@ -104,7 +105,9 @@ impl Worker<'_> {
                 .samples
                 .extend(sample.windows(max_length).into_iter().filter(|w| w.target_tokens() > 0)),
             Overlong::Truncate => {
-                outcome.counts.truncated_tokens += sample.truncate(max_length);
+                let all = sample.tokens();
+                let sample = format.cut(record, self.tokenizer, &sample, max_length)?;
+                outcome.counts.truncated_tokens += all - sample.tokens();
                 match sample.teaches() && !sample.is_undecided() {
                     false => outcome.counts.emptied += 1,
                     true => {

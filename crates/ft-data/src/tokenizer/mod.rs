@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokenizers::PostProcessor;
 use tokenizers::processors::PostProcessorWrapper;
 
 use crate::error::{Error, Result};
@@ -125,6 +126,71 @@ impl Tokenizer {
             ids.extend(&self.parts.suffix);
         }
         Ok(ids)
+    }
+
+    /// The ids of a text, or of two that are read together, as the tokenizer's post-processor joins them, in at most `max_length` tokens:
+    /// of the text, or of the longer of the two, as many are left out at the end; and the column at which tokens of the second type
+    /// begin, 0 where there are none.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); special tokens alone that are more than `max_length`.
+    pub fn encode_pair(&self, text: &str, pair: Option<&str>, max_length: Option<usize>) -> Result<(Vec<u32>, usize)> {
+        let inner = &self.parts.inner;
+        let failed = |e: tokenizers::Error| Error::Tokenizer(e.to_string());
+        let mut first = inner.encode_fast(text, false).map_err(failed)?;
+        let mut second = pair
+            .map(|pair| inner.encode_fast(pair, false).map_err(failed))
+            .transpose()?;
+        if let Some(max_length) = max_length {
+            let params = tokenizers::TruncationParams {
+                max_length: self.room(pair.is_some(), max_length)?,
+                ..Default::default()
+            };
+            (first, second) =
+                tokenizers::utils::truncation::truncate_encodings(first, second, &params).map_err(failed)?;
+        }
+        let joined = inner.post_process(first, second, true).map_err(failed)?;
+        let second = joined.get_type_ids().iter().position(|kind| *kind != 0);
+        Ok((joined.get_ids().to_vec(), second.unwrap_or(0)))
+    }
+
+    /// The ids of a text that is cut into words already, with special tokens and in at most `max_length` tokens, and for each the number of
+    /// the word that begins with it.
+    ///
+    /// # Errors
+    /// As [`encode_pair`](Self::encode_pair).
+    pub fn encode_words(&self, words: &[String], max_length: Option<usize>) -> Result<(Vec<u32>, Vec<Option<usize>>)> {
+        let inner = &self.parts.inner;
+        let failed = |e: tokenizers::Error| Error::Tokenizer(e.to_string());
+        let mut text = inner.encode(words, false).map_err(failed)?;
+        if let Some(max_length) = max_length {
+            text.truncate(self.room(false, max_length)?, 0, tokenizers::TruncationDirection::Right);
+        }
+        let joined = inner.post_process(text, None, true).map_err(failed)?;
+        let mut before = None;
+        let first_of = |word: &Option<u32>| {
+            let first = word.filter(|_| *word != before);
+            before = *word;
+            first.map(|word| word as usize)
+        };
+        Ok((
+            joined.get_ids().to_vec(),
+            joined.get_word_ids().iter().map(first_of).collect(),
+        ))
+    }
+
+    /// Tokens of text that fit beside the special ones.
+    fn room(&self, pair: bool, max_length: usize) -> Result<usize> {
+        let added = self
+            .parts
+            .inner
+            .get_post_processor()
+            .map_or(0, |p| p.added_tokens(pair));
+        max_length.checked_sub(added).ok_or_else(|| {
+            Error::Tokenizer(format!(
+                "{added} special tokens alone are more than data.max_length = {max_length}; raise it"
+            ))
+        })
     }
 
     /// Puts the tokens that open a text before `ids`, unless they are there already.

@@ -32,61 +32,85 @@ impl Label {
 }
 
 pub(super) fn accuracy(answers: &[Answer], _: &Settings) -> f64 {
-    let all = total(answers);
-    all.both as f64 / all.right.max(1) as f64
+    Tally::answers(answers).accuracy()
 }
 
 pub(super) fn macro_f1(answers: &[Answer], _: &Settings) -> f64 {
-    let labels = labels(answers);
-    labels.values().map(|label| label.f1()).sum::<f64>() / labels.len().max(1) as f64
+    Tally::answers(answers).macro_f1()
 }
 
 pub(super) fn micro_f1(answers: &[Answer], _: &Settings) -> f64 {
-    total(answers).f1()
+    Tally::answers(answers).total().f1()
 }
 
-/// Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
 pub(super) fn matthews(answers: &[Answer], _: &Settings) -> f64 {
-    let (labels, all) = (labels(answers), total(answers));
-    let dot = |of: fn(&Label) -> (usize, usize)| -> f64 {
-        let products = labels.values().map(|label| {
-            let (a, b) = of(label);
-            a as f64 * b as f64
-        });
-        products.sum()
-    };
-    let n = all.right as f64;
-    let covariance = all.both as f64 * n - dot(|label| (label.right, label.answered));
-    let spread = |of| n * n - dot(of);
-    let product = spread(|label| (label.right, label.right)) * spread(|label| (label.answered, label.answered));
-    if product == 0.0 {
-        0.0
-    } else {
-        covariance / product.sqrt()
+    Tally::answers(answers).matthews()
+}
+
+/// What every label comes to.
+pub(crate) struct Tally<K>(BTreeMap<K, Label>);
+
+impl Tally<String> {
+    fn answers(answers: &[Answer]) -> Self {
+        Self::of(answers.iter().map(|answer| {
+            let answered = normalize(&answer.hypothesis);
+            let mut references: Vec<String> = answer.references.iter().map(|text| normalize(text)).collect();
+            references.sort_by_key(|reference| *reference != answered);
+            (references.into_iter().next().unwrap_or_default(), answered)
+        }))
     }
 }
 
-fn labels(answers: &[Answer]) -> BTreeMap<String, Label> {
-    let mut labels: BTreeMap<String, Label> = BTreeMap::new();
-    for answer in answers {
-        let answered = normalize(&answer.hypothesis);
-        let mut references: Vec<String> = answer.references.iter().map(|text| normalize(text)).collect();
-        references.sort_by_key(|reference| *reference != answered);
-        let right = references.into_iter().next().unwrap_or_default();
-        labels.entry(right.clone()).or_default().right += 1;
-        let label = labels.entry(answered.clone()).or_default();
-        label.answered += 1;
-        label.both += usize::from(right == answered);
+impl<K: Ord + Clone> Tally<K> {
+    /// Of the right label and the answered one.
+    pub(crate) fn of(pairs: impl IntoIterator<Item = (K, K)>) -> Self {
+        let mut labels: BTreeMap<K, Label> = BTreeMap::new();
+        for (right, answered) in pairs {
+            labels.entry(right.clone()).or_default().right += 1;
+            let label = labels.entry(answered.clone()).or_default();
+            label.answered += 1;
+            label.both += usize::from(right == answered);
+        }
+        Self(labels)
     }
-    labels
-}
 
-fn total(answers: &[Answer]) -> Label {
-    labels(answers).values().fold(Label::default(), |sum, label| Label {
-        right: sum.right + label.right,
-        answered: sum.answered + label.answered,
-        both: sum.both + label.both,
-    })
+    fn total(&self) -> Label {
+        self.0.values().fold(Label::default(), |sum, label| Label {
+            right: sum.right + label.right,
+            answered: sum.answered + label.answered,
+            both: sum.both + label.both,
+        })
+    }
+
+    pub(crate) fn accuracy(&self) -> f64 {
+        let all = self.total();
+        all.both as f64 / all.right.max(1) as f64
+    }
+
+    pub(crate) fn macro_f1(&self) -> f64 {
+        self.0.values().map(|label| label.f1()).sum::<f64>() / self.0.len().max(1) as f64
+    }
+
+    /// Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+    pub(crate) fn matthews(&self) -> f64 {
+        let all = self.total();
+        let dot = |of: fn(&Label) -> (usize, usize)| -> f64 {
+            let products = self.0.values().map(|label| {
+                let (a, b) = of(label);
+                a as f64 * b as f64
+            });
+            products.sum()
+        };
+        let n = all.right as f64;
+        let covariance = all.both as f64 * n - dot(|label| (label.right, label.answered));
+        let spread = |of| n * n - dot(of);
+        let product = spread(|label| (label.right, label.right)) * spread(|label| (label.answered, label.answered));
+        if product == 0.0 {
+            0.0
+        } else {
+            covariance / product.sqrt()
+        }
+    }
 }
 
 #[cfg(test)]

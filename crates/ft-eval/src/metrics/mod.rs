@@ -7,7 +7,7 @@ use crate::{Answer, Choice, Error, Likelihood, Result, Settings};
 mod bleu;
 mod chrf;
 mod cider;
-mod classification;
+pub(crate) mod classification;
 mod coco_rouge;
 mod exact_match;
 mod multiple_choice;

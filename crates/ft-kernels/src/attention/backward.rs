@@ -75,6 +75,7 @@ impl<B: Backend, C: CheckpointStrategy> First<Autodiff<B, C>> {
         match self {
             First::Start => First::Start,
             First::At(columns) => First::At(columns),
+            First::Between(columns) => First::Between(columns),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn forward<B: Backend>(
     let (q, k, v) = (Val::<B>(q), Val::<B>(k), Val::<B>(v));
     let (mut outs, mut lses) = (vec![], vec![]);
     for rows in shape.blocks() {
-        let keys = shape.keys(&rows);
+        let keys = shape.keys(&rows, &first);
         let scores = shape.scores(&q, &k, &rows, &keys, scale);
         let visible = shape.visible::<B>(&first, &rows, &keys, &scores);
         let scores = scores + visible.clone().shift(-1.0).scale(HIDDEN);
@@ -69,7 +69,7 @@ pub(super) fn backward<B: Backend>(
     };
     let (mut dqs, mut dk, mut dv) = (vec![], zeros(), zeros());
     for rows in shape.blocks() {
-        let keys = shape.keys(&rows);
+        let keys = shape.keys(&rows, &first);
         let scores = shape.scores(&q, &k, &rows, &keys, scale);
         let visible = shape.visible::<B>(&first, &rows, &keys, &scores);
         let scores = scores + visible.clone().shift(-1.0).scale(HIDDEN);
@@ -144,7 +144,10 @@ impl Shapes {
     }
 
     /// Keys that some query of the block may see.
-    fn keys(&self, rows: &Range<usize>) -> Range<usize> {
+    fn keys<B: Backend>(&self, rows: &Range<usize>, first: &First<B>) -> Range<usize> {
+        if matches!(first, First::Between(_)) {
+            return 0..self.t;
+        }
         let Span { offset, window, prefix } = self.span;
         let start = match window {
             Some(window) if prefix == 0 => (rows.start + offset + 1).saturating_sub(window),
@@ -186,19 +189,40 @@ impl Shapes {
             let learned = B::int_lower_elem(grow(columns.clone(), b), Scalar::from(0), bools);
             B::bool_or(B::bool_not(before), learned)
         };
-        let seen = B::bool_not(B::int_greater(grow(columns.clone(), 1), grow(last.clone(), 1), bools));
-        let mut visible = Val::<B>(B::bool_into_float(seen, like.dtype().into()));
+        let within = |high: IntTensor<B>, b: usize| {
+            let beyond = B::int_greater(grow(columns.clone(), b), grow(high, b), bools);
+            Val::<B>(B::bool_into_float(B::bool_not(beyond), like.dtype().into()))
+        };
+        // Those of the block's queries among `[b, s]`, or among `[2, b, s]`.
+        let of_block = |all: &IntTensor<B>, part: Option<usize>| {
+            let all = B::int_cast(all.clone(), IntDType::I32);
+            let (whole, own) = (
+                Slice::new(0, None, 1),
+                Slice::new(rows.start as isize, Some(rows.end as isize), 1),
+            );
+            let cut = match part {
+                None => B::int_slice(all, &[whole, own]),
+                Some(part) => B::int_slice(
+                    all,
+                    &[Slice::new(part as isize, Some(part as isize + 1), 1), whole, own],
+                ),
+            };
+            B::int_reshape(cut, Shape::new([self.b, n, 1]))
+        };
+        if let First::Between(columns) = first {
+            let low = Val(B::bool_into_float(
+                hidden(of_block(columns, Some(0)), self.b),
+                like.dtype().into(),
+            ));
+            return (within(of_block(columns, Some(1)), self.b) * low).reshape(&[self.b, 1, 1, n, m]);
+        }
+        let mut visible = within(last.clone(), 1);
         if let Some(window) = window {
             let low = B::int_sub_scalar(last, Scalar::from(window as i64 - 1));
             visible = visible * Val(B::bool_into_float(hidden(low, 1), like.dtype().into()));
         }
         if let First::At(first) = first {
-            let first = B::int_cast(first.clone(), IntDType::I32);
-            let block = [
-                Slice::new(0, None, 1),
-                Slice::new(rows.start as isize, Some(rows.end as isize), 1),
-            ];
-            let first = B::int_reshape(B::int_slice(first, &block), Shape::new([self.b, n, 1]));
+            let first = of_block(first, None);
             visible = visible * Val(B::bool_into_float(hidden(first, self.b), like.dtype().into()));
         }
         let b = visible.dims()[0];

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Tensor};
 
 mod packed;
 mod rotary;
+mod texts;
 
 /// The sizes of a call and its mask.
 #[derive(Debug, Clone)]
@@ -17,6 +18,7 @@ struct Case {
     offset: usize,
     window: Option<usize>,
     first: Option<Vec<i64>>,
+    last: Option<Vec<i64>>,
     prefix: usize,
 }
 
@@ -29,6 +31,7 @@ const PLAIN: Case = Case {
     offset: 0,
     window: None,
     first: None,
+    last: None,
     prefix: 0,
 };
 
@@ -38,11 +41,12 @@ impl Case {
     }
 
     fn mask(&self) -> Mask {
-        let first = self.first.as_ref().map(|f| ints(f, [self.b, self.s]));
+        let columns = |of: &Option<Vec<i64>>| of.as_ref().map(|f| ints(f, [self.b, self.s]));
         Mask {
             offset: self.offset,
             window: self.window,
-            first,
+            first: columns(&self.first),
+            last: columns(&self.last),
             prefix: self.prefix,
         }
     }
@@ -59,7 +63,8 @@ impl Case {
         let position = (self.offset + i) as i64;
         let from_first = self.first.as_ref().map_or(0, |f| f[b * self.s + i]);
         let from_window = self.window.map_or(0, |w| position + 1 - w as i64);
-        column >= from_first.max(from_window) && column <= position
+        column >= from_first.max(from_window)
+            && column <= self.last.as_ref().map_or(position, |last| last[b * self.s + i])
     }
 
     /// The definition, one score at a time.

@@ -9,9 +9,13 @@ use ft_peft::{Pass, Prefixes, TargetModule};
 use crate::cache::KvCache;
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
+use crate::heads::{self, HeadKind, HeadLayers};
 use crate::rows::Rows;
 use crate::source::Source;
 
+pub mod bert;
+pub mod distilbert;
+pub mod encoder;
 pub mod gemma3;
 pub mod gpt2;
 pub mod granite;
@@ -21,6 +25,7 @@ pub mod olmo2;
 pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
+pub mod roberta;
 pub mod smollm3;
 
 /// A family of checkpoints.
@@ -43,9 +48,11 @@ pub(crate) enum Blocks {
     Llama,
     /// GPT-2: LayerNorm, learned positions, plain MLP.
     Gpt2,
+    /// BERT and its relatives: every token sees its whole text.
+    Encoder,
 }
 
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 13] = [
     family("llama", "LlamaForCausalLM", Some("llama"), Blocks::Llama, llama::parse),
     family(
         "mistral",
@@ -62,6 +69,15 @@ const FAMILIES: [Family; 10] = [
     family("olmo2", "Olmo2ForCausalLM", None, Blocks::Llama, olmo2::parse),
     family("granite", "GraniteForCausalLM", None, Blocks::Llama, granite::parse),
     family("gpt2", "GPT2LMHeadModel", Some("gpt2"), Blocks::Gpt2, gpt2::parse),
+    family("bert", "BertForMaskedLM", None, Blocks::Encoder, bert::parse),
+    family(
+        "distilbert",
+        "DistilBertForMaskedLM",
+        None,
+        Blocks::Encoder,
+        distilbert::parse,
+    ),
+    family("roberta", "RobertaForMaskedLM", None, Blocks::Encoder, roberta::parse),
 ];
 
 const fn family(
@@ -109,6 +125,21 @@ impl ModelConfig {
         self.family().class
     }
 
+    /// The class without what it is for: `Llama`.
+    pub(crate) fn class_stem(&self) -> &'static str {
+        let class = self.class();
+        let ends = ["ForCausalLM", "LMHeadModel", "ForMaskedLM"];
+        ends.iter().find_map(|end| class.strip_suffix(end)).unwrap_or(class)
+    }
+
+    /// The layers of its head of this kind.
+    pub(crate) fn head_layers(&self, kind: HeadKind) -> HeadLayers {
+        match self.blocks() {
+            Blocks::Llama | Blocks::Gpt2 => heads::of_decoder(kind),
+            Blocks::Encoder => self.encoder().names.head(kind),
+        }
+    }
+
     /// The architecture in llama.cpp, where it can be exported.
     pub(crate) fn gguf_architecture(&self) -> Option<&'static str> {
         self.family().gguf
@@ -134,7 +165,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     }
 }
 
-/// The layers of a model, in the two block shapes the families share.
+/// The layers of a model, in the block shapes the families share.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // one per model
 pub(crate) enum Decoder {
@@ -142,6 +173,8 @@ pub(crate) enum Decoder {
     Llama(llama::Llama),
     /// [`Blocks::Gpt2`].
     Gpt2(gpt2::Gpt2),
+    /// [`Blocks::Encoder`].
+    Encoder(encoder::Encoder),
 }
 
 impl Decoder {
@@ -149,6 +182,7 @@ impl Decoder {
         match config.blocks() {
             Blocks::Gpt2 => Decoder::Gpt2(gpt2::Gpt2::build(config, source)),
             Blocks::Llama => Decoder::Llama(llama::Llama::build(config, source)),
+            Blocks::Encoder => Decoder::Encoder(encoder::Encoder::build(config, source)),
         }
     }
 
@@ -165,6 +199,7 @@ impl Decoder {
         match self {
             Decoder::Llama(m) => m.embed(ids, config, rows, offset, pass),
             Decoder::Gpt2(m) => m.embed(ids, rows, offset, pass),
+            Decoder::Encoder(m) => m.embed(ids, config, rows, pass),
         }
     }
 
@@ -181,6 +216,7 @@ impl Decoder {
         match self {
             Decoder::Llama(m) => m.blocks(range, hidden, config, rows, cache, pass),
             Decoder::Gpt2(m) => m.blocks(range, hidden, config, rows, cache, pass),
+            Decoder::Encoder(m) => m.blocks(range, hidden, config, rows, pass),
         }
     }
 
@@ -189,6 +225,7 @@ impl Decoder {
         match self {
             Decoder::Llama(m) => m.norm(hidden, config),
             Decoder::Gpt2(m) => m.ln_f.forward(hidden),
+            Decoder::Encoder(_) => hidden,
         }
     }
 
@@ -199,6 +236,7 @@ impl Decoder {
                 m.layers.iter().skip(block).map(Module::num_params).sum::<usize>() + m.norm.num_params()
             }
             Decoder::Gpt2(m) => m.h.iter().skip(block).map(Module::num_params).sum::<usize>() + m.ln_f.num_params(),
+            Decoder::Encoder(m) => m.layers.iter().skip(block).map(Module::num_params).sum(),
         }
     }
 
@@ -214,6 +252,7 @@ impl Decoder {
                 ids.extend([&m.wte, &m.wpe].into_iter().flat_map(list_param_ids));
                 ids.extend(m.h[..block].iter().flat_map(list_param_ids));
             }
+            Decoder::Encoder(m) => ids.extend(m.params_before(block)),
         }
         ids
     }
@@ -222,6 +261,7 @@ impl Decoder {
         match self {
             Decoder::Llama(m) => m.target_modules(config),
             Decoder::Gpt2(m) => m.target_modules(config),
+            Decoder::Encoder(m) => m.target_modules(config),
         }
     }
 
@@ -229,6 +269,7 @@ impl Decoder {
         match self {
             Decoder::Llama(m) => &m.prefixes,
             Decoder::Gpt2(m) => &m.prefixes,
+            Decoder::Encoder(m) => &m.prefixes,
         }
     }
 
@@ -236,6 +277,7 @@ impl Decoder {
         match self {
             Decoder::Llama(m) => &m.embed_tokens,
             Decoder::Gpt2(m) => &m.wte,
+            Decoder::Encoder(m) => &m.words,
         }
     }
 }

@@ -20,6 +20,9 @@ pub(super) fn architecture(config: &ModelConfig, dir: &Path) -> Result<&'static 
             why: format!("{why} in llama.cpp"),
         })
     };
+    if config.head.is_some() {
+        return error("architectures", "a head for labels has no place".into());
+    }
     let Some(name) = config.gguf_architecture() else {
         let why = format!(
             "\"{}\" has no export to GGUF yet, only to Hugging Face folders; it is known",

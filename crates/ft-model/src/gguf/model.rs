@@ -50,7 +50,7 @@ pub fn write_model(source: &GgufSource<'_>, file_type: FileType, out: &Path) -> 
 
     let checkpoint = Checkpoint::open(source.dir)?;
     let device = Device::flex();
-    let mut loader = Loader::new(&checkpoint, config.tie_word_embeddings, LoadDtype::F32, &device);
+    let mut loader = Loader::new(&checkpoint, &config, LoadDtype::F32, None, &device);
     if let Some(scheme) = source.quant {
         loader = loader.quantized(scheme);
     }
@@ -339,6 +339,7 @@ fn table(config: &ModelConfig) -> &'static str {
     match config.blocks() {
         Blocks::Gpt2 => "transformer.wte.weight",
         Blocks::Llama => "model.embed_tokens.weight",
+        Blocks::Encoder => unreachable!("no encoder has an architecture here"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{PREFIX, WEIGHTS};
+use super::{PREFIX, ROOT, WEIGHTS};
 use crate::adapterhub;
 use crate::error::{Error, Result};
 use crate::methods::PeftMethod;
@@ -35,6 +35,14 @@ impl Layout {
         match self {
             Layout::Peft => format!("{PREFIX}{path}.{leaf}"),
             Layout::AdapterHub { name } => adapterhub::tensor_name(path, leaf, name),
+        }
+    }
+
+    /// Name of the tensor `leaf` of a head's module: PEFT wraps the model once less where only virtual tokens train in it.
+    pub(super) fn head_tensor(&self, method: &dyn PeftMethod, path: &str, leaf: &str) -> String {
+        match self {
+            Layout::Peft if method.virtual_tokens() > 0 => format!("{ROOT}{path}.{leaf}"),
+            _ => self.tensor(path, leaf),
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use crate::adapterhub;
 use crate::attach::{Choice, ModuleSpec, module_specs};
 use crate::methods::{Delta, PeftConfig, WeightDelta};
 use crate::peft_config::Target;
-use crate::target_module::{Adaptable, AttentionShape, ModuleSlot, TargetModule};
+use crate::target_module::{Adaptable, AttentionShape, ModuleSlot, TargetModule, TaskHead};
 use crate::targets::{Kind, has_suffix};
 
 /// The `adapter_config.json` of the adapter; `None` where there is no adapter to save.
@@ -40,7 +42,21 @@ pub(super) fn record(
         fan_in_fan_out: stores_in_out(model),
         shape: attention(model),
     };
-    config.method().to_peft(&target)
+    let record = config.method().to_peft(&target)?;
+    Some(match model.task_head() {
+        None => record,
+        Some(task) => with_head(record, task),
+    })
+}
+
+/// The record of an adapter that is saved with a head.
+fn with_head(mut record: serde_json::Value, task: TaskHead) -> serde_json::Value {
+    let own = record["modules_to_save"].as_array().cloned().unwrap_or_default();
+    let heads = task.modules.iter().map(|module| json!(module));
+    let more: Vec<serde_json::Value> = heads.filter(|module| !own.contains(module)).collect();
+    record["modules_to_save"] = own.into_iter().chain(more).collect();
+    record["task_type"] = task.task.into();
+    record
 }
 
 /// The rank-one parts that the file holds, of modules where some were taken away.

@@ -135,7 +135,7 @@ pub(crate) fn projections<'p>(method: &str, specs: &'p [ModuleSpec], choice: &Ch
         Kind::Embedding => Some("an embedding table"),
         Kind::Residual => Some("the output of a sub-layer"),
         Kind::Attention => Some("the attention of all layers"),
-        Kind::Linear | Kind::Head | Kind::TiedHead => None,
+        Kind::Linear | Kind::Head | Kind::TiedHead | Kind::TaskHead => None,
     };
     match adapted.iter().find_map(|spec| Some((spec, what(spec.kind)?))) {
         None => Ok(adapted),

@@ -59,6 +59,8 @@ pub struct Totals {
     pub tokens: usize,
     /// Examples: samples, or pairs of them.
     pub examples: usize,
+    /// What heads are to say.
+    pub labels: usize,
     /// Target tokens of the answers that are to become likelier: in pairs, of the chosen ones.
     pub chosen_tokens: usize,
 }
@@ -69,11 +71,13 @@ impl Totals {
         let mut totals = Self {
             tokens: 0,
             examples: 0,
+            labels: 0,
             chosen_tokens: 0,
         };
         for batch in batches {
             totals.tokens += batch.target_tokens();
             totals.examples += batch.examples();
+            totals.labels += batch.labelled();
             let chosen = batch
                 .sequence_of
                 .iter()

@@ -104,7 +104,7 @@ pub fn backward_through(
 ) -> (Model, Tensor<1>) {
     match activations.checkpointing {
         Checkpointing::Off => {
-            let rows = layout(batch);
+            let rows = layout(&model, batch);
             let start = model.embed(ids(&model, batch), &rows, pass);
             let (hidden, inner) = loss.blocks(&model, 0..model.num_blocks(), start, &rows, [pass; 2]);
             let value = (loss.last)(&model, model.norm(hidden, &rows), inner);
@@ -131,8 +131,8 @@ fn either<T>(flow: ControlFlow<T, T>) -> T {
 }
 
 /// How the batch's sequences lie in its rows.
-fn layout(batch: &Batch) -> Rows {
-    Rows::packed(batch.documents())
+fn layout(model: &Model, batch: &Batch) -> Rows {
+    model.rows(batch.layout())
 }
 
 /// ids `[rows, width]` on the model's device.
@@ -156,7 +156,7 @@ struct Kept {
 
 impl Kept {
     fn new(model: &Model, batch: &Batch, pass: &Pass, every: usize, offload: bool, loss: Losses<'_>) -> Self {
-        let rows = layout(batch);
+        let rows = layout(model, batch);
         let start = model.embed(ids(model, batch), &rows, pass);
         // Dropped at the end of this function: while it lives, weights cannot be written in place.
         let plain = model.valid();

@@ -22,7 +22,7 @@ impl Session {
     pub(crate) fn evaluated(
         &mut self,
         parts: Vec<HeldOut>,
-        metrics: BTreeMap<String, f64>,
+        mut metrics: BTreeMap<String, f64>,
         seconds: f64,
     ) -> Result<()> {
         let tasks: Vec<Evaluation> = match self.tasks.0.is_empty() {
@@ -30,6 +30,8 @@ impl Session {
             false => parts.iter().map(HeldOut::mean).collect(),
         };
         let held_out = HeldOut::together(parts);
+        let scores = held_out.said.iter().flat_map(ft_eval::HeadAnswers::scores);
+        metrics.extend(scores.map(|(name, value)| (name.to_owned(), value)));
         let evaluation = Evaluation {
             tasks: tasks.iter().map(|task| task.loss).collect(),
             metrics: metrics

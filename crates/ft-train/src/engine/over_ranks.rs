@@ -66,6 +66,7 @@ impl TrainModel {
                 .zip(figures)
                 .map(|(figure, (name, mean))| (name, mean * figure.count.max(1) as f64, figure.count))
                 .collect(),
+            said: None,
         };
         let said = all_of(&self.ranks, &[said])?;
         if said.iter().any(|of| of[0].count != count) {

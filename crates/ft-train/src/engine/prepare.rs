@@ -16,7 +16,12 @@ pub(super) fn load(plan: &Plan) -> Result<Model> {
     let device = plan.device.clone().autodiff();
     let model = match plan.config.model.init {
         true => Model::init(&plan.model, ft_data::sub_seed(plan.config.train.seed, "model"), &device),
-        false => Model::load_quantized(&plan.config.model.path, plan.dtype, plan.config.model.quant, &device)?,
+        false => {
+            let seed = ft_data::sub_seed(plan.config.train.seed, "head");
+            let section = &plan.config.model;
+            let config = plan.model.clone();
+            Model::load_configured(config, &section.path, plan.dtype, section.quant, Some(seed), &device)?
+        }
     };
     let compute = plan.compute.unwrap_or_else(|| model.suited_compute(plan.cpu));
     Ok(model.computing_in(compute))

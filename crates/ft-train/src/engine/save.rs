@@ -167,12 +167,11 @@ impl Saver {
         match &self.peft {
             // What trains is f32, and so is what is written: nothing that was learned is rounded away.
             PeftConfig::Full(_) => Ok(model.valid().save(folder, LoadDtype::F32)?),
-            adapter => Ok(ft_peft::adapter::save(
-                folder,
-                &mut model.valid(),
-                adapter,
-                &self.base.to_string_lossy(),
-            )?),
+            adapter => {
+                let base = self.base.to_string_lossy();
+                ft_peft::adapter::save(folder, &mut model.valid(), adapter, &base)?;
+                Ok(model.config().save_labels(folder)?)
+            }
         }
     }
 

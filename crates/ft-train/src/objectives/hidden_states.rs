@@ -4,7 +4,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use ft_data::Batch;
-use ft_model::{Model, ModelConfig, Rows};
+use ft_model::{Model, ModelConfig};
 use ft_peft::Pass;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,7 @@ impl States {
     pub fn of(model: &Model, batch: &Batch, layers: &[usize]) -> Self {
         let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
         let ids = Tensor::<2, Int>::from_data(ids, &model.device());
-        let (rows, pass, blocks) = (Rows::packed(batch.documents()), Pass::eval(), model.num_blocks());
+        let (rows, pass, blocks) = (model.rows(batch.layout()), Pass::eval(), model.num_blocks());
         let (mut hidden, mut done, mut after) = (model.embed(ids, &rows, &pass), 0, Vec::new());
         for layer in layers.iter().copied().filter(|layer| *layer < blocks) {
             hidden = model.blocks(done..layer, hidden, &rows, &pass);

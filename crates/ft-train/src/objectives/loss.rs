@@ -23,6 +23,7 @@ impl Loss {
             loss: read(self.sum),
             count,
             nll: None,
+            said: None,
             figures: self
                 .figures
                 .into_iter()

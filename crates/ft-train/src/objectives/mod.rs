@@ -10,6 +10,7 @@
 //! backward pass without knowing of them.
 
 mod check;
+mod classify;
 pub(crate) mod distill;
 mod dpo;
 mod given;
@@ -38,7 +39,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ft_data::{Batch, Examples};
-use ft_model::{Model, ModelConfig};
+use ft_eval::HeadAnswers;
+use ft_model::{HeadConfig, Model, ModelConfig, Problem};
 use ft_quant::Scheme;
 use ft_ranks::Ranks;
 use schemars::JsonSchema;
@@ -48,6 +50,7 @@ use crate::Result;
 use crate::batches::{MicroBatch, StepBatch, Totals};
 use crate::checkpoint::{Evaluation, Exact};
 
+pub use classify::{ClassifyConfig, Level};
 pub use distill::{DistillConfig, TeacherStorage};
 pub use dpo::{DpoConfig, DpoLoss};
 pub use given::Given;
@@ -77,6 +80,8 @@ pub enum Unit {
     Tokens,
     /// Every example of the step counts alike, whatever its length.
     Examples,
+    /// Everything that a head is to say counts alike: of an example, or of a token.
+    Labels,
 }
 
 impl Unit {
@@ -85,6 +90,7 @@ impl Unit {
         match self {
             Unit::Tokens => totals.tokens,
             Unit::Examples => totals.examples,
+            Unit::Labels => totals.labels,
         }
     }
 }
@@ -110,13 +116,22 @@ pub struct HeldOut {
     pub nll: Option<(f64, usize)>,
     /// Named sums and counts.
     pub figures: Vec<(&'static str, f64, usize)>,
+    /// What a head said.
+    pub said: Option<HeadAnswers>,
 }
+
+/// A held-out batch as ranks send it: sums and counts by name, and what a head said.
+type Written = (Vec<(String, u64, usize)>, Option<(Problem, usize, Vec<u32>, Vec<u32>)>);
 
 impl HeldOut {
     /// The two parts together.
     pub fn add(&mut self, other: HeldOut) {
         self.loss += other.loss;
         self.count += other.count;
+        match (&mut self.said, other.said) {
+            (Some(own), Some(more)) => own.add(more),
+            (own, more) => *own = own.take().or(more),
+        }
         self.nll = match (self.nll, other.nll) {
             (Some((a, n)), Some((b, m))) => Some((a + b, n + m)),
             (one, other) => one.or(other),
@@ -130,18 +145,34 @@ impl HeldOut {
     }
 
     /// Its sums and counts with their names, as bits: no number of JSON is NaN.
-    pub(crate) fn to_bits(&self) -> Vec<(String, u64, usize)> {
+    pub(crate) fn to_bits(&self) -> Written {
         let nll = self.nll.map(|(sum, count)| (NLL.to_owned(), sum.to_bits(), count));
         let figures = self.figures.iter();
         let figures = figures.map(|(name, sum, count)| ((*name).to_owned(), sum.to_bits(), *count));
         let loss = (String::new(), self.loss.to_bits(), self.count);
-        [loss].into_iter().chain(nll).chain(figures).collect()
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect();
+        let said = self.said.as_ref();
+        (
+            [loss].into_iter().chain(nll).chain(figures).collect(),
+            said.map(|said| (said.problem, said.width, bits(&said.outputs), bits(&said.labels))),
+        )
     }
 
     /// What [`to_bits`](Self::to_bits) has written.
-    pub(crate) fn from_bits(written: Vec<(String, u64, usize)>) -> Self {
-        let mut read = Self::default();
-        for (name, bits, count) in written {
+    pub(crate) fn from_bits((sums, said): Written) -> Self {
+        let numbers = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect();
+        let said = said.map(|(problem, width, outputs, labels)| HeadAnswers {
+            problem,
+            width,
+            outputs: numbers(outputs),
+            labels: numbers(labels),
+            numbers: Vec::new(),
+        });
+        let mut read = Self {
+            said,
+            ..Self::default()
+        };
+        for (name, bits, count) in sums {
             let sum = f64::from_bits(bits);
             match name.as_str() {
                 "" => (read.loss, read.count) = (sum, count),
@@ -228,6 +259,14 @@ pub trait ObjectiveKind {
         Examples::Samples
     }
 
+    /// The head that stands on a model in the place of that for language modelling, if it learns one.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    fn head(&self, _own: &ModelConfig) -> std::result::Result<Option<HeadConfig>, String> {
+        Ok(None)
+    }
+
     /// Default learning rate over that of the method.
     fn rate_factor(&self) -> f64 {
         1.0
@@ -307,6 +346,8 @@ objectives! {
     "simpo" => Simpo(SimpoConfig),
     /// Kahneman-Tversky optimization: answers that are rated good or bad, one by one.
     "kto" => Kto(KtoConfig),
+    /// Classification or regression by a head: of texts, or of the words in them.
+    "classify" => Classify(ClassifyConfig),
 }
 
 impl Default for ObjectiveConfig {

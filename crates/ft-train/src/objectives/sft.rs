@@ -62,7 +62,7 @@ impl Objective for SftConfig {
             loss: nll,
             count: batch.target_tokens(),
             nll: Some((nll, batch.target_tokens())),
-            figures: Vec::new(),
+            ..HeldOut::default()
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use ft_data::Batch;
-use ft_model::{Model, Rows};
+use ft_model::Model;
 use ft_peft::Pass;
 
 /// Hidden states `[n, hidden]` of the positions that predict a target token, and those tokens `[n]`; hidden `[rows, width, hidden]`.
@@ -26,7 +26,7 @@ pub fn nll_sum(model: &Model, hidden: Tensor<3>, batch: &Batch, smoothing: f64) 
 pub fn plain_hidden(model: &Model, batch: &Batch) -> Tensor<3> {
     let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
     let ids = Tensor::<2, Int>::from_data(ids, &model.device());
-    model.forward(ids, &Rows::packed(batch.documents()), None, &Pass::eval())
+    model.forward(ids, &model.rows(batch.layout()), None, &Pass::eval())
 }
 
 /// The tokens of each sequence before its first target, and from it on. A sequence without one is all prompt.

@@ -243,7 +243,7 @@ fn samples(key: &str, samples: &[Sample], facts: &Facts, refusals: &mut Vec<Stri
             facts.beside()
         ));
     }
-    if passing(samples).all(|s| s.target_tokens() == 0) {
+    if passing(samples).all(|s| s.target_tokens() == 0 && !s.is_labelled()) {
         refusals.push(format!(
             "{key}: no token of any sample is learned; check data.format and data.map"
         ));

@@ -16,6 +16,9 @@ use crate::{Error, Result};
 pub struct DataSummary {
     /// Name of the format.
     pub format: String,
+    /// Whether a head learns what the records say of their texts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub labelled: bool,
     /// The training samples.
     pub train: Statistics,
     /// The held-out samples.
@@ -72,7 +75,7 @@ pub(super) struct Loaded {
 impl DataSummary {
     /// Whether samples have prompts and answers, rather than being plain text.
     pub fn has_answers(&self) -> bool {
-        self.format != "text"
+        self.format != "text" && !self.labelled
     }
 }
 
@@ -102,6 +105,7 @@ pub(super) fn load(config: &RunConfig, tokenizer: &Tokenizer, teacher: Option<&T
     let (train, valid) = pair(config, data, readers)?;
     let summary = DataSummary {
         format: train.format.as_str().to_owned(),
+        labelled: train.format.examples() == Examples::Labelled,
         valid: valid
             .as_ref()
             .map(|v| Statistics::measure(&v.samples, v.statistics.counts, tokenizer)),
@@ -240,6 +244,7 @@ fn described(examples: Examples) -> &'static str {
         Examples::Samples => "answers or texts",
         Examples::Pairs => "pairs of a chosen and a rejected answer",
         Examples::Rated => "answers that are rated good or bad",
+        Examples::Labelled => "texts with labels",
     }
 }
 

@@ -16,7 +16,7 @@ use ft_peft::{Attached, PeftConfig};
 use super::other_model::{self, Reader};
 use super::{
     Advice, Alignment, Bytes, DataSummary, DeviceTraits, Disk, PackingSummary, Plan, Steps, advice, base, checks, data,
-    ends, existing, job, packing, runtime, succession, tasks, types,
+    ends, existing, head, job, packing, runtime, succession, tasks, types,
 };
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
@@ -116,6 +116,7 @@ impl Opened {
         let generation = generation(&config.generate, folder, &model)?;
         let peft = job::method(&config.peft)?;
         let tokenizer = data::tokenizer(config)?;
+        let model = head::placed(config, model, &tokenizer)?;
         let mut peft = job::with_text(peft, &tokenizer)?;
         let teacher = other_model::check(&mut config.objective.0, &tokenizer, &model)?;
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;
@@ -322,6 +323,8 @@ fn resolved(mut config: RunConfig, steps: &Steps) -> RunConfig {
     train.eval_every = Some(steps.eval_every);
     train.save_every = Some(steps.save_every);
     train.out = std::path::absolute(&train.out).unwrap_or_else(|_| PathBuf::from(&train.out));
+    // They follow from the objective.
+    config.data.labels = None;
     config.eval.batch_size = config.eval.batch_size.or(Some(config.train.batch_size.count()));
     config
 }

@@ -49,6 +49,7 @@ pub(super) fn load(config: &RunConfig, readers: Readers) -> Result<Loaded> {
     let tasks = Tasks(tasks);
     let summary = DataSummary {
         format: formats.join(" + "),
+        labelled: config.data.labels.is_some(),
         train: Statistics::measure(&train, counts, tokenizer),
         valid: Some(Statistics::measure(&valid, held_out, tokenizer)),
         leaked: leaked.iter().sum(),

@@ -221,7 +221,7 @@ fn rated_answers_are_read_as_the_format_beneath_says() {
             record[column] = json!(" False ");
             let names: Vec<&str> = record.as_object().unwrap().keys().map(String::as_str).collect();
             assert_eq!(
-                FormatName::detect(&names).unwrap().as_str(),
+                FormatName::detect(&names, false).unwrap().as_str(),
                 "unpaired-preference",
                 "{record}"
             );
@@ -292,7 +292,7 @@ fn records_at_random_are_samples_or_flaws_but_never_panics() {
         }
         let t = &tokenizers[below(tokenizers.len())];
         for format in FormatName::all() {
-            let result = format.format().samples(&Record(record.clone()), t);
+            let result = format.format().samples(&Record(record.clone(), None), t);
             let checked = |s: &Sample| s.sequences().all(|side| side.ids.len() == side.learn().len());
             assert!(result.iter().flatten().all(checked));
             usable += result.map_or(0, |samples| samples.len());

@@ -9,19 +9,28 @@ use std::ops::Range;
 pub(super) struct Visible {
     span: Span,
     first: Option<Vec<i64>>,
+    last: Option<Vec<i64>>,
     steps: usize,
+    keys: usize,
 }
 
 impl Visible {
     pub(super) fn new(span: Span, first: First<Flex>, sizes: Sizes) -> Self {
-        let first = match first {
-            First::Start => None,
-            First::At(columns) => Some(integers(columns)),
+        let (first, last) = match first {
+            First::Start => (None, None),
+            First::At(columns) => (Some(integers(columns)), None),
+            First::Between(columns) => {
+                let mut first = integers(columns);
+                let last = first.split_off(first.len() / 2);
+                (Some(first), Some(last))
+            }
         };
         Self {
             span,
             first,
+            last,
             steps: sizes.s,
+            keys: sizes.t,
         }
     }
 
@@ -37,7 +46,12 @@ impl Visible {
             .first
             .as_ref()
             .map_or(0, |f| usize::try_from(f[b * self.steps + i]).unwrap_or(0));
-        let end = offset + i + 1;
+        let end = match &self.last {
+            None => offset + i + 1,
+            Some(last) => usize::try_from(last[b * self.steps + i] + 1)
+                .unwrap_or(0)
+                .min(self.keys),
+        };
         let start = from_window.max(from_first).min(end);
         prefix + start..prefix + end
     }

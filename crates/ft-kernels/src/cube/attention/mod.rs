@@ -248,7 +248,7 @@ pub(super) fn dim(tile: Tile) -> CubeDim {
 
 fn columns(first: First<CubeBackend>) -> Option<CubeTensor> {
     match first {
-        First::Start => None,
+        First::Start | First::Between(_) => None,
         First::At(columns) => Some(into_contiguous(CubeBackend::int_cast(columns, IntDType::I32))),
     }
 }

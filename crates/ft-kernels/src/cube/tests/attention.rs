@@ -172,6 +172,7 @@ impl Case {
             offset: self.offset,
             window: self.window,
             first,
+            last: None,
             prefix: self.prefix,
         }
     }
