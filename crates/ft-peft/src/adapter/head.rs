@@ -34,7 +34,7 @@ pub fn saved_head(dir: &Path) -> Result<Option<SavedHead>> {
     let last = |end: &&str| file.tensors.iter().find(|(name, _)| name.ends_with(*end));
     let outputs = LAST
         .iter()
-        .find_map(|end| last(end))
+        .find_map(last)
         .and_then(|(_, data)| data.shape().first().copied());
     Ok(outputs.map(|outputs| SavedHead {
         task: task.into(),
