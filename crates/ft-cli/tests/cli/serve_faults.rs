@@ -38,9 +38,9 @@ fn what_is_wrong_with_a_request_is_said_in_openais_form() {
         body[field] = value;
         server.post("/v1/chat/completions", &body)
     };
-    let schema = json!({ "type": "json_schema", "json_schema": {} });
+    let xml = json!({ "type": "xml" });
     let refused = (json!("response_format"), json!("unsupported_parameter"));
-    assert_eq!(chat("response_format", schema).error(400), refused);
+    assert_eq!(chat("response_format", xml).error(400), refused);
     assert_eq!(chat("tool_choice", json!("required")).error(400).0, "tool_choice");
     assert_eq!(
         chat("n", json!(1)).error(400).0,
