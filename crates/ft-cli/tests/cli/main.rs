@@ -26,6 +26,7 @@ mod serve;
 mod serve_faults;
 #[cfg(unix)]
 mod serve_page;
+mod serve_structure;
 #[cfg(unix)]
 mod serve_support;
 mod support;
