@@ -89,15 +89,15 @@ impl Tools {
     pub fn reader(&self) -> Reader {
         Reader {
             names: self.names(),
-            held: String::new(),
-            place: Place::Start,
+            ..Reader::default()
         }
     }
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 enum Place {
     /// Nothing but white space came.
+    #[default]
     Start,
     /// In text that is said.
     Text,
@@ -106,7 +106,7 @@ enum Place {
 }
 
 /// Splits an answer into what is said and what is called, while it comes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reader {
     names: Vec<String>,
     held: String,

@@ -188,7 +188,8 @@ impl Export {
                 "there is no adapter to merge: name one with --adapter, or leave out --merge",
             )),
             _ => {
-                self.whole(|draft| self.write_model(&located, draft))?;
+                let tokenizer = Tokenizer::from_dir(located.tokenizer())?;
+                self.whole(|draft| self.write_model(&located, &tokenizer, draft))?;
                 self.report_model(&format!("llama-server -m {out}"))
             }
         }
@@ -203,7 +204,7 @@ impl Export {
         settings.add_stops(tokenizer.eos_ids());
         self.whole(|draft| {
             std::fs::create_dir(draft).context(draft.display())?;
-            self.write_model(&located, &draft.join(GGUF))?;
+            self.write_model(&located, &tokenizer, &draft.join(GGUF))?;
             let file = draft.join("Modelfile");
             std::fs::write(&file, modelfile::of(GGUF, &tokenizer, &settings)).context(file.display())
         })?;
@@ -212,13 +213,13 @@ impl Export {
     }
 
     /// The model as one GGUF file, with its adapter merged.
-    fn write_model(&self, located: &Located, out: &Path) -> Result<(), Failure> {
+    fn write_model(&self, located: &Located, tokenizer: &Tokenizer, out: &Path) -> Result<(), Failure> {
         let rows = ModelConfig::from_dir(&located.checkpoint)?.vocab_size;
         let source = GgufSource {
             dir: &located.checkpoint,
             quant: located.quant,
             adapter: located.adapter.as_deref(),
-            tokenizer: Tokenizer::from_dir(located.tokenizer())?.gguf(rows)?,
+            tokenizer: tokenizer.gguf(rows)?,
         };
         Ok(gguf::write_model(&source, self.of_model().of_file(), out)?)
     }

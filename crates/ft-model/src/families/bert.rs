@@ -4,7 +4,7 @@ use super::encoder::{self, EncoderConfig, HeadActivation, Names};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
 
-const NAMES: Names = Names {
+pub(super) const NAMES: Names = Names {
     base: "bert",
     prefix: "bert.",
     layers: "encoder.layer",

@@ -9,16 +9,9 @@ use crate::error::Result;
 const NAMES: Names = Names {
     base: "roberta",
     prefix: "roberta.",
-    layers: "encoder.layer",
-    inputs: ["attention.self.query", "attention.self.key", "attention.self.value"],
-    attention_output: "attention.output.dense",
-    attention_norm: "attention.output.LayerNorm",
-    up: "intermediate.dense",
-    down: "output.dense",
-    output_norm: "output.LayerNorm",
     before: ("classifier.dense", HeadActivation::Tanh),
     last: "classifier.out_proj",
-    trained: &["classifier"],
+    ..bert::NAMES
 };
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {

@@ -290,8 +290,7 @@ fn stream(
         let mut text = readers[index].push(&text);
         let mut calls = Vec::new();
         if reason.is_some() {
-            let reader = std::mem::replace(&mut readers[index], asked.tools.reader());
-            let (rest, made) = reader.finish();
+            let (rest, made) = std::mem::take(&mut readers[index]).finish();
             text.push_str(&rest);
             calls = made;
         }
