@@ -4,7 +4,7 @@ use super::{Heads, Sizes};
 use crate::cpu::flex::tensor;
 use crate::cpu::gemm::Mat;
 use crate::cpu::isa::multiversion;
-use crate::cpu::{math, par, scratch};
+use crate::cpu::{math, par, scratch, team};
 use burn::backend::flex::FlexTensor;
 
 /// Keys per task.
@@ -18,7 +18,7 @@ pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: 
     let record = d + 2;
     let mut partial = scratch::take(sizes.pairs() * chunks * rows * record);
     let shared = par::Shared::new(&mut partial);
-    par::run(sizes.pairs() * chunks, |task| {
+    team::run(sizes.pairs() * chunks, |task| {
         let (pair, chunk) = (task / chunks, task % chunks);
         // SAFETY: every task has its own records.
         let out = unsafe { shared.slice(task * rows * record, rows * record) };
