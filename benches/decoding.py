@@ -90,8 +90,8 @@ def timed(started, first, last, tokens):
 class Ft:
     """`ft serve` as a process of its own."""
 
-    def __init__(self, ft, model, flags, threads, cache):
-        arguments = [ft, "serve", model, "--port", "0", "--device", "cpu", "--cache", str(cache), *flags]
+    def __init__(self, ft, model, flags, threads, cache, lookup):
+        arguments = [ft, "serve", model, "--port", "0", "--device", "cpu", "--cache", str(cache), "--lookup", str(lookup), *flags]
         environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
         self.said = []
@@ -143,7 +143,7 @@ def measure(a, name, folder):
     gguf = pathlib.Path(folder) / f"{kind}.gguf"
     subprocess.run([a.ft, "export", a.model, "--for", "llama.cpp", "--dtype", kind, "--out", str(gguf)], check=True, stdout=subprocess.DEVNULL)
     length = a.prompt + a.tokens
-    theirs, ours = Llama(a.llama, gguf, a.threads, length + 64), Ft(a.ft, a.model, flags, a.threads, a.cache)
+    theirs, ours = Llama(a.llama, gguf, a.threads, length + 64), Ft(a.ft, a.model, flags, a.threads, a.cache, a.lookup)
     try:
         rounds = []
         # The first round warms caches, pages and threads.
@@ -174,6 +174,7 @@ if __name__ == "__main__":
     p.add_argument("--tokens", type=int, default=128, help="tokens that are generated")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--cache", type=int, default=1024, help="positions of ft's cache")
+    p.add_argument("--lookup", type=int, default=0, help="as in ft serve; 0 computes one token at a time, as llama.cpp does here")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name in a.types.split(","):

@@ -46,6 +46,9 @@ pub struct Serve {
     /// Positions of the cache, over all requests
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     cache: usize,
+    /// Tokens that a step may compute ahead where an answer repeats what stood before; 0 for none. Answers are the same
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().lookup_tokens)]
+    lookup: usize,
     /// Requests that are worked on at once
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
@@ -120,6 +123,7 @@ impl Serve {
             sequences: self.batch,
             cache_positions: self.cache,
             queue: self.queue,
+            lookup_tokens: self.lookup,
             ..EngineOptions::default()
         }
     }

@@ -30,10 +30,13 @@ fn a_model_quantized_while_it_is_read_is_the_quantized_checkpoint() {
         let folder = bench.path(kind).display().to_string();
         ft(&["quantize", "embedded:tiny", "--kind", kind, "--out", &folder]).ok();
         let (read, stored) = (["embedded:tiny", "--quant", kind], [folder.as_str()]);
-        let adapted = |model: &[&str]| [model, &["--adapter", &adapter]].concat();
+        let (read_adapted, stored_adapted) = (
+            [&read[..], &["--adapter", &adapter]].concat(),
+            [&stored[..], &["--adapter", &adapter]].concat(),
+        );
 
         assert_eq!(generated(&read), generated(&stored), "{kind}");
-        assert_eq!(generated(&adapted(&read)), generated(&adapted(&stored)), "{kind}");
+        assert_eq!(generated(&read_adapted), generated(&stored_adapted), "{kind}");
         let beams = |model: &[&str]| generated(&[model, &["--num-beams", "3"]].concat());
         assert_eq!(beams(&read), beams(&stored), "{kind}");
 
@@ -42,7 +45,7 @@ fn a_model_quantized_while_it_is_read_is_the_quantized_checkpoint() {
             json(&[&["eval"], model, &asked[..], &["--max-new-tokens", "8"]].concat())
         };
         assert_eq!(eval(&read), eval(&stored), "{kind}");
-        assert_eq!(eval(&adapted(&read)), eval(&adapted(&stored)), "{kind}");
+        assert_eq!(eval(&read_adapted), eval(&stored_adapted), "{kind}");
         assert_ne!(eval(&read)["loss"], eval(&["embedded:tiny"])["loss"], "{kind}");
     }
 }

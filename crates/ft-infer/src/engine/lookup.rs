@@ -40,7 +40,9 @@ pub(super) fn follow(tokens: &[u32], most: usize) -> Vec<u32> {
         let (before, last) = tokens.split_at(tokens.len() - len);
         // The run may overlap its earlier place, but something follows that.
         let starts = (0..before.len()).rev();
-        starts.map(|start| start + len).find(|end| tokens[end - len..*end] == *last)
+        starts
+            .map(|start| start + len)
+            .find(|end| tokens[end - len..*end] == *last)
     });
     let following = |from: usize| tokens[from..].iter().copied().cycle().take(most).collect();
     place.map_or_else(Vec::new, following)
@@ -56,9 +58,8 @@ mod tests {
         let tokens = [1, 2, 3, 9, 2, 3, 7, 1, 2, 3];
         assert_eq!(follow(&tokens, 2), [9, 2], "1 2 3 comes before 2 3");
         assert_eq!(follow(&tokens[1..], 2), [7, 1], "of 2 3 and 3 9 2 3, the latest");
-        assert_eq!(follow(&tokens, 0), []);
-        assert_eq!(follow(&[5, 6, 7], 3), []);
-        assert_eq!(follow(&[5], 3), []);
+        let nothing = |tokens: &[u32], most| follow(tokens, most).is_empty();
+        assert!(nothing(&tokens, 0) && nothing(&[5, 6, 7], 3) && nothing(&[5], 3));
     }
 
     #[test]

@@ -371,7 +371,10 @@ fn tokens_computed_ahead_change_nothing() {
     assert_eq!((&ahead.0, &ahead.1), (&plain.0, &plain.1));
     let (before, stats) = (plain.2, ahead.2);
     assert_eq!((before.drafted_tokens, before.accepted_tokens), (0, 0));
-    assert!(0 < stats.accepted_tokens && stats.accepted_tokens < stats.drafted_tokens, "{stats:?}");
+    assert!(
+        0 < stats.accepted_tokens && stats.accepted_tokens < stats.drafted_tokens,
+        "{stats:?}"
+    );
     assert_eq!(stats.generated_tokens, before.generated_tokens);
     assert!(stats.steps < before.steps, "{} steps, {}", stats.steps, before.steps);
 }

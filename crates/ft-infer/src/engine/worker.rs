@@ -258,7 +258,11 @@ impl Worker {
         let mut logits = self.forward(&order, &shares);
         let counters = self.counters();
         counters.steps.add(1);
-        let reads = self.running.iter().zip(&shares).filter(|(sequence, _)| sequence.drafted() == 0);
+        let reads = self
+            .running
+            .iter()
+            .zip(&shares)
+            .filter(|(sequence, _)| sequence.drafted() == 0);
         let read: usize = reads.map(|(_, share)| share.tokens).filter(|tokens| *tokens > 1).sum();
         counters.prompt_tokens.add(read as u64);
 

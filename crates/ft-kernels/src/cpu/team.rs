@@ -69,9 +69,7 @@ impl Team {
             let team: &'static Team = Box::leak(Box::default());
             for _ in 1..par::threads() {
                 // Where the system has no thread left, there are fewer helpers.
-                let _ = std::thread::Builder::new()
-                    .name("ft-team".into())
-                    .spawn(|| team.help());
+                let _ = std::thread::Builder::new().name("ft-team".into()).spawn(|| team.help());
             }
             team
         })

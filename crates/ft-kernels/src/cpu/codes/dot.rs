@@ -54,11 +54,7 @@ impl Interleaved {
         let (lanes, _) = (lanes()?, w.table()?);
         let (count, width) = (x.rows(), x.cols());
         let runs = Runs::of(w)?;
-        if !width.is_multiple_of(STEP)
-            || !runs.len.is_multiple_of(STEP)
-            || x.col_stride() != 1
-            || w.width() != width
-        {
+        if !width.is_multiple_of(STEP) || !runs.len.is_multiple_of(STEP) || x.col_stride() != 1 || w.width() != width {
             return None;
         }
         let mut memory = scratch::take(count * width);

@@ -77,17 +77,13 @@ impl Lanes for bf16 {
     #[inline(always)]
     unsafe fn load16(from: *const bf16) -> __m512 {
         // SAFETY: the caller's promise. The bits of a bf16 are the upper half of those of an f32.
-        unsafe {
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(loads::bytes32(from))))
-        }
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(loads::bytes32(from)))) }
     }
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load8(from: *const bf16) -> __m256 {
         // SAFETY: as above.
-        unsafe {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(loads::bytes16(from))))
-        }
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(loads::bytes16(from)))) }
     }
 }
 

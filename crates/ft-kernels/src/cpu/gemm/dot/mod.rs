@@ -1,13 +1,14 @@
 //! Products with few rows or few columns, both factors contiguous along k: blocks of dot products, nothing is packed.
 //!
 //! Decoding (one row of x against all of W) and the narrow side of a low-rank update have this form. W is read in the type in which
-//! it is stored and widened in registers, so that one row of x costs one pass over the bytes of W.
+//! it is stored and widened in registers, so that one row of x costs one pass over the bytes of W. For many rows of x, a few rows of W
+//! are widened beforehand, which changes no bit.
 mod stored;
 mod tile;
 
-use super::{Dest, Elem, Par, Term};
+use super::{Dest, Elem, Mat, Par, Term};
 use crate::cpu::isa::Isa;
-use crate::cpu::{par, team};
+use crate::cpu::{par, scratch, team};
 use crate::packed::INVERSE_127;
 use crate::row_invariant;
 use half::{bf16, f16};
@@ -25,8 +26,8 @@ const FEW: usize = 8;
 const TASK: usize = 32 << 10;
 /// Rows of the longer factor in a task of others.
 const ROWS: usize = 64;
-/// Bytes of x that stay in the first-level cache while rows of W pass.
-const NEAR: usize = 20 << 10;
+/// Bytes of x that are gone through for a few rows of W, widened once: they stay in the second-level cache.
+const NEAR: usize = 96 << 10;
 
 /// Whether all terms have the form `x · Wᵀ` with contiguous rows and one side is narrow.
 pub(super) fn suits(terms: &[Term], m: usize, n: usize) -> bool {
@@ -161,38 +162,63 @@ fn blocks<T: Stored>(x: Rows<f32>, w: Rows<T>, k: usize, write: &Write, par: Par
 }
 
 fn block<T: Stored>(x: Rows<f32>, w: Rows<T>, rows: Range<usize>, cols: Range<usize>, k: usize, write: &Write) {
-    let near = (NEAR / (4 * k).max(1)).max(HIGH) / HIGH * HIGH;
+    let widens = rows.len() > FEW && T::NARROW;
+    let near = (NEAR / (4 * k).max(1)).max(FEW) / HIGH * HIGH;
+    let mut wide = scratch::take(if widens { WIDE * k } else { 0 });
     for first in rows.clone().step_by(near) {
-        let end = (first + near).min(rows.end);
+        let rows = first..(first + near).min(rows.end);
         for col in cols.clone().step_by(WIDE) {
-            let wide = (cols.end - col).min(WIDE);
-            for row in (first..end).step_by(HIGH) {
-                match end - row {
-                    1 => strip::<T, 1>(x, w, row, col..col + wide, k, write),
-                    2 => strip::<T, 2>(x, w, row, col..col + wide, k, write),
-                    _ => strip::<T, 3>(x, w, row, col..col + wide, k, write),
-                }
+            let cols = col..(col + WIDE).min(cols.end);
+            if !widens {
+                pairs(x, w, 0, rows.clone(), cols, k, write);
+                continue;
             }
+            for (row, wide) in cols.clone().zip(wide.chunks_exact_mut(k.max(1))) {
+                let [row] = w.from(row);
+                // SAFETY: the rows have k values.
+                unsafe { tile::widen(row, wide) };
+            }
+            let w = Rows::new(wide.as_ptr(), k, cols.len());
+            pairs(x, w, col, rows.clone(), cols, k, write);
         }
     }
 }
 
-/// `R` rows of x against up to [`WIDE`] rows of W, as many at once as there are registers for.
+/// Rows of x against up to [`WIDE`] rows of W, which begins with row `start`.
+fn pairs<T: Stored>(
+    x: Rows<f32>,
+    w: Rows<T>,
+    start: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    k: usize,
+    write: &Write,
+) {
+    for row in rows.clone().step_by(HIGH) {
+        match rows.end - row {
+            1 => strip::<T, 1>(x, w, start, row, cols.clone(), k, write),
+            _ => strip::<T, 2>(x, w, start, row, cols.clone(), k, write),
+        }
+    }
+}
+
+/// `R` rows of x, as many rows of W at once as there are registers for.
 fn strip<T: Stored, const R: usize>(
     x: Rows<f32>,
     w: Rows<T>,
+    start: usize,
     row: usize,
     cols: Range<usize>,
     k: usize,
     write: &Write,
 ) {
     match (cols.len(), R) {
-        (WIDE, 1) => put::<T, R, WIDE>(x, w, row, cols.start, k, write),
+        (WIDE, 1) => put::<T, R, WIDE>(x, w, start, row, cols.start, k, write),
         (WIDE, _) => {
-            put::<T, R, 2>(x, w, row, cols.start, k, write);
-            put::<T, R, 2>(x, w, row, cols.start + 2, k, write);
+            put::<T, R, 2>(x, w, start, row, cols.start, k, write);
+            put::<T, R, 2>(x, w, start, row, cols.start + 2, k, write);
         }
-        _ => cols.for_each(|col| put::<T, R, 1>(x, w, row, col, k, write)),
+        _ => cols.for_each(|col| put::<T, R, 1>(x, w, start, row, col, k, write)),
     }
 }
 
@@ -200,16 +226,46 @@ fn strip<T: Stored, const R: usize>(
 fn put<T: Stored, const R: usize, const C: usize>(
     x: Rows<f32>,
     w: Rows<T>,
+    start: usize,
     row: usize,
     col: usize,
     k: usize,
     write: &Write,
 ) {
     // SAFETY: the rows have k values.
-    let sums = unsafe { tile::<T, R, C>(x.from(row), w.from(col), k) };
+    let sums = unsafe { tile::<T, R, C>(x.from(row), w.from(col - start), k) };
     for (r, sums) in sums.iter().enumerate() {
-        sums.iter()
-            .enumerate()
-            .for_each(|(c, &sum)| write.put(row + r, col + c, sum));
+        for (c, &sum) in sums.iter().enumerate() {
+            write.put(row + r, col + c, sum);
+        }
     }
+}
+
+/// `c[i · stride + j] = scale · x_i · w_j` on the calling thread, for x `[m, k]` and w `[n, k]` of contiguous rows. The order of each
+/// sum does not depend on m or n.
+pub(crate) fn dot_products(x: Mat, w: Mat, scale: f32, c: &mut [f32], stride: usize) {
+    let (m, n, k) = (x.rows(), w.rows(), x.cols());
+    assert!(w.cols() == k && x.col_stride() == 1 && w.col_stride() == 1 && n <= stride);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * stride + n <= c.len());
+    let c = Dest {
+        ptr: par::Shared::new(c),
+        stride,
+    };
+    let write = Write {
+        c: &c,
+        add: false,
+        scale: Scale::Of(scale),
+    };
+    let x = Rows::new(x.at(0, 0), x.row_stride(), m);
+    block(
+        x,
+        Rows::<f32>::new(w.at(0, 0), w.row_stride(), n),
+        0..m,
+        0..n,
+        k,
+        &write,
+    );
 }

@@ -8,6 +8,8 @@ use std::arch::x86_64::*;
 
 /// A stored number.
 pub(super) trait Stored: Copy {
+    /// Whether it is not f32.
+    const NARROW: bool;
     fn to_f32(self) -> f32;
     /// 16 values from `from` on.
     ///
@@ -24,8 +26,9 @@ pub(super) trait Stored: Copy {
 }
 
 macro_rules! floats {
-    ($($float:ty),*) => {$(
+    ($($float:ty: $narrow:literal),*) => {$(
         impl Stored for $float {
+            const NARROW: bool = $narrow;
             #[inline(always)]
             fn to_f32(self) -> f32 {
                 Lanes::to_f32(self)
@@ -45,9 +48,10 @@ macro_rules! floats {
         }
     )*};
 }
-floats!(f32, bf16, f16);
+floats!(f32: false, bf16: true, f16: true);
 
 impl Stored for i8 {
+    const NARROW: bool = true;
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from(self)

@@ -11,8 +11,8 @@ use std::arch::x86_64::*;
 
 /// Rows of W that are best taken together.
 pub(super) const WIDE: usize = 4;
-/// Rows of x that are best taken together.
-pub(super) const HIGH: usize = 3;
+/// Rows of x that are best taken together: with two rows of W, accumulators, values and factors fit into sixteen registers.
+pub(super) const HIGH: usize = 2;
 
 /// `[r][c]` = x row r · w row c, for rows of `k` values.
 ///
@@ -34,6 +34,65 @@ pub(super) unsafe fn tile<T: Stored, const R: usize, const C: usize>(
             Isa::Base => portable(xs, ws, k),
         }
     }
+}
+
+/// The values of a row in f32.
+///
+/// # Safety
+/// As many readable values as `out` has.
+pub(super) unsafe fn widen<T: Stored>(from: *const T, out: &mut [f32]) {
+    // SAFETY: the caller's promise; `detect` saw the instructions.
+    let done = unsafe {
+        match Isa::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => widen_avx512(from, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => widen_avx2(from, out),
+            Isa::Base => 0,
+        }
+    };
+    for (i, value) in out.iter_mut().enumerate().skip(done) {
+        // SAFETY: the caller's promise.
+        *value = unsafe { *from.wrapping_add(i) }.to_f32();
+    }
+}
+
+/// How many values it widened.
+///
+/// # Safety
+/// As [`widen`]; AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+unsafe fn widen_avx512<T: Stored>(from: *const T, out: &mut [f32]) -> usize {
+    let whole = out.len() / 32 * 32;
+    for (i, out) in out.chunks_exact_mut(32).enumerate() {
+        // SAFETY: 32 values from there on are inside both.
+        unsafe {
+            let [a, b] = T::pair16(from.wrapping_add(32 * i));
+            _mm512_mask_storeu_ps(out.as_mut_ptr(), !0, a);
+            _mm512_mask_storeu_ps(out.as_mut_ptr().wrapping_add(16), !0, b);
+        }
+    }
+    whole
+}
+
+/// How many values it widened.
+///
+/// # Safety
+/// As [`widen`]; AVX2, FMA and F16C.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen_avx2<T: Stored>(from: *const T, out: &mut [f32]) -> usize {
+    let whole = out.len() / 16 * 16;
+    for (i, out) in out.chunks_exact_mut(16).enumerate() {
+        // SAFETY: 16 values from there on are inside both.
+        unsafe {
+            let [a, b] = T::pair8(from.wrapping_add(16 * i));
+            _mm256_storeu_ps(out.as_mut_ptr(), a);
+            _mm256_storeu_ps(out.as_mut_ptr().wrapping_add(8), b);
+        }
+    }
+    whole
 }
 
 /// The products of the values from `from` on, one by one.
@@ -86,7 +145,9 @@ unsafe fn portable<T: Stored, const R: usize, const C: usize>(
     // SAFETY: the caller's promise.
     let mut sums = unsafe { rest(xs, ws, whole, k) };
     for (sums, acc) in sums.iter_mut().zip(&acc) {
-        sums.iter_mut().zip(acc).for_each(|(sum, acc)| *sum += acc.iter().sum::<f32>());
+        sums.iter_mut()
+            .zip(acc)
+            .for_each(|(sum, acc)| *sum += acc.iter().sum::<f32>());
     }
     sums
 }
