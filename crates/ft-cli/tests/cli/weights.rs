@@ -70,10 +70,17 @@ fn numbers_are_those_of_the_stored_type() {
     assert_eq!(generated(&["embedded:tiny", "--dtype", "f32"]), plain);
 }
 
+#[cfg(feature = "embedded")]
 #[test]
 fn a_conversation_takes_both_flags() {
+    let bench = Bench::new();
+    let folder = bench.path("model");
+    ft_embedded::unpack(&folder).unwrap();
+    let template = "{% for message in messages %}{{ message['content'] }} {% endfor %}";
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    let folder = folder.display().to_string();
     let talk = |flags: &[&str]| {
-        let args = ["chat", "embedded:tiny", "--temperature", "0", "--max-new-tokens", "8"];
+        let args = ["chat", &folder, "--temperature", "0", "--max-new-tokens", "8"];
         let mut chat = command(&[&args[..], flags].concat());
         let mut chat = chat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         chat.stdin.take().unwrap().write_all(b"Who has key 3?\n").unwrap();
