@@ -32,3 +32,4 @@ mod serve_support;
 mod support;
 #[cfg(unix)]
 mod webdriver;
+mod weights;
