@@ -6,13 +6,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ft_ranks::{Link, Lost, ROUND, Ranks, Scattered, even_parts};
+use ft_ranks::{Link, Lost, ROUND, Ranks, Scattered, even_parts, latencies};
 use ft_train::plan::Network;
 
 /// Bytes, and when they are there.
 type Message = (Vec<u8>, f64);
 
-/// One rank's end. A message leaves once those before it have left, bytes over bandwidth; it is there the latency later.
+/// One rank's end. A message leaves once those before it have left, bytes over bandwidth; it is there as many latencies later as such a message takes.
 struct Timed {
     rank: usize,
     network: Network,
@@ -35,7 +35,8 @@ impl Link for Timed {
     fn send(&mut self, to: usize, bytes: Vec<u8>) -> Result<(), Lost> {
         let now = *self.clock.lock().unwrap();
         self.left = self.left.max(now) + bytes.len() as f64 / self.network.bandwidth;
-        let there = self.left + self.network.latency;
+        let latency = self.network.latency * latencies(bytes.len() as u64) as f64;
+        let there = self.left + latency;
         self.to[to].send((bytes, there)).map_err(|_| Lost::Gone { rank: to })
     }
 
@@ -59,17 +60,21 @@ impl Link for Timed {
 
 /// Seconds on the network until the last of `size` ranks has done its part.
 fn seconds(network: Network, size: usize, part: impl Fn(&Ranks) + Sync) -> f64 {
-    let mut ends: Vec<(Vec<Sender<Message>>, Vec<Receiver<Message>>)> = (0..size).map(|_| Default::default()).collect();
-    for from in 0..size {
-        for to in 0..size {
+    let (mut to, mut from) = (Vec::new(), Vec::new());
+    for _ in 0..size {
+        to.push(Vec::new());
+        from.push(Vec::new());
+    }
+    for sends in &mut to {
+        for hears in &mut from {
             let (sender, receiver) = channel();
-            ends[from].0.push(sender);
-            ends[to].1.push(receiver);
+            sends.push(sender);
+            hears.push(receiver);
         }
     }
     let clocks: Vec<Arc<Mutex<f64>>> = (0..size).map(|_| Arc::default()).collect();
     std::thread::scope(|scope| {
-        for (rank, (to, from)) in ends.into_iter().enumerate() {
+        for (rank, (to, from)) in to.into_iter().zip(from).enumerate() {
             let (clock, left, part) = (clocks[rank].clone(), 0.0, &part);
             let link = Timed {
                 rank,
@@ -153,7 +158,7 @@ fn scattered_sums_take_no_more_than_is_predicted() {
                     found <= predicted * 1.02,
                     "{size} ranks, {network:?}: {found} s, {predicted} s predicted"
                 );
-                let least = predicted - 4.0 * NUMBERS.div_ceil(size) as f64 / network.bandwidth - network.latency;
+                let least = predicted - 4.0 * NUMBERS.div_ceil(size) as f64 / network.bandwidth - 3.0 * network.latency;
                 assert!(
                     found >= least * 0.98,
                     "{size} ranks, {network:?}: {found} s, at least {least} s"

@@ -35,7 +35,7 @@ mod threads;
 mod tree;
 
 pub use link::{Link, Lost};
-pub use measure::Speed;
+pub use measure::{Speed, latencies};
 pub use ranks::{Ranks, Waiting};
 pub use ring::{even_parts, ring_steps};
 pub use scatter::{ROUND, Scattered, scatter_rounds};

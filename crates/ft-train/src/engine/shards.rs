@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(owners(&[10, 10, 10, 10], 2), [1, 1, 0, 0]);
         assert_eq!(owners(&[100, 1, 1, 1], 2), [1, 0, 0, 0]);
         assert_eq!(owners(&[1, 1, 100], 3), [2, 2, 0]);
-        assert_eq!(owners(&[5], 4), [1]);
+        assert_eq!(owners(&[5], 4), [0]);
         assert!(owners(&[], 4).is_empty());
         let many = vec![7; 1000];
         let of = owners(&many, 16);

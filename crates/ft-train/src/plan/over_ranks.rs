@@ -1,16 +1,17 @@
 //! What a run comes to that several processes take together.
 //!
 //! ```text
-//! T(n) = T(1) · busiest(n) + 3 · tree(n) · α + 2 (n - 1) · α + 2 (n - 1)/n · bytes / bandwidth        efficiency = T(1) / (n · T(n))
+//! T(n) = T(1) · busiest(n) + 3 · tree(n) · α + 2 (n - 1) · a · α + 2 (n - 1)/n · bytes / bandwidth        efficiency = T(1) / (n · T(n))
 //!                                              3 and 3 where train.shard_optimizer sends new values, too
-//!                            5               2 r (n - 1) + r  2 (n - 1)/n + 1/n    where it scatters gradients, in r rounds
+//!                            5               (2 r (n - 1) + r) · a  2 (n - 1)/n + 1/n    where it scatters gradients, in r rounds
 //! ```
 //!
+//! A message of more than 64 KiB is asked for before it goes, a = 3; others go at once, a = 1.
 //! The α-β model (Hockney 1994, doi:10.1016/S0167-8191(06)80021-9) of the messages that `ft-ranks` sends: α is what a message takes however short, the
 //! bandwidth that of one process in one direction. T(1) is the tokens of a step over the tokens per second of one process.
 
 use ft_peft::PeftConfig;
-use ft_ranks::Ranks;
+use ft_ranks::{Ranks, latencies};
 use serde::Serialize;
 
 use super::Plan;
@@ -76,7 +77,8 @@ impl Network {
         if ranks < 2 {
             return 0.0;
         }
-        let messages = SMALL_MESSAGES * ft_ranks::tree_steps(ranks) + ft_ranks::ring_steps(ranks);
+        let each = latencies(part(numbers, ranks));
+        let messages = SMALL_MESSAGES * ft_ranks::tree_steps(ranks) + ft_ranks::ring_steps(ranks) * each;
         messages as f64 * self.latency + sent(2, numbers, ranks) as f64 / self.bandwidth
     }
 
@@ -88,14 +90,21 @@ impl Network {
         // Whose gradients are there, and their norm.
         let small = (SMALL_MESSAGES + 2) * ft_ranks::tree_steps(ranks);
         let rounds = ft_ranks::scatter_rounds(numbers, ranks, ft_ranks::ROUND);
-        let messages = small + rounds * (ft_ranks::ring_steps(ranks) + 1);
+        let each = latencies(part(numbers.min(ft_ranks::ROUND), ranks));
+        let messages = small + rounds * (ft_ranks::ring_steps(ranks) + 1) * each;
         messages as f64 * self.latency + sent_scattered(numbers, ranks) as f64 / self.bandwidth
     }
 
     /// Seconds of new values that go around.
     fn share_seconds(&self, numbers: usize, ranks: usize) -> f64 {
-        (ranks - 1) as f64 * self.latency + sent(1, numbers, ranks) as f64 / self.bandwidth
+        let messages = (ranks - 1) * latencies(part(numbers, ranks));
+        messages as f64 * self.latency + sent(1, numbers, ranks) as f64 / self.bandwidth
     }
+}
+
+/// Bytes of one of as many equal parts as there are ranks.
+fn part(numbers: usize, ranks: usize) -> u64 {
+    4 * (numbers / ranks) as u64
 }
 
 /// Times in a step that all processes tell each other a few bytes: who was asked to stop, whether memory has run out, losses.
@@ -208,7 +217,7 @@ impl Plan {
         let efficiency = |alone: f64| alone / (ranks as f64 * (alone * busiest + message_seconds));
         RankPlan {
             ranks,
-            memory_bytes: self.bytes.total() - spared + self.sum_bytes(ranks, scatters),
+            memory_bytes: self.bytes.total().max(self.summing(ranks, scatters)) - spared,
             sent_bytes,
             message_seconds,
             busiest,
@@ -224,21 +233,24 @@ impl Plan {
             && self.config.mixture.adapter != AdapterSharing::PerTask
     }
 
-    /// What a sum takes beside the gradients, which are let go as they are read. On a card, it is in host memory.
-    fn sum_bytes(&self, ranks: usize, scatters: bool) -> u64 {
+    /// Bytes while gradients are summed, which are let go as they are read; what passes through the blocks is gone then. On a card, sums take host
+    /// memory.
+    fn summing(&self, ranks: usize, scatters: bool) -> u64 {
         if ranks == 1 || !self.cpu {
             return 0;
         }
-        let numbers = self.trainable() as u64;
-        // A part that came, and one that is to go.
-        let on_the_way = |numbers: u64| 8 * numbers.div_ceil(ranks as u64);
-        match scatters {
+        let (bytes, numbers) = (&self.bytes, self.trainable() as u64);
+        let held = bytes.weights + bytes.adapters + bytes.optimizer + bytes.continual + bytes.other_model;
+        // A part that came, one that is to go, and one that is going.
+        let on_the_way = |numbers: u64| 12 * numbers.div_ceil(ranks as u64);
+        let of_sum = match scatters {
             true => {
                 let round = numbers.min(ft_ranks::ROUND as u64);
                 4 * numbers.div_ceil(ranks as u64) + 4 * round + on_the_way(round)
             }
-            false => (4 * numbers).saturating_sub(self.bytes.gradients) + on_the_way(numbers),
-        }
+            false => on_the_way(numbers),
+        };
+        held + bytes.runtime + 4 * numbers + of_sum
     }
 }
 
@@ -298,11 +310,13 @@ mod tests {
             latency: 1e-3,
         };
         assert_eq!(network.seconds(1_000_000, 1), 0.0);
-        // Two ranks: 3 · 2 small messages and 2 of the ring; 4 MB go out.
-        assert!((network.seconds(1_000_000, 2) - (8e-3 + 4e-3)).abs() < 1e-12);
-        // Four: 3 · 4 and 6; 6 MB.
-        assert!((network.seconds(1_000_000, 4) - (18e-3 + 6e-3)).abs() < 1e-12);
-        // Scattered: 5 · 2, and in one round 2 of the ring and one more; 4 MB and at most 2.
-        assert!((network.scattered_seconds(1_000_000, 2) - (13e-3 + 6e-3)).abs() < 1e-12);
+        // Two ranks: 3 · 2 small messages and 2 of the ring that are asked for; 4 MB go out.
+        assert!((network.seconds(1_000_000, 2) - (12e-3 + 4e-3)).abs() < 1e-12);
+        // Four: 3 · 4 and 6 · 3; 6 MB.
+        assert!((network.seconds(1_000_000, 4) - (30e-3 + 6e-3)).abs() < 1e-12);
+        // Few numbers go at once.
+        assert!((network.seconds(1000, 2) - (8e-3 + 4e-6)).abs() < 1e-12);
+        // Scattered: 5 · 2, and in one round 2 · 3 of the ring and 3 more; 4 MB and at most 2.
+        assert!((network.scattered_seconds(1_000_000, 2) - (19e-3 + 6e-3)).abs() < 1e-12);
     }
 }
