@@ -77,6 +77,15 @@ fn plan(workshop: &Workshop, path: &Path) {
     if path.file_stem().is_some_and(|s| s == "e2e-bitfit") {
         sets.push(set("model.path", "biased"));
     }
+    // Encoders, and a teacher of labels.
+    match path.file_stem().and_then(|stem| stem.to_str()) {
+        Some("text-mlm") => sets.push(set("model.path", "bert_masked")),
+        Some("sst2-distill") => {
+            sets.extend([set("model.path", "distilbert"), set("objective.teacher", "bert")]);
+            sets.extend(["data.train", "data.valid"].map(|key| set(key, "sst2.tsv")));
+        }
+        _ => {}
+    }
     // The tiny keys and values are too narrow for the ranks of real models.
     if path.file_stem().is_some_and(|s| s == "text-rslora") {
         sets.push("peft.rank=16".into());
@@ -167,6 +176,9 @@ fn write_data(workshop: &Workshop) {
     let problem = |i: usize| json!({ "question": format!("turn a {i}"), "answer": "b c d" }).to_string() + "\n";
     fs::write(workshop.path("gsm8k.jsonl"), (0..20).map(problem).collect::<String>()).unwrap();
     write_biased(workshop);
+    for name in ["bert", "bert_masked", "distilbert"] {
+        workshop.encoder(name, &fixture("heads").join(name));
+    }
     let pair =
         |i: usize| json!({ "chosen": format!("turn a {i} b"), "rejected": format!("turn a {i} c") }).to_string() + "\n";
     fs::write(workshop.path("pairs.jsonl"), (0..40).map(pair).collect::<String>()).unwrap();

@@ -16,6 +16,8 @@ pub struct Block {
     pub activation: Activation,
     /// Whether queries, keys and values are one matrix (`qkv_proj`), and gate and up too (`gate_up_proj`).
     pub fused: bool,
+    /// Experts in the place of the MLP.
+    pub experts: Option<ExpertsConfig>,
     /// Factor of queries times keys, where it is not 1/√head_dim.
     pub attention_scale: Option<f64>,
     /// Rotary embedding of the layers with a sliding window, where they have one of their own.
@@ -66,7 +68,71 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// Experts, of whom a router chooses some for every token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsConfig {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them compute a token.
+    pub per_token: usize,
+    /// Width inside each.
+    pub inner: usize,
+    /// Width inside one that computes every token, where there is one.
+    pub shared: Option<usize>,
+    /// Whether the weights of the chosen ones are divided by their sum.
+    pub normalized: bool,
+    /// Which layers have them; the others have an MLP.
+    pub layers: Vec<bool>,
+    /// Weight of the loss that keeps them equally busy, in training: `router_aux_loss_coef`, where `output_router_logits` is on.
+    pub balance: f64,
+    /// Whether gate and up of an expert are one matrix.
+    pub fused: bool,
+    /// Below a layer.
+    pub(crate) path: &'static str,
+    pub(crate) names: MlpNames,
+}
+
+/// How checkpoints name the matrices of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct MlpNames {
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub down: &'static str,
+    pub gate_up: &'static str,
+    /// Whether checkpoints have gate and up as two matrices, of which the one is made.
+    pub joins: bool,
+}
+
+impl MlpNames {
+    pub const LLAMA: Self = Self {
+        gate: "gate_proj",
+        up: "up_proj",
+        down: "down_proj",
+        gate_up: "gate_up_proj",
+        joins: false,
+    };
+    pub const EXPERT: Self = Self {
+        joins: true,
+        ..Self::LLAMA
+    };
+}
+
 impl Block {
+    /// The experts of layer `index`, where it has some.
+    pub(crate) fn sparse(&self, index: usize) -> Option<&ExpertsConfig> {
+        self.experts.as_ref().filter(|experts| experts.layers[index])
+    }
+
+    /// Those of a layer that has them.
+    pub(crate) fn experts(&self) -> &ExpertsConfig {
+        self.experts.as_ref().expect("a block with experts")
+    }
+
+    /// Where the MLP or the experts of layer `index` are, below the layer.
+    pub(crate) fn feed_forward(&self, index: usize) -> &'static str {
+        self.sparse(index).map_or("mlp", |experts| experts.path)
+    }
+
     /// Whether layer `index` has rotary embedding.
     pub(crate) fn rotates(&self, index: usize) -> bool {
         self.rotates.get(index).copied().unwrap_or(true)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::block::Block;
+use crate::block::{Block, ExpertsConfig};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::families::Decoder;
@@ -76,11 +76,24 @@ impl ModelConfig {
         {
             *list = layers.iter().map(|i| list[*i].clone()).collect();
         }
+        let experts = self.block.experts.clone().map(|own| ExpertsConfig {
+            layers: layers.iter().map(|i| own.layers[*i]).collect(),
+            ..own
+        });
+        if let Some(experts) = experts.as_ref().filter(|experts| experts.layers.contains(&false)) {
+            let dense = (0..layers.len()).filter(|i| !experts.layers[*i]).collect::<Vec<_>>();
+            raw.insert("mlp_only_layers".into(), dense.into());
+            raw.insert("decoder_sparse_step".into(), 1.into());
+        } else if experts.is_some() {
+            raw.insert("decoder_sparse_step".into(), 1.into());
+            raw.remove("mlp_only_layers");
+        }
         let rotates: Vec<bool> = layers.iter().map(|i| self.block.rotates(*i)).collect();
         Self {
             num_hidden_layers: layers.len(),
             windows,
             block: Block {
+                experts,
                 rotates: if self.block.rotates.is_empty() {
                     Vec::new()
                 } else {

@@ -24,6 +24,11 @@ pub(crate) trait Source {
     fn weight(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> Weight {
         Weight::new(self.matrix(&format!("{path}.weight"), shape, Fill::Normal), layout)
     }
+
+    /// The matrices `parts` as the parts of one, `whole`, `shape` `[out, in]`.
+    fn joined(&mut self, whole: &str, _parts: [&str; 2], shape: [usize; 2]) -> Weight {
+        self.weight(whole, shape, Layout::OutIn)
+    }
 }
 
 /// `path.weight` `[out, in]` and `path.bias` `[out]`.
@@ -45,6 +50,7 @@ pub(crate) fn projection(weight: Weight, bias: Option<Tensor<1>>) -> Projection 
         weight,
         bias: bias.map(Leaf::Frozen),
         delta: None,
+        routes: false,
     }
 }
 

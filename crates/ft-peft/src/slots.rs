@@ -20,6 +20,9 @@ pub struct Projection {
     pub bias: Option<Leaf<1>>,
     /// The adapter in this module.
     pub delta: Option<Delta>,
+    /// Whether it is a router of experts, which is adapted where it is named alone.
+    #[module(skip)]
+    pub routes: bool,
 }
 
 impl Projection {
@@ -29,6 +32,7 @@ impl Projection {
             weight: Weight::new(weight, layout),
             bias: bias.map(Leaf::Frozen),
             delta: None,
+            routes: false,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::encoder::{self, EncoderConfig, HeadActivation, Names};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
+use crate::masked_head::MaskedNames;
 
 const NAMES: Names = Names {
     base: "distilbert",
@@ -17,6 +18,13 @@ const NAMES: Names = Names {
     before: ("pre_classifier", HeadActivation::Relu),
     last: "classifier",
     trained: &["pre_classifier", "classifier"],
+    masked: MaskedNames {
+        dense: "vocab_transform",
+        norm: "vocab_layer_norm",
+        decoder: "vocab_projector",
+        bias: "vocab_projector",
+        exact_gelu: false,
+    },
 };
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {

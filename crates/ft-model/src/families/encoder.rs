@@ -11,6 +11,7 @@ use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, TargetModule};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
 use crate::heads::{Behind, HeadKind, HeadLayers, Pool};
+use crate::masked_head::MaskedNames;
 use crate::rows::Rows;
 use crate::source::{Fill, Source, layer_norm, linear};
 
@@ -48,6 +49,8 @@ pub(crate) struct Names {
     pub last: &'static str,
     /// What of it trains whatever the method.
     pub trained: &'static [&'static str],
+    /// Of the head that fills in masked tokens.
+    pub masked: MaskedNames,
 }
 
 /// Behind the layer before the last of a head.
@@ -101,8 +104,11 @@ pub(crate) fn config(keys: &Keys, activation: &str, eps: f64, encoder: EncoderCo
             format!("\"{kind}\" is not supported here; \"absolute\" is"),
         ));
     }
+    let masked = keys.states_masked_head();
     Ok(ModelConfig {
         norm_eps: eps,
+        masked,
+        tie_word_embeddings: masked && keys.flag("tie_word_embeddings", true),
         rope: None,
         qkv_bias: true,
         o_bias: true,

@@ -21,10 +21,13 @@ pub mod gpt2;
 pub mod granite;
 pub mod llama;
 pub mod mistral;
+pub mod mixtral;
 pub mod olmo2;
 pub mod phi3;
 pub mod qwen2;
+pub mod qwen2_moe;
 pub mod qwen3;
+pub mod qwen3_moe;
 pub mod roberta;
 pub mod smollm3;
 
@@ -52,7 +55,7 @@ pub(crate) enum Blocks {
     Encoder,
 }
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 16] = [
     family("llama", "LlamaForCausalLM", Some("llama"), Blocks::Llama, llama::parse),
     family(
         "mistral",
@@ -63,6 +66,21 @@ const FAMILIES: [Family; 13] = [
     ),
     family("qwen2", "Qwen2ForCausalLM", Some("qwen2"), Blocks::Llama, qwen2::parse),
     family("qwen3", "Qwen3ForCausalLM", Some("qwen3"), Blocks::Llama, qwen3::parse),
+    family(
+        "qwen2_moe",
+        "Qwen2MoeForCausalLM",
+        None,
+        Blocks::Llama,
+        qwen2_moe::parse,
+    ),
+    family(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        None,
+        Blocks::Llama,
+        qwen3_moe::parse,
+    ),
+    family("mixtral", "MixtralForCausalLM", None, Blocks::Llama, mixtral::parse),
     family("gemma3_text", "Gemma3ForCausalLM", None, Blocks::Llama, gemma3::parse),
     family("phi3", "Phi3ForCausalLM", None, Blocks::Llama, phi3::parse),
     family("smollm3", "SmolLM3ForCausalLM", None, Blocks::Llama, smollm3::parse),
@@ -107,6 +125,12 @@ pub(crate) fn class(name: &str) -> Option<&'static str> {
 /// Every supported family: its name (`model_type`), its class in transformers, its architecture in llama.cpp where it can be exported.
 pub fn list() -> impl Iterator<Item = (&'static str, &'static str, Option<&'static str>)> {
     FAMILIES.iter().map(|family| (family.name, family.class, family.gguf))
+}
+
+/// Names of those that are encoders.
+pub fn encoders() -> impl Iterator<Item = &'static str> {
+    let encoders = FAMILIES.iter().filter(|family| family.blocks == Blocks::Encoder);
+    encoders.map(|family| family.name)
 }
 
 /// Names of the supported families.

@@ -5,12 +5,20 @@ use super::bert;
 use super::encoder::{self, EncoderConfig, HeadActivation, Names};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
+use crate::masked_head::MaskedNames;
 
 const NAMES: Names = Names {
     base: "roberta",
     prefix: "roberta.",
     before: ("classifier.dense", HeadActivation::Tanh),
     last: "classifier.out_proj",
+    masked: MaskedNames {
+        dense: "lm_head.dense",
+        norm: "lm_head.layer_norm",
+        decoder: "lm_head.decoder",
+        bias: "lm_head",
+        exact_gelu: true,
+    },
     ..bert::NAMES
 };
 

@@ -7,6 +7,7 @@
 
 mod agree;
 mod backward;
+mod balance;
 mod clock;
 mod conclude;
 mod early_stopping;
