@@ -140,7 +140,7 @@ fn losses_their_parts_and_gradients_equal_float64() {
             compare(&format!("{name}: {key}"), of_model[key].clone(), expected);
             compared += 1;
         }
-        assert!(compared > 20, "{name}: {compared}");
+        assert!(compared >= 20, "{name}: {compared}");
     }
 }
 
@@ -231,7 +231,7 @@ fn a_student_learns_what_its_teacher_fills_in() {
         model.logits(model.forward(ids, &rows, None, &Pass::eval())).into_data()
     };
     let before = logits(&teacher);
-    let student = teacher.to_distilbert().unwrap();
+    let student = teacher.into_distilbert().unwrap();
     logits(&student).assert_approx_eq::<f32>(&before, burn::tensor::Tolerance::absolute(1e-5));
     student.save(&workshop.path("student"), LoadDtype::Auto).unwrap();
     let read = Model::load(&workshop.path("student"), LoadDtype::F32, &Device::flex()).unwrap();

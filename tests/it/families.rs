@@ -12,7 +12,7 @@ use crate::support::{Array, arrays, close, fixture};
 const TOLERANCE: f64 = 2e-5;
 
 /// The folders of `fixtures/families` that have gradients and a configuration in both spellings.
-pub const FAMILIES: [&str; 16] = [
+pub const FAMILIES: [&str; 18] = [
     "llama",
     "llama3_rope",
     "mistral",
@@ -28,6 +28,8 @@ pub const FAMILIES: [&str; 16] = [
     "qwen2_moe",
     "qwen3_moe",
     "mixtral",
+    "ministral3",
+    "granite4",
     "gpt2",
 ];
 

@@ -27,6 +27,7 @@ mod guide;
 mod heads;
 mod heads_runs;
 mod in_backward;
+mod infonce;
 mod interop;
 mod k_quants;
 mod lora;

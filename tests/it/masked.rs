@@ -16,7 +16,12 @@ use crate::production::{close_loss, in_gradients};
 use crate::support::{Array, arrays, close, fixture};
 use crate::train_support::Workshop;
 
-const CASES: [&str; 3] = ["bert_masked", "distilbert_masked", "roberta_masked"];
+const CASES: [&str; 4] = [
+    "bert_masked",
+    "distilbert_masked",
+    "roberta_masked",
+    "modernbert_masked",
+];
 
 fn folder(name: &str) -> PathBuf {
     fixture("heads").join(name)

@@ -79,6 +79,7 @@ fn plan(workshop: &Workshop, path: &Path) {
     }
     // Encoders, and a teacher of labels.
     match path.file_stem().and_then(|stem| stem.to_str()) {
+        Some("pairs-infonce") => sets.push(set("model.path", "bert")),
         Some("text-mlm") => sets.push(set("model.path", "bert_masked")),
         Some("sst2-distill") => {
             sets.extend([set("model.path", "distilbert"), set("objective.teacher", "bert")]);
@@ -152,6 +153,7 @@ fn data_for(config: &RunConfig) -> &'static str {
     match config.objective.kind().examples() {
         Examples::Pairs => return "pairs.jsonl",
         Examples::Rated => return "rated.jsonl",
+        Examples::Similar => return "similar.jsonl",
         Examples::Samples | Examples::Labelled => {}
     }
     match path.extension().and_then(|e| e.to_str()) {
@@ -182,6 +184,8 @@ fn write_data(workshop: &Workshop) {
     let pair =
         |i: usize| json!({ "chosen": format!("turn a {i} b"), "rejected": format!("turn a {i} c") }).to_string() + "\n";
     fs::write(workshop.path("pairs.jsonl"), (0..40).map(pair).collect::<String>()).unwrap();
+    let similar = |i: usize| json!({ "anchor": format!("turn {i}"), "positive": format!("a {i}") }).to_string() + "\n";
+    fs::write(workshop.path("similar.jsonl"), (0..20).map(similar).collect::<String>()).unwrap();
     let rated = |i: usize| {
         json!({ "prompt": format!("turn {i}"), "completion": "b", "label": i.is_multiple_of(2) }).to_string() + "\n"
     };

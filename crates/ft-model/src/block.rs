@@ -1,6 +1,8 @@
 //! How a decoder block of Llama's kind computes, beside its sizes: what a family says in `config.json`, as a value. One piece of code
 //! (`families/llama.rs`) computes all of them.
 
+use burn::tensor::{Device, Tensor, TensorData};
+
 use crate::rope::Rope;
 
 /// The parts in which the families differ. The default is Llama's.
@@ -18,6 +20,10 @@ pub struct Block {
     pub fused: bool,
     /// Experts in the place of the MLP.
     pub experts: Option<ExpertsConfig>,
+    /// How queries grow with the position.
+    pub query_scale: Option<QueryScale>,
+    /// Whether the MLP has the names of Granite 4's, gate and up in one matrix.
+    pub shared_mlp: bool,
     /// Factor of queries times keys, where it is not 1/√head_dim.
     pub attention_scale: Option<f64>,
     /// Rotary embedding of the layers with a sliding window, where they have one of their own.
@@ -32,6 +38,28 @@ pub struct Block {
     pub residual_scale: Option<f64>,
     /// Factor of the last hidden states, and with them of the logits.
     pub output_scale: Option<f64>,
+}
+
+/// How queries grow with the position: by `1 + beta ln(1 + floor(position / original))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryScale {
+    /// How fast.
+    pub beta: f64,
+    /// Context length of the pretraining.
+    pub original: f64,
+}
+
+impl QueryScale {
+    /// Factors `[rows, seq, 1, 1]` at these positions.
+    pub(crate) fn factors(self, positions: &[Vec<usize>], device: &Device) -> Tensor<4> {
+        let factor = |position: &usize| {
+            let times = (*position as f64 / self.original).floor();
+            (1.0 + self.beta * times.ln_1p()) as f32
+        };
+        let shape = [positions.len(), positions.first().map_or(0, Vec::len), 1, 1];
+        let factors: Vec<f32> = positions.iter().flatten().map(factor).collect();
+        Tensor::from_data(TensorData::new(factors, shape), device)
+    }
 }
 
 /// Where the normalizations of a block stand.
@@ -111,6 +139,11 @@ impl MlpNames {
         gate_up: "gate_up_proj",
         joins: false,
     };
+    pub const SHARED: Self = Self {
+        gate_up: "input_linear",
+        down: "output_linear",
+        ..Self::LLAMA
+    };
     pub const EXPERT: Self = Self {
         joins: true,
         ..Self::LLAMA
@@ -130,7 +163,16 @@ impl Block {
 
     /// Where the MLP or the experts of layer `index` are, below the layer.
     pub(crate) fn feed_forward(&self, index: usize) -> &'static str {
-        self.sparse(index).map_or("mlp", |experts| experts.path)
+        let dense = if self.shared_mlp { "shared_mlp" } else { "mlp" };
+        self.sparse(index).map_or(dense, |experts| experts.path)
+    }
+
+    /// The names of a layer's matrices where it has no experts, and whether gate and up are one of them.
+    pub(crate) fn dense(&self) -> (&'static MlpNames, bool) {
+        match self.shared_mlp {
+            true => (&MlpNames::SHARED, true),
+            false => (&MlpNames::LLAMA, self.fused),
+        }
     }
 
     /// Whether layer `index` has rotary embedding.

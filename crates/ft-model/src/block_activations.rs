@@ -54,6 +54,7 @@ impl ModelConfig {
             Blocks::Gpt2 => block.gpt2(self, index),
             Blocks::Llama => block.llama(self, index),
             Blocks::Encoder => block.encoder(self, index),
+            Blocks::Modern => block.modern(self, index),
         }
         block.kept.passing += self.hidden_size;
         block.kept
@@ -107,13 +108,16 @@ impl Walk<'_> {
             Norms::After => {}
         }
         match block.sparse(index) {
-            None => self.mlp(
-                "mlp",
-                &MlpNames::LLAMA,
-                block.activation,
-                block.fused,
-                [hidden, config.intermediate_size],
-            ),
+            None => {
+                let ((names, fused), inner) = (block.dense(), config.intermediate_size);
+                self.mlp(
+                    block.feed_forward(index),
+                    names,
+                    block.activation,
+                    fused,
+                    [hidden, inner],
+                );
+            }
             Some(own) => self.experts(own, block.activation, hidden),
         }
         if block.norms != Norms::Before {
@@ -177,7 +181,7 @@ impl Walk<'_> {
     }
 
     fn encoder(&mut self, config: &ModelConfig, index: usize) {
-        let (hidden, inner, names) = (config.hidden_size, config.intermediate_size, config.encoder().names);
+        let (hidden, inner, names) = (config.hidden_size, config.intermediate_size, config.encoder().names());
         self.at = format!("{}.{}.{index}", names.base, names.layers);
         self.projections(&names.inputs, hidden);
         let before = self.attention(4 * hidden + config.num_attention_heads);
@@ -189,6 +193,21 @@ impl Walk<'_> {
         let kept = self.projections(&[names.down], inner);
         self.passing(2 * inner - kept);
         self.norm(names.output_norm, hidden);
+    }
+
+    fn modern(&mut self, config: &ModelConfig, index: usize) {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        self.at = format!("model.layers.{index}");
+        self.norm("attn_norm", hidden);
+        self.projections(&["attn.Wqkv"], hidden);
+        let before = self.attention(4 * hidden + config.num_attention_heads);
+        self.projections(&["attn.Wo"], if before { 0 } else { hidden });
+        self.norm("mlp_norm", hidden);
+        self.projections(&["mlp.Wi"], hidden);
+        // What GELU is made of, its value and what it is multiplied with.
+        self.when_tracked(5 * inner);
+        let kept = self.projections(&["mlp.Wo"], inner);
+        self.passing(5 * inner - kept);
     }
 
     fn keep(&mut self, numbers: usize) {

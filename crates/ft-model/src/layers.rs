@@ -22,6 +22,8 @@ impl Model {
             Decoder::Llama(m) => m.layers = layers.iter().map(|i| m.layers[*i].clone()).collect(),
             Decoder::Gpt2(m) => m.h = layers.iter().map(|i| m.h[*i].clone()).collect(),
             Decoder::Encoder(m) => m.layers = layers.iter().map(|i| m.layers[*i].clone()).collect(),
+            // The first layer alone begins without a normalization.
+            Decoder::Modern(_) => return Err(self.config().keeps_all_layers()),
         }
         let config = self.config().with_layers(layers);
         Ok(self.configured(config))
@@ -53,6 +55,17 @@ impl ModelConfig {
             }
         }
         Ok(())
+    }
+
+    fn keeps_all_layers(&self) -> Error {
+        Error::Config {
+            path: PathBuf::from("config.json"),
+            key: "model_type".into(),
+            why: format!(
+                "\"{}\" is taken with all of its layers: the first one is no other's kind",
+                self.model_type
+            ),
+        }
     }
 
     fn with_layers(&self, layers: &[usize]) -> Self {

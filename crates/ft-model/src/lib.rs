@@ -54,7 +54,7 @@ mod virtual_tokens;
 mod vocabulary;
 
 pub use apart::NextTokens;
-pub use block::{Activation, Block, ExpertsConfig, Norms, QkNorm};
+pub use block::{Activation, Block, ExpertsConfig, Norms, QkNorm, QueryScale};
 pub use block_activations::BlockActivations;
 pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};

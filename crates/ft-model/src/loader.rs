@@ -59,9 +59,10 @@ impl<'a> Loader<'a> {
         device: &'a Device,
     ) -> Self {
         let random = |seed| Random::new(seed, config.initializer_range(), device);
+        const TABLES: [&str; 2] = ["embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight"];
         let bare = |probe: &str| checkpoint.entries.contains_key(probe);
         let strip = match &config.encoder {
-            Some(encoder) if bare("embeddings.word_embeddings.weight") => encoder.prefix(),
+            Some(encoder) if TABLES.iter().any(|table| bare(table)) => encoder.prefix,
             None if bare("wte.weight") => "transformer.",
             None if bare("embed_tokens.weight") => "model.",
             _ => "",
@@ -73,7 +74,7 @@ impl<'a> Loader<'a> {
             tied: config.tie_word_embeddings,
             head: config.head_path(),
             headless: config.head.is_some(),
-            beside: config.encoder.as_ref().map(|encoder| encoder.prefix()),
+            beside: config.encoder.as_ref().map(|encoder| encoder.prefix),
             fresh: layers.zip(fresh.map(random)),
             dtype,
             quant: None,

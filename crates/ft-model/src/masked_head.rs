@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Keys, ModelConfig};
 use crate::error::{Error, Result};
 use crate::model::HEAD;
-use crate::source::{Fill, Source, layer_norm, linear};
+use crate::source::{Fill, Source, centered_norm, layer_norm, linear};
 
 /// How checkpoints of a family name the parts.
 #[derive(Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub(crate) struct MaskedNames {
     pub bias: &'static str,
     /// Whether GELU is the exact one, whatever the blocks have.
     pub exact_gelu: bool,
+    /// Whether the layer and the normalization have biases.
+    pub biased: bool,
 }
 
 impl MaskedNames {
@@ -56,8 +58,11 @@ impl MaskedHead {
         let mut bias = || source.vector(&format!("{}.bias", names.bias), config.vocab_size, Fill::Zeros);
         let bias = beside.then(|| Leaf::Frozen(bias()));
         Self {
-            dense: linear(names.dense, [hidden, hidden], true, source),
-            norm: layer_norm(names.norm, hidden, config.norm_eps, source),
+            dense: linear(names.dense, [hidden, hidden], names.biased, source),
+            norm: match names.biased {
+                true => layer_norm(names.norm, hidden, config.norm_eps, source),
+                false => centered_norm(names.norm, hidden, config.norm_eps, source),
+            },
             bias,
             gelu_tanh: config.encoder().gelu_tanh && !names.exact_gelu,
             one_layer: names.is_one_layer(),
@@ -125,6 +130,27 @@ impl ModelConfig {
         Ok(self)
     }
 
+    /// The same without a head, for labels or for masked tokens; a decoder keeps the one that predicts the next token.
+    ///
+    /// # Errors
+    /// A decoder with a head for labels, whose checkpoint lacks the other one.
+    pub fn without_head(mut self) -> Result<Self> {
+        if self.encoder.is_none() {
+            return match self.head {
+                None => Ok(self),
+                Some(_) => Err(Error::Config {
+                    path: PathBuf::from("config.json"),
+                    key: "architectures".into(),
+                    why: "this decoder has a head for labels; take the model that it was put on".into(),
+                }),
+            };
+        }
+        let class = format!("{}Model", self.class_stem());
+        self.raw.insert("architectures".into(), json!([class]));
+        (self.head, self.masked, self.tie_word_embeddings) = (None, false, false);
+        Ok(self)
+    }
+
     /// Whether the model fills in masked tokens.
     pub fn fills_masks(&self) -> bool {
         self.masked
@@ -136,7 +162,7 @@ impl ModelConfig {
     }
 
     pub(crate) fn masked_names(&self) -> Option<&'static MaskedNames> {
-        self.masked.then(|| &self.encoder().names.masked)
+        self.masked.then(|| self.encoder().masked)
     }
 
     /// Checkpoint path of the output head.
@@ -146,7 +172,7 @@ impl ModelConfig {
 
     /// The same without a head for masked tokens that the class names and the checkpoint does not hold: many a sentence encoder still
     /// has the class that it was trained from.
-    pub(crate) fn as_held(mut self, checkpoint: &Checkpoint) -> Self {
+    pub(crate) fn held_by(mut self, checkpoint: &Checkpoint) -> Self {
         let held = |names: &MaskedNames| checkpoint.entries.contains_key(&format!("{}.weight", names.dense));
         if !self.masked_names().is_none_or(held) {
             (self.masked, self.tie_word_embeddings) = (false, false);

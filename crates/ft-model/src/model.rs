@@ -67,7 +67,7 @@ impl Model {
             quantized::check_quantizable(&config, scheme, dir)?;
         }
         let checkpoint = Checkpoint::open(dir)?;
-        let config = config.as_held(&checkpoint);
+        let config = config.held_by(&checkpoint);
         let mut loader = Loader::new(&checkpoint, &config, dtype, fresh, device);
         if let Some(scheme) = scheme {
             loader = loader.quantized(scheme);

@@ -62,6 +62,7 @@ pub(crate) fn rms_norm(path: &str, len: usize, eps: f64, source: &mut impl Sourc
         bias: None,
         eps,
         from_one: false,
+        centered: false,
     }
 }
 
@@ -73,6 +74,7 @@ pub(crate) fn rms_norm_from_one(path: &str, len: usize, eps: f64, source: &mut i
         bias: None,
         eps,
         from_one: true,
+        centered: false,
     }
 }
 
@@ -81,6 +83,14 @@ pub(crate) fn layer_norm(path: &str, len: usize, eps: f64, source: &mut impl Sou
     let bias = source.vector(&format!("{path}.bias"), len, Fill::Zeros);
     Norm {
         bias: Some(Leaf::Frozen(bias)),
+        ..rms_norm(path, len, eps, source)
+    }
+}
+
+/// `path.weight`; the mean is taken out, and nothing is added.
+pub(crate) fn centered_norm(path: &str, len: usize, eps: f64, source: &mut impl Source) -> Norm {
+    Norm {
+        centered: true,
         ..rms_norm(path, len, eps, source)
     }
 }

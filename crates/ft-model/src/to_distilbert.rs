@@ -16,7 +16,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Config`] for a model of another family.
-    pub fn to_distilbert(mut self) -> Result<Self> {
+    pub fn into_distilbert(mut self) -> Result<Self> {
         let config = self.config().to_distilbert()?;
         let Decoder::Encoder(encoder) = &mut self.decoder else {
             unreachable!("BERT is an encoder")

@@ -74,7 +74,7 @@ impl Init {
         let student = model.keep_layers(&self.layers)?;
         let student = match self.family {
             None => student,
-            Some(Family::DistilBert) => student.to_distilbert()?,
+            Some(Family::DistilBert) => student.into_distilbert()?,
         };
         let draft = output::draft(&self.out);
         if let Err(failure) = super::quantize::write(&student, &tokenizer, &folder, &draft) {

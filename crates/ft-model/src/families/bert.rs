@@ -24,6 +24,7 @@ pub(super) const NAMES: Names = Names {
         decoder: "cls.predictions.decoder",
         bias: "cls.predictions",
         exact_gelu: false,
+        biased: true,
     },
 };
 
@@ -32,9 +33,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     let encoder = EncoderConfig {
         token_types,
         tells_texts: token_types > 1,
-        first_position: 0,
-        gelu_tanh: false,
-        names: &NAMES,
+        ..EncoderConfig::of(&NAMES)
     };
     encoder::config(
         &sizes(keys),

@@ -24,6 +24,7 @@ const NAMES: Names = Names {
         decoder: "vocab_projector",
         bias: "vocab_projector",
         exact_gelu: false,
+        biased: true,
     },
 };
 
@@ -39,12 +40,6 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
             keys.size("max_position_embeddings", Some(512))?,
         ),
     ]);
-    let encoder = EncoderConfig {
-        token_types: 0,
-        tells_texts: false,
-        first_position: 0,
-        gelu_tanh: false,
-        names: &NAMES,
-    };
+    let encoder = EncoderConfig::of(&NAMES);
     Ok(encoder::config(&sizes, "activation", 1e-12, encoder)?.with_raw(keys))
 }

@@ -60,6 +60,8 @@ struct Shared<'a> {
     config: &'a ModelConfig,
     /// cos and sin, `[rows, seq, dims / 2]`.
     global: [Tensor<3>; 2],
+    /// Factors of queries by their position, `[rows, seq, 1, 1]`.
+    queries: Option<Tensor<4>>,
     /// Those of layers with a window, where they have others.
     local: Option<[Tensor<3>; 2]>,
     pass: &'a Pass,
@@ -178,6 +180,7 @@ impl Llama {
         let shared = Shared {
             config,
             global: tables(rope),
+            queries: config.block.query_scale.map(|scale| scale.factors(&positions, &device)),
             local: config.block.local_rope.as_ref().map(tables),
             pass,
         };

@@ -18,6 +18,7 @@ const NAMES: Names = Names {
         decoder: "lm_head.decoder",
         bias: "lm_head",
         exact_gelu: true,
+        biased: true,
     },
     ..bert::NAMES
 };
@@ -38,10 +39,8 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     })?;
     let encoder = EncoderConfig {
         token_types: keys.size("type_vocab_size", Some(2))?,
-        tells_texts: false,
         first_position: first,
-        gelu_tanh: false,
-        names: &NAMES,
+        ..EncoderConfig::of(&NAMES)
     };
     let sizes = sizes.with_sizes(&[("max_position_embeddings", positions)]);
     Ok(encoder::config(&sizes, "hidden_act", keys.number("layer_norm_eps", 1e-12), encoder)?.with_raw(keys))

@@ -340,7 +340,7 @@ fn table(config: &ModelConfig) -> &'static str {
     match config.blocks() {
         Blocks::Gpt2 => "transformer.wte.weight",
         Blocks::Llama => "model.embed_tokens.weight",
-        Blocks::Encoder => unreachable!("no encoder has an architecture here"),
+        Blocks::Encoder | Blocks::Modern => unreachable!("no encoder has an architecture here"),
     }
 }
 

@@ -17,6 +17,7 @@ mod distill_tokens;
 mod dpo;
 mod given;
 mod hidden_states;
+mod infonce;
 mod ipo;
 mod kto;
 mod log_probs;
@@ -58,6 +59,7 @@ pub use distill::DistillConfig;
 pub use dpo::{DpoConfig, DpoLoss};
 pub use given::Given;
 pub use hidden_states::HiddenLoss;
+pub use infonce::{InfonceConfig, TextPooling};
 pub use ipo::IpoConfig;
 pub use kto::KtoConfig;
 use loss::read;
@@ -277,6 +279,19 @@ pub trait ObjectiveKind {
         false
     }
 
+    /// Whether it is about vectors of texts, which no head is for.
+    fn embeds(&self) -> bool {
+        false
+    }
+
+    /// What others need beside a result in `folder`; the sizes are those of the longest text, in tokens, and of a hidden state.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    fn write_beside(&self, _folder: &Path, _sizes: [usize; 2]) -> Result<()> {
+        Ok(())
+    }
+
     /// Default learning rate over that of the method.
     fn rate_factor(&self) -> f64 {
         1.0
@@ -360,6 +375,8 @@ objectives! {
     "classify" => Classify(ClassifyConfig),
     /// Masked language modelling: an encoder fills in hidden tokens.
     "mlm" => Mlm(MlmConfig),
+    /// Vectors of texts: of all the texts in a forward pass, each is nearest to its own other one.
+    "infonce" => Infonce(InfonceConfig),
 }
 
 impl Default for ObjectiveConfig {

@@ -19,6 +19,14 @@ pub(super) fn placed(config: &mut RunConfig, model: ModelConfig, tokenizer: &Tok
         encoder_takes(config, &model)?;
         return Ok(model.with_masked_head()?);
     }
+    if kind.embeds() {
+        let wrong = needs_tokens(config, "learns vectors");
+        if !wrong.is_empty() {
+            return Err(Error::Plan(wrong));
+        }
+        encoder_takes(config, &model)?;
+        return Ok(model.without_head()?);
+    }
     match kind.head(&model).map_err(refused)? {
         None => match &model.head {
             None if model.encoder.is_some() => Err(refused(format!(

@@ -25,15 +25,9 @@ impl FeedForward {
         match block.sparse(index) {
             Some(own) => Self::Sparse(Experts::build(&at, own, config, source)),
             None => {
-                let form = [config.mlp_bias, block.fused];
-                Self::Dense(Mlp::build(
-                    &at,
-                    config.intermediate_size,
-                    &MlpNames::LLAMA,
-                    form,
-                    hidden,
-                    source,
-                ))
+                let (names, fused) = block.dense();
+                let form = [config.mlp_bias, fused];
+                Self::Dense(Mlp::build(&at, config.intermediate_size, names, form, hidden, source))
             }
         }
     }
@@ -48,7 +42,7 @@ impl FeedForward {
     pub fn target_modules<'a>(&'a mut self, index: usize, config: &ModelConfig, modules: &mut Vec<TargetModule<'a>>) {
         let at = format!("model.layers.{index}.{}", config.block.feed_forward(index));
         match self {
-            Self::Dense(mlp) => mlp.target_modules(&at, &MlpNames::LLAMA, modules),
+            Self::Dense(mlp) => mlp.target_modules(&at, config.block.dense().0, modules),
             Self::Sparse(experts) => experts.target_modules(&at, config.block.experts(), modules),
         }
     }
