@@ -8,6 +8,8 @@ mod authors;
 mod continual;
 mod data;
 #[cfg(unix)]
+mod devices;
+#[cfg(unix)]
 mod disk;
 mod export;
 mod front;

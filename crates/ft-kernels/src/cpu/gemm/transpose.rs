@@ -273,10 +273,17 @@ unsafe fn avx2<T: Lanes>(
             }
             let v = transpose8(v);
             for (k, lane) in v.iter().enumerate() {
-                let mut step = [0.0f32; 8];
-                // SAFETY: `step` holds 8 values.
-                unsafe { _mm256_storeu_ps(step.as_mut_ptr(), _mm256_mul_ps(*lane, _mm256_set1_ps(scale))) };
-                out[(k0 + k) * width + r0..][..lanes].copy_from_slice(&step[..lanes]);
+                let (at, value) = ((k0 + k) * width + r0, _mm256_mul_ps(*lane, _mm256_set1_ps(scale)));
+                // Where the panel is narrower than a vector, the next step is written over what this one writes too much.
+                if lanes == 8 || (width < 8 && at + 8 <= out.len()) {
+                    // SAFETY: 8 values from `at` lie inside the panel.
+                    unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(at), value) };
+                } else {
+                    let mut step = [0.0f32; 8];
+                    // SAFETY: `step` holds 8 values.
+                    unsafe { _mm256_storeu_ps(step.as_mut_ptr(), value) };
+                    out[at..][..lanes].copy_from_slice(&step[..lanes]);
+                }
             }
         }
         // SAFETY: the rest of the same rows.
