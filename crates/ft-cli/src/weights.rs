@@ -1,5 +1,7 @@
 //! How the weights of a model are held in memory: `--dtype` and `--quant`.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use ft_model::{LoadDtype, Model, ModelConfig, check_quantizable};
 use ft_quant::{Kind, Scheme};
@@ -38,6 +40,15 @@ impl Dtype {
             Dtype::F16 => LoadDtype::F16,
         }
     }
+}
+
+/// Bytes of the weights' files; 0 where they cannot be listed, which loading will tell.
+fn stored(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "safetensors"));
+    weights
+        .filter_map(|file| Some(file.path().metadata().ok()?.len()))
+        .sum()
 }
 
 /// A format of codes on the command line.
@@ -97,6 +108,9 @@ impl Weights {
                 Some(scheme)
             }
         };
+        if picked.is_cpu() {
+            crate::allocator::in_large_pages(stored(folder));
+        }
         let model = Model::load_configured(config, folder, self.dtype.load(), scheme, fresh, &picked.device)?;
         let compute = model.suited_compute(picked.is_cpu());
         Ok(model.computing_in(compute))

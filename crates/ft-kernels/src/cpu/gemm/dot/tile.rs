@@ -174,16 +174,15 @@ unsafe fn avx512<T: Stored, const R: usize, const C: usize>(
     let whole = k / 32 * 32;
     let mut at = 0;
     while at < whole {
+        // SAFETY: 32 values from `at` on are inside the rows.
+        let xs = xs.map(|x| unsafe { f32::pair16(x.wrapping_add(at)) });
         for (c, w) in ws.iter().enumerate() {
             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(at + C * k).cast());
-            // SAFETY: 32 values from `at` on are inside the rows.
-            unsafe {
-                let [a, b] = T::pair16(w.wrapping_add(at));
-                for (x, acc) in xs.iter().zip(&mut acc) {
-                    let x = x.wrapping_add(at);
-                    acc[c][0] = _mm512_fmadd_ps(a, loads::f32x16(x), acc[c][0]);
-                    acc[c][1] = _mm512_fmadd_ps(b, loads::f32x16(x.wrapping_add(16)), acc[c][1]);
-                }
+            // SAFETY: as above.
+            let [a, b] = unsafe { T::pair16(w.wrapping_add(at)) };
+            for (x, acc) in xs.iter().zip(&mut acc) {
+                acc[c][0] = _mm512_fmadd_ps(a, x[0], acc[c][0]);
+                acc[c][1] = _mm512_fmadd_ps(b, x[1], acc[c][1]);
             }
         }
         at += 32;
@@ -211,16 +210,15 @@ unsafe fn avx2<T: Stored, const R: usize, const C: usize>(
     let whole = k / 16 * 16;
     let mut at = 0;
     while at < whole {
+        // SAFETY: 16 values from `at` on are inside the rows.
+        let xs = xs.map(|x| unsafe { f32::pair8(x.wrapping_add(at)) });
         for (c, w) in ws.iter().enumerate() {
             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(at + C * k).cast());
-            // SAFETY: 16 values from `at` on are inside the rows.
-            unsafe {
-                let [a, b] = T::pair8(w.wrapping_add(at));
-                for (x, acc) in xs.iter().zip(&mut acc) {
-                    let x = x.wrapping_add(at);
-                    acc[c][0] = _mm256_fmadd_ps(a, loads::f32x8(x), acc[c][0]);
-                    acc[c][1] = _mm256_fmadd_ps(b, loads::f32x8(x.wrapping_add(8)), acc[c][1]);
-                }
+            // SAFETY: as above.
+            let [a, b] = unsafe { T::pair8(w.wrapping_add(at)) };
+            for (x, acc) in xs.iter().zip(&mut acc) {
+                acc[c][0] = _mm256_fmadd_ps(a, x[0], acc[c][0]);
+                acc[c][1] = _mm256_fmadd_ps(b, x[1], acc[c][1]);
             }
         }
         at += 16;
