@@ -34,3 +34,4 @@ mod serve_support;
 mod support;
 #[cfg(unix)]
 mod webdriver;
+mod weights;

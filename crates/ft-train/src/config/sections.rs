@@ -30,6 +30,10 @@ pub struct ModelSection {
     /// `config.json` and tokenizer. For pretraining, with `peft.method = "full"`.
     #[serde(default)]
     pub init: bool,
+    /// Weight of the loss that keeps experts equally busy (`router_aux_loss_coef`); 0 is none. Left out, the one of `config.json`, where that
+    /// has `output_router_logits` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_aux_loss_coef: Option<f64>,
     /// Folder of the tokenizer, where it is not the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,

@@ -7,6 +7,7 @@
 
 mod agree;
 mod backward;
+mod balance;
 mod cards;
 mod clock;
 mod conclude;

@@ -13,8 +13,9 @@ use ft_model::Model;
 use ft_optim::scale_grads;
 use ft_peft::Pass;
 
-use crate::batches::{MicroBatch, StepBatch};
+use crate::batches::{MicroBatch, StepBatch, Totals};
 use crate::engine::backward::{ActivationPolicy, Losses, Piece, backward_through};
+use crate::engine::balance::Balance;
 use crate::engine::together::Together;
 use crate::objectives::{Figure, HeldOut, Objective, SftConfig};
 use crate::watch::metrics::{StepOutput, Sum};
@@ -217,7 +218,10 @@ impl Parts<'_> {
             let layers = objective.layers().expect("a loss over layers");
             scaled((layers.sum)(model, number, hidden), factor)
         };
+        let units = self.objective.unit().of(Totals::of([&micro.batch])) as f64;
+        let balance = Balance::of(&model, &micro.batch, units * factor.unwrap_or(1.0));
         let loss = Losses {
+            balance: balance.as_ref(),
             last: &last,
             after: objective.layers().map_or(&[], |layers| &layers.after),
             inner: &inner,

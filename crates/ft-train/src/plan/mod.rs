@@ -12,6 +12,7 @@ mod device;
 pub(crate) mod disk;
 mod draft;
 mod ends;
+mod experts;
 mod head;
 mod job;
 mod other_model;
