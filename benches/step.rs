@@ -273,7 +273,7 @@ pub fn train_model(args: &Args, model: Model) -> TrainModel {
             offload: false,
         },
         objective,
-        ranks: Ranks::alone(),
+        ranks: Ranks::alone().into(),
     }
 }
 

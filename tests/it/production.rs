@@ -21,7 +21,7 @@ pub fn train_model(model: Model, activations: ActivationPolicy) -> TrainModel {
         model,
         activations,
         objective: Arc::new(SftConfig::default()),
-        ranks: ft_train::Ranks::alone(),
+        ranks: ft_train::Ranks::alone().into(),
     }
 }
 

@@ -64,13 +64,15 @@ impl KvCache {
     /// The same with its first `len` columns alone. The buffers are shared until one of the two is written to.
     pub fn truncated(&self, len: usize) -> Self {
         let mut short = self.clone();
-        short.len = len.min(self.len);
+        short.truncate(len);
         short
-            .layers
-            .iter_mut()
-            .flatten()
-            .for_each(|layer| layer.len = short.len);
-        short
+    }
+
+    /// Forgets all but the first `len` columns.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = len.min(self.len);
+        let len = self.len;
+        self.layers.iter_mut().flatten().for_each(|layer| layer.len = len);
     }
 
     /// Goes on with only the batch rows named, in that order (beam search, finished rows).

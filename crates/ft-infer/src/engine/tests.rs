@@ -334,3 +334,47 @@ fn what_an_ended_request_left_is_used_and_changes_nothing() {
         assert!(narrow.stats().cache_used <= 256);
     }
 }
+
+#[test]
+fn tokens_computed_ahead_change_nothing() {
+    let repeated: Vec<u32> = (0..40).map(|i| 3 + i % 8).collect();
+    let sampled = GenerationConfig {
+        do_sample: true,
+        repetition_penalty: 1.1,
+        seed: 5,
+        ..greedy(60)
+    };
+    let requests = || {
+        let plain = prompts(3).into_iter().chain([repeated.clone()]);
+        let mut requests: Vec<Request> = plain.map(|prompt| scored(&prompt, 90)).collect();
+        requests.push(Request {
+            config: sampled.clone(),
+            frequency_penalty: 0.1,
+            ..scored(&repeated, 0)
+        });
+        // It meets a stop token in the middle of what was computed ahead.
+        requests.push(Request {
+            config: GenerationConfig::greedy(90, [3 + 5]),
+            ..scored(&repeated, 0)
+        });
+        requests
+    };
+    let run = |tokens| {
+        let engine = engine(|options| options.lookup_tokens = tokens);
+        let ask = |request| engine.submit(request).unwrap();
+        let alone: Vec<_> = requests().into_iter().map(ask).map(collect).collect();
+        let together: Vec<Events> = requests().into_iter().take(3).map(ask).collect();
+        let together: Vec<_> = together.into_iter().map(collect).collect();
+        (alone, together, engine.stats())
+    };
+    let (plain, ahead) = (run(0), run(7));
+    assert_eq!((&ahead.0, &ahead.1), (&plain.0, &plain.1));
+    let (before, stats) = (plain.2, ahead.2);
+    assert_eq!((before.drafted_tokens, before.accepted_tokens), (0, 0));
+    assert!(
+        0 < stats.accepted_tokens && stats.accepted_tokens < stats.drafted_tokens,
+        "{stats:?}"
+    );
+    assert_eq!(stats.generated_tokens, before.generated_tokens);
+    assert!(stats.steps < before.steps, "{} steps, {}", stats.steps, before.steps);
+}

@@ -82,6 +82,7 @@ impl Plan {
             warnings,
             provenance: Provenance::new(traits.name()),
             device: device.clone().inner(),
+            devices: 1,
             cpu: traits.is_cpu(),
             dtype: weighed.dtype,
             compute: weighed.compute,
