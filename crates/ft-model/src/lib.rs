@@ -35,6 +35,7 @@ pub mod families;
 pub mod gguf;
 mod heads;
 mod hidden_projections;
+mod keys;
 mod layers;
 mod loader;
 mod masked_head;

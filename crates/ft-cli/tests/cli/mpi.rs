@@ -42,22 +42,31 @@ fn run(size: usize, args: &[&str]) -> Done {
     ended(mpirun(size, args).spawn().unwrap())
 }
 
-/// What a run leaves behind; one that hangs is a failure.
+/// What a run leaves behind; one of whose processes hangs is a failure. Open MPI 4.1's `mpirun` sometimes stays when all of them have ended (one that
+/// dies while it joins): that is told, and it is ended.
 fn ended(mut child: Child) -> Done {
     let start = Instant::now();
+    let mut stayed = false;
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > Duration::from_secs(120) {
+            let left = processes(&child);
             let _ = child.kill();
-            panic!("mpirun hangs: {:?}", child.wait_with_output());
+            assert!(left.is_empty(), "{left:?} hang: {:?}", child.wait_with_output());
+            stayed = true;
+            break;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     let done = child.wait_with_output().unwrap();
-    Done {
+    let done = Done {
         code: done.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+    };
+    if stayed {
+        eprintln!("mpirun stayed without a process: {}", done.stderr);
     }
+    done
 }
 
 /// The processes of a run in the order of their numbers.
