@@ -41,6 +41,7 @@ impl Envelope {
 }
 
 pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {
+    service.must_write()?;
     let mut fields = Fields::parse(&request.body)?;
     let persona = service.persona(&Fields::needed("model", fields.text("model")?)?)?;
     let asked = Asked::take(&mut fields)?;
