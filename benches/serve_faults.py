@@ -84,6 +84,8 @@ class Server:
         return False
 
     def use(self):
+        """Memory, threads, files, CPU time, once the last connections are gone."""
+        time.sleep(1)
         own = pathlib.Path(f"/proc/{self.process.pid}")
         status = (own / "status").read_text()
         found = {k: int(re.search(rf"{k}:\s+(\d+)", status)[1]) for k in ("VmRSS", "Threads")}
@@ -189,7 +191,7 @@ def mutated(server, count, seed, runs):
         ("POST", "/tokenize", {"model": MODEL, "prompt": "a \U0001f600 b"}),
         ("POST", "/detokenize", {"model": MODEL, "tokens": [5, 6]}),
         ("POST", "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "/no/such"}),
-        ("POST", "/runs", {"name": "a/b", "keys": {"model.path": "x"}, "toml": "[train]"}),
+        ("POST", "/runs", {"name": "../../../../a/b", "keys": {"model.path": "x"}, "toml": "[train]"}),
         ("POST", "/runs/none/stop", {}),
         ("GET", "/v1/models/lora", None), ("GET", "/runs/none/metrics", None), ("GET", "/metrics", None), ("GET", "/", None),
     ]
@@ -363,6 +365,7 @@ def faults(a, folder):
     named = [x for name, path in made.items() for x in ("--adapter", f"{name}={path}")]
     runs = folder / "runs"
     runs.mkdir()
+    before_folder = [path.name for path in folder.iterdir()]
 
     def note(name, value, holds=True):
         out[name] = value
@@ -370,7 +373,8 @@ def faults(a, folder):
         if not holds:
             wrong.append(name)
 
-    server = Server(a.ft, "--runs", str(runs), *named, "--adapters-in-memory", "2")
+    # What is free of the cache keeps what ended requests left: a small one, so that growth is something else.
+    server = Server(a.ft, "--runs", str(runs), *named, "--adapters-in-memory", "2", "--cache", "2048")
     for name in [MODEL, *made]:
         server.ask(COMPLETIONS, completion(8, name))
     mutated(server, 500, a.seed + 1, runs)
@@ -387,7 +391,9 @@ def faults(a, folder):
     server.idle()
     again = server.use()
     note("after a quarter as many more", again, again["MB"] < 1.05 * after["MB"] + 4)
-    note("runs that were begun", len(list(runs.iterdir())), not any(runs.iterdir()))
+    # A mutation may make a name of what is none; such a run fails for want of its model.
+    begun = {run["name"]: run["state"] for run in server.ask("/runs")[1]["data"]}
+    note("runs that were begun", begun, set(begun.values()) <= {"failed"} and {path.name for path in folder.iterdir()} <= set(before_folder))
     found = slow_clients(server)
     note("slow clients", found, found["of 50 sent away"] == 50)
     found = half_closed(server)

@@ -204,10 +204,11 @@ fn what_cannot_differ_from_row_to_row_is_refused_and_leaves_the_rest() {
         "ia3",
         "dora",
         "ln_tuning",
-        "lora_bias_all",
         "lora_embed",
         "vera",
         "lora_mts_head",
+        "loha",
+        "oft",
     ] {
         let why = engine.load_adapter("x", fixture("peft").join(case), false).unwrap_err();
         assert!(why.contains("\"x\"") && why.contains("alone"), "{case}: {why}");
@@ -215,6 +216,19 @@ fn what_cannot_differ_from_row_to_row_is_refused_and_leaves_the_rest() {
     assert!(engine.load_adapter("x", "/no/such/folder", false).is_err());
     assert_eq!(together(&engine, &["lora_qv", "prefix"], 4), before);
     assert_eq!(engine.stats().adapters_in_memory, 2);
+}
+
+#[test]
+fn an_adapter_can_be_loaded_while_requests_hold_every_place() {
+    let engine = engine(false, &["lora_qv"], |options| options.adapters_in_memory = 1);
+    let prompt = &prompts()[0];
+    let long: Vec<Events> = (0..4).map(|_| ask(&engine, Some("lora_qv"), prompt, 50)).collect();
+    engine.load_adapter("prompt", fixture("peft/prompt"), false).unwrap();
+    let behind = collect(ask(&engine, Some("prompt"), prompt, 4));
+    let alone = self::engine(false, &["prompt"], |_| {});
+    assert_eq!(behind, collect(ask(&alone, Some("prompt"), prompt, 4)));
+    assert!(long.into_iter().map(collect).all(|(_, ids)| ids.len() == 50));
+    assert_eq!(engine.stats().adapters_in_memory, 1);
 }
 
 #[test]

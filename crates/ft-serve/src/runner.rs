@@ -32,6 +32,8 @@ pub struct Program {
     pub path: PathBuf,
     /// Options that both verbs are given.
     pub arguments: Vec<String>,
+    /// An environment variable that is nothing of theirs: the server's key.
+    pub secret: Option<String>,
 }
 
 /// The processes that were started for clients.
@@ -234,6 +236,9 @@ impl Runner {
         let mut command = Command::new(&self.program.path);
         command.arg(verb).arg(file).args(&self.program.arguments);
         command.current_dir(&self.folder).stdin(Stdio::null());
+        if let Some(secret) = &self.program.secret {
+            command.env_remove(secret);
+        }
         // Ctrl-C in the server's terminal is for the server, which then stops its runs in order.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

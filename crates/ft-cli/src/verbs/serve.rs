@@ -186,6 +186,7 @@ impl Serve {
         let program = Program {
             path: std::env::current_exe().context("cannot tell where this program lies")?,
             arguments,
+            secret: self.api_key_env.clone(),
         };
         Ok(Some((runs.canonicalize().context(runs.display())?, program)))
     }

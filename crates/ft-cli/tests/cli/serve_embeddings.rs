@@ -12,18 +12,33 @@ const EMBEDDINGS: &str = "/v1/embeddings";
 /// What `ft embed` prints for texts.
 fn embedded(model: &str, texts: &[&str], more: &[&str]) -> Vec<Vec<f64>> {
     let typed = texts.iter().flat_map(|text| ["--text", *text]);
-    let args: Vec<&str> = ["embed", model, "--device", "cpu"].into_iter().chain(typed).chain(more.iter().copied()).collect();
+    let args: Vec<&str> = ["embed", model, "--device", "cpu"]
+        .into_iter()
+        .chain(typed)
+        .chain(more.iter().copied())
+        .collect();
     let lines = ft(&args).ok();
-    lines.lines().map(|line| vector(&serde_json::from_str::<Value>(line).unwrap()["embedding"])).collect()
+    lines
+        .lines()
+        .map(|line| vector(&serde_json::from_str::<Value>(line).unwrap()["embedding"]))
+        .collect()
 }
 
 fn vector(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap_or_else(|| panic!("{value}")).iter().map(|x| x.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap_or_else(|| panic!("{value}"))
+        .iter()
+        .map(|x| x.as_f64().unwrap())
+        .collect()
 }
 
 fn close(one: &[f64], other: &[f64]) {
     assert_eq!(one.len(), other.len());
-    assert!(one.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-5), "{one:?} {other:?}");
+    assert!(
+        one.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-5),
+        "{one:?} {other:?}"
+    );
 }
 
 #[test]
@@ -32,7 +47,10 @@ fn vectors_are_those_of_embed() {
     let adapter = crate::serve::trained(&bench, "run");
     let server = Server::start(&["--adapter", &format!("tuned={adapter}")]);
     let texts = ["Who has key 3?", "A river.", "Once upon a time there was a door."];
-    for (model, more) in [("embedded:tiny", vec![]), ("tuned", vec!["--adapter", adapter.as_str()])] {
+    for (model, more) in [
+        ("embedded:tiny", vec![]),
+        ("tuned", vec!["--adapter", adapter.as_str()]),
+    ] {
         let expected = embedded("embedded:tiny", &texts, &more);
         let answer = server.ok(EMBEDDINGS, &json!({ "model": model, "input": texts }));
         for (at, expected) in expected.iter().enumerate() {
@@ -43,23 +61,48 @@ fn vectors_are_those_of_embed() {
         let alone = server.ok(EMBEDDINGS, &json!({ "model": model, "input": texts[1] }));
         close(&vector(&alone["data"][0]["embedding"]), &expected[1]);
         let tokens = server.ok("/tokenize", &json!({ "model": model, "prompt": texts[1] }))["tokens"].clone();
-        assert_eq!(alone["usage"], json!({ "prompt_tokens": tokens.as_array().unwrap().len(), "total_tokens": tokens.as_array().unwrap().len() }));
-        let ids = server.ok(EMBEDDINGS, &json!({ "model": model, "input": [tokens.clone(), tokens] }));
+        assert_eq!(
+            alone["usage"],
+            json!({ "prompt_tokens": tokens.as_array().unwrap().len(), "total_tokens": tokens.as_array().unwrap().len() })
+        );
+        let ids = server.ok(
+            EMBEDDINGS,
+            &json!({ "model": model, "input": [tokens.clone(), tokens] }),
+        );
         assert_eq!(ids["data"][0]["embedding"], ids["data"][1]["embedding"]);
         close(&vector(&ids["data"][1]["embedding"]), &expected[1]);
     }
-    let width = server.ok(EMBEDDINGS, &json!({ "model": "tuned", "input": "a" }))["data"][0]["embedding"].as_array().unwrap().len();
-    let packed = server.ok(EMBEDDINGS, &json!({ "model": "tuned", "input": "a", "encoding_format": "base64", "dimensions": width }));
-    assert_eq!(packed["data"][0]["embedding"].as_str().unwrap().len(), (4 * width).div_ceil(3) * 4);
+    let width = server.ok(EMBEDDINGS, &json!({ "model": "tuned", "input": "a" }))["data"][0]["embedding"]
+        .as_array()
+        .unwrap()
+        .len();
+    let packed = server.ok(
+        EMBEDDINGS,
+        &json!({ "model": "tuned", "input": "a", "encoding_format": "base64", "dimensions": width }),
+    );
+    assert_eq!(
+        packed["data"][0]["embedding"].as_str().unwrap().len(),
+        (4 * width).div_ceil(3) * 4
+    );
 
     let wrong = |field: &str, value: Value| {
         let mut body = json!({ "model": "tuned", "input": "a" });
         body[field] = value;
         server.post(EMBEDDINGS, &body).error(400)
     };
-    assert_eq!(wrong("dimensions", json!(8)), (json!("dimensions"), json!("unsupported_parameter")));
+    assert_eq!(
+        wrong("dimensions", json!(8)),
+        (json!("dimensions"), json!("unsupported_parameter"))
+    );
     assert_eq!(wrong("encoding_format", json!("hex")).0, "encoding_format");
-    for input in [json!([]), json!(5), json!([[]]), json!([{}]), json!(["a", 5]), json!([-1])] {
+    for input in [
+        json!([]),
+        json!(5),
+        json!([[]]),
+        json!([{}]),
+        json!(["a", 5]),
+        json!([-1]),
+    ] {
         assert_eq!(wrong("input", input).0, "input");
     }
     assert_eq!(wrong("input", json!([99_999])).0, Value::Null);
@@ -79,7 +122,11 @@ fn an_encoder_is_served_for_vectors_alone() {
     }
     for path in ["/v1/completions", "/v1/chat/completions"] {
         let body = json!({ "model": bert, "prompt": "x", "messages": [{ "role": "user", "content": "x" }] });
-        assert_eq!(server.post(path, &body).error(400), (json!("model"), json!("model_not_supported")), "{path}");
+        assert_eq!(
+            server.post(path, &body).error(400),
+            (json!("model"), json!("model_not_supported")),
+            "{path}"
+        );
     }
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], bert);
 }
@@ -89,11 +136,20 @@ fn encoder(bench: &Bench) -> String {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/heads/bert");
     let folder = bench.path("bert");
     std::fs::create_dir(&folder).unwrap();
-    for entry in std::fs::read_dir(fixture).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+    for entry in std::fs::read_dir(fixture)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+    {
         std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
     }
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "b", "c"];
-    let vocab: Value = words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect::<serde_json::Map<_, _>>().into();
+    let vocab: Value = words
+        .iter()
+        .enumerate()
+        .map(|(id, word)| ((*word).to_owned(), id.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let special = |name: &str, id: usize| json!({ "id": name, "ids": [id], "tokens": [name] });
     let token = |name: &str| json!({ "SpecialToken": { "id": name, "type_id": 0 } });
     let text = |name: &str| json!({ "Sequence": { "id": name, "type_id": 0 } });
@@ -115,28 +171,71 @@ fn an_adapter_that_rows_cannot_choose_goes_alone() {
     let train = |name: &str, method: &str| {
         let out = bench.path(name).display().to_string();
         let [out_set, method] = [format!("train.out={out}"), format!("peft={{method='{method}'}}")];
-        ft(&["train", &bench.config, "--set", &out_set, "--set", &method, "--set", "optim.lr=0.1"]).ok();
+        ft(&[
+            "train",
+            &bench.config,
+            "--set",
+            &out_set,
+            "--set",
+            &method,
+            "--set",
+            "optim.lr=0.1",
+        ])
+        .ok();
         out
     };
     let (ia3, prompt) = (train("ia3", "ia3"), train("prompt", "prompt_tuning"));
     let generated = |adapter: &str| {
-        let args = ["generate", "embedded:tiny", "--adapter", adapter, "--prompt", "Who has key 3? ", "--temperature", "0"];
-        ft(&[&args[..], &["--max-new-tokens", "12", "--ignore-eos", "--device", "cpu"]].concat()).ok()
+        let args = [
+            "generate",
+            "embedded:tiny",
+            "--adapter",
+            adapter,
+            "--prompt",
+            "Who has key 3? ",
+            "--temperature",
+            "0",
+        ];
+        ft(&[
+            &args[..],
+            &["--max-new-tokens", "12", "--ignore-eos", "--device", "cpu"],
+        ]
+        .concat())
+        .ok()
     };
     let server = Server::of(&ia3, &[]);
     let mut body = completion("Who has key 3? ", 12);
     body["model"] = ia3.clone().into();
     let answer = server.ok("/v1/completions", &body);
-    assert_eq!(format!("{}\n", answer["choices"][0]["text"].as_str().unwrap()), generated(&ia3));
+    assert_eq!(
+        format!("{}\n", answer["choices"][0]["text"].as_str().unwrap()),
+        generated(&ia3)
+    );
     let more = json!({ "lora_name": "more", "lora_path": prompt });
     let refused = server.post("/v1/load_lora_adapter", &more);
-    assert!(refused.status == 400 && refused.body.contains("takes no other"), "{}", refused.body);
+    assert!(
+        refused.status == 400 && refused.body.contains("takes no other"),
+        "{}",
+        refused.body
+    );
 
     // Virtual tokens go with others; IA3 does not, and the reason is said.
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    std::fs::write(Path::new(&prompt).join("final/chat_template.jinja"), template).unwrap();
     let server = Server::start(&["--adapter", &format!("prompt={prompt}")]);
     body["model"] = "prompt".into();
     let answer = server.ok("/v1/completions", &body);
-    assert_eq!(format!("{}\n", answer["choices"][0]["text"].as_str().unwrap()), generated(&prompt));
-    let refused = server.post("/v1/load_lora_adapter", &json!({ "lora_name": "scaled", "lora_path": ia3 }));
-    assert!(refused.status == 400 && refused.body.contains("ia3") && refused.body.contains("alone"), "{}", refused.body);
+    assert_eq!(
+        format!("{}\n", answer["choices"][0]["text"].as_str().unwrap()),
+        generated(&prompt)
+    );
+    let refused = server.post(
+        "/v1/load_lora_adapter",
+        &json!({ "lora_name": "scaled", "lora_path": ia3 }),
+    );
+    assert!(
+        refused.status == 400 && refused.body.contains("ia3") && refused.body.contains("alone"),
+        "{}",
+        refused.body
+    );
 }

@@ -113,7 +113,8 @@ impl Held {
     pub fn load(
         &mut self,
         model: &mut Model,
-        (name, folder): (&str, &Path),
+        name: &str,
+        folder: &Path,
         replace: bool,
         busy: &[u64],
     ) -> Result<AdapterInfo, String> {
@@ -128,12 +129,7 @@ impl Held {
                 self.known.len()
             ));
         }
-        if !self.make_room(model, busy)? {
-            return Err(format!(
-                "requests run with {} adapters, which is all that may be in memory; try again later",
-                self.most.in_memory
-            ));
-        }
+        let room = self.make_room(model, busy)?;
         let files = Files::of(folder)?;
         let generation = self.generation + 1;
         let memory = self.read(model, &key(name, generation), folder)?;
@@ -155,6 +151,10 @@ impl Held {
             memory: Some(memory),
             used: self.clock,
         });
+        if !room {
+            // It was read to see that it fits; the first request that names it waits for a place.
+            self.make_room(model, busy)?;
+        }
         self.mix(model)?;
         self.names.lock().insert(name.into(), info.clone());
         Ok((*info).clone())

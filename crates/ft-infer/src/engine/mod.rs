@@ -224,6 +224,12 @@ impl Engine {
         self.0.state.positions.min(self.0.state.options.cache_positions)
     }
 
+    /// [`limit`](Self::limit) without the virtual tokens of an adapter.
+    pub fn limit_with(&self, adapter: Option<&str>) -> usize {
+        let info = self.adapter(adapter).ok().flatten();
+        self.limit().saturating_sub(info.map_or(0, |info| info.virtual_tokens))
+    }
+
     /// One more than the largest token id.
     pub fn vocab_size(&self) -> usize {
         self.0.state.vocab

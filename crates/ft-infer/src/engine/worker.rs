@@ -71,8 +71,10 @@ impl Worker {
     pub fn run(mut self) {
         while self.receive() {
             self.let_go();
-            self.admit();
-            self.embed();
+            // Texts whose adapter finds no place get the next one that is free.
+            if self.embed() {
+                self.admit();
+            }
             if self.running.is_empty() {
                 continue;
             }
@@ -130,7 +132,7 @@ impl Worker {
                 answer,
             } => {
                 let busy = self.busy();
-                let loaded = self.adapters.load(&mut self.model, (name.as_str(), folder.as_path()), replace, &busy);
+                let loaded = self.adapters.load(&mut self.model, &name, &folder, replace, &busy);
                 self.note();
                 let _ = answer.send(loaded);
             }
@@ -198,42 +200,6 @@ impl Worker {
     /// Positions of the cache that the running sequences take once they have taken in all their tokens.
     fn taken(&self) -> usize {
         self.running.iter().map(Sequence::room).sum()
-    }
-
-    fn admit(&mut self) {
-        let options = self.state.options;
-        while self.running.len() < options.sequences
-            && let Some(first) = self.waiting.front()
-            && self.taken() + first.room() <= options.cache_positions
-        {
-            let fetched = match first.adapter.clone() {
-                None => Ok(()),
-                Some(info) => match self.fetch(&info) {
-                    // The next that ends makes a place for it.
-                    Ok(false) => break,
-                    fetched => fetched.map(drop),
-                },
-            };
-            let Some(mut first) = self.waiting.pop_front() else {
-                break;
-            };
-            self.counters().waiting.leave();
-            if let Err(why) = fetched {
-                self.counters().failed.add(1);
-                first.end(Err(why));
-                continue;
-            }
-            if first.cache.is_empty() {
-                let start = first.adapter.as_ref().and_then(|info| self.adapters.start(info));
-                if let Some(start) = start {
-                    first.cache = start;
-                }
-                self.prefixes.reuse(&mut first);
-                self.counters().reused_tokens.add(first.cache.len() as u64);
-            }
-            self.running.push(first);
-        }
-        self.note();
     }
 
     fn note(&self) {

@@ -1,5 +1,7 @@
 //! `/v1/embeddings`: texts as vectors.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -36,7 +38,12 @@ pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<()
     fields.end()?;
     let tokens: usize = texts.iter().map(Vec::len).sum();
     let mut vectors = Vec::with_capacity(texts.len());
+    let due = Instant::now() + service.settings().request_time;
     for piece in pieces(texts) {
+        if Instant::now() >= due {
+            let why = format!("the time for the request is over after {} texts", vectors.len());
+            return Err(ApiError::new(504, why).with_code("timeout"));
+        }
         if !reply.client().listens() {
             return Ok(());
         }

@@ -9,6 +9,7 @@ mod models;
 mod page;
 mod runs;
 mod state;
+mod techniques;
 mod tokens;
 
 use crate::error::ApiError;
@@ -53,7 +54,7 @@ const ROUTES: [Route; 18] = [
     route("POST", "/runs", runs::start),
     route("POST", "/runs/", runs::act),
     route("POST", "/plan", runs::plan),
-    route("GET", "/techniques", runs::techniques),
+    route("GET", "/techniques", techniques::list),
     Route {
         open: true,
         ..route("GET", "/", page::show)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::draft::Draft;
 use crate::error::ApiError;
@@ -118,33 +118,4 @@ fn follow(service: &Service, mut metrics: Metrics, reply: &mut Reply) -> Result<
         }
     }
     sent(reply.end_events())
-}
-
-/// Figures of every method: those of the README's and the guide's table.
-const TECHNIQUES: &str = include_str!("../../../../benches/results/methods.jsonl");
-
-/// `GET /techniques`: the methods with what was measured of them.
-pub fn techniques(_: &Service, _: &Request, reply: &mut Reply) -> Result<(), ApiError> {
-    let data: Result<Vec<Value>, _> = TECHNIQUES.lines().map(serde_json::from_str).collect();
-    let data = data.map_err(|e| ApiError::new(500, e))?;
-    sent(reply.send(Response::json(200, &json!({ "object": "list", "data": data }))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_technique_has_its_figures() {
-        let lines: Vec<Value> = TECHNIQUES
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        assert!(lines.iter().any(|line| line["method"] == "lora"));
-        assert!(
-            lines
-                .iter()
-                .all(|line| line["tokens_per_s"].as_f64() > Some(0.0) && line["exact_match"].is_number())
-        );
-    }
 }

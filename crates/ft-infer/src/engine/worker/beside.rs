@@ -1,4 +1,4 @@
-//! What the worker does between two steps: adapters that come back into memory, texts that become vectors.
+//! What the worker does between two steps: who is admitted, which adapters come back into memory, texts that become vectors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,6 +9,43 @@ use crate::engine::adapters::{AdapterInfo, Fetched};
 use crate::engine::{RequestError, embeddings};
 
 impl Worker {
+    /// Takes in those that have waited longest, as far as places, cache and adapters reach.
+    pub(super) fn admit(&mut self) {
+        let options = self.state.options;
+        while self.running.len() < options.sequences
+            && let Some(first) = self.waiting.front()
+            && self.taken() + first.room() <= options.cache_positions
+        {
+            let fetched = match first.adapter.clone() {
+                None => Ok(()),
+                Some(info) => match self.fetch(&info) {
+                    // The next that ends makes a place for it.
+                    Ok(false) => break,
+                    fetched => fetched.map(drop),
+                },
+            };
+            let Some(mut first) = self.waiting.pop_front() else {
+                break;
+            };
+            self.counters().waiting.leave();
+            if let Err(why) = fetched {
+                self.counters().failed.add(1);
+                first.end(Err(why));
+                continue;
+            }
+            if first.cache.is_empty() {
+                let start = first.adapter.as_ref().and_then(|info| self.adapters.start(info));
+                if let Some(start) = start {
+                    first.cache = start;
+                }
+                self.prefixes.reuse(&mut first);
+                self.counters().reused_tokens.add(first.cache.len() as u64);
+            }
+            self.running.push(first);
+        }
+        self.note();
+    }
+
     /// Generations of the adapters that requests at work have.
     pub(super) fn busy(&self) -> Vec<u64> {
         let adapters = self.running.iter().filter_map(|sequence| sequence.adapter.as_ref());
@@ -29,16 +66,21 @@ impl Worker {
         fetched.map(|fetched| fetched != Fetched::Later).map_err(failed)
     }
 
-    /// Makes vectors of the texts that have waited longest.
-    pub(super) fn embed(&mut self) {
-        let Some(texts) = self.texts.pop_front() else { return };
+    /// Makes vectors of the texts that have waited longest; false while there is no place for their adapter.
+    pub(super) fn embed(&mut self) -> bool {
+        let Some(texts) = self.texts.pop_front() else {
+            return true;
+        };
         let fetched = match &texts.adapter {
             None => Ok(true),
             Some(info) => self.fetch(&info.clone()),
         };
         let made = match fetched {
             Err(why) => Err(why),
-            Ok(false) => return self.texts.push_front(texts),
+            Ok(false) => {
+                self.texts.push_front(texts);
+                return false;
+            }
             Ok(true) => {
                 let whose = |rows| {
                     self.adapters
@@ -55,6 +97,7 @@ impl Worker {
         }
         // Who asked may have gone.
         let _ = texts.answer.send(made);
+        true
     }
 }
 
