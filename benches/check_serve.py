@@ -162,7 +162,8 @@ def openai_client(server, model, adapter, held):
 def structured(client, model, held):
     import pydantic
 
-    class Person(pydantic.BaseModel):
+    # Closed, so that a model which goes on and on comes to an end.
+    class Person(pydantic.BaseModel, extra="forbid"):
         name: typing.Annotated[str, pydantic.Field(max_length=20)]
         age: typing.Annotated[int, pydantic.Field(ge=0, le=120)]
         tags: typing.Annotated[list[typing.Literal["new", "old"]], pydantic.Field(max_length=2)]
