@@ -108,10 +108,15 @@ impl KvCache {
     /// The same with its first `len` columns alone. The buffers are shared until one of the two is written to.
     pub fn truncated(&self, len: usize) -> Self {
         let mut short = self.clone();
-        short.len = len.min(self.len);
-        let columns = short.position();
-        short.layers.iter_mut().flatten().for_each(|layer| layer.len = columns);
+        short.truncate(len);
         short
+    }
+
+    /// Forgets all but the first `len` columns; virtual tokens stay.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = len.min(self.len);
+        let columns = self.position();
+        self.layers.iter_mut().flatten().for_each(|layer| layer.len = columns);
     }
 
     /// Goes on with only the batch rows named, in that order (beam search, finished rows).
