@@ -3,6 +3,7 @@
     pip install -r benches/requirements.txt
     python benches/check_adapter.py --model BASE --adapter RUN/final --logits ft.safetensors     # strict: every tensor used, every target filled
     python benches/check_adapter.py --model MERGED --logits ft.safetensors                       # merged or fully fine-tuned
+    python benches/check_adapter.py --model MOE --adapter RUN/final --logits ft.safetensors --converted      # experts one by one, which PEFT stacks
     python benches/check_adapter.py --model BASE --adapter DIR --ids 1,2,3 --write want.safetensors   # the other way: for ft to compare with
 
 The logits file is safetensors with `input_ids` [rows, width] (any integer type), `logits` [rows, width, vocab] and optionally
@@ -29,6 +30,7 @@ def arguments():
     p.add_argument("--logits", type=pathlib.Path)
     p.add_argument("--ids", help="comma-separated token ids, instead of a file")
     p.add_argument("--write", type=pathlib.Path, help="write the logits of --ids here")
+    p.add_argument("--converted", action="store_true", help="PEFT has the tensors in another form: compare the logits alone")
     p.add_argument("--tolerance", type=float, default=1e-4)
     p.add_argument("--threads", type=int, default=2)
     a = p.parse_args()
@@ -76,8 +78,11 @@ def main():
     torch.set_num_threads(a.threads)
     model, missing, unexpected = load_base(a.model)
     if a.adapter:
-        model, lacking, extra = load_adapter(model, a.adapter)
-        missing, unexpected = missing + lacking, unexpected + extra
+        if a.converted:
+            model = PeftModel.from_pretrained(model, a.adapter)
+        else:
+            model, lacking, extra = load_adapter(model, a.adapter)
+            missing, unexpected = missing + lacking, unexpected + extra
     model.eval()
     worst, agree, positions, size = 0.0, 0, 0, 0.0
     for ids, want in rows_of(a):

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use clap::Parser;
-use ft_model::{LoadDtype, Model, Rows};
+use ft_model::{LoadDtype, Model, ModelConfig, Rows};
 use ft_peft::Pass;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -59,7 +59,12 @@ fn run() -> Result<()> {
     if let Some(file) = &args.batches {
         rows.extend(dumped(file, args.rows)?);
     }
-    let mut model = Model::load(&args.model, LoadDtype::F32, &device)?;
+    let config = ModelConfig::from_dir(&args.model)?;
+    let config = match &args.adapter {
+        None => config,
+        Some(adapter) => config.with_head_of(adapter)?,
+    };
+    let mut model = Model::load_configured(config, &args.model, LoadDtype::F32, None, Some(0), &device)?;
     if let Some(adapter) = &args.adapter {
         ft_peft::adapter::load(adapter, &mut model)?;
     }

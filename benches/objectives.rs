@@ -169,7 +169,7 @@ fn trainer(args: &Args, base: &Model, objective: Value) -> Trainer {
                 offload: false,
             },
             objective,
-            ranks: Ranks::alone(),
+            ranks: Ranks::alone().into(),
         }),
         hook: MethodHook::of(&method),
         optim: Optim::new(&OptimConfig::default()).expect("the defaults are sound"),

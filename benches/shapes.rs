@@ -23,6 +23,12 @@ pub struct Dims {
     ffn: Option<usize>,
     #[arg(long)]
     vocab: Option<usize>,
+    /// Experts in the place of each MLP, `--ffn` wide (Qwen 3 with experts); 0 is none
+    #[arg(long, default_value_t = 0)]
+    pub experts: usize,
+    /// Experts that compute a token
+    #[arg(long, default_value_t = 2)]
+    per_token: usize,
 }
 
 type Shapes = BTreeMap<String, BTreeMap<String, Value>>;
@@ -50,6 +56,8 @@ impl Dims {
             kv_heads: None,
             ffn: None,
             vocab: None,
+            experts: 0,
+            per_token: 2,
         }
     }
 
@@ -87,8 +95,10 @@ impl Dims {
 
     /// The `config.json` of such a Llama for texts of `seq` tokens.
     pub fn config(&self, seq: usize) -> Value {
+        let family = if self.experts > 0 { "qwen3_moe" } else { "llama" };
         json!({
-            "model_type": "llama", "vocab_size": self.vocab(), "hidden_size": self.hidden(),
+            "model_type": family, "num_experts": self.experts, "num_experts_per_tok": self.per_token,
+            "moe_intermediate_size": self.ffn(), "norm_topk_prob": true, "vocab_size": self.vocab(), "hidden_size": self.hidden(),
             "intermediate_size": self.ffn(), "num_hidden_layers": self.layers(), "num_attention_heads": self.heads(),
             "num_key_value_heads": self.kv_heads(), "max_position_embeddings": seq.max(2048),
             "tie_word_embeddings": self.own("untied") == json!(false), "eos_token_id": 1,
@@ -99,6 +109,7 @@ impl Dims {
     pub fn product_weights(&self) -> usize {
         let (hidden, head_dim) = (self.hidden(), self.hidden() / self.heads());
         let attention = 2 * hidden * hidden + 2 * hidden * self.kv_heads() * head_dim;
-        self.layers() * (attention + 3 * hidden * self.ffn()) + self.vocab() * hidden
+        let used = if self.experts > 0 { self.per_token } else { 1 };
+        self.layers() * (attention + 3 * hidden * self.ffn() * used) + self.vocab() * hidden
     }
 }

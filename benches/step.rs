@@ -194,7 +194,10 @@ fn mark(args: &Args, what: &str) -> Result<(), String> {
 /// The model with what trains, its parameters, and the numbers that train.
 pub fn build(args: &Args, method: &PeftConfig, device: &Device) -> Result<(Model, usize, usize), String> {
     let config = args.dims.config(args.seq).to_string();
-    let config = ModelConfig::from_json(&config, "flags".as_ref()).map_err(|e| e.to_string())?;
+    let mut config = ModelConfig::from_json(&config, "flags".as_ref()).map_err(|e| e.to_string())?;
+    if !method.method().target_parameters().is_empty() {
+        config = config.with_fused_experts().map_err(|e| e.to_string())?;
+    }
     let dtype = args.dtype.float();
     let model = match (args.drawn, dtype) {
         (true, dtype) => Model::drawn(&config, dtype, args.quant, device),
@@ -270,7 +273,7 @@ pub fn train_model(args: &Args, model: Model) -> TrainModel {
             offload: false,
         },
         objective,
-        ranks: Ranks::alone(),
+        ranks: Ranks::alone().into(),
     }
 }
 

@@ -24,7 +24,7 @@ import warnings
 
 import torch
 import peft
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -32,6 +32,9 @@ ALL = "all-linear"
 DIMENSIONS = ["hidden", "layers", "heads", "kv_heads", "ffn", "vocab"]
 METHODS = {
     "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=ALL),
+    # With experts: what `--set target_parameters=...` is to ft.
+    "lora_experts": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+                                            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
     "dora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=ALL, use_dora=True),
     "adalora": lambda: peft.AdaLoraConfig(init_r=12, target_r=8, lora_alpha=16, target_modules=ALL, total_step=1000),
     "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
@@ -98,6 +101,8 @@ def arguments():
     p.add_argument("--shape", choices=shapes, default="smollm2-135m", help="a model of benches/shapes.json")
     for name in DIMENSIONS:
         p.add_argument("--" + name.replace("_", "-"), type=int, help="where it differs from the shape's")
+    p.add_argument("--experts", type=int, default=0, help="in the place of each MLP, --ffn wide (Qwen 3 with experts); 0 is none")
+    p.add_argument("--per-token", type=int, default=2, help="experts that compute a token")
     for name, default in dict(batch=4, seq=256, threads=2, steps=5, warmup=2, seed=0).items():
         p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     p.add_argument("--method", choices=[*METHODS, *BOTTLENECKS, "full"], default="lora")
@@ -125,13 +130,18 @@ def sync(a):
 
 
 def build(a):
-    config = LlamaConfig(vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.ffn, num_hidden_layers=a.layers,
+    family, model_of, more = LlamaConfig, LlamaForCausalLM, {}
+    if a.experts:
+        family, model_of = Qwen3MoeConfig, Qwen3MoeForCausalLM
+        more = dict(num_experts=a.experts, num_experts_per_tok=a.per_token, moe_intermediate_size=a.ffn, norm_topk_prob=True,
+                    head_dim=a.hidden // a.heads)
+    config = family(**more, vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.ffn, num_hidden_layers=a.layers,
                          num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=max(2048, a.seq),
                          tie_word_embeddings=not a.untied, use_cache=False, attn_implementation="sdpa")
     held = torch.float32 if a.autocast else DTYPES[a.dtype]
     torch.set_default_dtype(held)
     with torch.device("meta" if a.quant else a.device):
-        model = LlamaForCausalLM(config)
+        model = model_of(config)
     torch.set_default_dtype(torch.float32)
     if a.quant:
         model = quantized(a, model)
@@ -201,7 +211,8 @@ def gflop_per_step(a):
     """Matrix products of the step: forward and input gradients (x 2), weight gradients too when everything trains (x 3)."""
     head_dim = a.hidden // a.heads
     attention = 2 * a.hidden * a.hidden + 2 * a.hidden * a.kv_heads * head_dim
-    weights = a.layers * (attention + 3 * a.hidden * a.ffn) + a.vocab * a.hidden
+    used = a.per_token if a.experts else 1
+    weights = a.layers * (attention + 3 * a.hidden * a.ffn * used) + a.vocab * a.hidden
     return 2 * weights * a.batch * a.seq * (3 if a.method == "full" else 2) / 1e9
 
 

@@ -12,7 +12,7 @@ use crate::support::{Array, arrays, close, fixture};
 const TOLERANCE: f64 = 2e-5;
 
 /// The folders of `fixtures/families` that have gradients and a configuration in both spellings.
-pub const FAMILIES: [&str; 13] = [
+pub const FAMILIES: [&str; 18] = [
     "llama",
     "llama3_rope",
     "mistral",
@@ -25,6 +25,11 @@ pub const FAMILIES: [&str; 13] = [
     "smollm3",
     "olmo2",
     "granite",
+    "qwen2_moe",
+    "qwen3_moe",
+    "mixtral",
+    "ministral3",
+    "granite4",
     "gpt2",
 ];
 
@@ -43,6 +48,7 @@ fn logits_equal_transformers() {
         ("llama_sharded", "llama"),
         ("gpt2_hub", "gpt2"),
         ("qwen2_bf16", "qwen2_bf16"),
+        ("qwen3_moe_stacked", "qwen3_moe"),
     ];
     for (name, golden) in FAMILIES.map(|name| (name, name)).into_iter().chain(same_as) {
         let golden = arrays(&fixture("families").join(golden).join("golden.safetensors"));

@@ -44,6 +44,50 @@ fn the_guide_says_what_the_code_says() {
     }
 }
 
+/// The families' names, as the README has them.
+#[test]
+fn the_readme_names_the_families_of_the_registry() {
+    const ENDS: [&str; 2] = [
+        "<!-- families, made by `cargo xtask guide` -->\n",
+        "<!-- end of families -->",
+    ];
+    let encoders: Vec<&str> = ft_model::families::encoders().collect();
+    let (of, decoders): (Vec<&str>, Vec<&str>) = ft_model::families::names().partition(|name| encoders.contains(name));
+    let list = |names: Vec<&str>| {
+        names
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let table = format!(
+        "| | |\n|---|---|\n| decoders | {} |\n| encoders | {} |\n",
+        list(decoders),
+        list(of)
+    );
+    let path = root().join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(ENDS[0]).expect("a place for the families");
+    let (_, after) = rest.split_once(ENDS[1]).expect("its end");
+    let wanted = [before, ENDS[0], &table, ENDS[1], after].concat();
+    if std::env::var_os("FT_BLESS").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap();
+    assert!(
+        found == wanted,
+        "README.md names other families than the registry: run `cargo xtask guide`"
+    );
+}
+
+/// A family of under 60 lines, as CONTRIBUTING shows it.
+#[test]
+fn contributing_shows_a_family_as_it_is() {
+    let shown = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let family = fs::read_to_string(root().join("crates/ft-model/src/families/olmo2.rs")).unwrap();
+    assert!(family.lines().count() < 60 && shown.contains(&format!("```rust\n{family}```")));
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

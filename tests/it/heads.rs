@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData, Tolerance};
 use ft_data::{Batch, Sample};
 use ft_eval::{head_loss, head_outputs};
 use ft_model::{HeadKind, LoadDtype, Model, ModelConfig, Problem};
-use ft_peft::{Adaptable, AnyTensor, Pass, PeftConfig, adapter, attach, methods::full::FullConfig};
+use ft_peft::methods::{full::FullConfig, lora::LoraConfig};
+use ft_peft::{Adaptable, AnyTensor, Pass, PeftConfig, adapter, attach};
+use ft_quant::{Kind, Scheme};
 
+use crate::methods_laws::disturb;
 use crate::production::{close_loss, in_gradients};
 use crate::support::{Array, arrays, close, fixture};
 
 /// The cases of `fixtures/heads`.
-const CASES: [&str; 8] = [
+const CASES: [&str; 10] = [
     "llama",
     "llama_multi",
     "llama_number",
@@ -23,9 +26,20 @@ const CASES: [&str; 8] = [
     "distilbert",
     "roberta",
     "bert_tokens",
+    "modernbert",
+    "modernbert_tokens",
 ];
 /// Those that have an adapter of PEFT.
-const ADAPTED: [&str; 6] = ["llama", "gpt2", "bert", "distilbert", "roberta", "bert_tokens"];
+const ADAPTED: [&str; 8] = [
+    "llama",
+    "gpt2",
+    "bert",
+    "distilbert",
+    "roberta",
+    "bert_tokens",
+    "modernbert",
+    "modernbert_tokens",
+];
 
 fn folder(name: &str) -> PathBuf {
     fixture("heads").join(name)
@@ -264,4 +278,35 @@ fn a_head_that_the_checkpoint_lacks_is_drawn_from_the_seed_or_refused() {
     };
     assert_eq!(score(1), score(1));
     assert_ne!(score(1), score(2));
+}
+
+#[test]
+fn encoders_in_codes_keep_the_laws_of_adapters() {
+    for name in ["bert", "distilbert", "roberta", "modernbert"] {
+        for kind in [Kind::Nf4, Kind::Int8] {
+            let load = || {
+                let scheme = Some(Scheme::new(kind));
+                Model::load_quantized(&folder(name), LoadDtype::F32, scheme, &Device::flex()).unwrap()
+            };
+            let mut model = load();
+            let batch = &layouts(&samples(&golden(name), model.head().unwrap()))[1];
+            let said = |model: &Model| outputs(model, batch, &Pass::eval()).into_data();
+            let before = said(&model);
+            let config = PeftConfig::Lora(LoraConfig {
+                rank: 2,
+                ..LoraConfig::default()
+            });
+            attach(&mut model, &config, 0).unwrap();
+            said(&model).assert_eq(&before, true);
+            disturb(&mut model);
+            let moved = said(&model);
+            let written = tempfile::tempdir().unwrap();
+            adapter::save(written.path(), &mut model, &config, "base").unwrap();
+            let mut again = load();
+            adapter::load(written.path(), &mut again).unwrap();
+            said(&again).assert_eq(&moved, true);
+            ft_peft::fold(&mut again).unwrap();
+            said(&again).assert_approx_eq::<f32>(&moved, Tolerance::absolute(1e-4));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use ft_data::{Batch, Sample};
+use ft_data::{Batch, Sample, Tokenizer};
 use ft_infer::GenerationConfig;
 use ft_model::{LoadDtype, Model};
 use ft_peft::PeftConfig;
@@ -21,7 +21,7 @@ pub fn train_model(model: Model, activations: ActivationPolicy) -> TrainModel {
         model,
         activations,
         objective: Arc::new(SftConfig::default()),
-        ranks: ft_train::Ranks::alone(),
+        ranks: ft_train::Ranks::alone().into(),
     }
 }
 
@@ -33,10 +33,16 @@ pub fn objective(options: &str, base: &Model) -> Arc<dyn Objective> {
         eos_token_id: vec![2],
         ..GenerationConfig::default()
     };
-    options
-        .kind()
-        .build(&Given::new(base, LoadDtype::F32, 7, &generation))
-        .unwrap()
+    let given = Given::new(base, LoadDtype::F32, 7, &generation);
+    options.kind().build(&given.reading(&masking_tokenizer())).unwrap()
+}
+
+/// What objectives that hide tokens need to know: which one stands for them.
+fn masking_tokenizer() -> Tokenizer {
+    let tokenizer = br#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "[MASK]": 3}, "unk_token": "[UNK]"}}"#;
+    Tokenizer::from_memory(&[("tokenizer.json", tokenizer)]).unwrap()
 }
 
 /// A step of these micro-batches, whose dropout masks have the seeds `step`, `step + 1`, ...

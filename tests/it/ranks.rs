@@ -245,12 +245,15 @@ fn steps_inside_the_backward_pass_are_refused() {
     }
 }
 
-/// Each rank takes the step of its own parameters: to the bit what every rank takes of all of them, and checkpoints are the same.
+/// Each rank takes the step of its own parameters, of full fine-tuning from gradients of its own alone: to the bit what every rank takes of all of
+/// them, and checkpoints are the same.
 #[test]
 fn optimizer_states_are_shared_to_the_bit() {
     let workshop = Workshop::new();
     for (i, options) in [
         "optim.kind=adamw",
+        "optim.kind=adamw peft.method=full optim.clip=0.01 train.accumulation=5",
+        "optim.kind=adamw peft.method=full train.checkpointing=1 optim.clip=0",
         "optim.kind=adamw_8bit peft.method=full",
         "optim.kind=adafactor peft.method=full",
         "optim.kind=muon peft.method=full optim.lr=1e-3",
@@ -267,7 +270,7 @@ fn optimizer_states_are_shared_to_the_bit() {
         let shared = [&sets[..], &["train.shard_optimizer=true"]].concat();
         let [whole, parts] = ["whole", "parts"].map(|name| format!("{name}{i}"));
         for (out, sets) in [(&whole, &sets), (&parts, &shared)] {
-            for outcome in fit_over(&workshop, out, sets, 3, Start::default()) {
+            for outcome in fit_over(&workshop, out, sets, 3 + i % 2, Start::default()) {
                 outcome.unwrap_or_else(|e| panic!("{sets:?}: {e}"));
             }
         }
@@ -294,4 +297,46 @@ fn shared_states_are_resumed_with_another_number_of_ranks() {
     }
     workshop.resume("cut", &sets).unwrap();
     alike(&workshop, "alone", "cut", 12, &sets);
+}
+
+/// Each rank answers some of the prompts, drawn too: the answers and metrics of one process.
+#[test]
+fn answers_are_those_of_one() {
+    let workshop = Workshop::new();
+    let sets = [
+        "train.steps=4",
+        "train.eval_every=2",
+        "train.accumulation=6",
+        "peft.dropout=0",
+        "optim.kind=sgd",
+        "eval.samples=5",
+        "eval.samples_each=true",
+        "eval.metrics=[\"exact_match\",\"bleu\"]",
+        "generate.do_sample=true",
+        "generate.temperature=0.8",
+        "generate.seed=3",
+    ];
+    let alone = workshop.fit("alone", &sets).unwrap();
+    assert!(alone.samples.len() == 5 && alone.after.as_ref().unwrap().metrics.contains_key("bleu"));
+    for size in [2, 3, 6] {
+        let out = format!("over{size}");
+        let outcomes = fit_over(&workshop, &out, &sets, size, Start::default());
+        let first = outcomes.into_iter().next().unwrap().unwrap();
+        assert_eq!(first.samples, alone.samples);
+        assert_eq!(first.after.unwrap().metrics, alone.after.as_ref().unwrap().metrics);
+        for file in ["before.json", "samples.jsonl"] {
+            let read = |out: &str| fs::read_to_string(workshop.path(out).join(file)).unwrap();
+            assert_eq!(read("alone"), read(&out), "{file}, {size} ranks");
+        }
+    }
+    let metrics = "[[task]]\nmetrics = [\"exact_match\", \"rougeL\"]\n";
+    let workshop = with_tasks(&THREE.replace("[[task]]\n", metrics));
+    let sets = short("train.accumulation=6 train.eval_every=2");
+    same_as_alone(&workshop, "tasks", &sets, &[2, 3], 4);
+    assert!(
+        workshop
+            .metrics("tasks-3")
+            .iter()
+            .any(|line| line["eval_rougeL_micro"].is_f64())
+    );
 }

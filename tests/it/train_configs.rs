@@ -77,6 +77,16 @@ fn plan(workshop: &Workshop, path: &Path) {
     if path.file_stem().is_some_and(|s| s == "e2e-bitfit") {
         sets.push(set("model.path", "biased"));
     }
+    // Encoders, and a teacher of labels.
+    match path.file_stem().and_then(|stem| stem.to_str()) {
+        Some("pairs-infonce") => sets.push(set("model.path", "bert")),
+        Some("text-mlm") => sets.push(set("model.path", "bert_masked")),
+        Some("sst2-distill") => {
+            sets.extend([set("model.path", "distilbert"), set("objective.teacher", "bert")]);
+            sets.extend(["data.train", "data.valid"].map(|key| set(key, "sst2.tsv")));
+        }
+        _ => {}
+    }
     // The tiny keys and values are too narrow for the ranks of real models.
     if path.file_stem().is_some_and(|s| s == "text-rslora") {
         sets.push("peft.rank=16".into());
@@ -143,6 +153,7 @@ fn data_for(config: &RunConfig) -> &'static str {
     match config.objective.kind().examples() {
         Examples::Pairs => return "pairs.jsonl",
         Examples::Rated => return "rated.jsonl",
+        Examples::Similar => return "similar.jsonl",
         Examples::Samples | Examples::Labelled => {}
     }
     match path.extension().and_then(|e| e.to_str()) {
@@ -167,9 +178,14 @@ fn write_data(workshop: &Workshop) {
     let problem = |i: usize| json!({ "question": format!("turn a {i}"), "answer": "b c d" }).to_string() + "\n";
     fs::write(workshop.path("gsm8k.jsonl"), (0..20).map(problem).collect::<String>()).unwrap();
     write_biased(workshop);
+    for name in ["bert", "bert_masked", "distilbert"] {
+        workshop.encoder(name, &fixture("heads").join(name));
+    }
     let pair =
         |i: usize| json!({ "chosen": format!("turn a {i} b"), "rejected": format!("turn a {i} c") }).to_string() + "\n";
     fs::write(workshop.path("pairs.jsonl"), (0..40).map(pair).collect::<String>()).unwrap();
+    let similar = |i: usize| json!({ "anchor": format!("turn {i}"), "positive": format!("a {i}") }).to_string() + "\n";
+    fs::write(workshop.path("similar.jsonl"), (0..20).map(similar).collect::<String>()).unwrap();
     let rated = |i: usize| {
         json!({ "prompt": format!("turn {i}"), "completion": "b", "label": i.is_multiple_of(2) }).to_string() + "\n"
     };

@@ -31,6 +31,33 @@ impl Workshop {
         workshop
     }
 
+    /// Puts a fixture's encoder into `folder`, with a tokenizer that writes `[CLS]` and `[SEP]` around texts.
+    pub fn encoder(&self, folder: &str, fixture: &Path) {
+        let dir = self.path(folder);
+        fs::create_dir_all(&dir).unwrap();
+        fs::remove_file(dir.join("generation_config.json")).ok();
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(fixture.join(name), dir.join(name)).unwrap();
+        }
+        write_tokenizer(
+            &dir,
+            &["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"],
+            json!({
+                "type": "TemplateProcessing",
+                "single": [{ "SpecialToken": { "id": "[CLS]", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } },
+                    { "SpecialToken": { "id": "[SEP]", "type_id": 0 } }],
+                "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+                "special_tokens": {
+                    "[CLS]": { "id": "[CLS]", "ids": [1], "tokens": ["[CLS]"] },
+                    "[SEP]": { "id": "[SEP]", "ids": [2], "tokens": ["[SEP]"] }
+                }
+            }),
+        );
+        let config = json!({ "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]",
+            "mask_token": "[MASK]" });
+        fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -163,7 +190,13 @@ fn write_base(dir: &Path) {
     for name in ["config.json", "generation_config.json", "model.safetensors"] {
         fs::copy(fixture("families/llama").join(name), dir.join(name)).unwrap();
     }
-    let specials = ["<pad>", "<s>", "</s>", "<unk>"];
+    write_tokenizer(dir, &["<pad>", "<s>", "</s>", "<unk>"], Value::Null);
+    let config = json!({ "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>" });
+    fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
+}
+
+/// A tokenizer of whole words behind special tokens, the last of which stands for words that it does not know.
+fn write_tokenizer(dir: &Path, specials: &[&str], post_processor: Value) {
     let added = specials.iter().enumerate().map(|(id, token)| {
         json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true })
@@ -176,12 +209,10 @@ fn write_base(dir: &Path) {
         .collect();
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Vec<_>>(),
-        "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" }
+        "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": post_processor, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": specials.last() }
     });
     fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let config = json!({ "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>" });
-    fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
 }
 
 /// "turn a b c into =" -> "c b a": reversing, with prompts of different lengths.

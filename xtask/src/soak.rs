@@ -1,6 +1,6 @@
 //! `cargo xtask soak [ROUNDS|mpi]`: a run that is killed at random moments and resumed, again and again, must end with the weights
-//! of the run that is left alone. The test behind it is ignored by default, because it takes minutes. `mpi`: of several processes that
-//! `mpirun` starts, a random one is killed, thirty times.
+//! of the run that is left alone. The test behind it is ignored by default, because it takes minutes. `mpi`: messages of more
+//! than 1 GiB; then, of several processes that `mpirun` starts, a random one is killed, thirty times.
 
 use crate::{Outcome, shell};
 
@@ -33,6 +33,8 @@ pub fn run(args: &[String]) -> Outcome {
 }
 
 fn mpi() -> Outcome {
+    let large = ["--package", "ft-ranks", "--features", "mpi", "--test", "mpi_large"];
+    shell::status(shell::cargo().arg("test").args(large).args(["--", "--ignored"]))?;
     let features = ["test", "--workspace", "--features", "ft-cli/mpi", "--test", "cli"];
     shell::status(
         shell::cargo()

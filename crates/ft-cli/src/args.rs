@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, DevicesChoice};
 
 /// `--device`, for the verbs that compute.
 #[derive(clap::Args, Debug, Clone, Copy)]
@@ -11,6 +11,14 @@ pub struct DeviceArg {
     /// auto, cpu, cuda[:N], vulkan[:N], wgpu[:N] or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+}
+
+/// `--device`, for the verb that may take several.
+#[derive(clap::Args, Debug, Clone)]
+pub struct DevicesArg {
+    /// auto, cpu, cuda[:N], vulkan[:N], wgpu[:N] or metal; several take each step together: cuda:0,cuda:1 or cuda:all
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DevicesChoice,
 }
 
 /// An adapter of `--adapter`, for the verbs that take several: `NAME=PATH`, or a path alone.

@@ -7,6 +7,18 @@ pub fn lacks() -> Vec<String> {
     ft_kernels::cuda_lacks(toolkit().as_deref())
 }
 
+/// Whether its cards can add up among themselves; says what that needs where they cannot.
+pub fn sums() -> bool {
+    let found = ft_kernels::has_nccl();
+    if !found {
+        tracing::warn!(
+            "no NCCL (libnccl.so.2) here: gradients go through host memory; `pip install nvidia-nccl-cu13` (or -cu12) and put the folder that it \
+             lies in on LD_LIBRARY_PATH"
+        );
+    }
+    found
+}
+
 /// Where CubeCL looks for the toolkit.
 fn toolkit() -> Option<PathBuf> {
     if let Some(typed) = std::env::var_os("CUDA_PATH") {

@@ -4,10 +4,14 @@
 //! nothing panics. The choice is written to `BURN_DEVICE` as well, because parts of Burn fall back to
 //! `Device::default()`, which would otherwise take the first backend that was compiled in.
 
+mod several;
+
 use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
+
+pub use several::{DevicesChoice, pick_all};
 
 use crate::failure::Failure;
 

@@ -38,6 +38,7 @@ mod ranks;
 mod screen;
 mod signals;
 mod verbs;
+mod weights;
 
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;

@@ -2,13 +2,14 @@
 
 use ft_data::Tokenizer;
 use ft_infer::{GenerationConfig, GenerationOptions};
-use ft_model::{LoadDtype, Model, ModelConfig};
+use ft_model::{Model, ModelConfig};
 use ft_peft::Adapters;
 
 use crate::args::{NamedAdapter, UNNAMED};
 use crate::device::Picked;
 use crate::failure::{Context, Failure};
 use crate::locate::{self, Located};
+use crate::weights::Weights;
 
 /// What the verbs work with.
 pub struct Loaded {
@@ -19,21 +20,20 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Reads the checkpoint, quantized as in the run of the adapter, attaches the adapter where there is one, and reads the
-    /// tokenizer.
-    pub fn open(located: Located, dtype: LoadDtype, picked: &Picked) -> Result<Self, Failure> {
-        Self::open_named(located, &[], dtype, picked)
+    /// Reads the checkpoint, attaches the adapter where there is one, and reads the tokenizer.
+    pub fn open(located: Located, weights: Weights, picked: &Picked) -> Result<Self, Failure> {
+        Self::open_named(located, &[], weights, picked)
     }
 
     /// [`open`](Self::open) with several adapters, of which the first is the one that was located.
     pub fn open_named(
         located: Located,
         named: &[NamedAdapter],
-        dtype: LoadDtype,
+        weights: Weights,
         picked: &Picked,
     ) -> Result<Self, Failure> {
         let tokenizer = Tokenizer::from_dir(located.tokenizer())?;
-        let mut model = base(&located, dtype, picked)?;
+        let mut model = base(&located, weights, picked)?;
         let mut adapters = Adapters::new(&mut model);
         let name = named.first().map_or(UNNAMED, |first| &first.name);
         let first = located.adapter.iter().map(|folder| (name, folder.clone()));
@@ -71,7 +71,7 @@ impl Loaded {
 }
 
 /// The checkpoint, with the head of the adapter, if that brings one.
-fn base(located: &Located, dtype: LoadDtype, picked: &Picked) -> Result<Model, Failure> {
+fn base(located: &Located, weights: Weights, picked: &Picked) -> Result<Model, Failure> {
     let own = ModelConfig::from_dir(&located.checkpoint)?;
     let config = match &located.adapter {
         None => own.clone(),
@@ -79,15 +79,7 @@ fn base(located: &Located, dtype: LoadDtype, picked: &Picked) -> Result<Model, F
     };
     // The adapter fills a head that the checkpoint does not hold.
     let fresh = (config.head != own.head).then_some(0);
-    let (folder, quant) = (&located.checkpoint, located.quant);
-    Ok(Model::load_configured(
-        config,
-        folder,
-        dtype,
-        quant,
-        fresh,
-        &picked.device,
-    )?)
+    weights.load(config, located, fresh, picked)
 }
 
 /// Fails for a model that says labels and writes no text.
@@ -98,15 +90,6 @@ pub fn must_write(model: &Model, verb: &str) -> Result<(), Failure> {
             "`ft {verb}` needs a model that writes text, and this one does not ({}); `ft eval` measures it, `ft inspect` says what it is",
             model.config().what()
         ))),
-    }
-}
-
-/// How weights are held to compute with: f32 on the CPU, which computes in f32 anyway, else as they are stored.
-pub fn working_dtype(picked: &Picked) -> LoadDtype {
-    if picked.is_cpu() {
-        LoadDtype::F32
-    } else {
-        LoadDtype::Auto
     }
 }
 

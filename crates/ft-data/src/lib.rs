@@ -59,6 +59,7 @@ mod labels;
 mod lengths;
 mod load;
 mod map;
+mod masking;
 mod minhash;
 mod order;
 mod pack;
@@ -93,6 +94,7 @@ pub use load::{
     Augmented, Dataset, Duplicates, Fate, Records, Row, load_augmented, load_records, load_samples, load_source,
     load_taught,
 };
+pub use masking::Masking;
 pub use minhash::{Text, near_duplicates};
 pub use order::Order;
 pub use pack::{Pack, pack_rows, share_rows};

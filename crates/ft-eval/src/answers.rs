@@ -4,16 +4,12 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use ft_data::{Sample, Tokenizer};
-use ft_infer::{GenerationConfig, Token, generate};
+use ft_infer::{Generation, GenerationConfig, Token, generate};
 use ft_model::Model;
 
 use crate::{Answer, Result};
 
-/// Lets the model answer the samples' prompts and puts the data's answers beside it.
-///
-/// A sample's prompt is what precedes its first target token; its answer the first run of target tokens. Samples with the same
-/// prompt share one generated answer and are each other's alternatives, as multi-reference data sets mean it. Samples
-/// without a prompt or an answer are left out. Special tokens are no part of the text.
+/// Lets the model answer the samples' prompts and puts the data's answers beside it: [`answers_of`] with [`generate`].
 ///
 /// `on_token` sees every generated token; its `row` is the index of the answer.
 ///
@@ -26,8 +22,26 @@ pub fn answers(
     config: &GenerationConfig,
     on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
+    answers_of(tokenizer, samples, |prompts| {
+        Ok(generate(model, prompts, config, on_token)?)
+    })
+}
+
+/// Has every prompt of the samples answered, in one call, and puts the data's answers beside what was said.
+///
+/// A sample's prompt is what precedes its first target token; its answer the first run of target tokens. Samples with the same
+/// prompt share one generated answer and are each other's alternatives, as multi-reference data sets mean it. Samples
+/// without a prompt or an answer are left out. Special tokens are no part of the text.
+///
+/// # Errors
+/// Those of `answer`.
+pub fn answers_of<E>(
+    tokenizer: &Tokenizer,
+    samples: &[Sample],
+    answer: impl FnOnce(&[Vec<u32>]) -> std::result::Result<Vec<Generation>, E>,
+) -> std::result::Result<Vec<Answer>, E> {
     let (prompts, references): (Vec<Vec<u32>>, Vec<Vec<&[u32]>>) = grouped(samples).into_iter().unzip();
-    let generations = generate(model, &prompts, config, on_token)?;
+    let generations = answer(&prompts)?;
     let text = |ids: &[u32]| tokenizer.decode(ids, true);
     let answer = |(at, references): (usize, Vec<&[u32]>)| Answer {
         prompt: Some(text(&prompts[at])),

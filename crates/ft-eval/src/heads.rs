@@ -14,10 +14,32 @@ use crate::{Error, Result};
 /// Outputs `[n, labels]` in f32 of the head, from hidden states after the final norm `[rows, width, hidden]`: of every sequence, or of
 /// every token that has a class.
 pub fn head_outputs(model: &Model, hidden: Tensor<3>, batch: &Batch) -> Tensor<2> {
+    if model.pool() == Pool::Mean {
+        return model.head_outputs(means(hidden, batch));
+    }
     let cells = cells(model.pool(), batch);
     let at = TensorData::new(cells.clone(), [cells.len()]);
     let at = Tensor::<1, Int>::from_data(at, &hidden.device());
     model.head_outputs(hidden.flatten::<2>(0, 1).select(0, at))
+}
+
+/// Means `[sequences, hidden]` over the tokens of every sequence.
+fn means(hidden: Tensor<3>, batch: &Batch) -> Tensor<2> {
+    let (cells, device) = (batch.rows * batch.width, hidden.device());
+    let mut shares = vec![0.0f32; batch.sequences() * cells];
+    for (sequence, row) in shares.chunks_exact_mut(cells).enumerate() {
+        let own = batch.cells(sequence);
+        let share = 1.0 / own.len() as f32;
+        row[own].fill(share);
+    }
+    let shares = Tensor::<2>::from_data(
+        TensorData::new(shares, [batch.sequences(), cells]),
+        (&device, DType::F32),
+    );
+    let hidden = hidden.flatten::<2>(0, 1);
+    shares
+        .cast(burn::tensor::FloatDType::from(hidden.dtype()))
+        .matmul(hidden)
 }
 
 /// The tokens that a head reads, as indices of cells.
@@ -26,7 +48,7 @@ fn cells(pool: Pool, batch: &Batch) -> Vec<i32> {
     let cells = sequences.flat_map(|sequence| {
         let cells = batch.cells(sequence);
         match pool {
-            Pool::First => vec![cells.start],
+            Pool::First | Pool::Mean => vec![cells.start],
             Pool::Last => vec![cells.end - 1],
             Pool::Each => {
                 let classes = batch.classes[sequence].iter();

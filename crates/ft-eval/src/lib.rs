@@ -36,7 +36,7 @@ mod settings;
 mod text;
 
 pub use answer::{Answer, read_predictions};
-pub use answers::answers;
+pub use answers::{answers, answers_of};
 pub use choices::{Choice, choose};
 pub use error::{Error, Result, SampleProblem};
 pub use evaluation::{Evaluation, Likelihood, batches, check, evaluate};

@@ -8,7 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use ft_data::{Batch, Sample};
 use ft_model::Model;
 use ft_peft::Pass;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
@@ -35,6 +35,8 @@ pub struct EmbeddingConfig {
     pub normalize: bool,
     /// Longest text in tokens.
     pub max_length: Option<usize>,
+    /// Width of a vector, where that is known.
+    pub dimension: Option<usize>,
 }
 
 impl EmbeddingConfig {
@@ -69,7 +71,10 @@ impl EmbeddingConfig {
                 }
                 "Pooling" => {
                     let path = folder.join("config.json");
-                    config.pooling = pooling(&read(&path)?).map_err(|why| failed(&path, why))?;
+                    let own = read(&path)?;
+                    let width = own.get("word_embedding_dimension").and_then(Value::as_u64);
+                    config.dimension = width.and_then(|width| usize::try_from(width).ok());
+                    config.pooling = pooling(&own).map_err(|why| failed(&path, why))?;
                     pooled = true;
                 }
                 "Normalize" => config.normalize = true,
@@ -85,6 +90,46 @@ impl EmbeddingConfig {
             false => Err(wrong("there is no module of type Pooling".into())),
         }
     }
+}
+
+impl EmbeddingConfig {
+    /// Writes the layout around a model in `dir`.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let module = |number: usize, path: &str, kind: &str| json!({ "idx": number, "name": number.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") });
+        let mut modules = vec![module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling")];
+        modules.extend(self.normalize.then(|| module(2, "2_Normalize", "Normalize")));
+        let flag = |pooling: Pooling| self.pooling == pooling;
+        let pooling = json!({
+            "word_embedding_dimension": self.dimension,
+            "pooling_mode_cls_token": flag(Pooling::Cls),
+            "pooling_mode_mean_tokens": flag(Pooling::Mean),
+            "pooling_mode_lasttoken": flag(Pooling::Last),
+            "pooling_mode_max_tokens": false,
+            "pooling_mode_mean_sqrt_len_tokens": false,
+            "pooling_mode_weightedmean_tokens": false,
+            "include_prompt": true,
+        });
+        let text = json!({ "max_seq_length": self.max_length, "do_lower_case": false });
+        write(&dir.join("modules.json"), &json!(modules))?;
+        write(&dir.join("sentence_bert_config.json"), &text)?;
+        write(
+            &dir.join("config_sentence_transformers.json"),
+            &json!({ "similarity_fn_name": "cosine", "prompts": {} }),
+        )?;
+        for folder in ["1_Pooling", "2_Normalize"] {
+            let path = dir.join(folder);
+            fs::create_dir_all(&path).map_err(|e| failed(&path, e.to_string()))?;
+        }
+        write(&dir.join("1_Pooling/config.json"), &pooling)
+    }
+}
+
+fn write(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).expect("JSON");
+    fs::write(path, text).map_err(|e| failed(path, e.to_string()))
 }
 
 /// What `1_Pooling/config.json` says, in either spelling.

@@ -32,6 +32,20 @@ pub fn generate(
     run(&mut Cached::new(model, None), prompts, config, on_token)
 }
 
+/// [`generate`] for the prompts at these places alone, ascending: what each gets there, for processes that divide a list among them.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_some(
+    model: &Model,
+    prompts: &[Vec<u32>],
+    places: &[usize],
+    config: &GenerationConfig,
+    on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
+) -> Result<Vec<Generation>> {
+    run_some(&mut Cached::new(model, None), prompts, Some(places), config, on_token)
+}
+
 /// [`generate`] with an adapter for each prompt, all of them in the same batches (PEFT's `adapter_names`).
 ///
 /// # Errors
@@ -56,8 +70,21 @@ pub(crate) fn run(
     config: &GenerationConfig,
     on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>> {
+    run_some(model, prompts, None, config, on_token)
+}
+
+fn run_some(
+    model: &mut impl Decoder,
+    prompts: &[Vec<u32>],
+    places: Option<&[usize]>,
+    config: &GenerationConfig,
+    on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
+) -> Result<Vec<Generation>> {
     config.validate()?;
     let mut jobs = prompts::jobs(prompts, model.limits(), config.max_new_tokens)?;
+    if let Some(places) = places {
+        jobs.retain(|job| places.binary_search(&job.row).is_ok());
+    }
     jobs.sort_by_key(|job| std::cmp::Reverse(job.prompt.len()));
     let mut results: Vec<Option<Generation>> = vec![None; prompts.len()];
     let mut flow = ControlFlow::Continue(());

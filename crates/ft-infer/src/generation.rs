@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a row ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
     /// A stop token was generated.
@@ -33,7 +33,7 @@ pub fn no_stream(_: Token) -> ControlFlow<()> {
 }
 
 /// The continuation of one prompt.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// Generated tokens, the stop token included (as transformers returns them).
     pub tokens: Vec<u32>,

@@ -52,7 +52,7 @@ pub use engine::{
     AdapterInfo, Elapsed, Engine, EngineOptions, Event, Events, Request, RequestError, Stats, TokenScore,
 };
 pub use error::{Error, PromptProblem, Result};
-pub use generate::{generate, generate_mixed};
+pub use generate::{generate, generate_mixed, generate_some};
 pub use generation::{FinishReason, Generation, Token, no_stream};
 pub use lm::MixedRows;
 pub use structure::{Structure, Vocabulary};

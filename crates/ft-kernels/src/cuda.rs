@@ -33,3 +33,9 @@ pub fn cuda_lacks(toolkit: Option<&Path>) -> Vec<String> {
     }
     lacks
 }
+
+/// Whether NCCL is here, by which the cards of one process add up among themselves.
+pub fn has_nccl() -> bool {
+    // SAFETY: only tries to open a library by NVIDIA's name.
+    unsafe { cudarc::nccl::sys::is_culib_present() }
+}

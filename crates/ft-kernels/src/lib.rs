@@ -72,7 +72,7 @@ pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
 pub use cross_entropy::{cross_entropy, cross_entropy_rows, smoothed_cross_entropy, token_nll};
 #[cfg(feature = "cuda")]
-pub use cuda::cuda_lacks;
+pub use cuda::{cuda_lacks, has_nccl};
 pub use device::is_cpu;
 pub use distillation::{Distillation, DistillationOptions, Teacher, distillation, teacher_topk};
 pub use dropout::dropout;

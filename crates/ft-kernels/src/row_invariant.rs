@@ -31,7 +31,7 @@ pub(crate) fn on() -> bool {
 mod tests {
     use super::*;
     use crate::{Mask, attention, linear};
-    use burn::tensor::{Device, Distribution, Tensor};
+    use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 
     fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
@@ -45,15 +45,15 @@ mod tests {
     fn a_row_of_a_product_is_the_same_among_any_number_of_others() {
         // Deep and flat products, narrow and wide ones, with remainders everywhere.
         for (input, out) in [(131, 77), (700, 40), (8, 200), (33, 9), (1500, 3)] {
-            let (x, w) = (random([41, input]), random([out, input]));
-            let all = row_invariant(|| linear(x.clone(), w.clone()));
-            for (from, rows) in [(0, 1), (3, 2), (5, 8), (7, 9), (20, 21)] {
-                let some = row_invariant(|| linear(x.clone().narrow(0, from, rows), w.clone()));
-                assert_eq!(
-                    bits(some),
-                    bits(all.clone().narrow(0, from, rows)),
-                    "{input} {out} {rows}"
-                );
+            let x = random([41, input]);
+            for dtype in [FloatDType::F32, FloatDType::BF16, FloatDType::F16] {
+                let w = random([out, input]).cast(dtype);
+                let all = row_invariant(|| linear(x.clone(), w.clone()));
+                for (from, rows) in [(0, 1), (3, 2), (4, 3), (5, 8), (7, 9), (20, 21)] {
+                    let some = row_invariant(|| linear(x.clone().narrow(0, from, rows), w.clone()));
+                    let same = all.clone().narrow(0, from, rows);
+                    assert_eq!(bits(some), bits(same), "{input} {out} {rows} {dtype:?}");
+                }
             }
         }
     }

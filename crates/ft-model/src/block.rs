@@ -1,6 +1,8 @@
 //! How a decoder block of Llama's kind computes, beside its sizes: what a family says in `config.json`, as a value. One piece of code
 //! (`families/llama.rs`) computes all of them.
 
+use burn::tensor::{Device, Tensor, TensorData};
+
 use crate::rope::Rope;
 
 /// The parts in which the families differ. The default is Llama's.
@@ -16,6 +18,12 @@ pub struct Block {
     pub activation: Activation,
     /// Whether queries, keys and values are one matrix (`qkv_proj`), and gate and up too (`gate_up_proj`).
     pub fused: bool,
+    /// Experts in the place of the MLP.
+    pub experts: Option<ExpertsConfig>,
+    /// How queries grow with the position.
+    pub query_scale: Option<QueryScale>,
+    /// Whether the MLP has the names of Granite 4's, gate and up in one matrix.
+    pub shared_mlp: bool,
     /// Factor of queries times keys, where it is not 1/√head_dim.
     pub attention_scale: Option<f64>,
     /// Rotary embedding of the layers with a sliding window, where they have one of their own.
@@ -30,6 +38,28 @@ pub struct Block {
     pub residual_scale: Option<f64>,
     /// Factor of the last hidden states, and with them of the logits.
     pub output_scale: Option<f64>,
+}
+
+/// How queries grow with the position: by `1 + beta ln(1 + floor(position / original))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryScale {
+    /// How fast.
+    pub beta: f64,
+    /// Context length of the pretraining.
+    pub original: f64,
+}
+
+impl QueryScale {
+    /// Factors `[rows, seq, 1, 1]` at these positions.
+    pub(crate) fn factors(self, positions: &[Vec<usize>], device: &Device) -> Tensor<4> {
+        let factor = |position: &usize| {
+            let times = (*position as f64 / self.original).floor();
+            (1.0 + self.beta * times.ln_1p()) as f32
+        };
+        let shape = [positions.len(), positions.first().map_or(0, Vec::len), 1, 1];
+        let factors: Vec<f32> = positions.iter().flatten().map(factor).collect();
+        Tensor::from_data(TensorData::new(factors, shape), device)
+    }
 }
 
 /// Where the normalizations of a block stand.
@@ -66,7 +96,85 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// Experts, of whom a router chooses some for every token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsConfig {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them compute a token.
+    pub per_token: usize,
+    /// Width inside each.
+    pub inner: usize,
+    /// Width inside one that computes every token, where there is one.
+    pub shared: Option<usize>,
+    /// Whether the weights of the chosen ones are divided by their sum.
+    pub normalized: bool,
+    /// Which layers have them; the others have an MLP.
+    pub layers: Vec<bool>,
+    /// Weight of the loss that keeps them equally busy, in training: `router_aux_loss_coef`, where `output_router_logits` is on.
+    pub balance: f64,
+    /// Whether gate and up of an expert are one matrix.
+    pub fused: bool,
+    /// Below a layer.
+    pub(crate) path: &'static str,
+    pub(crate) names: MlpNames,
+}
+
+/// How checkpoints name the matrices of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct MlpNames {
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub down: &'static str,
+    pub gate_up: &'static str,
+    /// Whether checkpoints have gate and up as two matrices, of which the one is made.
+    pub joins: bool,
+}
+
+impl MlpNames {
+    pub const LLAMA: Self = Self {
+        gate: "gate_proj",
+        up: "up_proj",
+        down: "down_proj",
+        gate_up: "gate_up_proj",
+        joins: false,
+    };
+    pub const SHARED: Self = Self {
+        gate_up: "input_linear",
+        down: "output_linear",
+        ..Self::LLAMA
+    };
+    pub const EXPERT: Self = Self {
+        joins: true,
+        ..Self::LLAMA
+    };
+}
+
 impl Block {
+    /// The experts of layer `index`, where it has some.
+    pub(crate) fn sparse(&self, index: usize) -> Option<&ExpertsConfig> {
+        self.experts.as_ref().filter(|experts| experts.layers[index])
+    }
+
+    /// Those of a layer that has them.
+    pub(crate) fn experts(&self) -> &ExpertsConfig {
+        self.experts.as_ref().expect("a block with experts")
+    }
+
+    /// Where the MLP or the experts of layer `index` are, below the layer.
+    pub(crate) fn feed_forward(&self, index: usize) -> &'static str {
+        let dense = if self.shared_mlp { "shared_mlp" } else { "mlp" };
+        self.sparse(index).map_or(dense, |experts| experts.path)
+    }
+
+    /// The names of a layer's matrices where it has no experts, and whether gate and up are one of them.
+    pub(crate) fn dense(&self) -> (&'static MlpNames, bool) {
+        match self.shared_mlp {
+            true => (&MlpNames::SHARED, true),
+            false => (&MlpNames::LLAMA, self.fused),
+        }
+    }
+
     /// Whether layer `index` has rotary embedding.
     pub(crate) fn rotates(&self, index: usize) -> bool {
         self.rotates.get(index).copied().unwrap_or(true)

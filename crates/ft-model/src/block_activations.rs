@@ -11,7 +11,7 @@
 
 use ft_peft::SavedActivations;
 
-use crate::block::{Activation, Norms, QkNorm};
+use crate::block::{Activation, ExpertsConfig, MlpNames, Norms, QkNorm};
 use crate::config::ModelConfig;
 use crate::families::Blocks;
 
@@ -54,6 +54,7 @@ impl ModelConfig {
             Blocks::Gpt2 => block.gpt2(self, index),
             Blocks::Llama => block.llama(self, index),
             Blocks::Encoder => block.encoder(self, index),
+            Blocks::Modern => block.modern(self, index),
         }
         block.kept.passing += self.hidden_size;
         block.kept
@@ -61,7 +62,14 @@ impl ModelConfig {
 
     /// Numbers per token of a block's forward pass without a tape, at its widest.
     pub fn forward_numbers(&self) -> usize {
-        3 * self.hidden_size + 2 * self.intermediate_size
+        let inner = match &self.block.experts {
+            None => 2 * self.intermediate_size,
+            Some(own) => {
+                let routed = own.per_token * (2 * own.inner + 3 * self.hidden_size);
+                (routed + 2 * own.shared.unwrap_or(0)).max(2 * self.intermediate_size)
+            }
+        };
+        3 * self.hidden_size + inner
     }
 }
 
@@ -99,22 +107,60 @@ impl Walk<'_> {
             Norms::Around => self.norm("pre_feedforward_layernorm", hidden),
             Norms::After => {}
         }
-        self.projections(&["mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"], hidden);
-        self.when_tracked(
-            match block.activation {
-                Activation::Silu => 2,
-                // And what the activation makes of the gate.
-                Activation::GeluTanh => 3,
-            } * config.intermediate_size,
-        );
-        let kept = self.projections(&["mlp.down_proj"], config.intermediate_size);
-        // The gradients of gate and up come when their product has gone; those of parts of one matrix's output as large as the whole.
-        let gradients = if block.fused { 5 } else { 2 };
-        self.passing(gradients * config.intermediate_size - kept);
+        match block.sparse(index) {
+            None => {
+                let ((names, fused), inner) = (block.dense(), config.intermediate_size);
+                self.mlp(
+                    block.feed_forward(index),
+                    names,
+                    block.activation,
+                    fused,
+                    [hidden, inner],
+                );
+            }
+            Some(own) => self.experts(own, block.activation, hidden),
+        }
         if block.norms != Norms::Before {
             self.norm("post_feedforward_layernorm", hidden);
         }
         self.projections(&["output_adapters"], hidden);
+    }
+
+    /// The MLP at `path` below the block; `sizes` are the width of its input and the one inside.
+    fn mlp(&mut self, path: &str, names: &MlpNames, activation: Activation, fused: bool, [input, inner]: [usize; 2]) {
+        let parts = [names.gate, names.up, names.gate_up].map(|name| format!("{path}.{name}"));
+        self.projections(&parts.each_ref().map(String::as_str), input);
+        self.when_tracked(
+            match activation {
+                Activation::Silu => 2,
+                // And what the activation makes of the gate.
+                Activation::GeluTanh => 3,
+            } * inner,
+        );
+        let kept = self.projections(&[&format!("{path}.{}", names.down)], inner);
+        // The gradients of gate and up come when their product has gone; those of parts of one matrix's output as large as the whole.
+        let gradients = if fused { 5 } else { 2 };
+        self.passing(gradients * inner - kept);
+    }
+
+    /// Of every token, those experts that compute it, as if they were the first ones.
+    fn experts(&mut self, own: &ExpertsConfig, activation: Activation, hidden: usize) {
+        let router = format!("{}.gate", own.path);
+        self.projections(&[&router], hidden);
+        self.when_tracked(2 * own.count);
+        for expert in 0..own.per_token {
+            // Its rows of the sorted input, its output, and that in the order of tokens.
+            self.when_tracked(3 * hidden);
+            let path = format!("{}.experts.{expert}", own.path);
+            self.mlp(&path, &own.names, activation, own.fused, [hidden, own.inner]);
+        }
+        if let Some(inner) = own.shared {
+            let path = format!("{}.shared_expert", own.path);
+            self.mlp(&path, &own.names, activation, false, [hidden, inner]);
+            self.when_tracked(hidden);
+        }
+        // The sorted rows and outputs, and their gradients.
+        self.passing(4 * own.per_token * hidden);
     }
 
     fn gpt2(&mut self, config: &ModelConfig, index: usize) {
@@ -135,7 +181,7 @@ impl Walk<'_> {
     }
 
     fn encoder(&mut self, config: &ModelConfig, index: usize) {
-        let (hidden, inner, names) = (config.hidden_size, config.intermediate_size, config.encoder().names);
+        let (hidden, inner, names) = (config.hidden_size, config.intermediate_size, config.encoder().names());
         self.at = format!("{}.{}.{index}", names.base, names.layers);
         self.projections(&names.inputs, hidden);
         let before = self.attention(4 * hidden + config.num_attention_heads);
@@ -147,6 +193,21 @@ impl Walk<'_> {
         let kept = self.projections(&[names.down], inner);
         self.passing(2 * inner - kept);
         self.norm(names.output_norm, hidden);
+    }
+
+    fn modern(&mut self, config: &ModelConfig, index: usize) {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        self.at = format!("model.layers.{index}");
+        self.norm("attn_norm", hidden);
+        self.projections(&["attn.Wqkv"], hidden);
+        let before = self.attention(4 * hidden + config.num_attention_heads);
+        self.projections(&["attn.Wo"], if before { 0 } else { hidden });
+        self.norm("mlp_norm", hidden);
+        self.projections(&["mlp.Wi"], hidden);
+        // What GELU is made of, its value and what it is multiplied with.
+        self.when_tracked(5 * inner);
+        let kept = self.projections(&["mlp.Wo"], inner);
+        self.passing(5 * inner - kept);
     }
 
     fn keep(&mut self, numbers: usize) {

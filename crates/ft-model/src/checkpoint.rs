@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::text_tower;
+use crate::{stacked, text_tower};
 
 /// The tensors of a checkpoint folder.
 pub struct Checkpoint {
@@ -29,8 +29,8 @@ pub struct Entry {
     pub dtype: Dtype,
     /// Dimensions.
     pub shape: Vec<usize>,
-    file: usize,
-    bytes: Range<usize>,
+    pub(crate) file: usize,
+    pub(crate) bytes: Range<usize>,
 }
 
 impl Checkpoint {
@@ -46,7 +46,17 @@ impl Checkpoint {
             checkpoint.add_file(&file)?;
         }
         checkpoint.take_text_tower();
+        checkpoint.take_stacks_apart();
         Ok(checkpoint)
+    }
+
+    fn take_stacks_apart(&mut self) {
+        let of_stack = |(name, entry): (&String, &Entry)| Some((name.clone(), stacked::one_by_one(name, entry)?));
+        let stacks: Vec<_> = self.entries.iter().filter_map(of_stack).collect();
+        for (name, matrices) in stacks {
+            self.entries.remove(&name);
+            self.entries.extend(matrices);
+        }
     }
 
     /// Leaves out what is no part of a language model among others, and gives its tensors the names they have alone.

@@ -59,6 +59,8 @@ pub struct ModelConfig {
     pub encoder: Option<EncoderConfig>,
     /// What stands in the place of the output head.
     pub head: Option<HeadConfig>,
+    /// Whether an encoder has the head that fills in masked tokens.
+    pub(crate) masked: bool,
     /// The file's own keys, kept for writing back.
     pub(crate) raw: Map<String, Value>,
 }
@@ -190,6 +192,25 @@ impl ModelConfig {
             );
             return Err(keys.error("num_key_value_heads", why));
         }
+        if let Some(experts) = &self.block.experts {
+            let sizes = [
+                ("num_experts", experts.count),
+                ("num_experts_per_tok", experts.per_token),
+                ("moe_intermediate_size", experts.inner),
+                ("shared_expert_intermediate_size", experts.shared.unwrap_or(1)),
+            ];
+            for (key, size) in sizes {
+                if size == 0 {
+                    return Err(keys.error(key, "must be a positive number, got 0".into()));
+                }
+                keys.within(key, size, 1 << 20)?;
+            }
+            keys.within("num_experts", experts.count, 1 << 12)?;
+            if experts.per_token > experts.count {
+                let why = format!("{} of {} experts cannot be chosen", experts.per_token, experts.count);
+                return Err(keys.error("num_experts_per_tok", why));
+            }
+        }
         for rope in self.rope.iter().chain(&self.block.local_rope) {
             rope.check(self.head_dim).map_err(|(key, why)| keys.error(key, why))?;
         }
@@ -234,6 +255,7 @@ impl ModelConfig {
             eos_token_ids: keys.ids("eos_token_id"),
             encoder: None,
             head: keys.stated_head(),
+            masked: false,
             raw: keys.raw.clone(),
         })
     }
@@ -288,6 +310,23 @@ impl Keys {
                 let why = || format!("a non-negative whole number is needed, got {value}");
                 self.within(key, size.ok_or_else(|| self.error(key, why()))?, LARGEST)
             }
+        }
+    }
+
+    /// The first of these keys that is there.
+    pub fn first_size(&self, names: &[&str]) -> Result<usize> {
+        let key = names
+            .iter()
+            .find(|key| self.raw.contains_key(**key))
+            .unwrap_or(&names[0]);
+        self.size(key, None)
+    }
+
+    /// Weight of the loss that keeps experts equally busy: as in transformers, 0 unless `output_router_logits` is on.
+    pub fn balance(&self) -> f64 {
+        match self.flag("output_router_logits", false) {
+            true => self.number("router_aux_loss_coef", 0.001),
+            false => 0.0,
         }
     }
 

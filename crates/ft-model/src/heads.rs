@@ -5,14 +5,14 @@ mod config;
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor, activation};
-use ft_peft::{Pass, Projection, TargetModule};
+use ft_peft::{Norm, Pass, Projection, TargetModule};
 use ft_quant::{Layout, Weight};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 use crate::model::Model;
-use crate::source::{Fill, Source, projection};
+use crate::source::{Fill, Source, centered_norm, projection};
 
 /// What a head says, and of what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub enum Pool {
     First,
     /// The last.
     Last,
+    /// The mean of all.
+    Mean,
     /// Each.
     Each,
 }
@@ -79,8 +81,8 @@ pub enum Pool {
 /// The layers of a family's head, by the paths that checkpoints have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLayers {
-    /// A layer before the last, and what comes behind it.
-    pub before: Option<(&'static str, Behind)>,
+    /// A layer before the last.
+    pub before: Option<Before>,
     /// The last layer.
     pub last: &'static str,
     /// Whether that has a bias.
@@ -93,7 +95,8 @@ pub(crate) struct HeadLayers {
 impl HeadLayers {
     /// Where its layers are.
     pub fn paths(&self) -> Vec<&'static str> {
-        self.before.iter().map(|(path, _)| *path).chain([self.last]).collect()
+        let before = self.before.iter().flat_map(|before| [Some(before.path), before.norm]);
+        before.flatten().chain([self.last]).collect()
     }
 
     fn trains(&self, path: &str) -> bool {
@@ -103,11 +106,22 @@ impl HeadLayers {
     }
 }
 
+/// A layer before the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    pub path: &'static str,
+    pub bias: bool,
+    pub behind: Behind,
+    /// A normalization without bias behind that.
+    pub norm: Option<&'static str>,
+}
+
 /// What comes behind the layer before the last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Behind {
     Tanh,
     Relu,
+    Gelu,
 }
 
 /// Of a decoder: one matrix on the last token, or on each.
@@ -128,6 +142,7 @@ pub(crate) fn of_decoder(kind: HeadKind) -> HeadLayers {
 #[derive(Module, Debug)]
 pub(crate) struct Head {
     before: Option<Projection>,
+    norm: Option<Norm>,
     last: Projection,
 }
 
@@ -146,17 +161,23 @@ impl Head {
             let bias = bias.then(|| source.vector(&format!("{path}.bias"), rows, Fill::Zeros));
             projection(weight, bias)
         };
+        let before = layers.before.map(|before| layer(before.path, hidden, before.bias));
+        let last = layer(layers.last, head.labels.len(), layers.bias);
+        let norm = layers.before.and_then(|before| before.norm);
         Self {
-            before: layers.before.map(|(path, _)| layer(path, hidden, true)),
-            last: layer(layers.last, head.labels.len(), layers.bias),
+            before,
+            norm: norm.map(|path| centered_norm(path, hidden, config.norm_eps, source)),
+            last,
         }
     }
 
     pub fn target_modules(&mut self, layers: HeadLayers) -> Vec<TargetModule<'_>> {
         let before = self.before.as_mut().zip(layers.before);
-        let before = before.map(|(slot, (path, _))| TargetModule::projection(path, slot));
+        let before = before.map(|(slot, before)| TargetModule::projection(before.path, slot));
+        let norm = self.norm.as_mut().zip(layers.before.and_then(|before| before.norm));
+        let norm = norm.map(|(slot, path)| TargetModule::norm(path, slot));
         let last = TargetModule::projection(layers.last, &mut self.last);
-        before.into_iter().chain([last]).collect()
+        before.into_iter().chain(norm).chain([last]).collect()
     }
 }
 
@@ -194,11 +215,16 @@ impl Model {
             self.head_layers(),
         );
         let hidden = match (&head.before, layers.before) {
-            (Some(before), Some((_, behind))) => {
-                let x = before.forward(hidden, &Pass::eval());
-                match behind {
+            (Some(layer), Some(before)) => {
+                let x = layer.forward(hidden, &Pass::eval());
+                let x = match before.behind {
                     Behind::Tanh => activation::tanh(x),
                     Behind::Relu => activation::relu(x),
+                    Behind::Gelu => activation::gelu(x),
+                };
+                match &head.norm {
+                    None => x,
+                    Some(norm) => norm.forward(x),
                 }
             }
             _ => hidden,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::block::Block;
+use crate::block::{Block, ExpertsConfig};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::families::Decoder;
@@ -22,6 +22,8 @@ impl Model {
             Decoder::Llama(m) => m.layers = layers.iter().map(|i| m.layers[*i].clone()).collect(),
             Decoder::Gpt2(m) => m.h = layers.iter().map(|i| m.h[*i].clone()).collect(),
             Decoder::Encoder(m) => m.layers = layers.iter().map(|i| m.layers[*i].clone()).collect(),
+            // The first layer alone begins without a normalization.
+            Decoder::Modern(_) => return Err(self.config().keeps_all_layers()),
         }
         let config = self.config().with_layers(layers);
         Ok(self.configured(config))
@@ -55,6 +57,17 @@ impl ModelConfig {
         Ok(())
     }
 
+    fn keeps_all_layers(&self) -> Error {
+        Error::Config {
+            path: PathBuf::from("config.json"),
+            key: "model_type".into(),
+            why: format!(
+                "\"{}\" is taken with all of its layers: the first one is no other's kind",
+                self.model_type
+            ),
+        }
+    }
+
     fn with_layers(&self, layers: &[usize]) -> Self {
         let windows: Vec<Option<usize>> = layers.iter().map(|i| self.windows[*i]).collect();
         let mut raw = self.raw.clone();
@@ -76,11 +89,24 @@ impl ModelConfig {
         {
             *list = layers.iter().map(|i| list[*i].clone()).collect();
         }
+        let experts = self.block.experts.clone().map(|own| ExpertsConfig {
+            layers: layers.iter().map(|i| own.layers[*i]).collect(),
+            ..own
+        });
+        if let Some(experts) = experts.as_ref().filter(|experts| experts.layers.contains(&false)) {
+            let dense = (0..layers.len()).filter(|i| !experts.layers[*i]).collect::<Vec<_>>();
+            raw.insert("mlp_only_layers".into(), dense.into());
+            raw.insert("decoder_sparse_step".into(), 1.into());
+        } else if experts.is_some() {
+            raw.insert("decoder_sparse_step".into(), 1.into());
+            raw.remove("mlp_only_layers");
+        }
         let rotates: Vec<bool> = layers.iter().map(|i| self.block.rotates(*i)).collect();
         Self {
             num_hidden_layers: layers.len(),
             windows,
             block: Block {
+                experts,
                 rotates: if self.block.rotates.is_empty() {
                     Vec::new()
                 } else {

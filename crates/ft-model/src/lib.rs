@@ -6,8 +6,7 @@
 //!                                     └── Adaptable: the modules that ft-peft can change, by checkpoint path
 //! ```
 //!
-//! Families: llama (1, 2, 3.x, SmolLM), mistral, qwen2, qwen3, gemma3_text, phi3 (and 4), smollm3, olmo2, granite, gpt2; encoders: bert,
-//! distilbert, roberta.
+//! [`families::list`] names the families.
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -38,19 +37,24 @@ mod heads;
 mod hidden_projections;
 mod layers;
 mod loader;
+mod masked_head;
 mod model;
 mod outline;
 mod quantized;
 mod random;
 mod rope;
+pub mod routing;
 mod rows;
 mod save;
 mod source;
+mod stacked;
 mod text_tower;
+mod to_distilbert;
 mod virtual_tokens;
+mod vocabulary;
 
 pub use apart::NextTokens;
-pub use block::{Activation, Block, Norms, QkNorm};
+pub use block::{Activation, Block, ExpertsConfig, Norms, QkNorm, QueryScale};
 pub use block_activations::BlockActivations;
 pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};

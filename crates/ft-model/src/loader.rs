@@ -34,6 +34,8 @@ pub(crate) struct Loader<'a> {
     strip: &'static str,
     /// The output head is the embedding table.
     tied: bool,
+    /// Checkpoint path of the output head.
+    head: &'static str,
     /// The output head is left out.
     headless: bool,
     /// The layers of the head that takes its place, and what they are drawn from where the checkpoint does not hold them.
@@ -57,9 +59,10 @@ impl<'a> Loader<'a> {
         device: &'a Device,
     ) -> Self {
         let random = |seed| Random::new(seed, config.initializer_range(), device);
+        const TABLES: [&str; 2] = ["embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight"];
         let bare = |probe: &str| checkpoint.entries.contains_key(probe);
         let strip = match &config.encoder {
-            Some(encoder) if bare("embeddings.word_embeddings.weight") => encoder.prefix(),
+            Some(encoder) if TABLES.iter().any(|table| bare(table)) => encoder.prefix,
             None if bare("wte.weight") => "transformer.",
             None if bare("embed_tokens.weight") => "model.",
             _ => "",
@@ -69,8 +72,9 @@ impl<'a> Loader<'a> {
             checkpoint,
             strip,
             tied: config.tie_word_embeddings,
+            head: config.head_path(),
             headless: config.head.is_some(),
-            beside: config.encoder.as_ref().map(|encoder| encoder.prefix()),
+            beside: config.encoder.as_ref().map(|encoder| encoder.prefix),
             fresh: layers.zip(fresh.map(random)),
             dtype,
             quant: None,
@@ -304,12 +308,39 @@ impl Source for Loader<'_> {
             Err(why) => return self.wrong(own, why.to_string(), layout),
         }
         let name = format!("{own}.weight");
-        match self.quant.filter(|_| own != crate::model::HEAD) {
+        match self.quant.filter(|_| own != self.head) {
             None => Weight::new(self.tensor(&format!("{path}.weight"), shape), layout),
             Some(scheme) => {
                 let weight = self.quantize(&name, shape, layout, scheme);
                 weight.unwrap_or_else(|why| self.wrong(own, format!("{name}: {why}"), layout))
             }
+        }
+    }
+
+    fn joined(&mut self, _: &str, parts: [&str; 2], [rows, columns]: [usize; 2]) -> Weight {
+        let half = [rows / 2, columns];
+        let Some(scheme) = self.quant else {
+            let [gate, up] = parts.map(|path| self.weight(path, half, Layout::OutIn).dense());
+            return Weight::new(Tensor::cat(vec![gate, up], 0), Layout::OutIn);
+        };
+        let mut values = Vec::with_capacity(rows * columns);
+        let mut held = DType::F32;
+        for path in parts {
+            let name = format!("{path}.weight");
+            self.used.push(name.clone());
+            match self.find(&name, &half) {
+                Ok((bytes, own)) => {
+                    values.extend(floats(bytes, own));
+                    held = own;
+                    self.checkpoint.release(&name);
+                }
+                Err(why) => return self.wrong(path, format!("{name}: {why}"), Layout::OutIn),
+            }
+        }
+        let dtype = FloatDType::from(self.dtype.of(held));
+        match Encoded::encode(&values, [rows, columns], scheme) {
+            Ok(encoded) => Weight::packed(Packed::new(&encoded, Layout::OutIn, dtype, self.device), Layout::OutIn),
+            Err(why) => self.wrong(parts[0], why.to_string(), Layout::OutIn),
         }
     }
 }

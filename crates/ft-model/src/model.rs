@@ -3,9 +3,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
-use ft_peft::methods::trainable_tokens::TrainableTokens;
-use ft_peft::{Adaptable, EmbeddingDelta, ModuleSlot, Pass, Projection, TargetModule, TaskHead, WeightDelta};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
+use ft_peft::{Adaptable, ModuleSlot, Pass, Projection, TargetModule, TaskHead};
 use ft_quant::{Layout, Scheme};
 
 use crate::cache::KvCache;
@@ -15,13 +14,14 @@ use crate::error::Result;
 use crate::families::Decoder;
 use crate::heads::Head;
 use crate::loader::{LoadDtype, Loader, held_as};
+use crate::masked_head::{MaskedHead, MaskedNames};
 use crate::quantized;
 use crate::random::{Drawn, Random};
 use crate::rows::Rows;
 use crate::source::{Source, linear};
 use crate::virtual_tokens::behind;
 
-/// Checkpoint path of the output head in every supported family.
+/// Checkpoint path of the output head in every family of decoders.
 pub(crate) const HEAD: &str = "lm_head";
 
 /// A decoder-only language model of any supported family, or an encoder.
@@ -30,6 +30,8 @@ pub struct Model {
     pub(crate) decoder: Decoder,
     /// `None` while the head is the embedding table.
     pub(crate) lm_head: Option<Projection>,
+    /// Before the output head of an encoder that fills in masked tokens.
+    pub(crate) masked_head: Option<MaskedHead>,
     /// In the place of the output head.
     pub(crate) task_head: Option<Head>,
     /// Maps to another model's width, `[other width, own width]`.
@@ -65,6 +67,7 @@ impl Model {
             quantized::check_quantizable(&config, scheme, dir)?;
         }
         let checkpoint = Checkpoint::open(dir)?;
+        let config = config.held_by(&checkpoint);
         let mut loader = Loader::new(&checkpoint, &config, dtype, fresh, device);
         if let Some(scheme) = scheme {
             loader = loader.quantized(scheme);
@@ -103,12 +106,17 @@ impl Model {
     pub(crate) fn build(config: ModelConfig, source: &mut impl Source) -> Self {
         let decoder = Decoder::build(&config, source);
         let shape = [config.vocab_size, config.hidden_size];
-        let own_head = config.head.is_none() && config.encoder.is_none() && !config.tie_word_embeddings;
-        let lm_head = own_head.then(|| linear(HEAD, shape, false, source));
+        let masked = config.masked_names();
+        let masked_head = masked.map(|names| MaskedHead::build(names, &config, source));
+        let predicts = config.writes() || masked.is_some();
+        let own_head = predicts && !config.tie_word_embeddings;
+        let bias = masked.is_some_and(MaskedNames::is_one_layer);
+        let lm_head = own_head.then(|| linear(config.head_path(), shape, bias, source));
         let task_head = config.head.as_ref().map(|head| Head::build(head, &config, source));
         Self {
             decoder,
             lm_head,
+            masked_head,
             task_head,
             hidden_projections: Vec::new(),
             config,
@@ -235,7 +243,7 @@ impl Model {
     pub fn trains_before(&self, block: usize) -> bool {
         let head = self.lm_head.as_ref().map_or(0, |head| head.num_params());
         let beside = self.hidden_projections.num_params();
-        let beside = beside + self.task_head.num_params();
+        let beside = beside + self.task_head.num_params() + self.masked_head.num_params();
         self.num_params() > self.decoder.num_params_from(block) + head + beside
     }
 
@@ -244,114 +252,16 @@ impl Model {
     pub fn params_before(&self, block: usize) -> HashSet<ParamId> {
         self.decoder.params_before(block).into_iter().collect()
     }
-
-    /// hidden `[batch, seq, hidden]` to logits `[batch, seq, vocab]` in f32.
-    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        let logits = match &self.lm_head {
-            Some(head) => head.forward(hidden, &Pass::eval()),
-            None => {
-                let logits = ft_kernels::linear(hidden.clone(), self.decoder.embeddings().weight.val());
-                match self.tied_tokens() {
-                    None => logits,
-                    Some(tokens) => tokens.logits(hidden, logits),
-                }
-            }
-        };
-        logits.cast(burn::tensor::FloatDType::F32)
-    }
-
-    /// Sum over rows of the negative log-likelihood in nats, `[1]`; hidden `[n, hidden]`, targets `[n]`. Targets spread
-    /// `smoothing` of their weight over the whole vocabulary, as torch's `label_smoothing` does; 0 is plain.
-    pub fn nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
-        if let Some(tokens) = self.tied_tokens() {
-            return tokens.nll_sum(hidden, self.decoder.embeddings().weight.val(), targets, smoothing);
-        }
-        if let Some(head) = self.head_matrix() {
-            return ft_kernels::smoothed_cross_entropy(hidden, head, targets, smoothing);
-        }
-        let logits = self.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
-        let log_probs = activation::log_softmax(logits, 1); // [n, vocab]
-        let picked = log_probs.clone().gather(1, targets.unsqueeze_dim(1)).sum();
-        if smoothing == 0.0 {
-            return picked.neg();
-        }
-        let spread = log_probs.mean_dim(1).sum();
-        (picked.mul_scalar(1.0 - smoothing) + spread.mul_scalar(smoothing)).neg()
-    }
-
-    /// Negative log-likelihood of each row in nats, `[n]`; with its gradients where the model trains.
-    pub fn token_nll(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-        if let Some(tokens) = self.tied_tokens() {
-            return tokens.token_nll(hidden, self.decoder.embeddings().weight.val(), targets);
-        }
-        match self.head_matrix() {
-            Some(head) => ft_kernels::cross_entropy_rows(hidden, head, targets),
-            None => self.adapted_nll(hidden, targets),
-        }
-    }
-
-    /// Hidden states `[n, d]` and a matrix `[vocab, d]` whose product is the logits, both with what trains in them. Where the head is
-    /// more than a matrix (an adapter, a bias, rows that train in a tied table), this is W + dW, the bias as a column.
-    pub fn head_product(&self, hidden: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        if let Some(tokens) = self.tied_tokens() {
-            let head = tokens.trained_table(self.decoder.embeddings().weight.val());
-            return (hidden, head);
-        }
-        if let Some(head) = self.head_matrix() {
-            return (hidden, head);
-        }
-        let head = self.lm_head.as_ref().expect("a tied head is a matrix");
-        let bias = head.bias.as_ref().map(|bias| bias.val());
-        let weight = head.weight.dense();
-        let (weight, bias) = match &head.delta {
-            Some(delta) => delta.fold(weight, bias),
-            None => (weight, bias),
-        };
-        match bias {
-            None => (hidden, weight),
-            Some(bias) => {
-                let ones = Tensor::ones([hidden.dims()[0], 1], (&hidden.device(), hidden.dtype()));
-                let column = bias.cast(FloatDType::from(weight.dtype())).unsqueeze_dim(1);
-                (Tensor::cat(vec![hidden, ones], 1), Tensor::cat(vec![weight, column], 1))
-            }
-        }
-    }
-
-    /// The head as one matrix `[vocab, hidden]`, unless an adapter sits on it.
-    fn head_matrix(&self) -> Option<Tensor<2>> {
-        match &self.lm_head {
-            None => {
-                let table = self.decoder.embeddings().weight.val();
-                Some(match self.tied_tokens() {
-                    None => table,
-                    Some(tokens) => tokens.table(table),
-                })
-            }
-            Some(head) if head.delta.is_none() && head.bias.is_none() => Some(head.weight.dense()),
-            Some(_) => None,
-        }
-    }
-
-    /// The rows that train in the table, where the head is that table.
-    fn tied_tokens(&self) -> Option<&TrainableTokens> {
-        match &self.decoder.embeddings().delta {
-            Some(EmbeddingDelta::Tokens(tokens)) if self.lm_head.is_none() => Some(tokens),
-            _ => None,
-        }
-    }
-
-    /// Cross-entropy through an adapted head: holds `[n, vocab]`.
-    fn adapted_nll(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-        let logits = self.logits(hidden.unsqueeze_dim(0)).squeeze_dim::<2>(0);
-        let picked = activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1));
-        picked.squeeze_dim::<1>(1).neg()
-    }
 }
 
 impl Adaptable for Model {
     fn target_modules(&mut self) -> Vec<TargetModule<'_>> {
         let mut modules = self.decoder.target_modules(&self.config);
-        modules.extend(self.lm_head.as_mut().map(|head| TargetModule::projection(HEAD, head)));
+        if let (Some(head), Some(names)) = (&mut self.masked_head, self.config.masked_names()) {
+            modules.extend(head.target_modules(names));
+        }
+        let path = self.config.head_path();
+        modules.extend(self.lm_head.as_mut().map(|head| TargetModule::projection(path, head)));
         if let (Some(head), Some(own)) = (&mut self.task_head, &self.config.head) {
             modules.extend(head.target_modules(self.config.head_layers(own.kind)));
         }
@@ -359,7 +269,11 @@ impl Adaptable for Model {
     }
 
     fn head_path(&self) -> &str {
-        HEAD
+        self.config.head_path()
+    }
+
+    fn writes(&self) -> bool {
+        self.config.writes()
     }
 
     fn task_head(&self) -> Option<TaskHead> {
@@ -373,7 +287,8 @@ impl Adaptable for Model {
     fn untie_head(&mut self) {
         if self.lm_head.is_none() {
             let table = self.decoder.embeddings().weight.val().detach();
-            self.lm_head = Some(Projection::new(table, Layout::OutIn, None));
+            let bias = self.masked_head.as_mut().and_then(MaskedHead::give_bias_of_one_layer);
+            self.lm_head = Some(Projection::new(table, Layout::OutIn, bias));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use ft_peft::ModuleSpec;
+use ft_quant::{Layout, Weight};
 
 use crate::config::ModelConfig;
 use crate::model::Model;
@@ -73,5 +74,11 @@ impl Source for Outline {
 
     fn vector(&mut self, name: &str, len: usize, _: Fill) -> Tensor<1> {
         self.tensor(name, [len])
+    }
+
+    fn joined(&mut self, _: &str, parts: [&str; 2], [rows, columns]: [usize; 2]) -> Weight {
+        let part = parts.map(|path| self.tensor::<2>(&format!("{path}.weight"), [rows / 2, columns]));
+        let [one, _] = part;
+        Weight::new(one.narrow(0, 0, 1).expand([rows, columns]), Layout::OutIn)
     }
 }

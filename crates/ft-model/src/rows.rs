@@ -118,8 +118,8 @@ impl Rows {
         }
     }
 
-    /// Every token sees its whole text, and padding itself: for an encoder.
-    pub(crate) fn whole_texts(&self, batch: usize, seq: usize, device: &Device) -> Mask {
+    /// Every token sees its whole text, or what is no further away than `reach` of it, and padding itself: for an encoder.
+    pub(crate) fn whole_texts(&self, batch: usize, seq: usize, reach: Option<usize>, device: &Device) -> Mask {
         let columns = |of: [Vec<i32>; 2]| {
             of.map(|values| {
                 Some(Tensor::<2, Int>::from_data(
@@ -143,6 +143,15 @@ impl Rows {
                 }
             }
             _ => ends = [vec![0; batch * seq], vec![seq as i32 - 1; batch * seq]],
+        }
+        if let Some(reach) = reach {
+            let reach = reach as i32;
+            for (at, first) in ends[0].iter_mut().enumerate() {
+                *first = (*first).max((at % seq) as i32 - reach);
+            }
+            for (at, last) in ends[1].iter_mut().enumerate() {
+                *last = (*last).min((at % seq) as i32 + reach);
+            }
         }
         let [first, last] = columns(ends);
         Mask {

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::View;
 use serde_json::json;
 
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::loader::LoadDtype;
 use crate::model::Model;
@@ -87,7 +88,7 @@ impl Model {
                 ModuleSlot::Embedding(e) => e.delta.is_some() || e.prompt.is_some(),
                 ModuleSlot::Residual { slot, .. } => slot.adapter.is_some(),
                 ModuleSlot::Attention { slot, .. } => slot.prefix.is_some(),
-                ModuleSlot::Norm(_) => false,
+                ModuleSlot::Norm(_) | ModuleSlot::Bias(_) => false,
             };
             if adapted {
                 return Err(Error::NotFolded(module.path));
@@ -98,6 +99,17 @@ impl Model {
                     path: module.path,
                     family,
                 });
+            }
+            if let Some([gate, up]) = self.config().parts_of_expert(&module.path) {
+                let (_, AnyTensor::Matrix(both)) = module.tensors().remove(0) else {
+                    unreachable!("a projection")
+                };
+                let rows = both.dims()[0] / 2;
+                for (path, start) in [(gate, 0), (up, rows)] {
+                    let part = AnyTensor::Matrix(both.clone().narrow(0, start, rows));
+                    items.push(Item::floats(&path, ("weight", part), dtype));
+                }
+                continue;
             }
             match packed(&module).filter(|_| dtype == LoadDtype::Auto) {
                 None => items.extend(
@@ -114,6 +126,16 @@ impl Model {
             }
         }
         Ok(items)
+    }
+}
+
+impl ModelConfig {
+    /// The paths of gate and up of an expert that has them in one matrix, out of the path of that.
+    fn parts_of_expert(&self, path: &str) -> Option<[String; 2]> {
+        let own = self.block.experts.as_ref().filter(|own| own.fused)?;
+        let (at, name) = path.rsplit_once('.')?;
+        let joined = name == own.names.gate_up && at.contains(".experts.");
+        joined.then(|| [own.names.gate, own.names.up].map(|part| format!("{at}.{part}")))
     }
 }
 

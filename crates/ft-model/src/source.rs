@@ -24,6 +24,11 @@ pub(crate) trait Source {
     fn weight(&mut self, path: &str, shape: [usize; 2], layout: Layout) -> Weight {
         Weight::new(self.matrix(&format!("{path}.weight"), shape, Fill::Normal), layout)
     }
+
+    /// The matrices `parts` as the parts of one, `whole`, `shape` `[out, in]`.
+    fn joined(&mut self, whole: &str, _parts: [&str; 2], shape: [usize; 2]) -> Weight {
+        self.weight(whole, shape, Layout::OutIn)
+    }
 }
 
 /// `path.weight` `[out, in]` and `path.bias` `[out]`.
@@ -45,6 +50,7 @@ pub(crate) fn projection(weight: Weight, bias: Option<Tensor<1>>) -> Projection 
         weight,
         bias: bias.map(Leaf::Frozen),
         delta: None,
+        routes: false,
     }
 }
 
@@ -56,6 +62,7 @@ pub(crate) fn rms_norm(path: &str, len: usize, eps: f64, source: &mut impl Sourc
         bias: None,
         eps,
         from_one: false,
+        centered: false,
     }
 }
 
@@ -67,6 +74,7 @@ pub(crate) fn rms_norm_from_one(path: &str, len: usize, eps: f64, source: &mut i
         bias: None,
         eps,
         from_one: true,
+        centered: false,
     }
 }
 
@@ -75,6 +83,14 @@ pub(crate) fn layer_norm(path: &str, len: usize, eps: f64, source: &mut impl Sou
     let bias = source.vector(&format!("{path}.bias"), len, Fill::Zeros);
     Norm {
         bias: Some(Leaf::Frozen(bias)),
+        ..rms_norm(path, len, eps, source)
+    }
+}
+
+/// `path.weight`; the mean is taken out, and nothing is added.
+pub(crate) fn centered_norm(path: &str, len: usize, eps: f64, source: &mut impl Source) -> Norm {
+    Norm {
+        centered: true,
         ..rms_norm(path, len, eps, source)
     }
 }

@@ -106,10 +106,7 @@ pub fn scale_and_clip<M: Module>(
     max_norm: Option<f64>,
 ) -> (GradientsParams, GradNorm) {
     let (norm, by) = match sum_of_squares(module, &grads) {
-        Amount::Host(squares) => {
-            let norm = squares.sqrt() * factor.abs();
-            (Amount::Host(norm), Amount::Host(coefficient(norm, max_norm) * factor))
-        }
+        Amount::Host(squares) => return scale_and_clip_by(module, grads, factor, max_norm, squares),
         Amount::Device(squares) => {
             let norm = squares.sqrt().mul_scalar(factor.abs());
             let by = max_norm.map(|max| device_coefficient(norm.clone(), max).mul_scalar(factor));
@@ -119,6 +116,67 @@ pub fn scale_and_clip<M: Module>(
     };
     scale(module, &mut grads, by);
     (grads, GradNorm(norm))
+}
+
+/// [`scale_and_clip`] where the sum of squares is known: of several processes, each may have the gradients of a part of the parameters.
+pub fn scale_and_clip_by<M: Module>(
+    module: &M,
+    mut grads: GradientsParams,
+    factor: f64,
+    max_norm: Option<f64>,
+    squares: f64,
+) -> (GradientsParams, GradNorm) {
+    let norm = squares.sqrt() * factor.abs();
+    scale(module, &mut grads, Amount::Host(coefficient(norm, max_norm) * factor));
+    (grads, GradNorm(Amount::Host(norm)))
+}
+
+/// The sum of squares of each parameter's gradient, in the order in which the module is visited; 0 where there is none. Waits for the device.
+///
+/// # Errors
+/// What went wrong on the device.
+pub fn squares_of_each<M: Module>(module: &M, grads: &GradientsParams) -> Result<Vec<f64>, TensorReadError> {
+    let mut each = Each {
+        grads,
+        seen: HashSet::new(),
+        known: Vec::new(),
+        waiting: Vec::new(),
+    };
+    module.visit(&mut each);
+    let Each { mut known, waiting, .. } = each;
+    let (places, sums): (Vec<usize>, Vec<Tensor<1>>) = waiting.into_iter().unzip();
+    if !sums.is_empty() {
+        let sums = Tensor::cat(sums, 0).try_into_vec_as::<f32>()?;
+        places
+            .into_iter()
+            .zip(sums)
+            .for_each(|(place, sum)| known[place] = sum.into());
+    }
+    Ok(known)
+}
+
+struct Each<'a> {
+    grads: &'a GradientsParams,
+    seen: HashSet<ParamId>,
+    known: Vec<f64>,
+    /// Of which place, `[1]` in f32.
+    waiting: Vec<(usize, Tensor<1>)>,
+}
+
+impl ModuleVisitor for Each<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.seen.insert(param.id) {
+            return;
+        }
+        self.known.push(0.0);
+        let place = self.known.len() - 1;
+        match self.grads.get::<D>(param.id) {
+            None => {}
+            #[cfg(feature = "flex")]
+            Some(grad) if host::holds(&grad) => self.known[place] = host::sum_of_squares(grad),
+            Some(grad) => self.waiting.push((place, grad.cast(FloatDType::F32).square().sum())),
+        }
+    }
 }
 
 /// A norm that is not a number gives a coefficient that is not one either, as in torch: bad gradients stay visible.

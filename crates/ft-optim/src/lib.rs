@@ -62,7 +62,7 @@ pub mod schedule;
 mod tests;
 
 pub use error::{Error, Mismatch, Problem, Result};
-pub use grads::{GradNorm, clip_grad_norm, scale_and_clip, scale_grads};
+pub use grads::{GradNorm, clip_grad_norm, scale_and_clip, scale_and_clip_by, scale_grads, squares_of_each};
 pub use groups::{Group, decays, embedding, hidden};
 pub use loss_scale::LossScale;
 pub use optim::Optim;

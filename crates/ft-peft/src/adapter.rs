@@ -18,6 +18,7 @@ use crate::slots::Projection;
 use crate::target_module::{Adaptable, AnyTensor, ModuleSlot, TargetModule};
 use crate::tensor_file::write_tensor_file;
 
+pub(crate) mod experts;
 mod head;
 mod layout;
 mod record;
@@ -93,6 +94,9 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let to_fill = config.to_be_filled(dir.join(ENCODER).is_file());
     sizes::check(dir, &file, &to_fill, &module_specs(model))?;
     let attached = attach(model, &to_fill, 0)?;
+    if !config.method().target_parameters().is_empty() {
+        experts::take_apart(&mut file.tensors, &module_specs(model), &attached.choice.adapted);
+    }
     twin::drop(model, &attached.choice, &mut file.tensors);
     let head = model.task_head();
     for mut module in model.target_modules() {
@@ -118,7 +122,10 @@ pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_mo
             why,
         });
     };
-    let tensors = tensors(model, config.method(), &choice, &layout);
+    let mut tensors = tensors(model, config.method(), &choice, &layout);
+    if !config.method().target_parameters().is_empty() {
+        experts::put_together(&mut tensors, &choice.adapted);
+    }
     write_folder(dir, &record, layout.weights(), &tensors)?;
     virtual_tokens::write_encoder(dir, model)
 }
@@ -180,7 +187,7 @@ fn tensors(
                 let params = slot.adapter.iter_mut().flat_map(|adapter| adapter.params());
                 params.for_each(|(name, param)| put(name, param.data()));
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Attention { .. } => {}
         }
         let infix = method.infix(&module.path);
         put_own(&mut module, choice, infix, &mut put);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ft_quant::Leaf;
+
 use crate::adapter;
 use crate::attach::{module_specs, preview};
 use crate::error::{Error, Result};
@@ -41,6 +43,7 @@ enum Slot {
     Projection(Projection),
     Embedding(Embedding),
     Norm(Norm),
+    Bias(Leaf<1>),
     Residual(Residual),
     Attention(Prefixes),
 }
@@ -51,6 +54,7 @@ impl Slot {
             ModuleSlot::Projection(slot) => Slot::Projection((**slot).clone()),
             ModuleSlot::Embedding(slot) => Slot::Embedding((**slot).clone()),
             ModuleSlot::Norm(slot) => Slot::Norm((**slot).clone()),
+            ModuleSlot::Bias(bias) => Slot::Bias((**bias).clone()),
             ModuleSlot::Residual { slot, .. } => Slot::Residual((**slot).clone()),
             ModuleSlot::Attention { slot, .. } => Slot::Attention((**slot).clone()),
         }
@@ -61,6 +65,7 @@ impl Slot {
             (Slot::Projection(own), ModuleSlot::Projection(slot)) => **slot = own.clone(),
             (Slot::Embedding(own), ModuleSlot::Embedding(slot)) => **slot = own.clone(),
             (Slot::Norm(own), ModuleSlot::Norm(slot)) => **slot = own.clone(),
+            (Slot::Bias(own), ModuleSlot::Bias(bias)) => **bias = own.clone(),
             (Slot::Residual(own), ModuleSlot::Residual { slot, .. }) => **slot = own.clone(),
             (Slot::Attention(own), ModuleSlot::Attention { slot, .. }) => **slot = own.clone(),
             _ => unreachable!("a path is always the same kind of module"),

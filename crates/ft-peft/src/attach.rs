@@ -14,7 +14,7 @@ pub struct ModuleSpec {
     pub path: String,
     /// What stands there.
     pub kind: Kind,
-    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm or a residual stream,
+    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm or a residual stream, `[out, 0]` of a bias alone,
     /// `[layers, kv_heads head_dim]` of the attention.
     pub dims: [usize; 2],
     /// Whether it has a bias.
@@ -148,7 +148,7 @@ pub fn trained_shapes(specs: &[ModuleSpec], config: &PeftConfig, choice: &Choice
         let biased = spec.bias && (whole || choice.biases.contains(&spec.path));
         let weight = if cols == 1 { vec![rows] } else { vec![rows, cols] };
         let mut tensors = Vec::new();
-        tensors.extend(whole.then(|| (format!("{}.weight", spec.path), weight)));
+        tensors.extend((whole && cols > 0).then(|| (format!("{}.weight", spec.path), weight)));
         tensors.extend(biased.then(|| (format!("{}.bias", spec.path), vec![rows])));
         if !whole && choice.adapted.contains(&spec.path) {
             let name = format!("{}.delta", spec.path);
@@ -166,8 +166,8 @@ pub fn attach(model: &mut impl Adaptable, config: &PeftConfig, seed: u64) -> Res
     let attached = preview(&specs, config)?;
     config.method().ready(&specs)?;
     let choice = &attached.choice;
-    let head = model.head_path().to_string();
-    if choice.adapted.contains(&head) || choice.whole.contains(&head) {
+    let head = specs.iter().find(|spec| spec.kind == Kind::TiedHead);
+    if head.is_some_and(|head| choice.adapted.contains(&head.path) || choice.whole.contains(&head.path)) {
         model.untie_head();
     }
     let nested = !matches!(config, PeftConfig::TrainableTokens(_));
@@ -218,7 +218,7 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
         match &mut module.slot {
             ModuleSlot::Projection(slot) => slot.fold(),
             ModuleSlot::Embedding(slot) => slot.fold(),
-            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
     }
     Ok(())
@@ -273,9 +273,11 @@ fn spec(mut module: TargetModule<'_>, head: &str, task: Option<TaskHead>) -> Mod
             (Kind::TaskHead, slot.weight.dims())
         }
         ModuleSlot::Projection(slot) if module.path == head => (Kind::Head, slot.weight.dims()),
+        ModuleSlot::Projection(slot) if slot.routes => (Kind::Router, slot.weight.dims()),
         ModuleSlot::Projection(slot) => (Kind::Linear, slot.weight.dims()),
         ModuleSlot::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),
         ModuleSlot::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
+        ModuleSlot::Bias(bias) => (Kind::Bias, [bias.dims()[0], 0]),
         ModuleSlot::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
         ModuleSlot::Attention { shape, .. } => (Kind::Attention, [shape.layers, shape.width()]),
     };

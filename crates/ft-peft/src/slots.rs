@@ -20,6 +20,9 @@ pub struct Projection {
     pub bias: Option<Leaf<1>>,
     /// The adapter in this module.
     pub delta: Option<Delta>,
+    /// Whether it is a router of experts, which is adapted where it is named alone.
+    #[module(skip)]
+    pub routes: bool,
 }
 
 impl Projection {
@@ -29,6 +32,7 @@ impl Projection {
             weight: Weight::new(weight, layout),
             bias: bias.map(Leaf::Frozen),
             delta: None,
+            routes: false,
         }
     }
 
@@ -157,7 +161,7 @@ impl Prefixes {
     }
 }
 
-/// RMSNorm (no bias) or LayerNorm (with bias).
+/// RMSNorm (no bias), or LayerNorm (with a bias, or centered without one).
 #[derive(Module, Debug)]
 pub struct Norm {
     /// `[hidden]`.
@@ -170,12 +174,20 @@ pub struct Norm {
     /// Whether the factor of an RMSNorm is one more than the weight (Gemma).
     #[module(skip)]
     pub from_one: bool,
+    /// Whether it is a LayerNorm though it has no bias.
+    #[module(skip)]
+    pub centered: bool,
 }
 
 impl Norm {
     /// x `[.., hidden]`, normalized over the last axis in f32.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match &self.bias {
+            None if self.centered => {
+                let weight = self.weight.val();
+                let none = Tensor::zeros(weight.dims(), (&weight.device(), weight.dtype()));
+                ft_kernels::layer_norm(x, weight, none, self.eps)
+            }
             None => ft_kernels::rms_norm(x, self.factor(), self.eps),
             Some(bias) => ft_kernels::layer_norm(x, self.weight.val(), bias.val(), self.eps),
         }
@@ -183,7 +195,7 @@ impl Norm {
 
     /// The residual stream `x`, with what a sub-layer adds to it, and its normalization.
     pub fn beside<const D: usize>(&self, x: Tensor<D>, added: Option<Tensor<D>>) -> (Tensor<D>, Tensor<D>) {
-        if self.bias.is_none() && added.as_ref().is_none_or(|added| added.dtype() == x.dtype()) {
+        if self.bias.is_none() && !self.centered && added.as_ref().is_none_or(|added| added.dtype() == x.dtype()) {
             return ft_kernels::residual_norm(x, added, self.factor(), self.eps);
         }
         let stream = match added {

@@ -25,6 +25,11 @@ pub trait Adaptable {
         None
     }
 
+    /// Whether it predicts the next token of a text.
+    fn writes(&self) -> bool {
+        true
+    }
+
     /// `model_type` and class (`llama`, `LlamaForCausalLM`), for adapter files that name them.
     fn architecture(&self) -> (&str, &str) {
         ("", "")
@@ -65,6 +70,8 @@ pub enum ModuleSlot<'a> {
     Embedding(&'a mut Embedding),
     /// A normalization.
     Norm(&'a mut Norm),
+    /// A bias whose matrix is another module's: that of a head tied to the embedding table.
+    Bias(&'a mut Leaf<1>),
     /// Where the output of a sub-layer joins the residual stream.
     Residual {
         /// The module itself, which holds no tensor of the checkpoint.
@@ -132,6 +139,14 @@ impl<'a> TargetModule<'a> {
         }
     }
 
+    /// A bias alone, `path.bias`.
+    pub fn bias_alone(path: impl Into<String>, bias: &'a mut Leaf<1>) -> Self {
+        Self {
+            path: path.into(),
+            slot: ModuleSlot::Bias(bias),
+        }
+    }
+
     /// Where the output of a sub-layer joins the residual stream, `hidden` wide; `path` as AdapterHub calls the module.
     pub fn residual(path: impl Into<String>, slot: &'a mut Residual, hidden: usize, device: Device) -> Self {
         Self {
@@ -153,6 +168,7 @@ impl<'a> TargetModule<'a> {
         match &mut self.slot {
             ModuleSlot::Projection(p) => p.bias.as_mut(),
             ModuleSlot::Norm(n) => n.bias.as_mut(),
+            ModuleSlot::Bias(bias) => Some(bias),
             ModuleSlot::Embedding(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => None,
         }
     }
@@ -163,7 +179,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.weight.value.train(),
             ModuleSlot::Embedding(e) => e.weight.train(),
             ModuleSlot::Norm(n) => n.weight.train(),
-            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.train();
@@ -176,7 +192,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.weight.value.freeze(),
             ModuleSlot::Embedding(e) => e.weight.freeze(),
             ModuleSlot::Norm(n) => n.weight.freeze(),
-            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
             bias.freeze();
@@ -190,7 +206,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Embedding(e) => (e.delta, e.prompt) = (None, None),
             ModuleSlot::Residual { slot, .. } => slot.adapter = None,
             ModuleSlot::Attention { slot, .. } => slot.prefix = None,
-            ModuleSlot::Norm(_) => {}
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) => {}
         }
     }
 
@@ -200,7 +216,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.weight.value.is_trained(),
             ModuleSlot::Embedding(e) => e.weight.is_trained(),
             ModuleSlot::Norm(n) => n.weight.is_trained(),
-            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => false,
+            ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => false,
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
     }
@@ -226,7 +242,7 @@ impl<'a> TargetModule<'a> {
         match &mut self.slot {
             ModuleSlot::Projection(p) => p.weight.value.set(value),
             ModuleSlot::Embedding(e) => e.weight.set(value),
-            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
                 unreachable!("no matrix here")
             }
         }
@@ -246,7 +262,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => Some(AnyTensor::Matrix(p.weight.value.val())),
             ModuleSlot::Embedding(e) => Some(AnyTensor::Matrix(e.weight.val())),
             ModuleSlot::Norm(n) => Some(AnyTensor::Vector(n.weight.val())),
-            ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => None,
+            ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => None,
         };
         let weight = weight.map(|weight| ("weight", weight));
         let bias = self.bias().map(|b| ("bias", AnyTensor::Vector(b.val())));
@@ -259,7 +275,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.delta.iter_mut().flat_map(WeightDelta::params).collect(),
             ModuleSlot::Embedding(e) => e.delta.iter_mut().flat_map(EmbeddingDelta::params).collect(),
             ModuleSlot::Residual { slot, .. } => slot.adapter.iter_mut().flat_map(|a| a.params()).collect(),
-            ModuleSlot::Norm(_) | ModuleSlot::Attention { .. } => Vec::new(),
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Attention { .. } => Vec::new(),
         }
     }
 
@@ -268,7 +284,7 @@ impl<'a> TargetModule<'a> {
         match &mut self.slot {
             ModuleSlot::Embedding(e) => e.prompt.as_mut().map(|prompt| prompt as _),
             ModuleSlot::Attention { slot, .. } => slot.prefix.as_mut().map(|prefix| prefix as _),
-            ModuleSlot::Projection(_) | ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } => None,
+            ModuleSlot::Projection(_) | ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } => None,
         }
     }
 }

@@ -109,6 +109,8 @@ fn parse_range(text: &str) -> Option<(usize, usize)> {
 pub enum Kind {
     /// A linear layer inside the model.
     Linear,
+    /// A linear layer that chooses experts, which is no part of `"all-linear"`.
+    Router,
     /// The output head, with a weight of its own.
     Head,
     /// The output head while it is the embedding table; adapting it by name gives it a weight of its own.
@@ -119,6 +121,8 @@ pub enum Kind {
     Embedding,
     /// A normalization.
     Norm,
+    /// A bias alone.
+    Bias,
     /// Where a sub-layer's output joins the residual stream: no checkpoint tensor, and not to be named as a target.
     Residual,
     /// The attention of all layers: no checkpoint tensor, and not to be named as a target.

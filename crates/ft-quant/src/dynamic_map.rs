@@ -19,7 +19,16 @@ pub struct DynamicMap {
     pub middles: [f32; 255],
     /// The code of 0.
     pub zero: u8,
+    /// For the upper bits of a value, the code of the least value that has them: the code of any other is the same or the next.
+    first: Vec<u8>,
 }
+
+/// The lower bits of an f32 that [`DynamicMap::first`] does not look at: cells of a 128th of a power of two.
+const LOWER: u32 = 16;
+/// Cells of either sign: from 2⁻²⁴, below which all is nearest to 0, to 1, and one beyond.
+const CELLS: usize = 24 * 128 + 1;
+/// The upper bits of 2⁻²⁴.
+const LEAST: u32 = (127 - 24) << (23 - LOWER);
 
 impl DynamicMap {
     /// Each power of ten from 10⁻⁶ to 1 is split into twice as many equal parts as the one below it, and the middles of
@@ -39,22 +48,32 @@ impl DynamicMap {
         }
         values.sort_by(f32::total_cmp);
         let values: [f32; 256] = values.try_into().expect("254 middles, zero and one");
+        let middles: [f32; 255] = std::array::from_fn(|i| (values[i] + values[i + 1]) / 2.0);
+        let code = |value: f32| middles.iter().filter(|middle| value > **middle).count() as u8;
+        let bits = |cell: usize| (LEAST + cell as u32) << LOWER;
+        let positive = (0..CELLS).map(|cell| code(f32::from_bits(bits(cell))));
+        // What lies furthest from 0 is the least of a cell of negative numbers.
+        let negative = (0..CELLS).map(|cell| code(-f32::from_bits(bits(cell + 1) - 1)));
         Self {
-            middles: std::array::from_fn(|i| (values[i] + values[i + 1]) / 2.0),
+            first: positive.chain(negative).collect(),
+            middles,
             zero: values.iter().position(|v| *v == 0.0).expect("listed first") as u8,
             values,
         }
     }
 
-    /// The nearest code; the lower one half-way.
+    /// The nearest code; the lower one half-way. Of what is not a number, the least.
+    #[inline]
     pub fn encode(&self, value: f32) -> u8 {
-        // A binary search whose length does not depend on the value: eight comparisons, no branch to mispredict.
-        let mut code = 0;
-        for step in [128, 64, 32, 16, 8, 4, 2, 1] {
-            let above = value > self.middles[code + step - 1];
-            code += if above { step } else { 0 };
+        if value.is_nan() {
+            return 0;
         }
-        code as u8
+        let bits = value.to_bits();
+        let cell = ((bits & 0x7fff_ffff) >> LOWER)
+            .saturating_sub(LEAST)
+            .min(CELLS as u32 - 1);
+        let code = self.first[cell as usize + (bits >> 31) as usize * CELLS];
+        code + u8::from(code < 255 && value > self.middles[usize::from(code.min(254))])
     }
 }
 
@@ -92,6 +111,27 @@ mod tests {
         assert_eq!(SIGNED.values.to_vec(), book("dynamic_signed"));
         assert_eq!(UNSIGNED.values.to_vec(), book("dynamic_unsigned"));
         assert_eq!((SIGNED.zero, UNSIGNED.zero), (127, 0));
+    }
+
+    #[test]
+    fn cells_have_at_most_one_middle() {
+        for map in [&*SIGNED, &*UNSIGNED] {
+            let near = |middle: &f32| {
+                let bits = middle.to_bits();
+                [bits - 1, bits, bits + 1].map(f32::from_bits)
+            };
+            let edges = (0..=CELLS as u32).flat_map(|cell| {
+                let bits = (LEAST + cell) << LOWER;
+                [bits - 1, bits].map(f32::from_bits)
+            });
+            let edges = edges.flat_map(|edge| [edge, -edge]);
+            let beyond = [0.0, -0.0, 1e-30, -1e-30, 2.0, -2.0, f32::INFINITY, f32::NEG_INFINITY];
+            for value in map.middles.iter().flat_map(near).chain(edges).chain(beyond) {
+                let expected = map.middles.iter().filter(|middle| value > **middle).count();
+                assert_eq!(usize::from(map.encode(value)), expected, "{value}");
+            }
+            assert_eq!(map.encode(f32::NAN), 0);
+        }
     }
 
     #[test]

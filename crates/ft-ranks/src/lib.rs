@@ -1,7 +1,7 @@
 //! Processes that work on one run together, called ranks as MPI calls them: what they tell each other, and how numbers are added up.
 //!
 //! ```text
-//! Ranks    all_gather, broadcast, any, sum, share     the same algorithms, whatever the ranks are
+//! Ranks    all_gather, broadcast, any, sum, share, scatter     the same algorithms, whatever the ranks are
 //!   |
 //! Link     bytes from one rank to another:            threads (one process), mpi (feature `mpi`)
 //! ```
@@ -28,14 +28,16 @@ mod measure;
 pub mod mpi;
 mod ranks;
 mod ring;
+mod scatter;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod tree;
 
 pub use link::{Link, Lost};
-pub use measure::Speed;
+pub use measure::{Speed, latencies};
 pub use ranks::{Ranks, Waiting};
 pub use ring::{even_parts, ring_steps};
+pub use scatter::{ROUND, Scattered, scatter_rounds};
 pub use threads::threads;
 pub use tree::{SMALL, tree_steps};

@@ -4,6 +4,14 @@ use std::time::Instant;
 
 use crate::{Lost, Ranks, ring_steps, tree_steps};
 
+/// Bytes up to which MPI libraries send a message unasked: Open MPI's `btl_tcp_eager_limit`, or near it.
+const EAGER: u64 = 64 << 10;
+
+/// Latencies that a message takes: a large one is announced and asked for before it goes.
+pub fn latencies(bytes: u64) -> usize {
+    if bytes > EAGER { 3 } else { 1 }
+}
+
 /// How fast messages are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
@@ -36,9 +44,11 @@ impl Ranks {
         for _ in 0..LARGE {
             self.sum(&mut numbers)?;
         }
-        let messages = ring_steps(self.size()) as f64;
-        let seconds = start.elapsed().as_secs_f64() / LARGE as f64 - messages * latency;
-        let sent = size_of_val(numbers.as_slice()) as f64 * messages / self.size() as f64;
+        let messages = ring_steps(self.size());
+        let part = (size_of_val(numbers.as_slice()) / self.size()) as u64;
+        let waited = (messages * latencies(part)) as f64 * latency;
+        let seconds = start.elapsed().as_secs_f64() / LARGE as f64 - waited;
+        let sent = part as f64 * messages as f64;
         Ok(Some(Speed {
             latency,
             bandwidth: sent / seconds.max(1e-9),

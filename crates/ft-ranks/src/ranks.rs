@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Link, Lost, ring, tree};
+use crate::{Link, Lost, Scattered, ring, scatter, tree};
 
 /// A rank that is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,28 @@ impl Ranks {
             },
             || (),
         )
+    }
+
+    /// Sums `count` numbers that lie scattered, and lets rank r keep those in `kept[r]`, about `round` of them at a time: to the bit what
+    /// [`sum`](Self::sum) makes of them.
+    ///
+    /// # Errors
+    /// A rank that ends or says nothing.
+    pub fn scatter(
+        &self,
+        count: usize,
+        kept: &[Range<usize>],
+        round: usize,
+        numbers: &mut dyn Scattered,
+    ) -> Result<(), Lost> {
+        if !self.is_alone() {
+            return self.with(|peers| scatter::sum(peers, count, kept, round, numbers), || ());
+        }
+        let mut all = vec![0.0; count];
+        numbers.read(0..count, &mut all);
+        let own = kept[0].clone();
+        numbers.keep(own.clone(), &all[own]);
+        Ok(())
     }
 
     /// Gives every rank all of `numbers`, of which each has its own part: that of rank k is `parts[k]`.

@@ -23,8 +23,15 @@ pub fn even_parts(numbers: usize, size: usize) -> Vec<Range<usize>> {
 }
 
 pub(crate) fn sum(peers: &mut Peers<'_>, numbers: &mut [f32]) -> Result<(), Lost> {
+    let mut parts = even_parts(numbers.len(), peers.size);
+    reduce(peers, numbers, &parts)?;
+    parts.rotate_left(1);
+    share(peers, numbers, &parts)
+}
+
+/// The sums of part k at rank k - 1.
+pub(crate) fn reduce(peers: &mut Peers<'_>, numbers: &mut [f32], parts: &[Range<usize>]) -> Result<(), Lost> {
     let (rank, size) = (peers.rank, peers.size);
-    let parts = even_parts(numbers.len(), size);
     for step in 0..size - 1 {
         let (out, into) = (
             &parts[(rank + size - step) % size],
@@ -35,10 +42,7 @@ pub(crate) fn sum(peers: &mut Peers<'_>, numbers: &mut [f32]) -> Result<(), Lost
             *own += other;
         }
     }
-    // Rank k now has the sum of part k + 1.
-    let mut owned = parts;
-    owned.rotate_left(1);
-    share(peers, numbers, &owned)
+    Ok(())
 }
 
 pub(crate) fn share(peers: &mut Peers<'_>, numbers: &mut [f32], parts: &[Range<usize>]) -> Result<(), Lost> {
@@ -63,6 +67,6 @@ fn pass_on(peers: &mut Peers<'_>, numbers: &[f32], expected: usize) -> Result<Ve
     peers.receive((rank + size - 1) % size, expected * size_of::<f32>())
 }
 
-fn values(bytes: &[u8]) -> impl Iterator<Item = f32> {
+pub(crate) fn values(bytes: &[u8]) -> impl Iterator<Item = f32> {
     bytes.chunks_exact(size_of::<f32>()).map(bytemuck::pod_read_unaligned)
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::{Lost, Ranks, even_parts, threads};
+use crate::{Lost, Ranks, Scattered, even_parts, threads};
 
 /// What each of `size` ranks gives.
 fn each<T: Send>(size: usize, run: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
@@ -77,6 +77,51 @@ fn parts_of_any_size_are_shared() {
     });
     let expected: Vec<f32> = (0..2003).map(|i| i as f32).collect();
     assert!(found.iter().all(|own| *own == expected));
+}
+
+struct Kept {
+    own: Vec<f32>,
+    sums: Vec<Option<f32>>,
+}
+
+impl Scattered for Kept {
+    fn read(&mut self, range: std::ops::Range<usize>, into: &mut [f32]) {
+        into.copy_from_slice(&self.own[range]);
+    }
+
+    fn keep(&mut self, range: std::ops::Range<usize>, sums: &[f32]) {
+        for (i, sum) in range.zip(sums) {
+            assert_eq!(self.sums[i].replace(*sum), None, "{i} came twice");
+        }
+    }
+}
+
+#[test]
+fn scattered_sums_are_those_of_all_to_the_bit() {
+    for (size, count) in [(2, 4099), (3, 4099), (4, 30), (5, 1025), (7, 2000)] {
+        // Whose they are: not the equal parts, one rank has nothing, and the last numbers are nobody's.
+        let cuts: Vec<usize> = (0..=size).map(|k| (count - 3) * k * k / (size * size)).collect();
+        let mut kept: Vec<_> = cuts.windows(2).map(|ends| ends[0]..ends[1]).collect();
+        kept[size - 1].start = kept[size - 1].end;
+        kept.rotate_left(1);
+        for round in [1, 40, 1 << 20] {
+            let found = each(size, |ranks| {
+                let own = numbers(ranks.rank(), count);
+                let mut whole = own.clone();
+                ranks.sum(&mut whole).unwrap();
+                let sums = vec![None; count];
+                let mut scattered = Kept { own, sums };
+                ranks.scatter(count, &kept, round, &mut scattered).unwrap();
+                (whole, scattered.sums)
+            });
+            for (rank, (whole, sums)) in found.iter().enumerate() {
+                for i in 0..count {
+                    let expected = kept[rank].contains(&i).then_some(whole[i]);
+                    assert_eq!(sums[i], expected, "{size} ranks, rank {rank}, {i} of {count}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Few bytes over a binomial tree: as many messages one after the other as the number of ranks has binary digits.
+//! Few bytes over a binomial tree: as many messages one after the other as the number of ranks has binary digits behind the first.
 //!
 //! Rank r gathers what the ranks r + 1, r + 2, r + 4, .. have gathered, up to its own lowest binary digit, and hands it on; what rank 0
 //! has goes back the same way.
@@ -9,9 +9,9 @@ use crate::ranks::Peers;
 /// Bytes up to which a list of numbers is summed here.
 pub const SMALL: usize = 4096;
 
-/// Messages one after the other that an [`all_gather`](crate::Ranks::all_gather) takes, lengths counted.
+/// Messages one after the other that an [`all_gather`](crate::Ranks::all_gather) takes; a length is under way with what it is of.
 pub fn tree_steps(size: usize) -> usize {
-    4 * size.next_power_of_two().trailing_zeros() as usize
+    2 * size.max(1).ilog2() as usize
 }
 
 pub(crate) fn all_gather(peers: &mut Peers<'_>, own: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {

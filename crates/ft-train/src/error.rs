@@ -156,6 +156,14 @@ pub enum Error {
         /// The newest checkpoint, or `none`.
         last: String,
     },
+    /// One of several devices of this process.
+    #[error("{device}: {error}")]
+    OnDevice {
+        /// Such as `cuda:1`.
+        device: String,
+        /// What it ran into.
+        error: Box<Error>,
+    },
     /// What ranks of one run do not have in common; every difference at once.
     #[error("the ranks do not belong to one run:\n  {}", .0.join("\n  "))]
     Ranks(Vec<String>),

@@ -34,8 +34,8 @@ mod watch;
 pub use batches::{Batches, MicroBatch, Packing, Padding, StepBatch, Totals};
 pub use config::{Issue, Provenance, RunConfig};
 pub use engine::{
-    ActivationPolicy, Complete, Event, FitOptions, MethodHook, Piece, Progress, Resume, TrainModel, fit,
-    write_teacher_answers, write_teacher_cache,
+    ActivationPolicy, Complete, Event, FitOptions, MethodHook, Named, Piece, Progress, Resume, Together, TrainModel,
+    fit, fit_on, write_teacher_answers, write_teacher_cache,
 };
 pub use error::{Error, Result};
 pub use ft_ranks::Ranks;

@@ -131,7 +131,7 @@ fn train_model(model: Model, checkpointing: Checkpointing) -> TrainModel {
             offload: false,
         },
         objective: Arc::new(SftConfig::default()),
-        ranks: ft_train::Ranks::alone(),
+        ranks: ft_train::Ranks::alone().into(),
     }
 }
 

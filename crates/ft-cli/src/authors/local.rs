@@ -2,12 +2,12 @@
 
 use ft_data::{AskedModel, Conversation, Question, Reply};
 use ft_infer::{FinishReason, GenerationOptions};
-use ft_model::LoadDtype;
 
 use crate::device::Picked;
 use crate::failure::{Context, Failure};
 use crate::locate;
-use crate::model::{Loaded, working_dtype};
+use crate::model::Loaded;
+use crate::weights::Weights;
 
 /// Questions that are answered together.
 const BATCH: usize = 16;
@@ -16,8 +16,7 @@ pub struct Local(Loaded);
 
 impl Local {
     pub fn open(model: &str, picked: &Picked) -> Result<Self, Failure> {
-        let dtype: LoadDtype = working_dtype(picked);
-        let opened = locate::locate(model, None).and_then(|located| Loaded::open(located, dtype, picked));
+        let opened = locate::locate(model, None).and_then(|located| Loaded::open(located, Weights::STORED, picked));
         opened
             .map(Self)
             .context(format!("data.augment.operators: the model `{model}`"))

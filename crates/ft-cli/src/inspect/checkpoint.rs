@@ -29,12 +29,38 @@ pub struct Model {
     layers: usize,
     hidden_size: usize,
     intermediate_size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts: Option<Experts>,
     heads: usize,
     key_value_heads: usize,
     head_dim: usize,
     vocab_size: usize,
     positions: usize,
     eos_token_ids: Vec<u32>,
+}
+
+/// The experts of a model.
+#[derive(Debug, Serialize)]
+struct Experts {
+    count: usize,
+    /// How many compute a token.
+    per_token: usize,
+    /// Width inside each.
+    inner: usize,
+    /// Layers that have them.
+    layers: usize,
+}
+
+impl Experts {
+    fn said(&self) -> String {
+        let Self {
+            count,
+            per_token,
+            inner,
+            layers,
+        } = self;
+        format!("; in {layers} of them {count} experts, {inner} inside, {per_token} for a token")
+    }
 }
 
 impl Model {
@@ -55,6 +81,12 @@ impl Model {
             layers: config.num_hidden_layers,
             hidden_size: config.hidden_size,
             intermediate_size: config.intermediate_size,
+            experts: config.block.experts.as_ref().map(|own| Experts {
+                count: own.count,
+                per_token: own.per_token,
+                inner: own.inner,
+                layers: own.layers.iter().filter(|has| **has).count(),
+            }),
             heads: config.num_attention_heads,
             key_value_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
@@ -94,8 +126,11 @@ impl Model {
             (
                 "layers",
                 format!(
-                    "{}, {} wide, {} inside the MLP",
-                    self.layers, self.hidden_size, self.intermediate_size
+                    "{}, {} wide, {} inside the MLP{}",
+                    self.layers,
+                    self.hidden_size,
+                    self.intermediate_size,
+                    self.experts.as_ref().map_or(String::new(), Experts::said)
                 ),
             ),
             ("attention", heads),

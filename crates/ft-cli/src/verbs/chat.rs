@@ -7,8 +7,9 @@ use ft_infer::GenerationConfig;
 
 use crate::args::{DeviceArg, NamedAdapter};
 use crate::failure::Failure;
-use crate::model::{Loaded, working_dtype};
+use crate::model::Loaded;
 use crate::verbs::generate::{Sampling, Stream};
+use crate::weights::Weights;
 use crate::{device, locate};
 
 /// Talk with a model in the terminal
@@ -26,6 +27,8 @@ pub struct Chat {
     #[command(flatten)]
     sampling: Sampling,
     #[command(flatten)]
+    weights: Weights,
+    #[command(flatten)]
     device: DeviceArg,
 }
 
@@ -33,7 +36,7 @@ impl Chat {
     pub fn run(self) -> Result<(), Failure> {
         let located = locate::locate(&self.model, self.adapter.first().map(|first| first.path.as_path()))?;
         let picked = device::pick(self.device.device)?;
-        let mut loaded = Loaded::open_named(located, &self.adapter, working_dtype(&picked), &picked)?;
+        let mut loaded = Loaded::open_named(located, &self.adapter, self.weights, &picked)?;
         loaded.must_write("chat")?;
         if loaded.tokenizer.chat_template().is_none() {
             return Err(Failure::new(format!(

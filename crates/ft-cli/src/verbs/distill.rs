@@ -45,12 +45,22 @@ struct Init {
     /// The layers to keep, from 0, in this order: 0,2,4
     #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
     layers: Vec<usize>,
+    /// Write a BERT as a DistilBERT
+    #[arg(long = "as", value_name = "FAMILY")]
+    family: Option<Family>,
     /// Folder to write; it must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Families that a student can have in the place of its teacher's.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Family {
+    #[value(name = "distilbert")]
+    DistilBert,
 }
 
 impl Init {
@@ -62,6 +72,10 @@ impl Init {
         let model = Model::load(&folder, LoadDtype::Auto, &Device::flex())?;
         let (layers, before) = (model.config().num_hidden_layers, model.config().num_parameters());
         let student = model.keep_layers(&self.layers)?;
+        let student = match self.family {
+            None => student,
+            Some(Family::DistilBert) => student.into_distilbert()?,
+        };
         let draft = output::draft(&self.out);
         if let Err(failure) = super::quantize::write(&student, &tokenizer, &folder, &draft) {
             // What failed is not left lying about; the first failure is the one to report.

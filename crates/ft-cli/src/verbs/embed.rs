@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::args::DeviceArg;
 use crate::failure::{Context, Failure};
-use crate::model::{Loaded, width_multiple, working_dtype};
+use crate::model::{Loaded, width_multiple};
+use crate::weights::Weights;
 use crate::{device, locate, output};
 
 /// Write texts as vectors, one JSON object a line: {"text", "embedding"}
@@ -78,7 +79,7 @@ impl Embed {
             located.checkpoint = located.checkpoint.join(&said.model);
         }
         let picked = device::pick(self.device.device)?;
-        let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
+        let loaded = Loaded::open(located, Weights::STORED, &picked)?;
         let said = said.unwrap_or_default();
         let config = EmbeddingConfig {
             pooling: self.pooling.map_or(said.pooling, Pooling::from),

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::args::DeviceArg;
 use crate::failure::{Context, Failure};
-use crate::model::{Loaded, width_multiple, working_dtype};
+use crate::model::{Loaded, width_multiple};
 use crate::verbs::generate::Sampling;
+use crate::weights::Weights;
 use crate::{device, hub, locate, logging, output};
 
 /// Measure a model on a file of examples, or score a file of predictions
@@ -31,7 +32,7 @@ pub struct Eval {
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
     /// Score these answers instead, without a model: JSONL of {"prediction": text, "references": [text, ..]}
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "split", "adapter", "format", "map", "max_length", "max_answers", "out"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "split", "adapter", "format", "map", "max_length", "max_answers", "out", "quant"])]
     predictions: Option<PathBuf>,
     /// Write the model's answers as JSONL, in the form that --predictions reads
     #[arg(long, value_name = "FILE")]
@@ -62,6 +63,8 @@ pub struct Eval {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    weights: Weights,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -176,7 +179,7 @@ impl Eval {
         let config = self.data_config(model, data)?;
         let located = locate::locate(model, self.adapter.as_deref())?;
         let picked = device::pick(self.device.device)?;
-        let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
+        let loaded = Loaded::open(located, self.weights, &picked)?;
         let tokenizer = config.tokenizer(loaded.tokenizer.clone())?;
         let positions = loaded.model.positions();
         let config = DataConfig {
@@ -243,7 +246,7 @@ impl Eval {
         let questions = ft_eval::read_questions(&text).context(data.display())?;
         let picked = device::pick(self.device.device)?;
         let located = locate::locate(model, self.adapter.as_deref())?;
-        let loaded = Loaded::open(located, working_dtype(&picked), &picked)?;
+        let loaded = Loaded::open(located, self.weights, &picked)?;
         let (batch, multiple) = (self.batch as usize, width_multiple(&picked));
         let mut progress = Progress::start();
         let choices = ft_eval::choose(

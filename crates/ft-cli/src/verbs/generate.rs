@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::args::{DeviceArg, NamedAdapter};
 use crate::failure::{Context, Failure};
-use crate::model::{Loaded, working_dtype};
+use crate::model::Loaded;
+use crate::weights::Weights;
 use crate::{device, locate, output};
 
 /// Continue prompts, or answer them
@@ -45,6 +46,8 @@ pub struct Generate {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    weights: Weights,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -104,7 +107,7 @@ impl Generate {
         let prompts = self.read_prompts()?;
         let located = locate::locate(&self.model, self.adapter.first().map(|first| first.path.as_path()))?;
         let picked = device::pick(self.device.device)?;
-        let mut loaded = Loaded::open_named(located, &self.adapter, working_dtype(&picked), &picked)?;
+        let mut loaded = Loaded::open_named(located, &self.adapter, self.weights, &picked)?;
         loaded.must_write("generate")?;
         let options = GenerationOptions {
             batch_size: self.batch,

@@ -13,6 +13,7 @@ use crate::args::DeviceArg;
 use crate::failure::{Context, Failure};
 use crate::locate::Located;
 use crate::model::Loaded;
+use crate::weights::Weights;
 use crate::{device, locate, output};
 
 /// Merge an adapter into its base model, as a plain checkpoint
@@ -108,7 +109,7 @@ impl Merge {
         }
         let dtype = self.dtype.map_or_else(|| Dtype::of(&located), Ok)?;
         let picked = device::pick(self.device.device)?;
-        let mut loaded = Loaded::open(located, LoadDtype::F32, &picked)?;
+        let mut loaded = Loaded::open(located, Weights::F32, &picked)?;
 
         let expected = (!self.no_verify).then(|| Probe::of(&loaded.model));
         ft_peft::fold(&mut loaded.model)?;

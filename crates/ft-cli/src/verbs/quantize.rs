@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use ft_data::Tokenizer;
 use ft_model::{Checkpoint, LoadDtype, Model};
-use ft_quant::{Kind, Scheme};
+use ft_quant::Scheme;
 use serde_json::json;
 
 use crate::failure::{Context, Failure};
+use crate::weights::Format;
 use crate::{locate, output};
 
 /// Write a model with its projections in 4 or 8 bits, readable by transformers with bitsandbytes
@@ -32,25 +32,6 @@ pub struct Quantize {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-/// A number format on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Nf4,
-    Fp4,
-    Int8,
-}
-
-impl Format {
-    /// The kind of storage.
-    pub fn kind(self) -> Kind {
-        match self {
-            Format::Nf4 => Kind::Nf4,
-            Format::Fp4 => Kind::Fp4,
-            Format::Int8 => Kind::Int8,
-        }
-    }
 }
 
 impl Quantize {

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use ft_data::Tokenizer;
 use ft_infer::{EmbeddingConfig, Engine, EngineOptions, GenerationConfig};
-use ft_model::{LoadDtype, Model};
+use ft_model::{Model, ModelConfig};
 use ft_peft::Adapters;
-use ft_quant::Scheme;
 use ft_serve::{Limits, Persona, Program, Server, Service, Settings};
 
 use crate::args::{DeviceArg, NamedAdapter};
@@ -21,7 +19,7 @@ use crate::hub;
 use crate::locate::{self, Located};
 use crate::output;
 use crate::signals::Stop;
-use crate::verbs::quantize::Format;
+use crate::weights::Weights;
 
 /// Answer requests over HTTP, as OpenAI's API does
 #[derive(clap::Args, Debug)]
@@ -47,15 +45,14 @@ pub struct Serve {
     /// Folder of runs that the page shows, plans, starts and stops
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
-    /// Quantize the projections while they are read; without it, as they are stored
-    #[arg(long, value_name = "KIND")]
-    quant: Option<Format>,
-    /// Type in which weights are held
-    #[arg(long, value_name = "TYPE", default_value = "auto")]
-    dtype: Dtype,
+    #[command(flatten)]
+    weights: Weights,
     /// Positions of the cache, over all requests
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     cache: usize,
+    /// Tokens that a step may compute ahead where an answer repeats what stood before; 0 for none. Answers are the same
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().lookup_tokens)]
+    lookup: usize,
     /// Requests that are worked on at once
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
@@ -70,27 +67,6 @@ pub struct Serve {
     grace: u64,
     #[command(flatten)]
     device: DeviceArg,
-}
-
-/// A type of weights on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Dtype {
-    /// As they are stored
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
-impl Dtype {
-    fn load(self) -> LoadDtype {
-        match self {
-            Dtype::Auto => LoadDtype::Auto,
-            Dtype::F32 => LoadDtype::F32,
-            Dtype::Bf16 => LoadDtype::Bf16,
-            Dtype::F16 => LoadDtype::F16,
-        }
-    }
 }
 
 impl Serve {
@@ -166,6 +142,7 @@ impl Serve {
             cache_positions: self.cache,
             queue: self.queue,
             adapters_in_memory: self.adapters_in_memory as usize,
+            lookup_tokens: self.lookup,
             ..EngineOptions::default()
         }
     }
@@ -202,9 +179,8 @@ impl Serve {
     }
 
     fn load(&self, located: &Located, picked: &Picked) -> Result<Model, Failure> {
-        let scheme = self.quant.map(|format| Scheme::new(format.kind())).or(located.quant);
-        let model = Model::load_quantized(&located.checkpoint, self.dtype.load(), scheme, &picked.device)?;
-        let compute = model.suited_compute(picked.is_cpu());
+        let config = ModelConfig::from_dir(&located.checkpoint)?;
+        let model = self.weights.load(config, located, None, picked)?;
         let config = model.config();
         // Keys and values in f32, or in the type of the activations.
         let width = if picked.is_cpu() { 4 } else { 2 };
@@ -215,7 +191,7 @@ impl Serve {
             self.cache,
             output::bytes(bytes)
         );
-        Ok(model.computing_in(compute))
+        Ok(model)
     }
 
     /// The base as its clients meet it. Where MODEL is an adapter, its name is that of the adapter.

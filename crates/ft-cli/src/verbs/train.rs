@@ -5,9 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use burn::train::Interrupter;
-use ft_train::{BeforeAfter, Ending, Event, FitOptions, Outcome, Plan, Progress, Resume, RunConfig, Score, Style, fit};
+use ft_train::{
+    BeforeAfter, Ending, Event, FitOptions, Named, Outcome, Plan, Progress, Resume, RunConfig, Score, Style, fit,
+    fit_on,
+};
 
-use crate::args::{DeviceArg, SetArg};
+use crate::args::{DevicesArg, SetArg};
 use crate::failure::Failure;
 use crate::ranks::{self, Started};
 use crate::screen::Screen;
@@ -35,7 +38,7 @@ pub struct Train {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    device: DeviceArg,
+    device: DevicesArg,
 }
 
 impl Train {
@@ -72,11 +75,9 @@ impl Train {
             .clone()
             .map(|from| from.map_or(Resume::Latest, Resume::From));
         let config = this.load()?;
-        let picked = match started.local() {
-            None => device::pick(this.device.device)?,
-            Some(local) => device::pick_local(this.device.device, local)?,
-        };
-        let mut plan = Plan::resolve(config, &picked.device, &picked.name)?;
+        let devices: Vec<Named> = this.devices(started)?;
+        let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();
+        let mut plan = Plan::resolve(config, &devices[0].1, &names.join(","))?;
         plan.provenance.commit = option_env!("FT_COMMIT").map(str::to_owned);
         let ranks = started.ranks();
         let first = ranks.is_first();
@@ -94,7 +95,10 @@ impl Train {
             ranks,
             on_event: Box::new(tell),
         };
-        let outcome = fit(plan, options);
+        let outcome = match devices.len() {
+            1 => fit(plan, options),
+            _ => fit_on(plan, &devices, sum_on_cards(&names), options),
+        };
         drop(screen);
         let outcome = outcome?;
         if !first {
@@ -115,6 +119,22 @@ impl Train {
             Ending::Interrupted => Err(Ended::Asked(Self::interrupted(&outcome, stop.signal()))),
             Ending::Finished | Ending::EarlyStopped => Ok(()),
         }
+    }
+
+    /// The devices of this process; where it is one of several, its own.
+    fn devices(&self, started: &Started) -> Result<Vec<Named>, Failure> {
+        let choice = &self.device.device;
+        let picked = match (started.local(), choice.one()) {
+            (None, _) => device::pick_all(choice)?,
+            (Some(local), Some(choice)) => vec![device::pick_local(choice, local)?],
+            (Some(_), None) => {
+                return Err(Failure::wrong_use(
+                    "--device names several devices for one process, and a launcher has started several processes: give each of them one, \
+                     such as `--device cuda`",
+                ));
+            }
+        };
+        Ok(picked.into_iter().map(|picked| (picked.name, picked.device)).collect())
     }
 
     /// `--resume run.toml` means the configuration: a checkpoint is a folder.
@@ -172,6 +192,16 @@ impl Train {
             None => Failure::new(message),
         }
     }
+}
+
+/// Whether these devices can add up among themselves.
+fn sum_on_cards(names: &[&str]) -> bool {
+    #[cfg(feature = "cuda")]
+    if names.iter().all(|name| name.starts_with("cuda")) {
+        return crate::cuda::sums();
+    }
+    let _ = names;
+    false
 }
 
 /// Why a run has no result.

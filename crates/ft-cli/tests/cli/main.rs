@@ -8,6 +8,8 @@ mod authors;
 mod continual;
 mod data;
 #[cfg(unix)]
+mod devices;
+#[cfg(unix)]
 mod disk;
 mod export;
 mod front;
@@ -36,3 +38,4 @@ mod serve_support;
 mod support;
 #[cfg(unix)]
 mod webdriver;
+mod weights;

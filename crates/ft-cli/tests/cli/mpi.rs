@@ -225,6 +225,18 @@ fn what_differs_is_told_at_the_start() {
     assert!(!bench.path("run/checkpoints").exists());
 }
 
+#[test]
+fn several_devices_are_for_one_process() {
+    let bench = Bench::new();
+    let done = run(2, &["train", &bench.config, "--device", "cpu:0,cpu:1"]);
+    assert!(
+        done.code != 0 && done.stderr.contains("give each of them one"),
+        "{}",
+        done.stderr
+    );
+    assert!(!bench.path("run/checkpoints").exists());
+}
+
 /// Random processes killed at random moments; the run that is left ends, goes on with another number of processes, and comes to the same.
 fn killed(times: usize) {
     let (alone, bench) = (Bench::new(), Bench::new());

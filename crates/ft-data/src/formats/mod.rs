@@ -12,6 +12,7 @@ mod preference;
 mod prompt_completion;
 mod segments;
 mod text;
+mod text_pairs;
 mod token_classification;
 mod unpaired_preference;
 
@@ -43,6 +44,7 @@ static FORMATS: &[&dyn Format] = &[
     &segments::Segments,
     &classification::Classification,
     &token_classification::TokenClassification,
+    &text_pairs::TextPairs,
     &text::Text,
 ];
 
@@ -57,6 +59,8 @@ pub enum Examples {
     Rated,
     /// Texts that a head says something of.
     Labelled,
+    /// Pairs of texts that mean the same.
+    Similar,
 }
 
 /// A way to read records.
@@ -110,7 +114,7 @@ pub(crate) trait Format: Sync {
 
 /// The name of a data format, as written in a configuration: `text`, `prompt-completion`, `instruct`, `chat`, `preference`,
 /// `unpaired-preference`, `segments`, `pre-tokenized`, `classification`,
-/// `token-classification`.
+/// `token-classification`, `text-pairs`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct FormatName(&'static dyn Format);

@@ -264,6 +264,11 @@ impl Tokenizer {
         self.parts.specials.pad
     }
 
+    /// The token that stands for one that is to be filled in, if there is one.
+    pub fn mask_id(&self) -> Option<u32> {
+        self.parts.specials.mask
+    }
+
     /// An id to fill padding with: the padding token, or EOS, or 0. Padding is known by length, so any will do.
     pub fn padding(&self) -> u32 {
         self.pad_id().or(self.eos_id()).unwrap_or(0)

@@ -14,6 +14,7 @@ pub(super) struct Specials {
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub pad: Option<u32>,
+    pub mask: Option<u32>,
     /// Every id at which generation stops: the EOS token first, then those of generation_config.json and config.json.
     pub stops: Vec<u32>,
     /// `bos_token`, `eos_token`, ... by name, as chat templates see them.
@@ -78,6 +79,7 @@ impl Specials {
             bos,
             eos,
             pad,
+            mask: by_name("mask_token").or_else(|| usual_mask(inner)),
             stops,
             named,
             ids: special_ids(inner),
@@ -100,6 +102,11 @@ impl Specials {
         self.ids
             .extend(self.stops.iter().copied().chain(self.bos).chain(self.pad));
     }
+}
+
+/// Of BERT's and RoBERTa's vocabularies, where nothing but a tokenizer.json is there.
+fn usual_mask(inner: &Inner) -> Option<u32> {
+    ["[MASK]", "<mask>"].iter().find_map(|token| inner.token_to_id(token))
 }
 
 fn name_roles(configs: &[Value]) -> BTreeMap<String, String> {

@@ -13,6 +13,9 @@
 //! use the budget up, the one that came last gives its cache back and computes it again when there is room. What is free of the
 //! budget keeps the caches of ended requests, for those that begin with the same tokens under the same adapter.
 //!
+//! Where an answer repeats what stood before, several tokens are computed in one step and kept as far as they are what the model
+//! says ([`EngineOptions::lookup_tokens`]).
+//!
 //! On the CPU a row's numbers do not depend on what else a step computes ([`ft_kernels::row_invariant`]): greedy and seeded answers
 //! are the same bits alone, among others, and after a preemption.
 
@@ -20,6 +23,7 @@ mod adapter_files;
 mod adapters;
 mod embeddings;
 mod events;
+mod lookup;
 mod prefixes;
 mod request;
 mod scores;
@@ -58,6 +62,9 @@ pub struct EngineOptions {
     pub queue: usize,
     /// Tokens of prompts that a step reads beside the rows that decode: fewer keep decoding even, more read prompts faster.
     pub prompt_tokens: usize,
+    /// Tokens of a request that a step may compute ahead of what is chosen, where the text repeats what it said before; 0 for none.
+    /// Answers are the same with and without. Only steps of few rows do it, whose time is that of reading the weights.
+    pub lookup_tokens: usize,
     /// Adapters that may be loaded, dropped ones included for as long as requests run with them.
     pub adapters: usize,
     /// Of these, those in memory at once; the others are read from their folders when requests name them.
@@ -71,6 +78,7 @@ impl Default for EngineOptions {
             cache_positions: 32_768,
             queue: 256,
             prompt_tokens: 256,
+            lookup_tokens: 7,
             adapters: 4096,
             adapters_in_memory: 256,
         }

@@ -9,6 +9,7 @@ use ft_model::KvCache;
 
 use crate::engine::adapters::AdapterInfo;
 use crate::engine::events::{Event, Sender};
+use crate::engine::lookup::{self, Reach};
 use crate::engine::scores::TokenScore;
 use crate::engine::{Request, RequestError};
 use crate::generation::FinishReason;
@@ -24,6 +25,9 @@ pub(super) struct Sequence {
     pub cache: KvCache,
     rng: ChaCha8Rng,
     prompt_scores: Vec<Option<TokenScore>>,
+    reach: Reach,
+    /// How many of `tokens`, the last ones, are speculation: for the length of a step.
+    drafted: usize,
     pub arrived: Instant,
 }
 
@@ -36,6 +40,8 @@ impl Sequence {
             cache: KvCache::new(layers),
             rng: ft_data::stream(request.config.seed, &format!("sample/{}", request.choice)),
             prompt_scores: Vec::new(),
+            reach: Reach::START,
+            drafted: 0,
             arrived: Instant::now(),
             request,
         }
@@ -54,6 +60,35 @@ impl Sequence {
     /// Tokens that are not in the cache yet.
     pub fn ahead(&self) -> usize {
         self.tokens.len() - self.cache.len()
+    }
+
+    /// How many of the tokens are speculation.
+    pub fn drafted(&self) -> usize {
+        self.drafted
+    }
+
+    /// Appends at most `most` tokens that may come next. They take no room of the cache that the sequence does not have.
+    pub fn speculate(&mut self, most: usize) {
+        let left = self.request.config.max_new_tokens.saturating_sub(self.generated() + 1);
+        let room = KvCache::room(self.tokens.len()) - self.tokens.len();
+        let draft = lookup::follow(&self.tokens, self.reach.of(most).min(left).min(room));
+        self.drafted = draft.len();
+        self.tokens.extend(draft);
+    }
+
+    /// Takes the speculation back.
+    pub fn take_draft(&mut self) -> Vec<u32> {
+        let draft = self.tokens.split_off(self.tokens.len() - self.drafted);
+        self.drafted = 0;
+        draft
+    }
+
+    /// Takes note of how much of a speculation was right, and forgets keys and values of the rest.
+    pub fn keep(&mut self, drafted: usize, right: usize) {
+        if drafted > 0 {
+            self.reach = self.reach.after(drafted, right);
+            self.cache.truncate(self.cache.len() - (drafted - right));
+        }
     }
 
     /// Forgets keys and values; they are computed again, to the same bits.

@@ -45,6 +45,10 @@ stats! {
     reused_tokens,
     /// Tokens that were generated.
     generated_tokens,
+    /// Tokens that were computed ahead, because they stood there before.
+    drafted_tokens,
+    /// Those of them that were what the model says.
+    accepted_tokens,
     /// Positions of the cache that are taken.
     cache_used,
     /// Positions of the cache.

@@ -8,6 +8,8 @@ use super::*;
 use crate::generation::FinishReason;
 use crate::{GenerationConfig, generate, no_stream};
 
+mod virtual_tokens;
+
 fn model() -> Model {
     let dir = tempfile::tempdir().unwrap();
     ft_embedded::unpack(dir.path()).unwrap();
@@ -336,27 +338,45 @@ fn what_an_ended_request_left_is_used_and_changes_nothing() {
 }
 
 #[test]
-fn a_preempted_request_begins_with_its_virtual_tokens_again() {
-    use ft_peft::methods::{prefix_tuning::PrefixTuningConfig, prompt_tuning::PromptTuningConfig};
-    use ft_peft::{PeftConfig, adapter, attach};
-    let folder = |config: PeftConfig| {
-        let (dir, mut model) = (tempfile::tempdir().unwrap(), model());
-        attach(&mut model, &config, 3).unwrap();
-        adapter::save(dir.path(), &mut model, &config, "base").unwrap();
-        dir
+fn tokens_computed_ahead_change_nothing() {
+    let repeated: Vec<u32> = (0..40).map(|i| 3 + i % 8).collect();
+    let sampled = GenerationConfig {
+        do_sample: true,
+        repetition_penalty: 1.1,
+        seed: 5,
+        ..greedy(60)
     };
-    let prefix = folder(PeftConfig::PrefixTuning(PrefixTuningConfig::default()));
-    let prompt = folder(PeftConfig::PromptTuning(PromptTuningConfig::default()));
-    let text = |i: u32| (0..100).map(|j| 3 + (i * 37 + j * 13) % 1000).collect::<Vec<u32>>();
-    let run = |positions: usize| {
-        let engine = engine(|options| options.cache_positions = positions);
-        engine.load_adapter("prefix", prefix.path(), false).unwrap();
-        engine.load_adapter("prompt", prompt.path(), false).unwrap();
-        let ask = |(i, name): (u32, &str)| engine.submit(scored(&text(i), 100).with_adapter(name)).unwrap();
-        let events = [(0, "prefix"), (1, "prompt"), (2, "prefix")].map(ask);
-        (events.map(collect), engine.stats().preempted)
+    let requests = || {
+        let plain = prompts(3).into_iter().chain([repeated.clone()]);
+        let mut requests: Vec<Request> = plain.map(|prompt| scored(&prompt, 90)).collect();
+        requests.push(Request {
+            config: sampled.clone(),
+            frequency_penalty: 0.1,
+            ..scored(&repeated, 0)
+        });
+        // It meets a stop token in the middle of what was computed ahead.
+        requests.push(Request {
+            config: GenerationConfig::greedy(90, [3 + 5]),
+            ..scored(&repeated, 0)
+        });
+        requests
     };
-    let (wide, narrow) = (run(1024), run(384));
-    assert_eq!((wide.1, narrow.1 > 0), (0, true));
-    assert_eq!(narrow.0, wide.0);
+    let run = |tokens| {
+        let engine = engine(|options| options.lookup_tokens = tokens);
+        let ask = |request| engine.submit(request).unwrap();
+        let alone: Vec<_> = requests().into_iter().map(ask).map(collect).collect();
+        let together: Vec<Events> = requests().into_iter().take(3).map(ask).collect();
+        let together: Vec<_> = together.into_iter().map(collect).collect();
+        (alone, together, engine.stats())
+    };
+    let (plain, ahead) = (run(0), run(7));
+    assert_eq!((&ahead.0, &ahead.1), (&plain.0, &plain.1));
+    let (before, stats) = (plain.2, ahead.2);
+    assert_eq!((before.drafted_tokens, before.accepted_tokens), (0, 0));
+    assert!(
+        0 < stats.accepted_tokens && stats.accepted_tokens < stats.drafted_tokens,
+        "{stats:?}"
+    );
+    assert_eq!(stats.generated_tokens, before.generated_tokens);
+    assert!(stats.steps < before.steps, "{} steps, {}", stats.steps, before.steps);
 }

@@ -37,6 +37,9 @@ pub(super) struct Worker {
     prefixes: Prefixes,
 }
 
+/// Rows of a step up to which its time is that of reading the weights.
+const FEW: usize = 8;
+
 /// What a running sequence does in a step.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
@@ -202,12 +205,6 @@ impl Worker {
         self.running.iter().map(Sequence::room).sum()
     }
 
-    fn note(&self) {
-        self.counters().running.set(self.running.len() as u64);
-        self.counters().cache_used.set(self.taken() as u64);
-        self.counters().adapters_in_memory.set(self.adapters.in_memory() as u64);
-    }
-
     /// Takes the cache away from those that came last, until what is left fits.
     fn make_room(&mut self) {
         while self.taken() > self.state.options.cache_positions
@@ -223,18 +220,30 @@ impl Worker {
         self.prefixes.shrink(free);
     }
 
+    /// Lets rows that decode go ahead, as long as the step stays one of few rows.
+    fn speculate(&mut self) {
+        let rows = self.running.len();
+        if self.running.iter().all(|sequence| sequence.ahead() == 1) {
+            let most = self.state.options.lookup_tokens.min(FEW.saturating_sub(rows) / rows);
+            self.running.iter_mut().for_each(|sequence| sequence.speculate(most));
+        }
+    }
+
     /// Every row that decodes takes its token in; what is left of the step reads prompts, in the order of arrival.
     fn shares(&self) -> Vec<Share> {
         let mut left = self.state.options.prompt_tokens;
         let share = |sequence: &Sequence| {
-            let tokens = match sequence.ahead() {
-                1 => 1,
-                ahead => ahead.min(left),
+            let drafted = sequence.drafted();
+            let decodes = sequence.ahead() == 1 + drafted;
+            let tokens = match decodes {
+                true => 1 + drafted,
+                false => sequence.ahead().min(left),
             };
-            left -= if sequence.ahead() > 1 { tokens } else { 0 };
+            left -= if decodes { 0 } else { tokens };
             let logits = match (sequence.wants_prompt_scores(), tokens == sequence.ahead()) {
                 (true, _) => tokens,
-                (false, last) => usize::from(last),
+                (false, true) => 1 + drafted,
+                (false, false) => 0,
             };
             Share { tokens, logits }
         };
@@ -244,17 +253,19 @@ impl Worker {
     /// One forward pass and what comes of it, for each running sequence.
     fn step(&mut self) -> Vec<Ended> {
         self.make_room();
+        self.speculate();
         let shares = self.shares();
         let vocab = self.state.vocab;
         let order = self.order();
         let mut logits = self.forward(&order, &shares);
         let counters = self.counters();
         counters.steps.add(1);
-        let read: usize = shares
+        let reads = self
+            .running
             .iter()
-            .map(|share| share.tokens)
-            .filter(|tokens| *tokens > 1)
-            .sum();
+            .zip(&shares)
+            .filter(|(sequence, _)| sequence.drafted() == 0);
+        let read: usize = reads.map(|(_, share)| share.tokens).filter(|tokens| *tokens > 1).sum();
         counters.prompt_tokens.add(read as u64);
 
         let mut rest = logits.as_mut_slice();
@@ -357,18 +368,28 @@ fn advance(sequence: &mut Sequence, logits: &mut [f32], share: Share, vocab: usi
     if share.tokens == 0 || sequence.ahead() > 0 {
         return None;
     }
-    let first = sequence.generated() == 0;
-    let last = logits.len() - vocab;
-    let ended = sequence.choose(&mut logits[last..]);
-    if !matches!(ended, Some(Err(_))) && sequence.generated() > 0 {
-        counters.generated_tokens.add(1);
-        if first {
-            counters.first_tokens.add(1);
-            let micros = sequence.arrived.elapsed().as_micros();
-            counters
-                .first_token_micros
-                .add(u64::try_from(micros).unwrap_or(u64::MAX));
+    let draft = sequence.take_draft();
+    let before = sequence.generated();
+    let own = logits.len() - (1 + draft.len()) * vocab;
+    let (mut ended, mut right) = (None, 0);
+    for (at, logits) in logits[own..].chunks_exact_mut(vocab).enumerate() {
+        ended = sequence.choose(logits);
+        if ended.is_some() || draft.get(at) != sequence.tokens.last() {
+            break;
         }
+        right += 1;
+    }
+    sequence.keep(draft.len(), right);
+    counters.drafted_tokens.add(draft.len() as u64);
+    counters.accepted_tokens.add(right as u64);
+    let generated = sequence.generated() - before;
+    counters.generated_tokens.add(generated as u64);
+    if before == 0 && generated > 0 {
+        counters.first_tokens.add(1);
+        let micros = sequence.arrived.elapsed().as_micros();
+        counters
+            .first_token_micros
+            .add(u64::try_from(micros).unwrap_or(u64::MAX));
     }
     ended
 }

@@ -1,19 +1,20 @@
 //! Products with a matrix in codes, which are decoded a tile at a time while the products are packed: no dense copy exists.
 use super::codes::{Coded, Interleaved, View, dots};
-use super::flex::{contiguous, fresh, matrix, rows, tensor};
-use super::gemm::{Factor, Mat, Par, Term, gemm};
-use super::par;
+use super::flex::{contiguous, fresh, matrix, rows, tensor, values};
+use super::gemm::{Factor, Mat, Par, Term, eight, gemm};
+use super::{par, scratch, team};
 use crate::portable::with_last;
 use crate::row_invariant;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
+use std::ops::Range;
 
 /// Up to this many rows of x, the products are dot products straight from the codes.
 const FEW: usize = 8;
 /// Values per task.
 const TASK: usize = 32 << 10;
-/// Values below which a matrix-vector product stays on the calling thread: waking another costs more.
-const PARALLEL_FROM: usize = 1 << 19;
+/// Multiply-adds below which a product by dot products stays on the calling thread.
+const PARALLEL_FROM: usize = 1 << 16;
 
 /// A low-rank term `scale · left · right`.
 pub(crate) type Low<'a> = (&'a FlexTensor, &'a FlexTensor, f32);
@@ -42,11 +43,13 @@ pub(crate) fn forward(w: &View, x: FlexTensor, low: Option<Low>) -> FlexTensor {
     let a = rows(&x);
     let mut out = fresh(a.rows() * n);
     let low = low.map(|(t, b, scale)| Term::scaled(rows(t), dense(b).t(), scale));
-    let one_by_one = a.rows() <= FEW || row_invariant::on();
-    if !one_by_one || !few_at_once(w, a, &mut out) {
+    if a.rows() <= FEW || row_invariant::on() {
+        by_dots(w, &x, &mut out);
+        if let Some(low) = low {
+            gemm(&[low], &mut out, n, true, Par::All);
+        }
+    } else {
         w.whole(|w| product(a, Factor::codes(w).t(), low, &mut out));
-    } else if let Some(low) = low {
-        gemm(&[low], &mut out, n, true, Par::All);
     }
     tensor(out, shape)
 }
@@ -71,35 +74,39 @@ fn product<'a>(a: Mat<'a>, w: Factor<'a>, low: Option<Term<'a>>, out: &mut [f32]
     gemm(&terms, out, w.cols(), false, Par::All);
 }
 
-/// A product by dot products, as many rows at once as they take; false where the shape does not suit them.
-fn few_at_once(w: &View, x: Mat, out: &mut [f32]) -> bool {
-    let n = w.dims()[0];
-    (0..x.rows()).step_by(FEW).all(|row| {
-        let rows = FEW.min(x.rows() - row);
-        few(w, x.narrow_rows(row, rows), &mut out[row * n..][..rows * n])
-    })
-}
-
-/// A product with few rows, by dot products; false where the shape does not suit them.
-fn few(w: &View, x: Mat, out: &mut [f32]) -> bool {
-    let ([n, k], m) = (w.dims(), x.rows());
-    let Some(x) = w.rows(0..0, |w| Interleaved::new(x, &w)) else {
-        return false;
-    };
-    let height = if m * n * k < PARALLEL_FROM {
-        n.max(1)
-    } else {
-        (TASK / k.max(1)).max(1)
-    };
+/// `x · Wᵀ` by dot products, straight from the codes where there is code for their shape. Every row is summed in the same order,
+/// however many there are.
+fn by_dots(w: &View, x: &FlexTensor, out: &mut [f32]) {
+    let ([n, k], a) = (w.dims(), rows(x));
+    let few = a.rows() * n * k < PARALLEL_FROM;
+    let par = if few { Par::One } else { Par::All };
+    if let Some((codes, scales)) = w.eight() {
+        return eight(values(x), codes, scales, out, par);
+    }
+    let x = w.rows(0..0, |w| Interleaved::new(a, &w));
+    let height = if few { n.max(1) } else { (TASK / k.max(1)).max(1) };
     let shared = par::Shared::new(out);
-    par::run(n.div_ceil(height), |task| {
+    team::run(n.div_ceil(height), |task| {
         let rows = task * height..((task + 1) * height).min(n);
-        w.rows(rows.clone(), |w: Coded| {
-            dots(&x, &w, rows, &mut |vector, row, sum| {
-                // SAFETY: these columns of the result belong to this task alone.
-                unsafe { shared.slice(vector * n + row, 1)[0] = sum }
-            });
+        let put = |vector: usize, row: usize, sum: f32| {
+            // SAFETY: these columns of the result belong to this task alone.
+            unsafe { shared.slice(vector * n + row, 1)[0] = sum }
+        };
+        w.rows(rows.clone(), |w| match &x {
+            Some(x) => dots(x, &w, rows, &mut { put }),
+            None => decoded(a, &w, rows, put),
         });
     });
-    true
+}
+
+/// The same by values that are decoded first.
+fn decoded(x: Mat, w: &Coded, rows: Range<usize>, put: impl Fn(usize, usize, f32)) {
+    let (k, count) = (w.width(), rows.len());
+    let (mut dense, mut out) = (scratch::take(count * k), scratch::take(x.rows() * count));
+    w.rectangle(rows.clone(), 0..k, k.max(1), &mut dense);
+    let term = Term::new(x, Mat::new(&dense, count, k).t());
+    gemm(&[term], &mut out, count.max(1), false, Par::One);
+    for (vector, sums) in out.chunks_exact(count.max(1)).enumerate() {
+        rows.clone().zip(sums).for_each(|(row, sum)| put(vector, row, *sum));
+    }
 }

@@ -9,10 +9,13 @@ pub(crate) mod frozen;
 pub(crate) mod gemm;
 pub(crate) mod isa;
 pub(crate) mod linear;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod loads;
 pub(crate) mod math;
 pub(crate) mod norm;
 pub(crate) mod par;
 pub(crate) mod pointwise;
 pub(crate) mod rope;
 pub(crate) mod scratch;
+pub(crate) mod team;
 pub(crate) mod uld;

@@ -3,6 +3,7 @@
 use super::encoder::{self, EncoderConfig, HeadActivation, Names};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
+use crate::masked_head::MaskedNames;
 
 pub(super) const NAMES: Names = Names {
     base: "bert",
@@ -17,6 +18,14 @@ pub(super) const NAMES: Names = Names {
     before: ("bert.pooler.dense", HeadActivation::Tanh),
     last: "classifier",
     trained: &["classifier"],
+    masked: MaskedNames {
+        dense: "cls.predictions.transform.dense",
+        norm: "cls.predictions.transform.LayerNorm",
+        decoder: "cls.predictions.decoder",
+        bias: "cls.predictions",
+        exact_gelu: false,
+        biased: true,
+    },
 };
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
@@ -24,9 +33,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     let encoder = EncoderConfig {
         token_types,
         tells_texts: token_types > 1,
-        first_position: 0,
-        gelu_tanh: false,
-        names: &NAMES,
+        ..EncoderConfig::of(&NAMES)
     };
     encoder::config(
         &sizes(keys),

@@ -3,6 +3,7 @@
 use super::encoder::{self, EncoderConfig, HeadActivation, Names};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
+use crate::masked_head::MaskedNames;
 
 const NAMES: Names = Names {
     base: "distilbert",
@@ -17,6 +18,14 @@ const NAMES: Names = Names {
     before: ("pre_classifier", HeadActivation::Relu),
     last: "classifier",
     trained: &["pre_classifier", "classifier"],
+    masked: MaskedNames {
+        dense: "vocab_transform",
+        norm: "vocab_layer_norm",
+        decoder: "vocab_projector",
+        bias: "vocab_projector",
+        exact_gelu: false,
+        biased: true,
+    },
 };
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
@@ -31,12 +40,6 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
             keys.size("max_position_embeddings", Some(512))?,
         ),
     ]);
-    let encoder = EncoderConfig {
-        token_types: 0,
-        tells_texts: false,
-        first_position: 0,
-        gelu_tanh: false,
-        names: &NAMES,
-    };
+    let encoder = EncoderConfig::of(&NAMES);
     Ok(encoder::config(&sizes, "activation", 1e-12, encoder)?.with_raw(keys))
 }

@@ -10,7 +10,8 @@ use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, TargetModule};
 
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
-use crate::heads::{Behind, HeadKind, HeadLayers, Pool};
+use crate::heads::{Before, Behind, HeadKind, HeadLayers, Pool};
+use crate::masked_head::MaskedNames;
 use crate::rows::Rows;
 use crate::source::{Fill, Source, layer_norm, linear};
 
@@ -25,8 +26,14 @@ pub struct EncoderConfig {
     pub first_position: usize,
     /// Whether GELU is approximated by tanh.
     pub gelu_tanh: bool,
-    /// How checkpoints name the parts.
-    pub(crate) names: &'static Names,
+    /// Which token of a text its head for labels reads.
+    pub pool: Pool,
+    /// What the names of all tensors but a head's begin with.
+    pub(crate) prefix: &'static str,
+    /// How checkpoints of BERT's relatives name the parts.
+    pub(crate) names: Option<&'static Names>,
+    /// Of the head that fills in masked tokens.
+    pub(crate) masked: &'static MaskedNames,
 }
 
 /// How checkpoints of a family name the parts of an encoder: layers below `base`, the rest below a layer.
@@ -48,6 +55,8 @@ pub(crate) struct Names {
     pub last: &'static str,
     /// What of it trains whatever the method.
     pub trained: &'static [&'static str],
+    /// Of the head that fills in masked tokens.
+    pub masked: MaskedNames,
 }
 
 /// Behind the layer before the last of a head.
@@ -58,9 +67,23 @@ pub(crate) enum HeadActivation {
 }
 
 impl EncoderConfig {
-    /// What the names of all tensors but a head's begin with.
-    pub(crate) fn prefix(&self) -> &'static str {
-        self.names.prefix
+    /// Of one of BERT's relatives, which has these names, and neither token types nor positions that begin elsewhere.
+    pub(crate) fn of(names: &'static Names) -> Self {
+        Self {
+            token_types: 0,
+            tells_texts: false,
+            first_position: 0,
+            gelu_tanh: false,
+            pool: Pool::First,
+            prefix: names.prefix,
+            names: Some(names),
+            masked: &names.masked,
+        }
+    }
+
+    /// How checkpoints of BERT's relatives name the parts.
+    pub(crate) fn names(&self) -> &'static Names {
+        self.names.expect("one of BERT's relatives")
     }
 }
 
@@ -72,9 +95,15 @@ impl Names {
             HeadActivation::Tanh => Behind::Tanh,
             HeadActivation::Relu => Behind::Relu,
         };
+        let before = Before {
+            path: before,
+            bias: true,
+            behind,
+            norm: None,
+        };
         match kind {
             HeadKind::Sequence => HeadLayers {
-                before: Some((before, behind)),
+                before: Some(before),
                 last: self.last,
                 bias: true,
                 pool: Pool::First,
@@ -101,8 +130,11 @@ pub(crate) fn config(keys: &Keys, activation: &str, eps: f64, encoder: EncoderCo
             format!("\"{kind}\" is not supported here; \"absolute\" is"),
         ));
     }
+    let masked = keys.states_masked_head();
     Ok(ModelConfig {
         norm_eps: eps,
+        masked,
+        tie_word_embeddings: masked && keys.flag("tie_word_embeddings", true),
         rope: None,
         qkv_bias: true,
         o_bias: true,
@@ -140,7 +172,7 @@ pub(crate) struct Layer {
 impl Encoder {
     pub fn build(config: &ModelConfig, source: &mut impl Source) -> Self {
         let (encoder, hidden) = (config.encoder(), config.hidden_size);
-        let at = format!("{}.embeddings", encoder.names.base);
+        let at = format!("{}.embeddings", encoder.names().base);
         let positions = config.max_position_embeddings + encoder.first_position;
         let mut table = |name: &str, rows: usize| {
             Embedding::new(source.matrix(&format!("{at}.{name}.weight"), [rows, hidden], Fill::Normal))
@@ -201,7 +233,7 @@ impl Encoder {
         pass: &Pass,
     ) -> Tensor<3> {
         let [batch, seq, _] = hidden.dims();
-        let mask = rows.whole_texts(batch, seq, &hidden.device());
+        let mask = rows.whole_texts(batch, seq, None, &hidden.device());
         // A normalization comes last, and reads what it is given.
         let pass = &pass.with_output(Output::Read);
         for layer in &self.layers[range] {
@@ -211,7 +243,7 @@ impl Encoder {
     }
 
     pub fn target_modules(&mut self, config: &ModelConfig) -> Vec<TargetModule<'_>> {
-        let names = config.encoder().names;
+        let names = config.encoder().names();
         let at = format!("{}.embeddings", names.base);
         let mut modules = vec![
             TargetModule::embedding(format!("{at}.word_embeddings"), &mut self.words),
@@ -229,7 +261,7 @@ impl Encoder {
 
 impl Layer {
     fn build(index: usize, config: &ModelConfig, source: &mut impl Source) -> Self {
-        let names = config.encoder().names;
+        let names = config.encoder().names();
         let at = |name: &str| format!("{}.{}.{index}.{name}", names.base, names.layers);
         let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.norm_eps);
         Self {

@@ -1,6 +1,7 @@
 //! Llama 1, 2 and 3 (Touvron et al. 2023, arXiv:2302.13971), and the block that its relatives share with it: see [`Block`](crate::Block).
 
 mod attention;
+mod experts;
 mod mlp;
 
 use std::ops::Range;
@@ -19,7 +20,7 @@ use crate::rows::Rows;
 use crate::source::{Fill, Source, rms_norm, rms_norm_from_one};
 use crate::virtual_tokens::{View, prepend};
 use attention::Attention;
-use mlp::Mlp;
+use mlp::FeedForward;
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     keys.need_activation("hidden_act", &["silu"])?;
@@ -49,7 +50,7 @@ pub(crate) struct DecoderLayer {
     /// Before the MLP, or where normalizations come after: after attention.
     post_attention_layernorm: Norm,
     pre_feedforward_layernorm: Option<Norm>,
-    mlp: Mlp,
+    mlp: FeedForward,
     post_feedforward_layernorm: Option<Norm>,
     output_adapters: Residual,
 }
@@ -59,6 +60,8 @@ struct Shared<'a> {
     config: &'a ModelConfig,
     /// cos and sin, `[rows, seq, dims / 2]`.
     global: [Tensor<3>; 2],
+    /// Factors of queries by their position, `[rows, seq, 1, 1]`.
+    queries: Option<Tensor<4>>,
     /// Those of layers with a window, where they have others.
     local: Option<[Tensor<3>; 2]>,
     pass: &'a Pass,
@@ -177,6 +180,7 @@ impl Llama {
         let shared = Shared {
             config,
             global: tables(rope),
+            queries: config.block.query_scale.map(|scale| scale.factors(&positions, &device)),
             local: config.block.local_rope.as_ref().map(tables),
             pass,
         };
@@ -198,7 +202,7 @@ impl Llama {
             TargetModule::attention("model.layers", &mut self.prefixes, config.attention(), device),
         ];
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            layer.target_modules(&format!("model.layers.{i}"), &mut modules);
+            layer.target_modules(i, config, &mut modules);
         }
         modules.push(TargetModule::norm("model.norm", &mut self.norm));
         modules
@@ -216,7 +220,7 @@ impl DecoderLayer {
             attention_adapters: Residual::default(),
             post_attention_layernorm: own("post_attention_layernorm", source),
             pre_feedforward_layernorm: (norms == Norms::Around).then(|| own("pre_feedforward_layernorm", source)),
-            mlp: Mlp::build(&format!("{at}.mlp"), config, source),
+            mlp: FeedForward::build(index, config, source),
             post_feedforward_layernorm: (norms != Norms::Before).then(|| own("post_feedforward_layernorm", source)),
             output_adapters: Residual::default(),
         }
@@ -258,7 +262,7 @@ impl DecoderLayer {
             None => self.output_adapters.reads(view.output),
             Some(_) => Output::Read,
         };
-        let output = self.mlp.forward(normed, config, pass, reads);
+        let output = self.mlp.forward(normed, index, config, &pass.with_output(reads));
         let output = scaled(
             normalized(&self.post_feedforward_layernorm, output),
             block.residual_scale,
@@ -266,7 +270,8 @@ impl DecoderLayer {
         self.output_adapters.join(hidden, output, pass)
     }
 
-    fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
+    fn target_modules<'a>(&'a mut self, index: usize, config: &ModelConfig, modules: &mut Vec<TargetModule<'a>>) {
+        let at = &format!("model.layers.{index}");
         let norm = self.post_attention_layernorm.weight.val();
         let residual = |path: &str, slot: &'a mut Residual| {
             TargetModule::residual(format!("{at}.{path}"), slot, norm.dims()[0], norm.device())
@@ -286,7 +291,7 @@ impl DecoderLayer {
             "pre_feedforward_layernorm",
             &mut self.pre_feedforward_layernorm,
         ));
-        self.mlp.target_modules(&format!("{at}.mlp"), modules);
+        self.mlp.target_modules(index, config, modules);
         modules.extend(optional(
             "post_feedforward_layernorm",
             &mut self.post_feedforward_layernorm,

@@ -19,12 +19,18 @@ pub mod encoder;
 pub mod gemma3;
 pub mod gpt2;
 pub mod granite;
+pub mod granite4;
 pub mod llama;
+pub mod ministral3;
 pub mod mistral;
+pub mod mixtral;
+pub mod modernbert;
 pub mod olmo2;
 pub mod phi3;
 pub mod qwen2;
+pub mod qwen2_moe;
 pub mod qwen3;
+pub mod qwen3_moe;
 pub mod roberta;
 pub mod smollm3;
 
@@ -50,9 +56,11 @@ pub(crate) enum Blocks {
     Gpt2,
     /// BERT and its relatives: every token sees its whole text.
     Encoder,
+    /// ModernBERT: the same, and otherwise in Llama's order.
+    Modern,
 }
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 19] = [
     family("llama", "LlamaForCausalLM", Some("llama"), Blocks::Llama, llama::parse),
     family(
         "mistral",
@@ -61,13 +69,42 @@ const FAMILIES: [Family; 13] = [
         Blocks::Llama,
         mistral::parse,
     ),
+    family(
+        "ministral3",
+        "Ministral3ForCausalLM",
+        None,
+        Blocks::Llama,
+        ministral3::parse,
+    ),
     family("qwen2", "Qwen2ForCausalLM", Some("qwen2"), Blocks::Llama, qwen2::parse),
     family("qwen3", "Qwen3ForCausalLM", Some("qwen3"), Blocks::Llama, qwen3::parse),
+    family(
+        "qwen2_moe",
+        "Qwen2MoeForCausalLM",
+        None,
+        Blocks::Llama,
+        qwen2_moe::parse,
+    ),
+    family(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        None,
+        Blocks::Llama,
+        qwen3_moe::parse,
+    ),
+    family("mixtral", "MixtralForCausalLM", None, Blocks::Llama, mixtral::parse),
     family("gemma3_text", "Gemma3ForCausalLM", None, Blocks::Llama, gemma3::parse),
     family("phi3", "Phi3ForCausalLM", None, Blocks::Llama, phi3::parse),
     family("smollm3", "SmolLM3ForCausalLM", None, Blocks::Llama, smollm3::parse),
     family("olmo2", "Olmo2ForCausalLM", None, Blocks::Llama, olmo2::parse),
     family("granite", "GraniteForCausalLM", None, Blocks::Llama, granite::parse),
+    family(
+        "granitemoehybrid",
+        "GraniteMoeHybridForCausalLM",
+        None,
+        Blocks::Llama,
+        granite4::parse,
+    ),
     family("gpt2", "GPT2LMHeadModel", Some("gpt2"), Blocks::Gpt2, gpt2::parse),
     family("bert", "BertForMaskedLM", None, Blocks::Encoder, bert::parse),
     family(
@@ -76,6 +113,13 @@ const FAMILIES: [Family; 13] = [
         None,
         Blocks::Encoder,
         distilbert::parse,
+    ),
+    family(
+        "modernbert",
+        "ModernBertForMaskedLM",
+        None,
+        Blocks::Modern,
+        modernbert::parse,
     ),
     family("roberta", "RobertaForMaskedLM", None, Blocks::Encoder, roberta::parse),
 ];
@@ -109,6 +153,14 @@ pub fn list() -> impl Iterator<Item = (&'static str, &'static str, Option<&'stat
     FAMILIES.iter().map(|family| (family.name, family.class, family.gguf))
 }
 
+/// Names of those that are encoders.
+pub fn encoders() -> impl Iterator<Item = &'static str> {
+    let encoders = FAMILIES
+        .iter()
+        .filter(|family| matches!(family.blocks, Blocks::Encoder | Blocks::Modern));
+    encoders.map(|family| family.name)
+}
+
 /// Names of the supported families.
 pub fn names() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
@@ -136,7 +188,8 @@ impl ModelConfig {
     pub(crate) fn head_layers(&self, kind: HeadKind) -> HeadLayers {
         match self.blocks() {
             Blocks::Llama | Blocks::Gpt2 => heads::of_decoder(kind),
-            Blocks::Encoder => self.encoder().names.head(kind),
+            Blocks::Encoder => self.encoder().names().head(kind),
+            Blocks::Modern => modernbert::head(kind, self.encoder().pool),
         }
     }
 
@@ -175,6 +228,8 @@ pub(crate) enum Decoder {
     Gpt2(gpt2::Gpt2),
     /// [`Blocks::Encoder`].
     Encoder(encoder::Encoder),
+    /// [`Blocks::Modern`].
+    Modern(modernbert::ModernBert),
 }
 
 impl Decoder {
@@ -183,6 +238,7 @@ impl Decoder {
             Blocks::Gpt2 => Decoder::Gpt2(gpt2::Gpt2::build(config, source)),
             Blocks::Llama => Decoder::Llama(llama::Llama::build(config, source)),
             Blocks::Encoder => Decoder::Encoder(encoder::Encoder::build(config, source)),
+            Blocks::Modern => Decoder::Modern(modernbert::ModernBert::build(config, source)),
         }
     }
 
@@ -200,6 +256,7 @@ impl Decoder {
             Decoder::Llama(m) => m.embed(ids, config, rows, offset, pass),
             Decoder::Gpt2(m) => m.embed(ids, rows, offset, pass),
             Decoder::Encoder(m) => m.embed(ids, config, rows, pass),
+            Decoder::Modern(m) => m.embed(ids, pass),
         }
     }
 
@@ -217,6 +274,7 @@ impl Decoder {
             Decoder::Llama(m) => m.blocks(range, hidden, config, rows, cache, pass),
             Decoder::Gpt2(m) => m.blocks(range, hidden, config, rows, cache, pass),
             Decoder::Encoder(m) => m.blocks(range, hidden, config, rows, pass),
+            Decoder::Modern(m) => m.blocks(range, hidden, config, rows, pass),
         }
     }
 
@@ -226,6 +284,7 @@ impl Decoder {
             Decoder::Llama(m) => m.norm(hidden, config),
             Decoder::Gpt2(m) => m.ln_f.forward(hidden),
             Decoder::Encoder(_) => hidden,
+            Decoder::Modern(m) => m.final_norm.forward(hidden),
         }
     }
 
@@ -237,6 +296,9 @@ impl Decoder {
             }
             Decoder::Gpt2(m) => m.h.iter().skip(block).map(Module::num_params).sum::<usize>() + m.ln_f.num_params(),
             Decoder::Encoder(m) => m.layers.iter().skip(block).map(Module::num_params).sum(),
+            Decoder::Modern(m) => {
+                m.layers.iter().skip(block).map(Module::num_params).sum::<usize>() + m.final_norm.num_params()
+            }
         }
     }
 
@@ -253,6 +315,7 @@ impl Decoder {
                 ids.extend(m.h[..block].iter().flat_map(list_param_ids));
             }
             Decoder::Encoder(m) => ids.extend(m.params_before(block)),
+            Decoder::Modern(m) => ids.extend(m.params_before(block)),
         }
         ids
     }
@@ -262,6 +325,7 @@ impl Decoder {
             Decoder::Llama(m) => m.target_modules(config),
             Decoder::Gpt2(m) => m.target_modules(config),
             Decoder::Encoder(m) => m.target_modules(config),
+            Decoder::Modern(m) => m.target_modules(),
         }
     }
 
@@ -270,6 +334,7 @@ impl Decoder {
             Decoder::Llama(m) => &m.prefixes,
             Decoder::Gpt2(m) => &m.prefixes,
             Decoder::Encoder(m) => &m.prefixes,
+            Decoder::Modern(m) => &m.prefixes,
         }
     }
 
@@ -278,6 +343,7 @@ impl Decoder {
             Decoder::Llama(m) => &m.embed_tokens,
             Decoder::Gpt2(m) => &m.wte,
             Decoder::Encoder(m) => &m.words,
+            Decoder::Modern(m) => &m.words,
         }
     }
 }

@@ -5,12 +5,21 @@ use super::bert;
 use super::encoder::{self, EncoderConfig, HeadActivation, Names};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
+use crate::masked_head::MaskedNames;
 
 const NAMES: Names = Names {
     base: "roberta",
     prefix: "roberta.",
     before: ("classifier.dense", HeadActivation::Tanh),
     last: "classifier.out_proj",
+    masked: MaskedNames {
+        dense: "lm_head.dense",
+        norm: "lm_head.layer_norm",
+        decoder: "lm_head.decoder",
+        bias: "lm_head",
+        exact_gelu: true,
+        biased: true,
+    },
     ..bert::NAMES
 };
 
@@ -30,10 +39,8 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     })?;
     let encoder = EncoderConfig {
         token_types: keys.size("type_vocab_size", Some(2))?,
-        tells_texts: false,
         first_position: first,
-        gelu_tanh: false,
-        names: &NAMES,
+        ..EncoderConfig::of(&NAMES)
     };
     let sizes = sizes.with_sizes(&[("max_position_embeddings", positions)]);
     Ok(encoder::config(&sizes, "hidden_act", keys.number("layer_norm_eps", 1e-12), encoder)?.with_raw(keys))

@@ -196,6 +196,7 @@ fn items(model: &mut Model, config: &ModelConfig) -> Vec<Item> {
             ModuleSlot::Projection(slot) => slot.weight.dims().to_vec(),
             ModuleSlot::Embedding(slot) => slot.weight.dims().to_vec(),
             ModuleSlot::Norm(slot) => slot.weight.dims().to_vec(),
+            ModuleSlot::Bias(bias) => bias.dims().to_vec(),
             ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => unreachable!("they have no tensors"),
         };
         push(format!("{name}.weight"), &shape, Origin::Weight(index));
@@ -292,7 +293,7 @@ impl Reader<'_> {
                 };
                 self.loader.weight(&module.path, shape, layout).dense()
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
                 unreachable!("no matrix there")
             }
         };
@@ -339,7 +340,7 @@ fn table(config: &ModelConfig) -> &'static str {
     match config.blocks() {
         Blocks::Gpt2 => "transformer.wte.weight",
         Blocks::Llama => "model.embed_tokens.weight",
-        Blocks::Encoder => unreachable!("no encoder has an architecture here"),
+        Blocks::Encoder | Blocks::Modern => unreachable!("no encoder has an architecture here"),
     }
 }
 

@@ -43,16 +43,50 @@ impl ModelConfig {
         {
             self.raw.insert("pad_token_id".into(), pad.into());
         }
+        if self.encoder.is_some() {
+            (self.masked, self.tie_word_embeddings) = (false, false);
+        }
         self.head = Some(head);
         Ok(self)
     }
 
-    /// The same with the head of the adapter in `folder`, where that has one: with the labels that stand beside it, or else those of
+    /// The same with the head of the adapter in `folder`, where that has one, and with experts as it adapts them: with the labels that stand beside it, or else those of
     /// `config.json`, or numbered ones.
     ///
     /// # Errors
     /// Files that cannot be read.
     pub fn with_head_of(self, folder: &Path) -> Result<Self> {
+        let method = ft_peft::adapter::read_config(folder)?;
+        let this = match method.method().target_parameters().is_empty() {
+            true => self,
+            false => self.with_fused_experts()?,
+        };
+        this.with_saved_head(folder)
+    }
+
+    /// The same in which gate and up of every expert are one matrix, which an adapter of both is for (PEFT's `target_parameters`).
+    ///
+    /// # Errors
+    /// A model without experts, or whose checkpoints name them in another way.
+    pub fn with_fused_experts(mut self) -> Result<Self> {
+        let wrong = |why: &str| {
+            Err(Error::Config {
+                path: PathBuf::from("config.json"),
+                key: "model_type".into(),
+                why: format!("target_parameters: {why}; leave them out and name matrices in targets"),
+            })
+        };
+        match &mut self.block.experts {
+            None => return wrong("this model has no experts"),
+            Some(experts) if experts.names.down != "down_proj" => {
+                return wrong("the experts of this family have other names in its checkpoints than in PEFT's files");
+            }
+            Some(experts) => experts.fused = true,
+        }
+        Ok(self)
+    }
+
+    fn with_saved_head(self, folder: &Path) -> Result<Self> {
         let Some(saved) = ft_peft::adapter::saved_head(folder)? else {
             return Ok(self);
         };
@@ -98,6 +132,7 @@ impl ModelConfig {
     /// What the model is, for people: its class in transformers, and what its head says.
     pub fn what(&self) -> String {
         match &self.head {
+            None if self.masked => format!("{}: an encoder that fills in masked tokens", self.class()),
             None if self.encoder.is_some() => format!("{}Model: an encoder without a head", self.class_stem()),
             None => self.class().into(),
             Some(head) => format!("{}{}: {}", self.class_stem(), head.kind.class(), head.labels.join(", ")),

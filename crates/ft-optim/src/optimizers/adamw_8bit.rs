@@ -259,17 +259,25 @@ impl Numbers {
         move |block| {
             let ([code1, code2], [scale1, scale2]) = (block.codes, block.scales);
             let (mut m, mut v) = ([0f32; BLOCK], [0f32; BLOCK]);
-            let (mut largest1, mut largest2) = (0f32, 0f32);
-            for (i, (p, g)) in block.param.iter_mut().zip(block.grad).enumerate() {
-                if !g.is_finite() {
-                    continue;
-                }
-                m[i] = beta1 * (signed.values[usize::from(code1[i])] * *scale1) + rest1 * g;
-                v[i] = beta2 * (unsigned.values[usize::from(code2[i])] * *scale2) + rest2 * (g * g);
-                *p = keep * (*p - step_size * (m[i] / (v[i].sqrt() + eps)));
-                largest1 = largest1.max(m[i].abs());
-                largest2 = largest2.max(v[i]);
+            for i in 0..BLOCK {
+                m[i] = signed.values[usize::from(code1[i])] * *scale1;
+                v[i] = unsigned.values[usize::from(code2[i])] * *scale2;
             }
+            let (mut largest1, mut largest2) = (0f32, 0f32);
+            // Selections and no branches, so that it is computed in vectors.
+            for (((p, g), m), v) in block.param.iter_mut().zip(block.grad).zip(&mut m).zip(&mut v) {
+                let finite = g.is_finite();
+                let (new1, new2) = (beta1 * *m + rest1 * g, beta2 * *v + rest2 * (g * g));
+                let new = keep * (*p - step_size * (new1 / (new2.sqrt() + eps)));
+                *p = if finite { new } else { *p };
+                *m = if finite { new1 } else { 0.0 };
+                *v = if finite { new2 } else { 0.0 };
+                largest1 = if m.abs() > largest1 { m.abs() } else { largest1 };
+                largest2 = if *v > largest2 { *v } else { largest2 };
+            }
+            let numbers = block.grad.len();
+            m[numbers..].fill(0.0);
+            v[numbers..].fill(0.0);
             for i in 0..BLOCK {
                 let code = signed.encode(share(m[i], largest1));
                 code1[i] = if code == signed.zero && m[i] < 0.0 {

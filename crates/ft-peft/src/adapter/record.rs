@@ -42,7 +42,10 @@ pub(super) fn record(
         fan_in_fan_out: stores_in_out(model),
         shape: attention(model),
     };
-    let record = config.method().to_peft(&target)?;
+    let mut record = config.method().to_peft(&target)?;
+    if !model.writes() {
+        record["task_type"] = serde_json::Value::Null;
+    }
     Some(match model.task_head() {
         None => record,
         Some(task) => with_head(record, task),

@@ -132,10 +132,11 @@ pub(crate) fn projections<'p>(method: &str, specs: &'p [ModuleSpec], choice: &Ch
     let adapted: Vec<_> = specs.iter().filter(|p| choice.adapted.contains(&p.path)).collect();
     let what = |kind| match kind {
         Kind::Norm => Some("a normalization"),
+        Kind::Bias => Some("a bias"),
         Kind::Embedding => Some("an embedding table"),
         Kind::Residual => Some("the output of a sub-layer"),
         Kind::Attention => Some("the attention of all layers"),
-        Kind::Linear | Kind::Head | Kind::TiedHead | Kind::TaskHead => None,
+        Kind::Linear | Kind::Router | Kind::Head | Kind::TiedHead | Kind::TaskHead => None,
     };
     match adapted.iter().find_map(|spec| Some((spec, what(spec.kind)?))) {
         None => Ok(adapted),

@@ -15,6 +15,7 @@ use super::common::{self, f32, invalid, positive};
 use super::dora::Dora;
 use super::trainable_tokens::{self, Token};
 use super::{Base, Delta, InTraining, ParamMut, PeftFile, PeftMethod, WeightDelta};
+use crate::adapter::experts::of_experts;
 use crate::attach::{Choice, ModuleSpec};
 use crate::embedding_delta::EmbeddingDelta;
 use crate::error::Result;
@@ -31,6 +32,7 @@ pub(crate) mod file;
 mod init;
 pub(super) mod low_rank;
 pub mod mixed;
+mod parameters;
 pub(crate) mod stack;
 
 pub use embedding::LoraEmbedding;
@@ -50,6 +52,11 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// `"all-linear"`, a list of path suffixes, or one regular expression over whole paths (`target_modules`).
     pub targets: Targets,
+    /// Path suffixes of matrices that a layer's experts have in one tensor: `["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]`. Experts are
+    /// adapted here alone then, whatever `targets` says, and gate and up of an expert share their A. Left out, each matrix of each expert is
+    /// a target like any other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub target_parameters: Vec<String>,
     /// Path suffixes to leave out (`exclude_modules`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
@@ -95,6 +102,7 @@ impl Default for LoraConfig {
             alpha: 16.0,
             dropout: 0.0,
             targets: Targets::all_linear(),
+            target_parameters: Vec::new(),
             exclude: Vec::new(),
             layers: None,
             rank_pattern: Patterns::default(),
@@ -166,9 +174,13 @@ impl LoraConfig {
 
     fn fits(&self, spec: &ModuleSpec) -> Result<()> {
         let path = spec.path.clone();
-        if spec.kind == Kind::Norm {
-            let why =
-                format!("{path} is a normalization, which LoRA cannot adapt; train it whole with modules_to_save");
+        let vector = match spec.kind {
+            Kind::Norm => Some("a normalization"),
+            Kind::Bias => Some("a bias"),
+            _ => None,
+        };
+        if let Some(what) = vector {
+            let why = format!("{path} is {what}, which LoRA cannot adapt; train it whole with modules_to_save");
             return Err(invalid("targets", why));
         }
         if self.dora && spec.kind == Kind::Embedding {
@@ -189,6 +201,7 @@ impl PeftMethod for LoraConfig {
                 "does not go with lora_bias: the magnitude has no place for a second bias",
             ));
         }
+        parameters::check(self)?;
         trainable_tokens::check(TOKENS, &self.trainable_token_indices)?;
         let ratio = self.loraplus_lr_ratio;
         if self.loraplus_lr_embedding.is_some() && ratio.is_none() {
@@ -205,7 +218,13 @@ impl PeftMethod for LoraConfig {
             exclude: &self.exclude,
             layers: self.layers.as_ref(),
         };
-        let mut choice = Choice::adapters(specs, selector, &self.modules_to_save, self.bias)?;
+        let mut choice = match &self.targets {
+            Targets::Suffixes(none) if none.is_empty() && !self.target_parameters.is_empty() => Choice::default(),
+            _ => Choice::adapters(specs, selector, &self.modules_to_save, self.bias)?,
+        };
+        if !self.target_parameters.is_empty() {
+            choice.adapted = parameters::with_experts(choice.adapted, &self.target_parameters, specs)?;
+        }
         if !self.trainable_token_indices.is_empty() {
             choice.rows = vec![trainable_tokens::input_embeddings(specs).path.clone()];
             trainable_tokens::fits(TOKENS, &self.trainable_token_indices, specs, &choice)?;
@@ -272,7 +291,7 @@ impl PeftMethod for LoraConfig {
                 let lora = init::embedding(self, &module.path, seed, slot);
                 slot.delta = Some(EmbeddingDelta::Lora(lora));
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
                 unreachable!("refused by `choose`")
             }
         }
@@ -280,6 +299,10 @@ impl PeftMethod for LoraConfig {
 
     fn tokens(&self) -> &[Token] {
         &self.trainable_token_indices
+    }
+
+    fn target_parameters(&self) -> &[String] {
+        &self.target_parameters
     }
 
     fn name_tokens(&mut self, id_of: &dyn Fn(&str) -> Option<u32>) -> Result<()> {
@@ -308,6 +331,16 @@ impl InTraining for LoraConfig {
 }
 
 impl PeftFile for LoraConfig {
+    fn targeted(&self, choice: &Choice) -> Vec<String> {
+        let of_experts = |path: &String| !self.target_parameters.is_empty() && of_experts(path).is_some();
+        choice
+            .adapted
+            .iter()
+            .filter(|path| !of_experts(path))
+            .cloned()
+            .collect()
+    }
+
     fn to_peft(&self, target: &Target<'_>) -> Option<serde_json::Value> {
         Some(file::write(self, target))
     }

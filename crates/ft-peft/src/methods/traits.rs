@@ -74,6 +74,11 @@ pub trait PeftMethod: InTraining + PeftFile {
         &[]
     }
 
+    /// Matrices that all experts of a layer have in one tensor, where experts are adapted as such.
+    fn target_parameters(&self) -> &[String] {
+        &[]
+    }
+
     /// Gives tokens named by their text their ids.
     fn name_tokens(&mut self, _id_of: &dyn Fn(&str) -> Option<u32>) -> Result<()> {
         Ok(())

@@ -97,6 +97,18 @@ pub fn metrics(service: &Service, _: &Request, reply: &mut Reply) -> Result<(), 
             "Tokens that were generated.",
             stats.generated_tokens,
         ),
+        (
+            "counter",
+            "drafted_tokens_total",
+            "Tokens that were computed ahead, because they stood there before.",
+            stats.drafted_tokens,
+        ),
+        (
+            "counter",
+            "accepted_tokens_total",
+            "Tokens computed ahead that were what the model says.",
+            stats.accepted_tokens,
+        ),
     ];
     let mut text = String::new();
     for (kind, name, about, value) in figures {

@@ -22,6 +22,11 @@ impl Batches {
         self.ranks = ranks.max(1);
     }
 
+    /// Processes that take each step together.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
     /// Forward passes of at most `size` samples or rows.
     pub(super) fn passes<'r>(&self, rows: &'r [usize], size: usize) -> Vec<&'r [usize]> {
         cut(rows, size, self.ranks)

@@ -104,6 +104,20 @@ impl StepBatch {
         }
     }
 
+    /// The same step with batches that `change` makes of its own.
+    pub(crate) fn with(&self, change: impl Fn(&Batch) -> Batch) -> Self {
+        let micro = self.micro_batches.iter().map(|micro| MicroBatch {
+            batch: change(&micro.batch),
+            dropout_seed: micro.dropout_seed,
+        });
+        let micro_batches: Vec<MicroBatch> = micro.collect();
+        Self {
+            target_tokens: micro_batches.iter().map(|micro| micro.batch.target_tokens()).sum(),
+            micro_batches,
+            ..self.clone()
+        }
+    }
+
     /// How much the step holds.
     pub fn totals(&self) -> Totals {
         Totals::of(self.micro_batches.iter().map(|micro| &micro.batch))

@@ -30,6 +30,10 @@ pub struct ModelSection {
     /// `config.json` and tokenizer. For pretraining, with `peft.method = "full"`.
     #[serde(default)]
     pub init: bool,
+    /// Weight of the loss that keeps experts equally busy (`router_aux_loss_coef`); 0 is none. Left out, the one of `config.json`, where that
+    /// has `output_router_logits` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_aux_loss_coef: Option<f64>,
     /// Folder of the tokenizer, where it is not the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -109,8 +113,9 @@ pub struct TrainSection {
     /// Checkpoints that stay, the newest ones; the best is kept besides.
     #[serde(default = "defaults::keep")]
     pub keep: usize,
-    /// Of several processes (`mpirun ft train`), each holds the optimizer's states of its part of what trains (ZeRO stage 1), takes the step of that
-    /// part, and is told the new values of the others. The same steps; a checkpoint holds all states. Nothing where there is one process.
+    /// Of several processes (`mpirun ft train`) or devices (`--device cuda:all`), each holds the optimizer's states of its part of what trains (ZeRO
+    /// stage 1), takes the step of that part, and is told the new values of the others. With full fine-tuning and no strategy against forgetting, each
+    /// keeps the gradients of its part alone, too (stage 2). The same steps; a checkpoint holds all states. Nothing where there is one.
     #[serde(default)]
     pub shard_optimizer: bool,
     /// Seconds that one process of several (`mpirun ft train`) waits for another before it ends the run: what hangs or has died is named, with the newest

@@ -21,7 +21,7 @@ use super::vector::Vector;
 use super::{Now, Setting, Summed};
 use crate::Result;
 use crate::batches::StepBatch;
-use crate::engine::over_ranks;
+use crate::engine::sum_of;
 use crate::objectives::{Objective, SftConfig, at_targets, plain_hidden};
 
 /// Whose answers the likelihood is of.
@@ -96,7 +96,7 @@ pub(super) fn estimate(rows: &[usize], kind: FisherKind, setting: &Setting, now:
         tokens += count;
     }
     if !now.ranks.is_alone() {
-        sum = Some(over_ranks::sum_of(now.ranks, now.model, sum)?);
+        sum = Some(sum_of(now.ranks, now.model, sum)?);
         let of_rank = now.ranks.all_gather(&(tokens as u64).to_le_bytes())?;
         let number = |bytes: Vec<u8>| bytes.try_into().map_or(0, u64::from_le_bytes);
         tokens = of_rank.into_iter().map(number).sum::<u64>() as usize;

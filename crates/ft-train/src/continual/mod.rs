@@ -31,7 +31,6 @@ use std::sync::Arc;
 use burn::optim::GradientsParams;
 use burn::tensor::TensorData;
 use ft_model::Model;
-use ft_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -52,6 +51,7 @@ pub use succession::{BetweenTasks, Next, Succession};
 
 use crate::Result;
 use crate::batches::{Batches, StepBatch};
+use crate::engine::Together;
 use crate::objectives::{Figure, Objective};
 
 /// What a strategy is made from, beside its options.
@@ -90,7 +90,7 @@ pub struct Now<'a> {
     /// The same, of this process alone where several take the run together: each must hand in other batches.
     pub alone: &'a GradientsOf<'a>,
     /// These processes.
-    pub ranks: &'a Ranks,
+    pub ranks: &'a Together,
     /// False where someone asked to stop; asked between two forward passes.
     pub go_on: &'a dyn Fn() -> bool,
 }

@@ -1,6 +1,7 @@
 //! All trainable numbers as one vector: values, gradients, and what can be computed of them.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -8,7 +9,7 @@ use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use ft_model::Model;
 use ft_optim::{NamedParameter, named_parameters};
 
-use crate::{Error, Result};
+mod travel;
 
 /// A flat tensor `[n]` in f32 for every trainable parameter, in the order of the model; none where a gradient is missing.
 #[derive(Clone, Debug, Default)]
@@ -24,17 +25,23 @@ impl From<Vec<Tensor<1>>> for Vector {
 impl Vector {
     /// The gradients.
     pub fn of(model: &Model, grads: &GradientsParams) -> Self {
-        Self::collect(model, Some(grads))
+        Self::collect(model, Some(grads), None)
     }
 
     /// The present values.
     pub fn values(model: &Model) -> Self {
-        Self::collect(model, None)
+        Self::collect(model, None, None)
     }
 
-    fn collect(model: &Model, grads: Option<&GradientsParams>) -> Self {
+    /// Those of the parameters at these places; the others are missing.
+    pub(crate) fn values_at(model: &Model, places: Range<usize>) -> Self {
+        Self::collect(model, None, Some(places))
+    }
+
+    fn collect(model: &Model, grads: Option<&GradientsParams>, only: Option<Range<usize>>) -> Self {
         let mut collect = Collect {
             places: places(model),
+            only,
             grads,
             parts: Vec::new(),
         };
@@ -116,53 +123,6 @@ impl Vector {
         })
     }
 
-    /// The vector without parts.
-    pub(crate) fn none(model: &Model) -> Self {
-        Self(vec![None; named_parameters(model).len()])
-    }
-
-    /// All numbers, 0 for parts that are missing, and behind them a 1 for every part that is not.
-    ///
-    /// # Errors
-    /// What went wrong on the device before.
-    pub(crate) fn to_host(&self, model: &Model) -> Result<Vec<f32>> {
-        let params = named_parameters(model);
-        let mut numbers = Vec::with_capacity(params.iter().map(count).sum::<usize>() + params.len());
-        for (param, part) in params.iter().zip(&self.0) {
-            match part {
-                None => numbers.resize(numbers.len() + count(param), 0.0),
-                Some(part) => {
-                    let part = part.clone().try_into_vec_as::<f32>().map_err(Error::device)?;
-                    numbers.extend_from_slice(&part);
-                }
-            }
-        }
-        numbers.extend(self.0.iter().map(|part| if part.is_some() { 1.0 } else { 0.0 }));
-        Ok(numbers)
-    }
-
-    /// What [`to_host`](Self::to_host) has given, also summed over several vectors: what is missing in all of them is missing.
-    ///
-    /// # Errors
-    /// Another number of numbers.
-    pub(crate) fn from_host(model: &Model, mut numbers: Vec<f32>) -> Result<Self> {
-        let params = named_parameters(model);
-        let all = params.iter().map(count).sum::<usize>();
-        if numbers.len() != all + params.len() {
-            return Err(Error::Training("ranks do not train the same parameters".into()));
-        }
-        let there = numbers.split_off(all);
-        let device = model.device().without_autodiff();
-        let mut rest = numbers.as_slice();
-        let part = |(param, there): (&NamedParameter, f32)| {
-            let (own, later) = rest.split_at(count(param));
-            rest = later;
-            let data = || TensorData::new(own.to_vec(), [own.len()]);
-            (there > 0.0).then(|| Tensor::from_data(data(), (&device, DType::F32)))
-        };
-        Ok(Self(params.iter().zip(there).map(part).collect()))
-    }
-
     /// Values by parameter path, each as `<name>.<path>`.
     pub fn saved(&self, name: &str, model: &Model) -> Vec<(String, TensorData)> {
         let params = named_parameters(model).into_iter().zip(&self.0);
@@ -242,6 +202,8 @@ fn places(model: &Model) -> HashMap<ParamId, usize> {
 
 struct Collect<'a> {
     places: HashMap<ParamId, usize>,
+    /// Where not all are asked for.
+    only: Option<Range<usize>>,
     grads: Option<&'a GradientsParams>,
     parts: Vec<Option<Tensor<1>>>,
 }
@@ -251,6 +213,9 @@ impl ModuleVisitor for Collect<'_> {
         let Some(place) = self.places.get(&param.id) else {
             return;
         };
+        if self.only.as_ref().is_some_and(|only| !only.contains(place)) {
+            return;
+        }
         let tensor = match self.grads {
             Some(grads) => grads.get::<D>(param.id),
             None => Some(param.val().without_autodiff()),

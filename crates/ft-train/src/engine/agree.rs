@@ -1,6 +1,8 @@
 //! What ranks of one run must have in common: what they run, when they stop, what they warn of.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ft_ranks::Ranks;
@@ -22,8 +24,8 @@ struct Identity {
 
 impl Identity {
     fn of(plan: &Plan) -> Self {
-        let program = std::env::current_exe().and_then(std::fs::read);
-        let program = program.map_or(0, |bytes| crc32fast::hash(&bytes));
+        let program = std::env::current_exe().and_then(|path| checksum(&path));
+        let program = program.unwrap_or(0);
         let valid = plan.valid.iter().fold(crc32fast::Hasher::new(), |mut sum, sample| {
             sample.ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
             sum
@@ -52,6 +54,18 @@ impl Identity {
         Self {
             parts: parts.chain(keys).collect(),
             warnings: plan.warnings.clone(),
+        }
+    }
+}
+
+/// Of a file, a megabyte at a time.
+fn checksum(path: &Path) -> std::io::Result<u32> {
+    let (mut file, mut sum) = (File::open(path)?, crc32fast::Hasher::new());
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut bytes)? {
+            0 => return Ok(sum.finalize()),
+            count => sum.update(&bytes[..count]),
         }
     }
 }
@@ -138,7 +152,7 @@ pub(crate) fn resume(
 }
 
 /// The error with the newest checkpoint where another rank is what failed.
-pub(crate) fn with_last(error: Error, plan_out: &std::path::Path) -> Error {
+pub(crate) fn with_last(error: Error, plan_out: &Path) -> Error {
     match error {
         Error::Rank { lost, .. } => {
             let newest = Checkpoints::of(plan_out).steps().into_iter().max();

@@ -24,6 +24,7 @@ use ft_model::{Model, Rows};
 use ft_peft::Pass;
 
 use crate::config::Checkpointing;
+use crate::engine::balance::Balance;
 
 /// What is kept between forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct Losses<'a> {
     pub after: &'a [usize],
     /// Of the one with this number among them, `[rows, width, hidden]`.
     pub inner: &'a dyn Fn(&Model, usize, Tensor<3>) -> Tensor<1>,
+    /// Of the routers of experts.
+    pub balance: Option<&'a Balance>,
 }
 
 impl Losses<'_> {
@@ -67,6 +70,16 @@ impl Losses<'_> {
         [pass, output]: [&Pass; 2],
     ) -> (Tensor<3>, Option<Tensor<1>>) {
         let (mut hidden, mut done, mut sum) = (hidden, range.start, None);
+        let add = |sum: &mut Option<Tensor<1>>, own: Option<Tensor<1>>| {
+            *sum = sum.take().into_iter().chain(own).reduce(|a, b| a + b);
+        };
+        let run = |range: Range<usize>, hidden, pass| {
+            let forward = || model.blocks(range, hidden, rows, pass);
+            match self.balance {
+                None => (forward(), None),
+                Some(balance) => balance.watch(forward),
+            }
+        };
         // The last block's output is given to `last`, after the norm.
         let inside = |after: usize| range.start < after && after <= range.end && after < model.num_blocks();
         for (number, after) in self
@@ -76,16 +89,17 @@ impl Losses<'_> {
             .enumerate()
             .filter(|(_, after)| inside(*after))
         {
-            hidden = model.blocks(done..after, hidden, rows, pass);
+            let balance;
+            (hidden, balance) = run(done..after, hidden, pass);
             done = after;
             let own = (self.inner)(model, number, model.without_prompt(hidden.clone(), rows));
-            sum = Some(match sum {
-                None => own,
-                Some(sum) => sum + own,
-            });
+            add(&mut sum, balance);
+            add(&mut sum, Some(own));
         }
         if done < range.end {
-            hidden = model.blocks(done..range.end, hidden, rows, output);
+            let balance;
+            (hidden, balance) = run(done..range.end, hidden, output);
+            add(&mut sum, balance);
         }
         (hidden, sum)
     }
@@ -108,6 +122,10 @@ pub fn backward_through(
             let start = model.embed(ids(&model, batch), &rows, pass);
             let (hidden, inner) = loss.blocks(&model, 0..model.num_blocks(), start, &rows, [pass; 2]);
             let value = (loss.last)(&model, model.norm(hidden, &rows), inner);
+            let value = match loss.balance.and_then(Balance::whole) {
+                None => value,
+                Some(own) => value + own,
+            };
             let grads = GradientsParams::from_grads(value.backward(), &model);
             let value = value.inner();
             let piece = Piece {
@@ -152,6 +170,8 @@ struct Kept {
     last: Tensor<3>,
     /// What the loss says of hidden states between blocks, without a tape.
     inner: Option<Tensor<1>>,
+    /// And of routers.
+    balance: Option<Tensor<1>>,
 }
 
 impl Kept {
@@ -178,6 +198,7 @@ impl Kept {
             segments,
             last: hidden,
             inner,
+            balance: loss.balance.and_then(Balance::whole),
         }
     }
 
@@ -193,6 +214,10 @@ impl Kept {
         let leaf = leaf(self.last, model.trains_before(end));
         let inner = self.inner.map(Tensor::autodiff);
         let value = (loss.last)(&model, model.norm(leaf.clone(), &self.rows), inner);
+        let value = match self.balance {
+            None => value,
+            Some(own) => value + own.autodiff(),
+        };
         let mut grads = value.backward();
         let mut upstream = leaf.grad_remove(&mut grads);
         let value = value.inner();

@@ -1,14 +1,18 @@
 //! Everything after the last step.
 
+use std::ops::Deref;
+
 use ft_model::Model;
 use ft_optim::load_trainable_tensors;
+use ft_ranks::Ranks;
 
-use crate::checkpoint::{self, Checkpoints, Evaluation, TRAINABLE, TrainerState, read_tensors};
+use crate::checkpoint::{self, Best, Checkpoints, Evaluation, TRAINABLE, TrainerState, read_tensors};
 use crate::engine::method_hook::MethodHook;
 use crate::engine::session::Session;
 use crate::watch::Ending;
 use crate::watch::completions::{Prompts, Shown};
 use crate::watch::outcome::{Outcome, Score};
+use crate::watch::speakers::Speakers;
 use crate::{Plan, Result, watch};
 
 /// The model of each task, on a plain device; one where there are no tasks.
@@ -29,12 +33,20 @@ pub(super) fn conclude(
     let mut outcome = Outcome::of(plan, &session.state, ending, session.saver.newest);
     outcome.continual = session.scores();
     outcome.before = Score::new(session.state.first_eval.as_ref(), &before, &plan.tasks);
-    if ending == Ending::Interrupted || !session.ranks.is_first() {
+    let first = session.ranks.is_first();
+    let earlier = earlier(plan, &session.state).is_some();
+    // Weights of an earlier step are read where the first rank has written them.
+    if ending == Ending::Interrupted || (earlier && !first) {
         return Ok(outcome);
     }
     let model = best(plan, &session.state, &mut session.method, model)?;
     let models = models(plan, &session.method, &model)?;
-    let after = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, session.stop.here())?;
+    let (alone, ranks) = (Ranks::alone(), session.ranks.deref());
+    let speakers = Speakers::new(if earlier { &alone } else { ranks }, &session.stop);
+    let after = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, speakers)?;
+    if !first {
+        return Ok(outcome);
+    }
     outcome.after = Score::new(result(plan, &session.state), &after, &plan.tasks);
     outcome.take_answers(before, after);
     outcome.final_dir = Some(session.saver.finish(&model, &session.method, &plan.tasks)?);
@@ -50,13 +62,15 @@ fn result<'s>(plan: &Plan, state: &'s TrainerState) -> Option<&'s Evaluation> {
     state.last_eval.as_ref()
 }
 
-/// The weights of the best evaluation, where they are asked for and are not the last.
+/// The best evaluation, where its weights are asked for and are not the last.
+fn earlier<'s>(plan: &Plan, state: &'s TrainerState) -> Option<&'s Best> {
+    let best = state.best.as_ref();
+    best.filter(|best| plan.steps.load_best && best.step != state.step)
+}
+
+/// Its weights, or the last.
 fn best(plan: &Plan, state: &TrainerState, method: &mut MethodHook, model: Model) -> Result<Model> {
-    match state
-        .best
-        .as_ref()
-        .filter(|best| plan.steps.load_best && best.step != state.step)
-    {
+    match earlier(plan, state) {
         None => Ok(model),
         Some(best) => {
             let path = Checkpoints::of(plan.out()).path(best.step);

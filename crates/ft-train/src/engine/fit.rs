@@ -8,7 +8,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::optim::AdamWConfig;
@@ -25,6 +25,7 @@ use crate::checkpoint::lock::RunLock;
 use crate::checkpoint::{self, TrainerState};
 use crate::engine::agree::{self, Told};
 use crate::engine::backward::ActivationPolicy;
+use crate::engine::cards::Cards;
 use crate::engine::clock::Clock;
 use crate::engine::conclude::{conclude, models};
 use crate::engine::early_stopping::{PatientStopping, SharedPatience};
@@ -37,10 +38,10 @@ use crate::engine::prepare::{adapt, given, load};
 use crate::engine::resume::{self, Resume};
 use crate::engine::save::Saver;
 use crate::engine::session::Session;
-use crate::engine::stop::Stop;
 use crate::engine::strategy::StepStrategy;
 use crate::engine::task_adapters::TaskAdapters;
 use crate::engine::task_end::OverTasks;
+use crate::engine::together::Together;
 use crate::engine::unread::Unread;
 use crate::objectives::{Objective, ObjectiveConfig};
 use crate::tasks::BestBy;
@@ -51,6 +52,8 @@ use crate::watch::metrics::{Loss, MeanMetric, Norm, Throughput};
 use crate::watch::outcome::Outcome;
 use crate::watch::renderer::{ProgressRenderer, Silent, Style};
 use crate::watch::run_log::RunLog;
+use crate::watch::speakers::Speakers;
+use crate::watch::stop::Stop;
 use crate::watch::task_metrics::TaskMetrics;
 use crate::{Error, Plan, Result};
 
@@ -143,10 +146,11 @@ pub enum Event {
 /// gradient. What was saved before an error stays usable.
 pub fn fit(plan: Plan, options: FitOptions) -> Result<Outcome> {
     let out = plan.out().to_owned();
-    run(plan, options).map_err(|error| agree::with_last(error, &out))
+    run(plan, options, None).map_err(|error| agree::with_last(error, &out))
 }
 
-fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
+/// This rank's part of a run; all of it where there is no other. Ranks that are cards of one process may add up on them.
+pub(super) fn run(mut plan: Plan, options: FitOptions, cards: Option<Cards>) -> Result<Outcome> {
     let FitOptions {
         stop: flag,
         interrupter,
@@ -162,6 +166,16 @@ fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
     plan.notes().into_iter().for_each(|note| on_event(&Event::Note(note)));
     agree::compare(&plan, &ranks, &mut on_event)?;
     told.clear();
+    let cards = cards.map(|cards| Ok::<_, Error>(cards.work(&ranks)?.then_some(cards)));
+    let cards = match cards.transpose()? {
+        Some(None) => {
+            on_event(&Event::Warning(
+                "NCCL does not add up on these cards: sums go through host memory".into(),
+            ));
+            None
+        }
+        cards => cards.flatten(),
+    };
     let first = ranks.is_first();
     let _lock = first.then(|| RunLock::take(plan.out())).transpose()?;
     let from = agree::resume(&plan, resume, &ranks, &mut on_event)?;
@@ -190,10 +204,15 @@ fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
     }
 
     let prompts = Prompts::of(&plan);
-    let before = match first {
-        true => before(&plan, &models(&plan, &method, &model)?, &prompts, from.is_some(), &flag)?,
-        false => Shown::default(),
-    };
+    let stop = Stop::new(flag, interrupter.clone(), &ranks);
+    let speakers = Speakers::new(&ranks, &stop);
+    let before = before(
+        &plan,
+        &models(&plan, &method, &model)?,
+        &prompts,
+        from.is_some(),
+        speakers,
+    )?;
     on_event(&Event::Answered(before.clone()));
 
     let done = from.as_ref().map(|(_, state)| Done {
@@ -214,6 +233,8 @@ fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
         }
         None => check,
     };
+    let scatters = plan.scatters() && method.is_plain();
+    let together = Together::from(ranks).on(cards).scattering(scatters);
     let progress = if first { progress } else { Progress::Silent };
     let renderer = renderer(progress, &plan, state.step);
     let session = Session {
@@ -223,10 +244,7 @@ fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
             false => RunLog::none(),
         },
         check,
-        answers: match first {
-            true => answers(&plan, &prompts, done)?,
-            false => None,
-        },
+        answers: answers(&plan, &prompts, done, first)?,
         guard: Guard::new(&plan),
         clock: Clock::after(state.seconds),
         in_backward: plan.config.train.optimizer_in_backward,
@@ -234,14 +252,14 @@ fn run(mut plan: Plan, options: FitOptions) -> Result<Outcome> {
         unread: Unread::default(),
         grad_norm: None,
         patience: patience.clone(),
-        stop: Stop::new(flag, interrupter.clone(), &ranks),
+        stop,
         batches: plan.batches.clone(),
         tasks: plan.tasks.clone(),
         over_tasks: OverTasks::of(&plan),
         task_metrics: TaskMetrics::of(&plan),
         best_by: BestBy::of(&plan.config.train.best_by, &plan.tasks),
         memory: Memory::new(&plan),
-        ranks,
+        ranks: together,
         shard_optimizer: plan.config.train.shard_optimizer,
         told,
         state,
@@ -286,27 +304,26 @@ fn write_config(plan: &Plan) -> Result<()> {
 }
 
 /// Answers of the model as it was before the first step; a resumed run reads them back.
-fn before(plan: &Plan, models: &[Model], prompts: &Prompts, resumed: bool, stop: &AtomicBool) -> Result<Shown> {
+fn before(plan: &Plan, models: &[Model], prompts: &Prompts, resumed: bool, speakers: Speakers<'_>) -> Result<Shown> {
     let path = plan.out().join("before.json");
     if resumed {
         let bytes = std::fs::read(&path).unwrap_or_default();
         return Ok(serde_json::from_slice(&bytes).unwrap_or_default());
     }
-    let shown = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, stop)?;
+    let shown = prompts.ask(&|task| models[task].clone(), &plan.tokenizer, speakers)?;
     // Answers cut short by a stop are not worth keeping: the run starts over.
-    if stop.load(Ordering::Relaxed) {
-        return Ok(shown);
+    if !speakers.stopped() && speakers.write() {
+        let text = serde_json::to_vec_pretty(&shown).unwrap_or_default();
+        checkpoint::write_file(&path, &text)?;
     }
-    let text = serde_json::to_vec_pretty(&shown).unwrap_or_default();
-    checkpoint::write_file(&path, &text)?;
     Ok(shown)
 }
 
 /// What writes the answers of every evaluation, where they are wanted.
-fn answers(plan: &Plan, prompts: &Prompts, done: Option<Done>) -> Result<Option<CompletionsFile>> {
+fn answers(plan: &Plan, prompts: &Prompts, done: Option<Done>, first: bool) -> Result<Option<CompletionsFile>> {
     let wanted = plan.config.eval.samples_each && plan.config.eval.samples > 0 && plan.steps.evaluates;
     wanted
-        .then(|| CompletionsFile::open(plan.out(), prompts, plan.tokenizer(), done))
+        .then(|| CompletionsFile::open(plan.out(), prompts, plan.tokenizer(), done, first))
         .transpose()
 }
 

@@ -13,7 +13,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{FloatDType, Tensor};
 use ft_data::Batch;
-use ft_optim::named_parameters;
+use ft_optim::{NamedParameter, named_parameters};
 use ft_peft::methods::trainable_tokens::Token;
 
 use crate::batches::StepBatch;
@@ -69,8 +69,14 @@ impl GradientCheck {
         !self.rows.is_empty() && !batch.micro_batches.iter().any(|micro| matters(&micro.batch))
     }
 
-    /// Takes in the gradients of one step.
-    pub fn look<M: Module>(&mut self, module: &M, grads: &GradientsParams, batch: &StepBatch) {
+    /// Takes in the gradients of one step: of all that trains, or of what is in `own`, where other ranks have those of the rest.
+    pub fn look<M: Module>(
+        &mut self,
+        module: &M,
+        grads: &GradientsParams,
+        batch: &StepBatch,
+        own: Option<&HashSet<ParamId>>,
+    ) {
         let rows_rest = self.rows_rest(batch);
         let mut sums = Sums {
             grads,
@@ -80,7 +86,8 @@ impl GradientCheck {
         module.visit(&mut sums);
         let values = read(sums.sums);
         let values: BTreeMap<ParamId, f32> = sums.ids.into_iter().zip(values).collect();
-        for param in named_parameters(module) {
+        let of_others = |param: &NamedParameter| own.is_some_and(|own| !own.contains(&param.id));
+        for param in named_parameters(module).into_iter().filter(|param| !of_others(param)) {
             let now = match values.get(&param.id) {
                 None => Received::Nothing,
                 Some(sum) if !sum.is_finite() => Received::NotFinite,
@@ -204,7 +211,12 @@ mod tests {
         };
         for _ in 0..2 {
             let loss = rows.trainable_tokens_delta.val() * 0.0;
-            check.look(&rows, &GradientsParams::from_grads(loss.backward(), &rows), &step());
+            check.look(
+                &rows,
+                &GradientsParams::from_grads(loss.backward(), &rows),
+                &step(),
+                None,
+            );
             check.step_taken(0.1);
         }
         check.verdict(2)
@@ -224,12 +236,12 @@ mod tests {
     fn zero_at_first_is_fine_for_lora_and_nothing_at_all_is_named() {
         let mut check = GradientCheck::default();
         let first = pair(0.0);
-        check.look(&first, &grads(&first, 1.0), &step());
+        check.look(&first, &grads(&first, 1.0), &step(), None);
         assert!(!check.step_taken(0.0), "warmup starts at rate 0: nothing has moved yet");
-        check.look(&first, &grads(&first, 1.0), &step());
+        check.look(&first, &grads(&first, 1.0), &step(), None);
         assert!(!check.step_taken(0.1));
         let second = pair(0.5);
-        check.look(&second, &grads(&second, 1.0), &step());
+        check.look(&second, &grads(&second, 1.0), &step(), None);
         assert!(check.step_taken(0.1));
         let error = check.verdict(3).unwrap_err().to_string();
         assert!(error.contains("idle: nothing") && !error.contains("a: "), "{error}");
@@ -239,9 +251,9 @@ mod tests {
     fn a_gradient_that_is_no_number_is_named() {
         let mut check = GradientCheck::default();
         let m = pair(0.5);
-        check.look(&m, &grads(&m, f32::INFINITY), &step());
+        check.look(&m, &grads(&m, f32::INFINITY), &step(), None);
         check.step_taken(0.1);
-        check.look(&m, &grads(&m, 1.0), &step());
+        check.look(&m, &grads(&m, 1.0), &step(), None);
         let error = check.verdict(2).unwrap_err().to_string();
         assert!(error.contains("a: NaN or infinity"), "{error}");
     }

@@ -167,7 +167,7 @@ impl Session {
             *moved = true;
         }
         if let Some(check) = &mut self.check {
-            check.look(model, grads, batch);
+            check.look(model, grads, batch, None);
         }
         Ok(())
     }

@@ -39,6 +39,11 @@ impl MethodHook {
         }
     }
 
+    /// Whether nobody has a part in the step, who would want to see all gradients.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.method.is_none() && self.strategy.is_none() && self.adapters.is_none()
+    }
+
     /// The same with a strategy against forgetting.
     pub fn with(self, strategy: Option<Box<dyn Strategy>>) -> Self {
         Self { strategy, ..self }

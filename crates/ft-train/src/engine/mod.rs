@@ -7,8 +7,11 @@
 
 mod agree;
 mod backward;
+mod balance;
+mod cards;
 mod clock;
 mod conclude;
+mod devices;
 mod early_stopping;
 mod evaluated;
 mod fit;
@@ -28,14 +31,15 @@ mod session;
 mod shards;
 mod step;
 mod step_by_task;
-mod stop;
 mod strategy;
 mod task_adapters;
 mod task_end;
 mod teacher_answers;
+mod together;
 mod unread;
 
 pub use backward::{ActivationPolicy, Piece};
+pub use devices::{Named, fit_on};
 pub use fit::{Event, FitOptions, Progress, fit};
 pub use in_backward::Complete;
 pub use method_hook::MethodHook;
@@ -44,3 +48,5 @@ pub(crate) use non_finite::rows_of;
 pub use resume::Resume;
 pub use score::write_teacher_cache;
 pub use teacher_answers::write_teacher_answers;
+pub use together::Together;
+pub(crate) use together::sum_of;

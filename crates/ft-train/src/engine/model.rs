@@ -12,10 +12,11 @@ use ft_data::Batch;
 use ft_model::Model;
 use ft_optim::scale_grads;
 use ft_peft::Pass;
-use ft_ranks::Ranks;
 
-use crate::batches::{MicroBatch, StepBatch};
+use crate::batches::{MicroBatch, StepBatch, Totals};
 use crate::engine::backward::{ActivationPolicy, Losses, Piece, backward_through};
+use crate::engine::balance::Balance;
+use crate::engine::together::Together;
 use crate::objectives::{Figure, HeldOut, Objective, SftConfig};
 use crate::watch::metrics::{StepOutput, Sum};
 use crate::{Error, Result};
@@ -33,7 +34,7 @@ pub struct TrainModel {
     pub objective: Arc<dyn Objective>,
     /// Who takes the passes of a step with this process.
     #[module(skip)]
-    pub ranks: Ranks,
+    pub ranks: Together,
 }
 
 impl TrainStep for TrainModel {
@@ -53,7 +54,7 @@ impl TrainModel {
             model,
             activations: ActivationPolicy::default(),
             objective: Arc::new(SftConfig::default()),
-            ranks: Ranks::alone(),
+            ranks: Together::default(),
         }
     }
 
@@ -68,7 +69,7 @@ impl TrainModel {
     /// The same model in this process alone.
     pub(crate) fn alone(self) -> Self {
         Self {
-            ranks: Ranks::alone(),
+            ranks: Together::default(),
             ..self
         }
     }
@@ -217,7 +218,10 @@ impl Parts<'_> {
             let layers = objective.layers().expect("a loss over layers");
             scaled((layers.sum)(model, number, hidden), factor)
         };
+        let units = self.objective.unit().of(Totals::of([&micro.batch])) as f64;
+        let balance = Balance::of(&model, &micro.batch, units * factor.unwrap_or(1.0));
         let loss = Losses {
+            balance: balance.as_ref(),
             last: &last,
             after: objective.layers().map_or(&[], |layers| &layers.after),
             inner: &inner,

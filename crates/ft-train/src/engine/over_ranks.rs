@@ -8,11 +8,11 @@
 //! What is summed is over units, and divided once by the units of the whole step, so that every target token weighs alike wherever it
 //! was. Whatever follows (penalties, projections, clipping, the optimizer) every rank does for itself with the same bits.
 
-use std::collections::BTreeMap;
-
+use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorData};
 use burn::train::TrainOutput;
-use ft_model::Model;
+use ft_optim::squares_of_each;
 use ft_ranks::Ranks;
 
 use crate::batches::deal::owners;
@@ -46,14 +46,16 @@ impl TrainModel {
             let TrainOutput { grads, item } = self.passes(&own, batch);
             let item = item.read()?;
             let figures = item.figures()?;
-            let numbers = Vector::of(&self.model, &grads).to_host(&self.model)?;
-            Ok((numbers, item, figures))
+            let own = Vector::of(&self.model, &grads);
+            // Each is let go once it is read.
+            drop(grads);
+            Ok((self.ranks.ready(&self.model, own)?, item, figures))
         })?;
         let count = self.objective.unit().of(batch.totals());
         if self.ranks.any(local.is_none())? {
             return Err(Error::Device("out of memory at one of the ranks".into()));
         }
-        let Some((mut numbers, item, figures)) = local else {
+        let Some((own, item, figures)) = local else {
             return Ok(None);
         };
         let said = HeldOut {
@@ -73,7 +75,7 @@ impl TrainModel {
             let why = "ranks do not agree on what a step is made of: the processors differ in what the model answers; run on machines of one kind";
             return Err(Error::Training(why.into()));
         }
-        self.ranks.sum(&mut numbers)?;
+        let sum = self.ranks.sum(&self.model, own)?;
         let device = self.model.device().without_autodiff();
         let together = HeldOut::together(said.into_iter().flatten().collect());
         let figure = |(name, sum, count): (&'static str, f64, usize)| Figure {
@@ -82,7 +84,7 @@ impl TrainModel {
             count,
         };
         Ok(Some(TrainOutput {
-            grads: Vector::from_host(&self.model, numbers)?.into_grads(&self.model),
+            grads: sum.into_grads(&self.model),
             item: StepOutput {
                 loss: Sum::Host(together.loss),
                 count,
@@ -94,15 +96,18 @@ impl TrainModel {
     }
 }
 
-/// The sum of a vector over the ranks; one that has none adds nothing.
-pub(crate) fn sum_of(ranks: &Ranks, model: &Model, own: Option<Vector>) -> Result<Vector> {
-    let own = own.unwrap_or_else(|| Vector::none(model));
-    if ranks.is_alone() {
-        return Ok(own);
+/// The sum of squares of all gradients where each rank has those of its own parameters: added up in the order of the model, as one that has all
+/// adds them up.
+pub(crate) fn squares<M: Module>(ranks: &Ranks, module: &M, own: &GradientsParams) -> Result<f64> {
+    let own = squares_of_each(module, own).map_err(Error::device)?;
+    let bytes: Vec<u8> = own.iter().flat_map(|squares| squares.to_le_bytes()).collect();
+    let mut each = vec![0.0; own.len()];
+    for of_rank in ranks.all_gather(&bytes)? {
+        let (numbers, _) = of_rank.as_chunks();
+        let numbers = numbers.iter().map(|bytes| f64::from_le_bytes(*bytes));
+        each.iter_mut().zip(numbers).for_each(|(sum, own)| *sum += own);
     }
-    let mut numbers = own.to_host(model)?;
-    ranks.sum(&mut numbers)?;
-    Vector::from_host(model, numbers)
+    Ok(each.into_iter().fold(0.0, |sum, squares| sum + squares))
 }
 
 /// What all ranks have judged, in their order.
@@ -124,18 +129,4 @@ pub(crate) fn added(ranks: &Ranks, own: &[HeldOut]) -> Result<Vec<HeldOut>> {
         sums.iter_mut().zip(of_rank).for_each(|(sum, part)| sum.add(part));
     }
     Ok(sums)
-}
-
-/// Named numbers of the first rank, to the bit.
-pub(crate) fn of_first(ranks: &Ranks, own: BTreeMap<String, f64>) -> Result<BTreeMap<String, f64>> {
-    if ranks.is_alone() {
-        return Ok(own);
-    }
-    let bits: Vec<_> = own.into_iter().map(|(name, value)| (name, value.to_bits())).collect();
-    let bytes = ranks.broadcast(serde_json::to_vec(&bits).unwrap_or_default())?;
-    let bits: Vec<(String, u64)> = serde_json::from_slice(&bytes).unwrap_or_default();
-    Ok(bits
-        .into_iter()
-        .map(|(name, bits)| (name, f64::from_bits(bits)))
-        .collect())
 }

@@ -8,7 +8,8 @@ use crate::{Plan, Result};
 /// What objectives are made from.
 pub(super) fn given<'a>(plan: &'a Plan, base: &'a Model) -> Given<'a> {
     let given = Given::new(base, plan.dtype, plan.config.train.seed, &plan.generation);
-    given.over(plan.batches.samples(), &plan.valid, &plan.tasks)
+    let given = given.over(plan.batches.samples(), &plan.valid, &plan.tasks);
+    given.reading(&plan.tokenizer)
 }
 
 /// The base model on the training device.

@@ -11,6 +11,7 @@ use ft_peft::PeftConfig;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoints, Draft, OPTIMIZER, STATE, TRAINABLE, TrainerState, write_saved, write_tensors};
+use crate::config::ObjectiveSection;
 use crate::continual::Next;
 use crate::engine::method_hook::MethodHook;
 use crate::plan::disk;
@@ -33,6 +34,8 @@ pub struct Saver {
     tokenizer: Tokenizer,
     /// Every token at which generation should stop.
     stops: Vec<u32>,
+    objective: ObjectiveSection,
+    max_length: usize,
 }
 
 /// The optimizer's states.
@@ -57,6 +60,8 @@ impl Saver {
             peft: plan.peft.clone(),
             tokenizer: plan.tokenizer.clone(),
             stops: plan.generation.eos_token_id.clone(),
+            objective: plan.config.objective.clone(),
+            max_length: plan.config.data.max_length,
         }
     }
 
@@ -153,6 +158,8 @@ impl Saver {
 
     fn result(&self, model: &Model, folder: &Path) -> Result<()> {
         self.export(model, folder)?;
+        let sizes = [self.max_length, model.config().hidden_size];
+        self.objective.kind().write_beside(folder, sizes)?;
         self.beside(folder)
     }
 

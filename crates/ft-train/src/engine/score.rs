@@ -51,6 +51,10 @@ pub(super) fn teacher_of(plan: &Plan) -> Result<&DistillConfig> {
         let why = "objective.teacher: has another tokenizer, so that its scores and answers are of tokens that this model does not have";
         return Err(Error::Plan(vec![why.into()]));
     }
+    if !plan.model.writes() {
+        let why = "objective.teacher: scores and answers are of the next token, and this model predicts none; it asks the teacher as it trains";
+        return Err(Error::Plan(vec![why.into()]));
+    }
     match &*plan.config.objective {
         ObjectiveConfig::Distill(options) if options.teacher.is_some() && options.cache.is_none() => Ok(options),
         _ => {

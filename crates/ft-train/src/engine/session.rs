@@ -10,7 +10,6 @@
 use std::sync::Arc;
 
 use ft_optim::{GradNorm, Optim};
-use ft_ranks::Ranks;
 use serde_json::json;
 
 use crate::batches::{Batches, StepBatch};
@@ -25,8 +24,8 @@ use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::{Bad, Guard};
 use crate::engine::save::{Saver, States};
-use crate::engine::stop::Stop;
 use crate::engine::task_end::OverTasks;
+use crate::engine::together::Together;
 use crate::engine::unread::Unread;
 use crate::plan::Steps;
 use crate::tasks::{BestBy, Tasks};
@@ -34,6 +33,7 @@ use crate::watch::Ending;
 use crate::watch::completions::CompletionsFile;
 use crate::watch::metrics::{StepOutput, Sum};
 use crate::watch::run_log::RunLog;
+use crate::watch::stop::Stop;
 use crate::watch::task_metrics::TaskMetrics;
 use crate::{Error, Result};
 
@@ -95,7 +95,7 @@ pub struct Session {
     /// What the process may take, and what else takes less.
     pub memory: Memory,
     /// The processes that take the run together.
-    pub ranks: Ranks,
+    pub ranks: Together,
     /// Whether each of them holds the optimizer's states of a part of what trains.
     pub shard_optimizer: bool,
     /// Warnings for the first of them.

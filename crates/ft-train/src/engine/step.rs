@@ -9,14 +9,16 @@
 
 use burn::optim::GradientsParams;
 use burn::train::TrainOutput;
-use ft_optim::scale_and_clip;
+use ft_optim::{scale_and_clip, scale_and_clip_by};
 
 use crate::batches::StepBatch;
 use crate::continual::Summed;
 use crate::engine::method_hook::MethodHook;
 use crate::engine::model::TrainModel;
 use crate::engine::non_finite::Bad;
+use crate::engine::over_ranks;
 use crate::engine::session::{Session, Stepped};
+use crate::engine::shards::Shards;
 use crate::watch::metrics::StepOutput;
 use crate::{Error, Result};
 
@@ -60,7 +62,14 @@ impl TrainModel {
         let Some(grads) = hook.project(self, of_step, batch, go_on)? else {
             return Ok(None);
         };
-        let (grads, norm) = scale_and_clip(self, grads, 1.0 / item.count.max(1) as f64, clip);
+        let factor = 1.0 / item.count.max(1) as f64;
+        let (grads, norm) = match self.ranks.scatters() {
+            false => scale_and_clip(self, grads, factor, clip),
+            true => {
+                let squares = over_ranks::squares(&self.ranks, self, &grads)?;
+                scale_and_clip_by(self, grads, factor, clip, squares)
+            }
+        };
         let item = StepOutput {
             grad_norm: Some(norm),
             ..item
@@ -150,7 +159,9 @@ impl Session {
     ) -> Result<()> {
         if let Some(model) = model {
             if let Some(check) = &mut self.check {
-                check.look(&model.model, grads, batch);
+                let own = self.ranks.scatters().then(|| Shards::of(&model.model, &self.ranks));
+                let own = own.map(|shards| shards.ids(self.ranks.rank()));
+                check.look(&model.model, grads, batch, own.as_ref());
             }
             self.method.observe(&model.model, grads);
         }

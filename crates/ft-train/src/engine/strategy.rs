@@ -22,6 +22,7 @@ use crate::engine::session::Session;
 use crate::objectives::HeldOut;
 use crate::watch::Ending;
 use crate::watch::metrics::StepOutput;
+use crate::watch::speakers::Speakers;
 use crate::{Error, Result};
 
 type Processor = SupervisedTrainingEventProcessor<TrainModel>;
@@ -245,14 +246,11 @@ impl Run {
         let Session {
             answers, stop, state, ..
         } = &mut self.session;
+        let speakers = Speakers::new(&ranks, stop);
         if let Some(answers) = answers {
-            answers.ask(state.step, &|task| models[task].model.clone(), &stop.flag)?;
+            answers.ask(state.step, &|task| models[task].model.clone(), speakers)?;
         }
-        let metrics = match ranks.is_first() {
-            true => self.metrics(&models),
-            false => BTreeMap::new(),
-        };
-        let metrics = over_ranks::of_first(&ranks, metrics)?;
+        let metrics = self.metrics(&models)?;
         if self.session.stop.asked() {
             return Ok(());
         }
@@ -272,12 +270,20 @@ impl Run {
     }
 
     /// The metrics of the tasks' answers; none of a model that cannot answer, whose loss the run judges.
-    fn metrics(&self, models: &[TrainModel]) -> BTreeMap<String, f64> {
-        let Session { task_metrics, stop, .. } = &self.session;
-        let measured = task_metrics
-            .as_ref()
-            .map(|metrics| metrics.measure(|task| &models[task].model, &stop.flag));
-        measured.and_then(Result::ok).unwrap_or_default()
+    fn metrics(&self, models: &[TrainModel]) -> Result<BTreeMap<String, f64>> {
+        let Session {
+            task_metrics,
+            stop,
+            ranks,
+            ..
+        } = &self.session;
+        let Some(metrics) = task_metrics else {
+            return Ok(BTreeMap::new());
+        };
+        match metrics.measure(|task| &models[task].model, Speakers::new(ranks, stop)) {
+            Err(error @ Error::Rank { .. }) => Err(error),
+            measured => Ok(measured.unwrap_or_default()),
+        }
     }
 
     /// What judges the held-out samples of each task, on a plain device.

@@ -20,33 +20,30 @@
 //! D = Σ_r |s_(r) - t_(r)|                r-th largest of each, 0 where the smaller vocabulary has no more; summed over the spans
 //! ```
 //!
+//! A teacher with a head for labels teaches labels: see `distill_labels`. An encoder without one teaches which tokens stand in hidden
+//! places (`mlm`), which are the target tokens then: DistilBERT's recipe (Sanh et al. 2019, arXiv:1910.01108), with the masked-language-model
+//! loss as NLL.
+//!
 //! With probability λ a step is on policy: the student answers the prompts of the batch itself, drawn at temperature T, and learns
 //! what the teacher would have said at each of its tokens; the data's answers are not seen in that step, and α counts as 1.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
-use ft_data::{Batch, Sample, sub_seed};
-use ft_kernels::DistillationOptions;
-use ft_model::{Model, ModelConfig};
-use ft_quant::{Kind, Scheme};
-use ft_ranks::Ranks;
+use ft_data::{Examples, Sample};
+use ft_model::{HeadConfig, Model, ModelConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::hidden_states::{self, LayerPair, States};
+use super::distill_labels::DistillLabels;
+use super::distill_tokens::DistillTokens;
+use super::hidden_states::{self, LayerPair};
 use super::own_answers::OwnAnswers;
-use super::teacher::{Asked, Scores};
+use super::teacher::{Scores, TeacherStorage};
 use super::teacher_cache::{About, TeacherCache, starts};
 use super::uld::{self, Divergence, Uld};
-use super::{
-    Figure, Given, HeldOut, HiddenLoss, LayerLoss, Loss, LossFn, Objective, ObjectiveKind, Other, Part, Reference,
-    Unit, at_targets, check,
-};
+use super::{Given, HiddenLoss, Objective, ObjectiveKind, Other, Reference, check};
 use crate::Result;
-use crate::batches::{MicroBatch, StepBatch};
 
 /// Options of distillation; the names in parentheses are those of TRL's GKD where they differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -89,28 +86,8 @@ pub struct DistillConfig {
     pub hidden_loss: HiddenLoss,
     /// Weight of that.
     pub hidden_weight: f64,
-}
-
-/// How the teacher's projections are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum TeacherStorage {
-    /// 4 bits, normal quantiles.
-    Nf4,
-    /// 4 bits, floating point.
-    Fp4,
-    /// 8 bits, row by row.
-    Int8,
-}
-
-impl TeacherStorage {
-    fn scheme(self) -> Scheme {
-        Scheme::new(match self {
-            TeacherStorage::Nf4 => Kind::Nf4,
-            TeacherStorage::Fp4 => Kind::Fp4,
-            TeacherStorage::Int8 => Kind::Int8,
-        })
-    }
+    /// Share of the tokens that are hidden, where the two are encoders that fill in hidden tokens.
+    pub mask_probability: f64,
 }
 
 impl Default for DistillConfig {
@@ -130,6 +107,7 @@ impl Default for DistillConfig {
             hidden_layers: Vec::new(),
             hidden_loss: HiddenLoss::default(),
             hidden_weight: 1.0,
+            mask_probability: 0.15,
         }
     }
 }
@@ -158,6 +136,8 @@ impl ObjectiveKind for DistillConfig {
             wrong.extend(uld::conflicts(self));
         }
         wrong.extend(check::positive("hidden_weight", self.hidden_weight));
+        wrong.extend(check::share("mask_probability", self.mask_probability));
+        wrong.extend(check::positive("mask_probability", self.mask_probability));
         wrong.extend(hidden_states::check(&self.hidden_layers));
         if self.max_new_tokens == 0 {
             wrong.push("objective.max_new_tokens: must be at least 1".into());
@@ -170,6 +150,21 @@ impl ObjectiveKind for DistillConfig {
             );
         }
         wrong
+    }
+
+    fn examples(&self) -> Examples {
+        match self.teachers_head() {
+            None => Examples::Samples,
+            Some(_) => Examples::Labelled,
+        }
+    }
+
+    fn head(&self, _: &ModelConfig) -> std::result::Result<Option<HeadConfig>, String> {
+        Ok(self.teachers_head())
+    }
+
+    fn masks(&self, own: &ModelConfig) -> bool {
+        own.encoder.is_some() && self.teachers_head().is_none()
     }
 
     fn other(&self) -> Option<Other<'_>> {
@@ -188,7 +183,28 @@ impl ObjectiveKind for DistillConfig {
     }
 
     fn unfit(&self, own: &ModelConfig, other: &ModelConfig) -> Vec<String> {
-        hidden_states::unfit(&self.hidden_layers, own, other)
+        let mut wrong = hidden_states::unfit(&self.hidden_layers, own, other);
+        if own.encoder.is_some() != other.encoder.is_some() {
+            wrong.push(
+                "objective.teacher: one of the two is an encoder and the other one is not; take two of a kind".into(),
+            );
+        }
+        if own.writes() {
+            return wrong;
+        }
+        let why = "is about the next token, and these models predict none; leave it out";
+        let asked = [
+            ("lambda", self.lambda > 0.0),
+            ("cache", self.cache.is_some()),
+            ("divergence = \"uld\"", self.divergence == Divergence::Uld),
+        ];
+        wrong.extend(
+            asked
+                .iter()
+                .filter(|(_, asked)| *asked)
+                .map(|(key, _)| format!("objective.{key}: {why}")),
+        );
+        wrong
     }
 
     fn projections(&self, own: &ModelConfig, other: &ModelConfig) -> Vec<[usize; 2]> {
@@ -206,6 +222,18 @@ impl ObjectiveKind for DistillConfig {
         if self.divergence == Divergence::Uld {
             return Ok(Arc::new(Uld::new(self.teacher(given)?, self)));
         }
+        let base = given.base();
+        if let Some(head) = base.head() {
+            return Ok(Arc::new(DistillLabels {
+                options: self.clone().with_layers_in_order(),
+                head: head.clone(),
+                teacher: self.teacher(given)?,
+            }));
+        }
+        let masking = match base.writes() {
+            true => None,
+            false => Some(given.masking(self.mask_probability)?),
+        };
         let scores = match &self.cache {
             Some(path) => {
                 let [train, valid] = given.samples;
@@ -217,12 +245,13 @@ impl ObjectiveKind for DistillConfig {
                     starts: [starts(train, 0), starts(valid, first)],
                 }
             }
-            None => Scores::Live(Box::new(self.teacher(given)?)),
+            None => Scores::Live(Box::new(self.teacher_of_tokens(given)?)),
         };
-        Ok(Arc::new(Distill {
+        Ok(Arc::new(DistillTokens {
             options: self.clone().with_layers_in_order(),
             scores,
-            device: given.base().device(),
+            masking,
+            device: base.device(),
             seed: given.seed,
             answers: OwnAnswers {
                 max_new_tokens: self.max_new_tokens,
@@ -238,6 +267,36 @@ impl DistillConfig {
     /// The teacher, frozen, on a plain device.
     pub(crate) fn teacher(&self, given: &Given<'_>) -> Result<Model> {
         given.model(self.other().unwrap_or(Other::Base))
+    }
+
+    /// The teacher of a student without a head for labels.
+    fn teacher_of_tokens(&self, given: &Given<'_>) -> Result<Model> {
+        let teacher = self.teacher(given)?;
+        if teacher.writes() || teacher.config().fills_masks() {
+            return Ok(teacher);
+        }
+        let class = teacher.config().class_of_language_model();
+        let why = format!(
+            "objective.teacher: this checkpoint has no head, for labels or for masked tokens; take one of class {class}"
+        );
+        Err(crate::Error::Plan(vec![why]))
+    }
+
+    /// The teacher's head for labels, where it has one.
+    fn teachers_head(&self) -> Option<HeadConfig> {
+        let Some(Other::Model { folder, adapter, .. }) = self.other() else {
+            return None;
+        };
+        let config = ModelConfig::from_dir(folder).ok()?;
+        match adapter {
+            None => config.head,
+            Some(adapter) => config.with_head_of(adapter).ok()?.head,
+        }
+    }
+
+    /// The student's layers of the pairs.
+    pub(super) fn student_layers(&self) -> Vec<usize> {
+        self.hidden_layers.iter().map(|[student, _]| *student).collect()
     }
 
     fn with_layers_in_order(mut self) -> Self {
@@ -265,136 +324,5 @@ impl DistillConfig {
             temperature: self.temperature,
             teacher,
         })
-    }
-}
-
-#[derive(Debug)]
-struct Distill {
-    options: DistillConfig,
-    scores: Scores,
-    device: Device,
-    seed: u64,
-    answers: OwnAnswers,
-}
-
-/// A batch with what the teacher says of it.
-#[derive(Clone, Copy)]
-struct Micro<'a> {
-    batch: &'a Batch,
-    asked: &'a Asked,
-    alpha: f64,
-}
-
-impl Distill {
-    fn ask(&self, batch: &Batch, part: Part) -> Asked {
-        self.scores.ask(batch, part, &self.options.hidden_layers, &self.device)
-    }
-
-    fn student_layers(&self) -> Vec<usize> {
-        self.options.hidden_layers.iter().map(|[student, _]| *student).collect()
-    }
-
-    /// The weighted distance of the model's hidden states `[n, hidden]` from those of the teacher's layer with this number, `[1]`.
-    fn apart(&self, model: &Model, student: Tensor<2>, asked: &Asked, number: usize) -> Tensor<1> {
-        let student = model.project_hidden(number, student);
-        let sum = self.options.hidden_loss.sum(student, asked.states[number].clone());
-        sum.mul_scalar(self.options.hidden_weight)
-    }
-
-    /// The loss, with what the layers before the last one came to.
-    fn compare(&self, model: &Model, hidden: Tensor<3>, micro: Micro<'_>, layers: Option<Tensor<1>>) -> Loss {
-        let Micro { batch, asked, alpha } = micro;
-        let (at, targets) = at_targets(hidden.clone(), batch);
-        let (at, head) = model.head_product(at);
-        let options = DistillationOptions {
-            alpha,
-            beta: self.options.beta,
-            temperature: self.options.temperature,
-            t_squared: self.options.t_squared,
-        };
-        let distilled = ft_kernels::distillation(at, head, targets, asked.says.clone(), options);
-        let figure = |name, sum: Tensor<1>| Figure {
-            name,
-            sum: sum.without_autodiff(),
-            count: batch.target_tokens(),
-        };
-        let mut loss = Loss {
-            sum: distilled.loss,
-            figures: vec![figure("nll", distilled.nll), figure("divergence", distilled.divergence)],
-        };
-        let last = self
-            .student_layers()
-            .iter()
-            .position(|layer| *layer == model.num_blocks());
-        let last = last.map(|number| self.apart(model, hidden_states::chosen(hidden, batch), asked, number));
-        if let Some(apart) = layers.into_iter().chain(last).reduce(|a, b| a + b) {
-            let unweighted = apart.clone().div_scalar(self.options.hidden_weight);
-            loss.figures.push(figure("hidden", unweighted));
-            loss.sum = loss.sum + apart;
-        }
-        loss
-    }
-
-    /// Whether the step is on the student's own answers.
-    fn on_policy(&self, step: usize) -> bool {
-        // 53 bits as a number from 0 to below 1.
-        let draw = (sub_seed(self.seed, &format!("on policy/{step}")) >> 11) as f64 / (1u64 << 53) as f64;
-        draw < self.options.lambda
-    }
-}
-
-impl Objective for Distill {
-    fn unit(&self) -> Unit {
-        Unit::Tokens
-    }
-
-    fn begin(&self, model: &Model, step: &StepBatch, _: &Ranks) -> Result<Option<StepBatch>> {
-        match self.on_policy(step.step) {
-            true => self.answers.to(step, &model.valid()).map(Some),
-            false => Ok(None),
-        }
-    }
-
-    fn loss<'a>(&'a self, micro: &'a MicroBatch, step: &'a StepBatch) -> LossFn<'a> {
-        let batch = &micro.batch;
-        let asked = Arc::new(self.ask(batch, Part::Train));
-        let alpha = if step.own_answers { 1.0 } else { self.options.alpha };
-        let inner = LayerLoss {
-            after: self.student_layers(),
-            sum: {
-                let asked = asked.clone();
-                Box::new(move |model, number, hidden| {
-                    self.apart(model, hidden_states::chosen(hidden, batch), &asked, number)
-                })
-            },
-        };
-        LossFn::over_layers(inner, move |model, hidden, layers| {
-            let micro = Micro {
-                batch,
-                asked: &asked,
-                alpha,
-            };
-            self.compare(model, hidden, micro, layers)
-        })
-    }
-
-    fn held_out(&self, model: &Model, batch: &Batch) -> HeldOut {
-        let own = States::of(model, batch, &self.student_layers());
-        let asked = self.ask(batch, Part::Valid);
-        let before_last = own.after.into_iter().zip(&self.options.hidden_layers).enumerate();
-        let layers = before_last
-            .filter(|(_, (_, [layer, _]))| *layer < model.num_blocks())
-            .map(|(number, (states, _))| self.apart(model, states, &asked, number));
-        let layers = layers.reduce(|a, b| a + b);
-        let micro = Micro {
-            batch,
-            asked: &asked,
-            alpha: self.options.alpha,
-        };
-        let loss = self.compare(model, own.last, micro, layers);
-        let mut judged = loss.held_out(batch.target_tokens());
-        let (_, nll, tokens) = judged.figures.remove(0);
-        judged.nll = Some((nll, tokens));
-        judged
     }
 }

@@ -2,9 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::FloatDType;
-use ft_data::Sample;
+use ft_data::{Masking, Sample, Tokenizer};
 use ft_infer::GenerationConfig;
-use ft_model::{LoadDtype, Model};
+use ft_model::{LoadDtype, Model, ModelConfig};
 
 use super::Other;
 use crate::tasks::Tasks;
@@ -23,6 +23,8 @@ pub struct Given<'a> {
     pub(super) samples: [&'a [Sample]; 2],
     /// Whose they are.
     pub(super) tasks: Tasks,
+    /// What has read them.
+    tokenizer: Option<&'a Tokenizer>,
 }
 
 impl<'a> Given<'a> {
@@ -36,6 +38,7 @@ impl<'a> Given<'a> {
             generation: generation.clone(),
             samples: [&[], &[]],
             tasks: Tasks::default(),
+            tokenizer: None,
         }
     }
 
@@ -46,6 +49,32 @@ impl<'a> Given<'a> {
             tasks: tasks.clone(),
             ..self
         }
+    }
+
+    /// The same for texts of this tokenizer.
+    pub fn reading(self, tokenizer: &'a Tokenizer) -> Self {
+        Self {
+            tokenizer: Some(tokenizer),
+            ..self
+        }
+    }
+
+    /// How tokens are hidden from the base, each with this probability.
+    ///
+    /// # Errors
+    /// A checkpoint without a head that fills them in, no tokenizer or one without a mask token.
+    pub(super) fn masking(&self, probability: f64) -> Result<Masking> {
+        let config = self.base.config();
+        if !config.fills_masks() {
+            return Err(Error::Plan(vec![format!(
+                "model.path: this checkpoint has no head that fills in masked tokens; take one of class {}",
+                config.class_of_language_model()
+            )]));
+        }
+        let tokenizer = self.tokenizer;
+        let tokenizer =
+            tokenizer.ok_or_else(|| Error::Plan(vec!["model.tokenizer: masking needs a tokenizer".into()]))?;
+        Ok(Masking::new(probability, self.seed, tokenizer, config.vocab_size)?)
     }
 
     /// The base on a plain device.
@@ -70,7 +99,16 @@ impl<'a> Given<'a> {
         };
         let named = |key: &str, why: String| Error::Plan(vec![format!("{key}: {why}")]);
         let device = self.base.device().without_autodiff();
-        let model = Model::load_quantized(folder, self.dtype, quant, &device).map_err(|e| named(key, e.to_string()))?;
+        let own = ModelConfig::from_dir(folder).map_err(|e| named(key, e.to_string()))?;
+        let with_head = match adapter {
+            None => Ok(own.clone()),
+            Some(adapter) => own.clone().with_head_of(adapter),
+        };
+        let config = with_head.map_err(|e| named(key, e.to_string()))?;
+        // The adapter fills a head that the checkpoint does not hold.
+        let fresh = (config.head != own.head).then_some(0);
+        let model = Model::load_configured(config, folder, self.dtype, quant, fresh, &device);
+        let model = model.map_err(|e| named(key, e.to_string()))?;
         let mut model = model.computing_in(self.compute);
         if let Some(adapter) = adapter {
             let key = format!("{key}_adapter");

@@ -1,5 +1,5 @@
 //! A teacher's hidden states beside the student's (DistilBERT: Sanh et al. 2019, arXiv:1910.01108; TinyBERT: Jiao et al. 2020,
-//! arXiv:1909.10351, eq. 8): at the positions that predict a target token, for chosen pairs of layers. A narrower or wider student's
+//! arXiv:1909.10351, eq. 8), for chosen pairs of layers. A narrower or wider student's
 //! go through a map that it learns, one for each pair.
 
 use burn::tensor::{Int, Tensor, TensorData};
@@ -8,8 +8,6 @@ use ft_model::{Model, ModelConfig};
 use ft_peft::Pass;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::at_targets;
 
 /// How hidden states are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,15 +21,14 @@ pub enum HiddenLoss {
 }
 
 impl HiddenLoss {
-    /// Sum over rows, `[1]`, of two `[n, hidden]` in f32.
-    pub fn sum(self, student: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
+    /// Of each row, `[n]`, of two `[n, hidden]` in f32.
+    pub fn rows(self, student: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
         match self {
             HiddenLoss::Cosine => {
-                let rows = student.dims()[0] as f64;
-                let cos = (unit(student) * unit(teacher)).sum();
-                cos.neg().add_scalar(rows)
+                let cos = (unit(student) * unit(teacher)).sum_dim(1).squeeze_dim::<1>(1);
+                cos.neg().add_scalar(1.0)
             }
-            HiddenLoss::Mse => (student - teacher).square().mean_dim(1).sum(),
+            HiddenLoss::Mse => (student - teacher).square().mean_dim(1).squeeze_dim(1),
         }
     }
 }
@@ -84,15 +81,15 @@ pub fn unfit(pairs: &[LayerPair], student: &ModelConfig, teacher: &ModelConfig) 
 
 /// Hidden states of a model on a plain device that neither trains nor drops anything.
 pub struct States {
-    /// After the blocks that were asked for, at the positions that predict a target token, `[n, hidden]` in f32.
+    /// After the blocks that were asked for, at the cells that were, `[n, hidden]` in f32.
     pub after: Vec<Tensor<2>>,
     /// After the final norm, `[rows, width, hidden]`.
     pub last: Tensor<3>,
 }
 
 impl States {
-    /// After `layers` blocks, ascending; after all of them means after the final norm too, as in transformers' `hidden_states`.
-    pub fn of(model: &Model, batch: &Batch, layers: &[usize]) -> Self {
+    /// After `layers` blocks, ascending, at these cells; after all of them means after the final norm too, as in transformers' `hidden_states`.
+    pub fn of(model: &Model, batch: &Batch, layers: &[usize], cells: &[i32]) -> Self {
         let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
         let ids = Tensor::<2, Int>::from_data(ids, &model.device());
         let (rows, pass, blocks) = (model.rows(batch.layout()), Pass::eval(), model.num_blocks());
@@ -100,17 +97,21 @@ impl States {
         for layer in layers.iter().copied().filter(|layer| *layer < blocks) {
             hidden = model.blocks(done..layer, hidden, &rows, &pass);
             done = layer;
-            after.push(chosen(model.without_prompt(hidden.clone(), &rows), batch));
+            after.push(rows_at(model.without_prompt(hidden.clone(), &rows), cells));
         }
         let last = model.norm(model.blocks(done..blocks, hidden, &rows, &pass), &rows);
         if layers.last() == Some(&blocks) {
-            after.push(chosen(last.clone(), batch));
+            after.push(rows_at(last.clone(), cells));
         }
         Self { after, last }
     }
 }
 
-/// The positions that predict a target token, `[n, hidden]` in f32.
-pub fn chosen(hidden: Tensor<3>, batch: &Batch) -> Tensor<2> {
-    at_targets(hidden, batch).0.cast(burn::tensor::FloatDType::F32)
+/// Some cells of `[rows, width, hidden]`, `[n, hidden]` in f32.
+pub fn rows_at(hidden: Tensor<3>, cells: &[i32]) -> Tensor<2> {
+    let cells = Tensor::<1, Int>::from_data(TensorData::new(cells.to_vec(), [cells.len()]), &hidden.device());
+    hidden
+        .flatten::<2>(0, 1)
+        .select(0, cells)
+        .cast(burn::tensor::FloatDType::F32)
 }

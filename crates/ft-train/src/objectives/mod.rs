@@ -12,13 +12,17 @@
 mod check;
 mod classify;
 pub(crate) mod distill;
+mod distill_labels;
+mod distill_tokens;
 mod dpo;
 mod given;
 mod hidden_states;
+mod infonce;
 mod ipo;
 mod kto;
 mod log_probs;
 mod loss;
+mod mlm;
 mod orpo;
 mod own_answers;
 mod pairs;
@@ -51,20 +55,23 @@ use crate::batches::{MicroBatch, StepBatch, Totals};
 use crate::checkpoint::{Evaluation, Exact};
 
 pub use classify::{ClassifyConfig, Level};
-pub use distill::{DistillConfig, TeacherStorage};
+pub use distill::DistillConfig;
 pub use dpo::{DpoConfig, DpoLoss};
 pub use given::Given;
 pub use hidden_states::HiddenLoss;
+pub use infonce::{InfonceConfig, TextPooling};
 pub use ipo::IpoConfig;
 pub use kto::KtoConfig;
 use loss::read;
 pub use loss::{Figure, LayerLoss, Loss, LossFn};
+pub use mlm::MlmConfig;
 pub use orpo::OrpoConfig;
 pub use reference::Reference;
 pub use sft::SftConfig;
 pub use simpo::SimpoConfig;
 pub(crate) use targets::plain_hidden;
 pub use targets::{at_targets, nll_sum};
+pub use teacher::TeacherStorage;
 pub(crate) use teacher::teacher_states;
 pub use teacher_cache::WrittenCache;
 pub use uld::Divergence;
@@ -267,6 +274,24 @@ pub trait ObjectiveKind {
         Ok(None)
     }
 
+    /// Whether it is about tokens that are hidden from this model, an encoder.
+    fn masks(&self, _own: &ModelConfig) -> bool {
+        false
+    }
+
+    /// Whether it is about vectors of texts, which no head is for.
+    fn embeds(&self) -> bool {
+        false
+    }
+
+    /// What others need beside a result in `folder`; the sizes are those of the longest text, in tokens, and of a hidden state.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    fn write_beside(&self, _folder: &Path, _sizes: [usize; 2]) -> Result<()> {
+        Ok(())
+    }
+
     /// Default learning rate over that of the method.
     fn rate_factor(&self) -> f64 {
         1.0
@@ -348,6 +373,10 @@ objectives! {
     "kto" => Kto(KtoConfig),
     /// Classification or regression by a head: of texts, or of the words in them.
     "classify" => Classify(ClassifyConfig),
+    /// Masked language modelling: an encoder fills in hidden tokens.
+    "mlm" => Mlm(MlmConfig),
+    /// Vectors of texts: of all the texts in a forward pass, each is nearest to its own other one.
+    "infonce" => Infonce(InfonceConfig),
 }
 
 impl Default for ObjectiveConfig {

@@ -4,6 +4,9 @@ use burn::tensor::{Device, Tensor};
 use ft_data::Batch;
 use ft_kernels::Teacher;
 use ft_model::Model;
+use ft_quant::{Kind, Scheme};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::hidden_states::{LayerPair, States};
 use super::targets::plain_hidden;
@@ -36,16 +39,13 @@ impl Scores {
     pub fn ask(&self, batch: &Batch, part: Part, pairs: &[LayerPair], device: &Device) -> Asked {
         match self {
             Scores::Live(teacher) => {
-                let layers = teacher_layers(pairs);
-                let states = States::of(teacher, batch, &layers);
-                let of_pair = |[_, layer]: &LayerPair| {
-                    let number = layers.binary_search(layer).expect("asked for above");
-                    states.after[number].clone()
-                };
+                let layers = layers_of_teacher(pairs);
+                let states = States::of(teacher, batch, &layers, &batch.positions);
+                let of_pairs = states_of_pairs(pairs, &layers, &states);
                 let (hidden, head) = teacher.head_product(at_targets(states.last.clone(), batch).0);
                 Asked {
                     says: Teacher::Live { hidden, head },
-                    states: pairs.iter().map(of_pair).collect(),
+                    states: of_pairs,
                 }
             }
             Scores::Cached { cache, starts } => Asked {
@@ -56,11 +56,43 @@ impl Scores {
     }
 }
 
-fn teacher_layers(pairs: &[LayerPair]) -> Vec<usize> {
+/// The layers of the teacher that these pairs are about, ascending.
+pub(super) fn layers_of_teacher(pairs: &[LayerPair]) -> Vec<usize> {
     let mut layers: Vec<usize> = pairs.iter().map(|[_, teacher]| *teacher).collect();
     layers.sort_unstable();
     layers.dedup();
     layers
+}
+
+/// The hidden states of the second of each of these pairs, out of those of `layers`.
+pub(super) fn states_of_pairs(pairs: &[LayerPair], layers: &[usize], states: &States) -> Vec<Tensor<2>> {
+    let of_pair = |[_, layer]: &LayerPair| {
+        let number = layers.binary_search(layer).expect("among the layers");
+        states.after[number].clone()
+    };
+    pairs.iter().map(of_pair).collect()
+}
+
+/// How the teacher's projections are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TeacherStorage {
+    /// 4 bits, normal quantiles.
+    Nf4,
+    /// 4 bits, floating point.
+    Fp4,
+    /// 8 bits, row by row.
+    Int8,
+}
+
+impl TeacherStorage {
+    pub(super) fn scheme(self) -> Scheme {
+        Scheme::new(match self {
+            TeacherStorage::Nf4 => Kind::Nf4,
+            TeacherStorage::Fp4 => Kind::Fp4,
+            TeacherStorage::Int8 => Kind::Int8,
+        })
+    }
 }
 
 /// A teacher's hidden states at the positions that predict a target token, and its head: `[n, d]`, `[vocab, d]`.

@@ -245,6 +245,7 @@ fn described(examples: Examples) -> &'static str {
         Examples::Pairs => "pairs of a chosen and a rejected answer",
         Examples::Rated => "answers that are rated good or bad",
         Examples::Labelled => "texts with labels",
+        Examples::Similar => "pairs of texts that mean the same (anchor, positive)",
     }
 }
 

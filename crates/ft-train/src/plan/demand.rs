@@ -33,7 +33,7 @@ pub struct Demand<'a> {
     tied: bool,
     /// An adapter sits on the output head.
     adapted_head: bool,
-    /// Rows of a table that is the output head, too, train: the loss is computed with a copy that holds them.
+    /// Rows of a table that is the output head, too, train, or a bias stands beside it: the loss is computed with a copy that holds them.
     new_rows: bool,
     /// Activations have 16 bits.
     pub half: bool,
@@ -83,7 +83,8 @@ impl<'a> Demand<'a> {
             trains.insert(spec.path.clone(), keeps);
         }
         let has = |kind: Kind, list: &[String]| specs.iter().any(|p| p.kind == kind && list.contains(&p.path));
-        let head = |list: &[String]| specs.iter().any(|p| p.path == "lm_head" && list.contains(&p.path));
+        let is_head = |kind: Kind| matches!(kind, Kind::Head | Kind::TiedHead);
+        let head = |list: &[String]| specs.iter().any(|p| is_head(p.kind) && list.contains(&p.path));
         let table = has(Kind::Embedding, &choice.whole);
         let tied = model.tie_word_embeddings && !head(&choice.whole);
         Self {
@@ -94,7 +95,7 @@ impl<'a> Demand<'a> {
             head: head(&choice.whole) || (tied && table),
             tied: tied && table,
             adapted_head: head(&choice.adapted),
-            new_rows: tied && has(Kind::Embedding, &choice.rows),
+            new_rows: tied && (has(Kind::Embedding, &choice.rows) || model.fills_masks()),
             half: false,
             checkpointing: Checkpointing::Off,
             in_backward: false,

@@ -16,7 +16,7 @@ use ft_peft::{Attached, PeftConfig};
 use super::other_model::{self, Reader};
 use super::{
     Advice, Alignment, Bytes, DataSummary, DeviceTraits, Disk, PackingSummary, Plan, Steps, advice, base, checks, data,
-    ends, existing, head, job, packing, runtime, succession, tasks, types,
+    ends, existing, experts, head, job, packing, runtime, succession, tasks, types,
 };
 use crate::batches::{Batches, Padding};
 use crate::checkpoint::Checkpoints;
@@ -82,6 +82,7 @@ impl Plan {
             warnings,
             provenance: Provenance::new(traits.name()),
             device: device.clone().inner(),
+            devices: 1,
             cpu: traits.is_cpu(),
             dtype: weighed.dtype,
             compute: weighed.compute,
@@ -117,6 +118,7 @@ impl Opened {
         let peft = job::method(&config.peft)?;
         let tokenizer = data::tokenizer(config)?;
         let model = head::placed(config, model, &tokenizer)?;
+        let model = experts::placed(config, model, &peft)?;
         let mut peft = job::with_text(peft, &tokenizer)?;
         let teacher = other_model::check(&mut config.objective.0, &tokenizer, &model)?;
         peft.method_mut().name_tokens(&|text| tokenizer.token_to_id(text))?;

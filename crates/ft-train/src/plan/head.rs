@@ -10,11 +10,28 @@ use crate::{Error, Result};
 /// The model with the head that the objective learns, if it does, and the labels that its data are read with.
 pub(super) fn placed(config: &mut RunConfig, model: ModelConfig, tokenizer: &Tokenizer) -> Result<ModelConfig> {
     let refused = |why: String| Error::Plan(vec![why]);
-    match config.objective.kind().head(&model).map_err(refused)? {
+    let kind = config.objective.kind();
+    if kind.masks(&model) {
+        let wrong = needs_tokens(config, "fills in masked tokens");
+        if !wrong.is_empty() {
+            return Err(Error::Plan(wrong));
+        }
+        encoder_takes(config, &model)?;
+        return Ok(model.with_masked_head()?);
+    }
+    if kind.embeds() {
+        let wrong = needs_tokens(config, "learns vectors");
+        if !wrong.is_empty() {
+            return Err(Error::Plan(wrong));
+        }
+        encoder_takes(config, &model)?;
+        return Ok(model.without_head()?);
+    }
+    match kind.head(&model).map_err(refused)? {
         None => match &model.head {
             None if model.encoder.is_some() => Err(refused(format!(
-                "model.path: this is an encoder ({}), which writes no text; set objective.kind = \"classify\" and objective.labels (\
-                 objective.kind = \"{}\" learns tokens)",
+                "model.path: this is an encoder ({}), which writes no text; set objective.kind = \"classify\" and objective.labels, \
+                 or objective.kind = \"mlm\" (\"{}\" learns the next token)",
                 model.model_type,
                 config.objective.name()
             ))),
@@ -26,7 +43,7 @@ pub(super) fn placed(config: &mut RunConfig, model: ModelConfig, tokenizer: &Tok
             ))),
         },
         Some(head) => {
-            let wrong = needs_tokens(config);
+            let wrong = needs_tokens(config, "learns labels");
             if !wrong.is_empty() {
                 return Err(Error::Plan(wrong));
             }
@@ -44,7 +61,7 @@ fn encoder_takes(config: &RunConfig, model: &ModelConfig) -> Result<()> {
         return Ok(());
     }
     Err(Error::Plan(vec![format!(
-        "peft.method: \"{}\" puts virtual tokens before a text, and the head of an encoder reads its first token; take another method",
+        "peft.method: \"{}\" puts virtual tokens before a text, which encoders do not take; take another method",
         method.name()
     )]))
 }
@@ -63,9 +80,10 @@ pub fn labels_of(config: &RunConfig) -> Result<Option<Labels>> {
 }
 
 /// What of the configuration a model that says labels cannot do.
-fn needs_tokens(config: &RunConfig) -> Vec<String> {
-    const WHY: &str =
-        "needs a model that writes text, and this one learns labels (objective.kind = \"classify\"); leave it out";
+fn needs_tokens(config: &RunConfig, does: &str) -> Vec<String> {
+    let kind = config.objective.name();
+    let why =
+        format!("needs a model that writes text, and this one {does} (objective.kind = \"{kind}\"); leave it out");
     let strategy = config.continual.as_ref().map(|section| &section.strategy);
     let wrong = [
         ("eval.general", config.eval.general.is_some()),
@@ -76,7 +94,7 @@ fn needs_tokens(config: &RunConfig) -> Vec<String> {
         ),
     ];
     let wrong = wrong.iter().filter(|(_, asked)| *asked);
-    wrong.map(|(key, _)| format!("{key}: {WHY}")).collect()
+    wrong.map(|(key, _)| format!("{key}: {why}")).collect()
 }
 
 /// The labels of a head, as data are read with.

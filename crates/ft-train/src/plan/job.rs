@@ -144,6 +144,7 @@ pub(super) fn bytes(job: &Job) -> Result<Bytes> {
     let vocabulary = job.model.vocab_size;
     demand.distills = match job.objective {
         ObjectiveConfig::Distill(distill) if distill.cache.is_some() => [vocabulary, 0],
+        ObjectiveConfig::Distill(_) if job.model.head.is_some() => [0, 0],
         ObjectiveConfig::Distill(_) => [vocabulary, job.alignment.map_or(vocabulary, |a| a.teacher_vocabulary)],
         _ if job.kept.distills => [vocabulary; 2],
         _ => [0, 0],

@@ -12,6 +12,7 @@ mod device;
 pub(crate) mod disk;
 mod draft;
 mod ends;
+mod experts;
 mod head;
 mod job;
 mod other_model;
@@ -59,7 +60,7 @@ use crate::tasks::Tasks;
 use crate::{Error, Result, memory};
 
 /// A run that is ready to go. Made by [`Plan::resolve`], consumed by [`crate::fit`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// The configuration with nothing left out.
     pub config: RunConfig,
@@ -96,6 +97,8 @@ pub struct Plan {
     /// Settings that take less memory, beside a smaller micro-batch.
     pub(crate) memory_advice: Vec<String>,
     pub(crate) device: Device,
+    /// Devices of this process that take the run together.
+    devices: usize,
     /// Whether that is the CPU.
     pub(crate) cpu: bool,
     pub(crate) base_crc32: u32,
@@ -146,9 +149,31 @@ impl Plan {
             let why = "train.shard_optimizer: adapters of tasks (mixture.adapter = \"per_task\") have optimizers of their own, which are held whole; leave it out";
             return Err(Error::Plan(vec![why.into()]));
         }
+        if self.batches.ranks() == ranks.size() {
+            return Ok(());
+        }
         let shared = || Error::Training("the samples of a plan are in use before its run".into());
         Arc::get_mut(&mut self.batches).ok_or_else(shared)?.over(ranks.size());
         Ok(())
+    }
+
+    /// The plan of one of so many devices of this process. The first watches over the memory of them all.
+    pub(crate) fn beside(&self, device: &Device, rank: usize, devices: usize) -> Self {
+        Self {
+            device: device.clone().inner(),
+            devices,
+            budget: self.budget.filter(|_| rank == 0),
+            ..self.clone()
+        }
+    }
+
+    /// Bytes that the run takes where its memory is measured: on its device, or in the process.
+    pub(crate) fn measurable_bytes(&self) -> u64 {
+        let each = self.bytes.total() - self.bytes.runtime;
+        match self.cpu {
+            true => self.bytes.runtime + self.devices as u64 * each,
+            false => self.bytes.total(),
+        }
     }
 
     /// Numbers that train.

@@ -133,6 +133,7 @@ pub(super) fn check(objective: &mut ObjectiveConfig, own: &Tokenizer, model: &Mo
             options.divergence = Divergence::Kl;
             Ok(None)
         }
+        (Reading::Other(_, why), _) if !model.writes() => Err(Error::Plan(vec![why])),
         (Reading::Other(Some(reader), why), Divergence::Auto | Divergence::Uld) => {
             options.divergence = Divergence::Uld;
             match uld::conflicts(options) {
@@ -160,7 +161,9 @@ fn reading(objective: &ObjectiveConfig, own: &Tokenizer, model: &ModelConfig) ->
     fits(&other)?;
     let common = model.vocab_size.min(other.vocab_size) as u32;
     let way_out = match objective {
-        ObjectiveConfig::Distill(_) => "; objective.divergence = \"uld\" compares models with different tokenizers",
+        ObjectiveConfig::Distill(_) if model.writes() => {
+            "; objective.divergence = \"uld\" compares models with different tokenizers"
+        }
         _ => "",
     };
     let differs = |why: String| {

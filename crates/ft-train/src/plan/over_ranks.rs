@@ -1,17 +1,21 @@
 //! What a run comes to that several processes take together.
 //!
 //! ```text
-//! T(n) = T(1) · busiest(n) + 3 · tree(n) · α + 2 (n - 1) · α + 2 (n - 1)/n · bytes / bandwidth        efficiency = T(1) / (n · T(n))
+//! T(n) = T(1) · busiest(n) + 3 · tree(n) · α + 2 (n - 1) · a · α + 2 (n - 1)/n · bytes / bandwidth        efficiency = T(1) / (n · T(n))
 //!                                              3 and 3 where train.shard_optimizer sends new values, too
+//!                            5               (2 r (n - 1) + r) · a  2 (n - 1)/n + 1/n    where it scatters gradients, in r rounds
 //! ```
 //!
+//! A message of more than 64 KiB is asked for before it goes, a = 3; others go at once, a = 1.
 //! The α-β model (Hockney 1994, doi:10.1016/S0167-8191(06)80021-9) of the messages that `ft-ranks` sends: α is what a message takes however short, the
 //! bandwidth that of one process in one direction. T(1) is the tokens of a step over the tokens per second of one process.
 
-use ft_ranks::Ranks;
+use ft_peft::PeftConfig;
+use ft_ranks::{Ranks, latencies};
 use serde::Serialize;
 
 use super::Plan;
+use crate::config::AdapterSharing;
 use crate::memory::human;
 use crate::{Error, Result};
 
@@ -73,14 +77,34 @@ impl Network {
         if ranks < 2 {
             return 0.0;
         }
-        let messages = SMALL_MESSAGES * ft_ranks::tree_steps(ranks) + ft_ranks::ring_steps(ranks);
+        let each = latencies(part(numbers, ranks));
+        let messages = SMALL_MESSAGES * ft_ranks::tree_steps(ranks) + ft_ranks::ring_steps(ranks) * each;
         messages as f64 * self.latency + sent(2, numbers, ranks) as f64 / self.bandwidth
+    }
+
+    /// Seconds, at most, of the messages of a step in which each process keeps the sums of its own parameters, and tells their new values.
+    pub fn scattered_seconds(&self, numbers: usize, ranks: usize) -> f64 {
+        if ranks < 2 {
+            return 0.0;
+        }
+        // Whose gradients are there, and their norm.
+        let small = (SMALL_MESSAGES + 2) * ft_ranks::tree_steps(ranks);
+        let rounds = ft_ranks::scatter_rounds(numbers, ranks, ft_ranks::ROUND);
+        let each = latencies(part(numbers.min(ft_ranks::ROUND), ranks));
+        let messages = small + rounds * (ft_ranks::ring_steps(ranks) + 1) * each;
+        messages as f64 * self.latency + sent_scattered(numbers, ranks) as f64 / self.bandwidth
     }
 
     /// Seconds of new values that go around.
     fn share_seconds(&self, numbers: usize, ranks: usize) -> f64 {
-        (ranks - 1) as f64 * self.latency + sent(1, numbers, ranks) as f64 / self.bandwidth
+        let messages = (ranks - 1) * latencies(part(numbers, ranks));
+        messages as f64 * self.latency + sent(1, numbers, ranks) as f64 / self.bandwidth
     }
+}
+
+/// Bytes of one of as many equal parts as there are ranks.
+fn part(numbers: usize, ranks: usize) -> u64 {
+    4 * (numbers / ranks) as u64
 }
 
 /// Times in a step that all processes tell each other a few bytes: who was asked to stop, whether memory has run out, losses.
@@ -89,6 +113,12 @@ const SMALL_MESSAGES: usize = 3;
 /// Bytes that each process sends of numbers that go around the ring so many times.
 fn sent(times: usize, numbers: usize, ranks: usize) -> u64 {
     (4 * times as u128 * numbers as u128 * (ranks as u128 - 1) / ranks as u128) as u64
+}
+
+/// The same of sums that are scattered, and of new values: parameters are dealt out whole, so that a process may keep up to a whole part that another
+/// has summed.
+fn sent_scattered(numbers: usize, ranks: usize) -> u64 {
+    sent(2, numbers, ranks) + 4 * (numbers as u64).div_ceil(ranks as u64)
 }
 
 /// In powers of 1000, as networks are sold.
@@ -161,37 +191,66 @@ impl Plan {
 
     fn of_ranks(&self, ranks: usize, network: Network, rate: Option<f64>) -> RankPlan {
         let (numbers, shards) = (self.trainable(), self.config.train.shard_optimizer && ranks > 1);
+        let scatters = shards && self.scatters();
         let busiest = self.batches.busiest(ranks);
-        // New values go once around, half of what a sum takes.
-        let share = match shards {
-            true => network.share_seconds(numbers, ranks),
-            false => 0.0,
+        let (sent_bytes, message_seconds) = match (shards, scatters) {
+            (_, true) => (
+                sent_scattered(numbers, ranks),
+                network.scattered_seconds(numbers, ranks),
+            ),
+            // New values go once around, half of what a sum takes.
+            (true, false) => (
+                sent(3, numbers, ranks),
+                network.seconds(numbers, ranks) + network.share_seconds(numbers, ranks),
+            ),
+            (false, false) => (sent(2, numbers, ranks), network.seconds(numbers, ranks)),
         };
-        let message_seconds = network.seconds(numbers, ranks) + share;
         let optimizer = self.bytes.optimizer;
         let spared = if shards {
             optimizer - optimizer.div_ceil(ranks as u64)
         } else {
             0
         };
-        let times = if shards { 3 } else { 2 };
         let alone = rate
             .filter(|rate| *rate > 0.0)
             .map(|rate| self.batches.step_tokens() / rate);
         let efficiency = |alone: f64| alone / (ranks as f64 * (alone * busiest + message_seconds));
-        // The gradients on the host, and the part that is on its way, which came and is to go.
-        let messages = match ranks {
-            1 => 0,
-            _ => 4 * numbers as u64 + 8 * (numbers as u64).div_ceil(ranks as u64),
-        };
         RankPlan {
             ranks,
-            memory_bytes: self.bytes.total() - spared + messages,
-            sent_bytes: sent(times, numbers, ranks),
+            memory_bytes: self.bytes.total().max(self.summing(ranks, scatters)) - spared,
+            sent_bytes,
             message_seconds,
             busiest,
             efficiency: alone.map(efficiency),
         }
+    }
+
+    /// Whether each of several processes keeps the gradients of its own parameters alone, once they are summed: nothing else in a step asks for all.
+    pub(crate) fn scatters(&self) -> bool {
+        self.config.train.shard_optimizer
+            && matches!(self.peft, PeftConfig::Full(_))
+            && self.config.continual.is_none()
+            && self.config.mixture.adapter != AdapterSharing::PerTask
+    }
+
+    /// Bytes while gradients are summed, which are let go as they are read; what passes through the blocks is gone then. On a card, sums take host
+    /// memory.
+    fn summing(&self, ranks: usize, scatters: bool) -> u64 {
+        if ranks == 1 || !self.cpu {
+            return 0;
+        }
+        let (bytes, numbers) = (&self.bytes, self.trainable() as u64);
+        let held = bytes.weights + bytes.adapters + bytes.optimizer + bytes.continual + bytes.other_model;
+        // A part that came, one that is to go, and one that is going.
+        let on_the_way = |numbers: u64| 12 * numbers.div_ceil(ranks as u64);
+        let of_sum = match scatters {
+            true => {
+                let round = numbers.min(ft_ranks::ROUND as u64);
+                4 * numbers.div_ceil(ranks as u64) + 4 * round + on_the_way(round)
+            }
+            false => on_the_way(numbers),
+        };
+        held + bytes.runtime + 4 * numbers + of_sum
     }
 }
 
@@ -251,9 +310,13 @@ mod tests {
             latency: 1e-3,
         };
         assert_eq!(network.seconds(1_000_000, 1), 0.0);
-        // Two ranks: 3 · 4 small messages and 2 of the ring; 4 MB go out.
-        assert!((network.seconds(1_000_000, 2) - (14e-3 + 4e-3)).abs() < 1e-12);
-        // Four: 3 · 8 and 6; 6 MB.
+        // Two ranks: 3 · 2 small messages and 2 of the ring that are asked for; 4 MB go out.
+        assert!((network.seconds(1_000_000, 2) - (12e-3 + 4e-3)).abs() < 1e-12);
+        // Four: 3 · 4 and 6 · 3; 6 MB.
         assert!((network.seconds(1_000_000, 4) - (30e-3 + 6e-3)).abs() < 1e-12);
+        // Few numbers go at once.
+        assert!((network.seconds(1000, 2) - (8e-3 + 4e-6)).abs() < 1e-12);
+        // Scattered: 5 · 2, and in one round 2 · 3 of the ring and 3 more; 4 MB and at most 2.
+        assert!((network.scattered_seconds(1_000_000, 2) - (19e-3 + 6e-3)).abs() < 1e-12);
     }
 }

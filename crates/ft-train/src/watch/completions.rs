@@ -1,13 +1,11 @@
 //! Sample answers and generated metrics, before and after a run.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ft_data::{Sample, Tokenizer};
 use ft_eval::{Compute, Settings};
-use ft_infer::{GenerationConfig, Token};
+use ft_infer::GenerationConfig;
 use ft_model::Model;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,7 +13,8 @@ use serde_json::json;
 use crate::config::EvalSection;
 use crate::plan::spread;
 use crate::watch::history::{Done, MetricsFile};
-use crate::{Plan, Result};
+use crate::watch::speakers::Speakers;
+use crate::{Error, Plan, Result};
 
 /// A prompt with what is expected and what the model says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,30 +105,32 @@ impl Prompts {
         }
     }
 
-    /// Lets the model of each task (on a plain device) answer, until `stop` is raised: the answers then end where they are.
-    pub fn ask(&self, model_of: ModelOf<'_>, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Shown> {
+    /// Lets the model of each task (on a plain device) answer.
+    pub fn ask(&self, model_of: ModelOf<'_>, tokenizer: &Tokenizer, speakers: Speakers<'_>) -> Result<Shown> {
         Ok(Shown {
-            samples: self.show(model_of, tokenizer, stop)?,
-            metrics: self.measure(&model_of(0), tokenizer, stop)?,
+            samples: self.show(model_of, tokenizer, speakers)?,
+            metrics: self.measure(&model_of(0), tokenizer, speakers)?,
         })
     }
 
     /// The sample answers alone.
-    fn show(&self, model_of: ModelOf<'_>, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleCompletion>> {
-        let mut samples = self.show_own(&model_of(0), tokenizer, stop)?;
+    fn show(
+        &self,
+        model_of: ModelOf<'_>,
+        tokenizer: &Tokenizer,
+        speakers: Speakers<'_>,
+    ) -> Result<Vec<SampleCompletion>> {
+        let mut samples = self.show_own(&model_of(0), tokenizer, speakers)?;
         for (number, prompts) in &self.tasks {
-            samples.extend(prompts.show_own(&model_of(*number), tokenizer, stop)?);
+            samples.extend(prompts.show_own(&model_of(*number), tokenizer, speakers)?);
         }
         Ok(samples)
     }
 
-    fn show_own(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<Vec<SampleCompletion>> {
+    fn show_own(&self, model: &Model, tokenizer: &Tokenizer, speakers: Speakers<'_>) -> Result<Vec<SampleCompletion>> {
         let prompts: Vec<Vec<u32>> = self.shown.iter().map(|s| s.prompt().to_vec()).collect();
         let text = |ids: &[u32]| tokenizer.decode(ids, true);
-        let generated = match prompts.is_empty() {
-            true => Vec::new(),
-            false => ft_infer::generate(model, &prompts, &self.generation, &mut |_| go_on(stop))?,
-        };
+        let generated = speakers.answer(model, &prompts, &self.generation)?;
         let samples = self
             .shown
             .iter()
@@ -142,12 +143,12 @@ impl Prompts {
         Ok(samples.collect())
     }
 
-    fn measure(&self, model: &Model, tokenizer: &Tokenizer, stop: &AtomicBool) -> Result<BTreeMap<String, f64>> {
+    fn measure(&self, model: &Model, tokenizer: &Tokenizer, speakers: Speakers<'_>) -> Result<BTreeMap<String, f64>> {
         if self.metrics.is_empty() || self.measured.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let answers = ft_eval::answers(model, tokenizer, &self.measured, &self.generation, &mut |_: Token| {
-            go_on(stop)
+        let answers = ft_eval::answers_of(tokenizer, &self.measured, |prompts| {
+            speakers.answer(model, prompts, &self.generation)
         })?;
         let value = |metric: &&ft_eval::Metric| match metric.compute {
             Compute::Answers(compute) => Some((metric.name.to_owned(), compute(&answers, &Settings::default()))),
@@ -159,7 +160,8 @@ impl Prompts {
 
 /// `samples.jsonl`: what the model answered at every evaluation.
 pub struct CompletionsFile {
-    file: MetricsFile,
+    /// Of several ranks the first writes.
+    file: Option<MetricsFile>,
     prompts: Prompts,
     tokenizer: Tokenizer,
 }
@@ -168,10 +170,17 @@ impl CompletionsFile {
     /// Its name in the run folder.
     pub const NAME: &str = "samples.jsonl";
 
-    /// Opens the file for a run that goes on after step `done`.
-    pub fn open(out: &Path, prompts: &Prompts, tokenizer: &Tokenizer, done: Option<Done>) -> Result<Self> {
+    /// Opens the file, where this is the rank that `writes`, for a run that goes on after step `done`.
+    pub fn open(
+        out: &Path,
+        prompts: &Prompts,
+        tokenizer: &Tokenizer,
+        done: Option<Done>,
+        writes: bool,
+    ) -> Result<Self> {
+        let file = || MetricsFile::open(&out.join(Self::NAME), done);
         Ok(Self {
-            file: MetricsFile::open(&out.join(Self::NAME), done)?,
+            file: writes.then(file).transpose()?,
             prompts: prompts.clone(),
             tokenizer: tokenizer.clone(),
         })
@@ -179,27 +188,20 @@ impl CompletionsFile {
 
     /// Lets the model of each task (on a plain device) answer after `step` steps. The answers before the first step are in `before.json`,
     /// and answers cut short by a stop are not kept: the evaluation is made again.
-    pub fn ask(&mut self, step: usize, model_of: ModelOf<'_>, stop: &AtomicBool) -> Result<()> {
+    pub fn ask(&mut self, step: usize, model_of: ModelOf<'_>, speakers: Speakers<'_>) -> Result<()> {
         if step == 0 {
             return Ok(());
         }
         // A model that cannot answer (its weights have overflowed) may still recover; the run itself judges its loss.
-        let line = match self.prompts.show(model_of, &self.tokenizer, stop) {
+        let line = match self.prompts.show(model_of, &self.tokenizer, speakers) {
             Ok(samples) => json!({ "step": step, "samples": samples }),
+            Err(error @ Error::Rank { .. }) => return Err(error),
             Err(error) => json!({ "step": step, "error": error.to_string() }),
         };
-        match stop.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => self.file.push(&line),
+        match &mut self.file {
+            Some(file) if !speakers.stopped() => file.push(&line),
+            _ => Ok(()),
         }
-    }
-}
-
-pub(super) fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
-    if stop.load(Ordering::Relaxed) {
-        ControlFlow::Break(())
-    } else {
-        ControlFlow::Continue(())
     }
 }
 

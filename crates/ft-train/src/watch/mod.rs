@@ -7,6 +7,8 @@ pub(crate) mod outcome;
 pub(crate) mod renderer;
 pub(crate) mod report;
 pub(crate) mod run_log;
+pub(crate) mod speakers;
+pub(crate) mod stop;
 pub(crate) mod task_metrics;
 pub(crate) mod tensorboard;
 

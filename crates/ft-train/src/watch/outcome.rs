@@ -133,7 +133,7 @@ impl Outcome {
             seconds: state.seconds,
             trainable: plan.trainable(),
             peak_memory_bytes: memory::highest(&plan.device),
-            planned_memory_bytes: plan.bytes.total(),
+            planned_memory_bytes: plan.measurable_bytes(),
             micro_batch: state.micro_batch,
             before: None,
             after: None,

@@ -7,14 +7,14 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 use ft_data::{Sample, Tokenizer};
 use ft_eval::{Answer, Compute, Metric, Settings};
-use ft_infer::{GenerationConfig, Token};
+use ft_infer::GenerationConfig;
 use ft_model::Model;
 
-use super::completions::{go_on, some_prompts};
+use super::completions::some_prompts;
+use super::speakers::Speakers;
 use crate::tasks::pooled;
 use crate::{Plan, Result};
 
@@ -59,14 +59,14 @@ impl TaskMetrics {
         })
     }
 
-    /// Lets the model of each task (on a plain device) answer, until `stop` is raised. Values by the names that they have in the log.
+    /// Lets the model of each task (on a plain device) answer. Values by the names that they have in the log.
     ///
     /// # Errors
-    /// A model that cannot answer.
+    /// A model that cannot answer; a rank that ends or says nothing.
     pub fn measure<'m>(
         &self,
         model_of: impl Fn(usize) -> &'m Model,
-        stop: &AtomicBool,
+        speakers: Speakers<'_>,
     ) -> Result<BTreeMap<String, f64>> {
         let mut values = BTreeMap::new();
         let mut together: BTreeMap<&str, (&Metric, Vec<f64>, Vec<Answer>)> = BTreeMap::new();
@@ -77,8 +77,9 @@ impl TaskMetrics {
             prompts,
         } in &self.tasks
         {
-            let mut each = |_: Token| go_on(stop);
-            let answers = ft_eval::answers(model_of(*task), &self.tokenizer, prompts, &self.generation, &mut each)?;
+            let answers = ft_eval::answers_of(&self.tokenizer, prompts, |prompts| {
+                speakers.answer(model_of(*task), prompts, &self.generation)
+            })?;
             for metric in metrics {
                 let value = value(metric, &answers);
                 values.insert(format!("{}/{name}", metric.name), value);

@@ -37,17 +37,28 @@ pub fn whole(results: &Results) -> String {
     text + "\n" + &legend(results)
 }
 
-/// What a reader chooses by.
+/// What a reader chooses by; beside torch + PEFT where that was measured.
 pub fn short(results: &Results) -> String {
     let metric = results.metric().replace('_', " ");
-    let mut text = format!(
-        "| technique | {metric} | held-out loss | trainable | file | peak memory | tokens/s, LoRA = 1 | forgotten |\n|{}\n",
-        "---|".repeat(8)
-    );
+    let mut columns = vec![
+        (0, "technique"),
+        (1, metric.as_str()),
+        (2, "held-out loss"),
+        (3, "trainable"),
+        (4, "file"),
+        (5, "peak memory"),
+        (8, "tokens/s, LoRA = 1"),
+        (10, "forgotten"),
+    ];
+    if results.rows.iter().any(|row| row.beside.is_some()) {
+        columns.extend([16, 17, 18].map(|at| (at, HEAD[at])));
+    }
+    let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(columns.iter().map(|(_, head)| *head).collect());
+    let _ = writeln!(text, "|{}", "---|".repeat(columns.len()));
     for row in &results.rows {
         let cells = cells(row, results);
-        let chosen = [0, 1, 2, 3, 4, 5, 8, 10].map(|at| cells[at].as_str());
-        let _ = writeln!(text, "| {} |", chosen.join(" | "));
+        text += &line(columns.iter().map(|(at, _)| cells[*at].as_str()).collect());
     }
     text
 }
@@ -170,6 +181,6 @@ mod tests {
         );
         assert!(text.contains("| full fine-tuning | 70.0 % | 0.500 |"), "{text}");
         assert!(text.contains("Left out: bitfit (no biases)."), "{text}");
-        assert!(short(&results).contains("| exact match |"));
+        assert!(short(&results).contains("| exact match |") && short(&results).contains("| 1.50 | 0.25 | 75.0 % |"));
     }
 }

@@ -46,6 +46,12 @@ impl Worker {
         self.note();
     }
 
+    pub(super) fn note(&self) {
+        self.counters().running.set(self.running.len() as u64);
+        self.counters().cache_used.set(self.taken() as u64);
+        self.counters().adapters_in_memory.set(self.adapters.in_memory() as u64);
+    }
+
     /// Generations of the adapters that requests at work have.
     pub(super) fn busy(&self) -> Vec<u64> {
         let adapters = self.running.iter().filter_map(|sequence| sequence.adapter.as_ref());

@@ -2,10 +2,11 @@
 use super::visible::Visible;
 use super::{Heads, Sizes};
 use crate::cpu::flex::tensor;
-use crate::cpu::gemm::Mat;
+use crate::cpu::gemm::{Mat, dot_products};
 use crate::cpu::isa::multiversion;
-use crate::cpu::{math, par, scratch};
+use crate::cpu::{math, par, scratch, team};
 use burn::backend::flex::FlexTensor;
+use std::ops::Range;
 
 /// Keys per task.
 const KEYS: usize = 512;
@@ -18,20 +19,19 @@ pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: 
     let record = d + 2;
     let mut partial = scratch::take(sizes.pairs() * chunks * rows * record);
     let shared = par::Shared::new(&mut partial);
-    par::run(sizes.pairs() * chunks, |task| {
+    team::run(sizes.pairs() * chunks, |task| {
         let (pair, chunk) = (task / chunks, task % chunks);
         // SAFETY: every task has its own records.
         let out = unsafe { shared.slice(task * rows * record, rows * record) };
         let keys = chunk * KEYS..((chunk + 1) * KEYS).min(t);
         let (batch, head) = (pair / sizes.hkv, pair % sizes.hkv);
         let (k, v) = (k.head(batch, head), v.head(batch, head));
-        for (row, out) in out.chunks_exact_mut(record).enumerate() {
-            let (i, group) = (row / sizes.groups(), row % sizes.groups());
-            let query = q.head(batch, head * sizes.groups() + group).narrow_rows(i, 1);
+        for (i, out) in out.chunks_exact_mut(sizes.groups() * record).enumerate() {
+            let queries = q.heads(batch, i, head * sizes.groups()..(head + 1) * sizes.groups());
             let own = visible.range(batch, i);
             let learned = keys.start.min(visible.prefix())..keys.end.min(visible.prefix());
             let own = own.start.clamp(keys.start, keys.end)..own.end.clamp(keys.start, keys.end);
-            partial_softmax(query, k, v, [learned, own], scale, out);
+            partial_softmax(queries, k, v, [learned, own], scale, out);
         }
     });
     let mut out = vec![0.0; b * s * hq * d];
@@ -47,25 +47,56 @@ pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: 
     tensor(out, [b, s, hq, d])
 }
 
-/// One query against some keys: `out = [maximum, sum, Σ e·v]`.
-fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [std::ops::Range<usize>; 2], scale: f32, out: &mut [f32]) {
+/// The queries `[heads, d]` that share keys, against some of them: `out` takes `[maximum, sum, Σ e·v]` of each.
+fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [Range<usize>; 2], scale: f32, out: &mut [f32]) {
     let d = q.cols();
-    // SAFETY: rows of the views are contiguous.
-    let row = |m: &Mat<'_>, i: usize| unsafe { std::slice::from_raw_parts(m.at::<f32>(i, 0), d) };
-    let query = row(&q, 0);
-    let mut scores = scratch::take(KEYS);
     let count = parts[0].len() + parts[1].len();
-    let keys = || parts.clone().into_iter().flatten();
-    for (score, key) in scores.iter_mut().zip(keys()) {
-        *score = scale * product(query, row(&k, key));
+    let mut scores = scratch::take(q.rows() * count);
+    let mut from = 0;
+    for keys in &parts {
+        dot_products(
+            q,
+            k.narrow_rows(keys.start, keys.len()),
+            scale,
+            &mut scores[from..],
+            count,
+        );
+        from += keys.len();
     }
-    let (max, sum) = exponentials(&mut scores[..count]);
-    (out[0], out[1]) = (max, sum);
-    out[2..].fill(0.0);
-    for (&e, key) in scores.iter().zip(keys()) {
-        add_scaled(&mut out[2..], e, row(&v, key));
+    for (row, out) in out.chunks_exact_mut(d + 2).enumerate() {
+        let scores = &mut scores[row * count..][..count];
+        (out[0], out[1]) = exponentials(scores);
+        let (mut scores, sums) = (&*scores, &mut out[2..]);
+        sums.fill(0.0);
+        for keys in &parts {
+            let (now, later) = scores.split_at(keys.len());
+            add_rows(sums, now, v.narrow_rows(keys.start, keys.len()));
+            scores = later;
+        }
     }
 }
+
+/// `out += Σ weight_i · row_i`, rows in their order.
+fn add_rows(out: &mut [f32], weights: &[f32], rows: Mat) {
+    let stride = rows.row_stride();
+    let Some(last) = weights.len().checked_sub(1) else {
+        return;
+    };
+    // SAFETY: from the first value of the first row to the last of the last one; the rows are contiguous.
+    let rows = unsafe { std::slice::from_raw_parts(rows.at::<f32>(0, 0), last * stride + out.len()) };
+    for (part, at) in out.chunks_mut(LANES).zip((0..).step_by(LANES)) {
+        match <&mut [f32; LANES]>::try_from(&mut *part) {
+            Ok(part) => add_lanes(part, weights, &rows[at..], stride),
+            Err(_) => {
+                let parts = weights.iter().zip(rows[at..].chunks(stride));
+                parts.for_each(|(weight, row)| add_scaled(part, *weight, &row[..part.len()]));
+            }
+        }
+    }
+}
+
+/// Values of a row that are summed in registers.
+const LANES: usize = 32;
 
 /// Joins the records of all chunks.
 fn merge<'a>(records: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
@@ -81,8 +112,12 @@ fn merge<'a>(records: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) 
 }
 
 multiversion! {
-    fn product(x: &[f32], y: &[f32]) -> f32 {
-        math::dot(x, y)
+    fn add_lanes(out: &mut [f32; LANES], weights: &[f32], rows: &[f32], stride: usize) {
+        let mut sums = *out;
+        for (weight, row) in weights.iter().zip(rows.chunks(stride)) {
+            sums.iter_mut().zip(&row[..LANES]).for_each(|(sum, value)| *sum += weight * value);
+        }
+        *out = sums;
     }
     fn exponentials(scores: &mut [f32]) -> (f32, f32) {
         let max = math::max(scores);

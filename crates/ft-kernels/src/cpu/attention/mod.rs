@@ -69,6 +69,15 @@ impl Heads {
         Self { tensor, strides }
     }
 
+    /// `[heads, d]` of one batch row and step.
+    fn heads(&self, batch: usize, step: usize, heads: std::ops::Range<usize>) -> Mat<'_> {
+        let d = self.tensor.shape()[3];
+        let at = batch * self.strides[0] + step * self.strides[1] + heads.start * self.strides[2];
+        let values = self.tensor.storage::<f32>();
+        let start = (self.tensor.layout().start_offset() + at).min(values.len());
+        Mat::strided(&values[start..], heads.len(), d, self.strides[2], 1)
+    }
+
     /// `[steps, d]` of one batch row and head.
     fn head(&self, batch: usize, head: usize) -> Mat<'_> {
         let [_, steps, _, d] = self.tensor.shape().dims();

@@ -96,6 +96,17 @@ impl View<'_> {
         }
     }
 
+    /// Codes of 8 bits, row by row, and the scale of each row.
+    pub(crate) fn eight(&self) -> Option<(&[i8], &[f32])> {
+        let bytes = self.bytes.get(..self.form.len())?;
+        // SAFETY: i8 has the size and alignment of u8.
+        let codes = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<i8>(), bytes.len()) };
+        match (self.form.codes, &self.scales) {
+            (Codes::Eight, Scales::Plain(scales)) => Some((codes, scales)),
+            _ => None,
+        }
+    }
+
     /// [`View::rows`] for the whole matrix.
     pub(crate) fn whole<R>(&self, f: impl FnOnce(Coded<'_>) -> R) -> R {
         self.rows(0..self.form.rows, f)

@@ -21,6 +21,7 @@ mod rhs;
 mod tests;
 mod transpose;
 
+pub(crate) use dot::{dot_products, eight};
 pub(crate) use factor::Factor;
 pub(crate) use matrix::{Elem, Mat};
 pub(crate) use rhs::Rhs;
@@ -59,6 +60,8 @@ pub(crate) enum Par {
 
 /// Products below this many multiply-adds stay on the calling thread: waking another costs more.
 const PARALLEL_FROM: usize = 1 << 20;
+/// The same for dot products, whose helpers are awake.
+const DOTS_PARALLEL_FROM: usize = 1 << 16;
 
 /// `c (+)= Σ terms`: c `[m, n]` with rows `stride` apart; added to what is there if `add`.
 ///
@@ -84,17 +87,18 @@ pub(crate) fn gemm(terms: &[Term], c: &mut [f32], stride: usize, add: bool, par:
         }
         return;
     }
-    let par = if work < PARALLEL_FROM { Par::One } else { par };
     let c = Dest {
         ptr: Shared::new(c),
         stride,
     };
     if dot::suits(terms, m, n) {
+        let par = if work < DOTS_PARALLEL_FROM { Par::One } else { par };
         for (i, term) in terms.iter().enumerate() {
             dot::run(term, &c, add || i > 0, par);
         }
         return;
     }
+    let par = if work < PARALLEL_FROM { Par::One } else { par };
     #[cfg(target_arch = "x86_64")]
     if let Some(tile) = kernel::Tile::detect() {
         return packed::run(tile, terms, &c, add, par);

@@ -1,6 +1,8 @@
 //! The transposing copy of packing: rows that are contiguous in k become `[k][width]`.
 use super::matrix::Store;
 use crate::cpu::isa::{Isa, multiversion};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::loads;
 use half::{bf16, f16};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -53,13 +55,13 @@ impl Lanes for f32 {
     #[inline(always)]
     unsafe fn load16(from: *const f32) -> __m512 {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_loadu_ps(from) }
+        unsafe { loads::f32x16(from) }
     }
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load8(from: *const f32) -> __m256 {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_loadu_ps(from) }
+        unsafe { loads::f32x8(from) }
     }
 }
 
@@ -75,21 +77,13 @@ impl Lanes for bf16 {
     #[inline(always)]
     unsafe fn load16(from: *const bf16) -> __m512 {
         // SAFETY: the caller's promise. The bits of a bf16 are the upper half of those of an f32.
-        unsafe {
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(
-                from.cast(),
-            ))))
-        }
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(loads::bytes32(from)))) }
     }
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load8(from: *const bf16) -> __m256 {
         // SAFETY: as above.
-        unsafe {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
-                from.cast(),
-            ))))
-        }
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(loads::bytes16(from)))) }
     }
 }
 
@@ -111,13 +105,13 @@ impl Lanes for f16 {
     #[inline(always)]
     unsafe fn load16(from: *const f16) -> __m512 {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        unsafe { _mm512_cvtph_ps(loads::bytes32(from)) }
     }
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load8(from: *const f16) -> __m256 {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        unsafe { _mm256_cvtph_ps(loads::bytes16(from)) }
     }
 }
 
@@ -279,10 +273,17 @@ unsafe fn avx2<T: Lanes>(
             }
             let v = transpose8(v);
             for (k, lane) in v.iter().enumerate() {
-                let mut step = [0.0f32; 8];
-                // SAFETY: `step` holds 8 values.
-                unsafe { _mm256_storeu_ps(step.as_mut_ptr(), _mm256_mul_ps(*lane, _mm256_set1_ps(scale))) };
-                out[(k0 + k) * width + r0..][..lanes].copy_from_slice(&step[..lanes]);
+                let (at, value) = ((k0 + k) * width + r0, _mm256_mul_ps(*lane, _mm256_set1_ps(scale)));
+                // Where the panel is narrower than a vector, the next step is written over what this one writes too much.
+                if lanes == 8 || (width < 8 && at + 8 <= out.len()) {
+                    // SAFETY: 8 values from `at` lie inside the panel.
+                    unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(at), value) };
+                } else {
+                    let mut step = [0.0f32; 8];
+                    // SAFETY: `step` holds 8 values.
+                    unsafe { _mm256_storeu_ps(step.as_mut_ptr(), value) };
+                    out[at..][..lanes].copy_from_slice(&step[..lanes]);
+                }
             }
         }
         // SAFETY: the rest of the same rows.

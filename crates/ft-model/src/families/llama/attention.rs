@@ -1,7 +1,7 @@
 //! Grouped-query attention with rotary embedding.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 use ft_peft::{Norm, Pass, Projection, TargetModule};
 
 use super::{Shared, norm, normalized, optional_projections, split};
@@ -84,6 +84,13 @@ impl Attention {
         };
         let [q, k, v] = self.project(x, config, pass);
         let q = normed(q, config.num_attention_heads, &self.q_norm);
+        let q = match &shared.queries {
+            None => q,
+            Some(factors) => {
+                let dtype = FloatDType::from(q.dtype());
+                q * factors.clone().cast(dtype)
+            }
+        };
         let k = normed(k, config.num_key_value_heads, &self.k_norm);
         let v = heads(v, config.num_key_value_heads);
         let scale = config

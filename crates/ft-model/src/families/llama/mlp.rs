@@ -2,13 +2,51 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use ft_kernels::Output;
 use ft_peft::{Pass, Projection, TargetModule};
 
+use super::experts::Experts;
 use super::{optional_projections, split};
-use crate::block::Activation;
+use crate::block::{Activation, MlpNames};
 use crate::config::ModelConfig;
-use crate::source::{Source, linear};
+use crate::source::{Source, linear, projection};
+
+/// One for every token, or experts.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // one per layer
+pub(crate) enum FeedForward {
+    Dense(Mlp),
+    Sparse(Experts),
+}
+
+impl FeedForward {
+    pub fn build(index: usize, config: &ModelConfig, source: &mut impl Source) -> Self {
+        let (block, hidden) = (&config.block, config.hidden_size);
+        let at = format!("model.layers.{index}.{}", block.feed_forward(index));
+        match block.sparse(index) {
+            Some(own) => Self::Sparse(Experts::build(&at, own, config, source)),
+            None => {
+                let (names, fused) = block.dense();
+                let form = [config.mlp_bias, fused];
+                Self::Dense(Mlp::build(&at, config.intermediate_size, names, form, hidden, source))
+            }
+        }
+    }
+
+    pub fn forward(&self, x: Tensor<3>, index: usize, config: &ModelConfig, pass: &Pass) -> Tensor<3> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x, config.block.activation, pass),
+            Self::Sparse(experts) => experts.forward(x, index, config, pass),
+        }
+    }
+
+    pub fn target_modules<'a>(&'a mut self, index: usize, config: &ModelConfig, modules: &mut Vec<TargetModule<'a>>) {
+        let at = format!("model.layers.{index}.{}", config.block.feed_forward(index));
+        match self {
+            Self::Dense(mlp) => mlp.target_modules(&at, config.block.dense().0, modules),
+            Self::Sparse(experts) => experts.target_modules(&at, config.block.experts(), modules),
+        }
+    }
+}
 
 #[derive(Module, Debug)]
 pub(crate) struct Mlp {
@@ -20,42 +58,74 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    pub fn build(at: &str, config: &ModelConfig, source: &mut impl Source) -> Self {
-        let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
-        let fused = config.block.fused;
+    /// `inner` wide inside; with biases or without, gate and up in one matrix or in two.
+    pub fn build(
+        at: &str,
+        inner: usize,
+        names: &MlpNames,
+        [bias, fused]: [bool; 2],
+        hidden: usize,
+        source: &mut impl Source,
+    ) -> Self {
         let part = |name: &str, rows: usize, there: bool, source: &mut _| {
             there.then(|| linear(&format!("{at}.{name}"), [rows, hidden], bias, source))
         };
         Self {
-            gate_proj: part("gate_proj", inner, !fused, source),
-            up_proj: part("up_proj", inner, !fused, source),
-            gate_up_proj: part("gate_up_proj", 2 * inner, fused, source),
-            down_proj: linear(&format!("{at}.down_proj"), [hidden, inner], bias, source),
+            gate_proj: part(names.gate, inner, !fused, source),
+            up_proj: part(names.up, inner, !fused, source),
+            gate_up_proj: fused.then(|| gate_up(at, inner, names, bias, hidden, source)),
+            down_proj: linear(&format!("{at}.{}", names.down), [hidden, inner], bias, source),
         }
     }
 
-    pub fn forward(&self, x: Tensor<3>, config: &ModelConfig, pass: &Pass, output: Output) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, activation: Activation, pass: &Pass) -> Tensor<3> {
+        let output = pass.output;
+        let pass = &pass.with_output(ft_kernels::Output::Read);
         let [gate, up] = match &self.gate_up_proj {
-            Some(fused) => split(fused.forward(x, pass), [config.intermediate_size; 2]),
+            Some(fused) => {
+                let both = fused.forward(x, pass);
+                let [_, _, width] = both.dims();
+                split(both, [width / 2; 2])
+            }
             None => [&self.gate_proj, &self.up_proj].map(|part| {
                 let part = part.as_ref().expect("two matrices where there is not one");
                 part.forward(x.clone(), pass)
             }),
         };
-        let inner = match config.block.activation {
+        let inner = match activation {
             Activation::Silu => ft_kernels::swiglu(gate, up),
             Activation::GeluTanh => ft_kernels::gelu_tanh(gate) * up,
         };
         self.down_proj.forward(inner, &pass.with_output(output))
     }
 
-    pub fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
+    pub fn target_modules<'a>(&'a mut self, at: &str, names: &MlpNames, modules: &mut Vec<TargetModule<'a>>) {
         let parts = [
-            ("gate_proj", &mut self.gate_proj),
-            ("up_proj", &mut self.up_proj),
-            ("gate_up_proj", &mut self.gate_up_proj),
+            (names.gate, &mut self.gate_proj),
+            (names.up, &mut self.up_proj),
+            (names.gate_up, &mut self.gate_up_proj),
         ];
         modules.extend(optional_projections(at, parts));
-        modules.push(TargetModule::projection(format!("{at}.down_proj"), &mut self.down_proj));
+        modules.push(TargetModule::projection(
+            format!("{at}.{}", names.down),
+            &mut self.down_proj,
+        ));
     }
+}
+
+/// Gate and up in one matrix; of a family whose checkpoints have two, made of them.
+fn gate_up(
+    at: &str,
+    inner: usize,
+    names: &MlpNames,
+    bias: bool,
+    hidden: usize,
+    source: &mut impl Source,
+) -> Projection {
+    let (whole, shape) = (format!("{at}.{}", names.gate_up), [2 * inner, hidden]);
+    if !names.joins {
+        return linear(&whole, shape, bias, source);
+    }
+    let parts = [names.gate, names.up].map(|name| format!("{at}.{name}"));
+    projection(source.joined(&whole, parts.each_ref().map(String::as_str), shape), None)
 }

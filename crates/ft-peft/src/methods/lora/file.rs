@@ -11,22 +11,27 @@ use crate::peft_config::{File, Target, number};
 use crate::targets::{Targets, has_suffix};
 
 /// Options that change what an adapter computes and that we do not have: an adapter that uses one is refused.
-const UNSUPPORTED: [&str; 6] = [
+const UNSUPPORTED: [&str; 5] = [
     "use_qalora",
     "use_bdlora",
     "layer_replication",
-    "target_parameters",
     "alora_invocation_tokens",
     "arrow_config",
 ];
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
     file.refuse(&UNSUPPORTED)?;
+    let target_parameters = file.read::<Vec<String>>("target_parameters")?.unwrap_or_default();
     let config = LoraConfig {
         rank: file.read("r")?.unwrap_or(8),
         alpha: file.read("lora_alpha")?.unwrap_or(8.0),
         dropout: file.read("lora_dropout")?.unwrap_or(0.0),
-        targets: file.need::<Targets>("target_modules")?,
+        targets: match (file.read::<Targets>("target_modules")?, target_parameters.is_empty()) {
+            (Some(targets), _) => targets,
+            (None, true) => file.need("target_modules")?,
+            (None, false) => Targets::suffixes(&[]),
+        },
+        target_parameters,
         exclude: file.read("exclude_modules")?.unwrap_or_default(),
         layers: file.layers()?,
         rank_pattern: file.read::<Patterns<usize>>("rank_pattern")?.unwrap_or_default(),
@@ -116,6 +121,9 @@ pub(super) fn write(config: &LoraConfig, target: &Target<'_>) -> Value {
     });
     if !config.trainable_token_indices.is_empty() {
         file["trainable_token_indices"] = json!(config.trainable_token_indices);
+    }
+    if !config.target_parameters.is_empty() {
+        file["target_parameters"] = json!(config.target_parameters);
     }
     if config.lora_bias {
         file["lora_bias"] = true.into();
