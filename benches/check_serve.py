@@ -6,9 +6,10 @@
 
 `clients` starts a server and goes through: the official `openai` client (plain, streaming, asynchronous, errors), LangChain's ChatOpenAI,
 `curl`, and lm-evaluation-harness' `local-completions` on a task made here (no network), beside the harness' own `hf` model; greedy answers
-are compared with transformers token for token. `speed` times 1 stream, 32 clients with 8 adapters and 32 clients with 4 adapters beside 32
-with none, and transformers + PEFT on the same prompts and adapters (`adapter_names` in one padded batch). Adapters are random LoRA
-matrices of rank 8 on all linear layers. MODEL is a folder with a tokenizer that has a chat template. Prints one JSON object.
+are compared with transformers token for token, vectors of the model and of a random BERT with transformers' hidden states. `speed` times 1
+stream, 32 clients with 8 adapters and 32 clients with 4 adapters beside 32 with none, and transformers + PEFT on the same prompts and
+adapters (`adapter_names` in one padded batch), in turns; CPU seconds are those of the server's process and of this one. Adapters are
+random LoRA matrices of rank 8 on all linear layers. MODEL is a folder with a tokenizer that has a chat template. Prints one JSON object.
 """
 import argparse
 import asyncio
@@ -36,7 +37,8 @@ def arguments():
     p.add_argument("what", choices=["clients", "speed"])
     p.add_argument("--ft", required=True)
     p.add_argument("--model", required=True)
-    p.add_argument("--tokens", type=int, default=64, help="tokens of an answer in `speed`")
+    p.add_argument("--tokens", type=int, default=16, help="tokens of an answer in `speed`")
+    p.add_argument("--rounds", type=int, default=2, help="turns of `speed`")
     p.add_argument("--dtype", default="auto")
     p.add_argument("--threads", type=int, default=2)
     return p.parse_args()
@@ -50,9 +52,9 @@ class Held(dict):
 
 
 class Server:
-    def __init__(self, a, adapters):
+    def __init__(self, a, adapters, model=None):
         named = [x for name, path in adapters.items() for x in ("--adapter", f"{name}={path}")]
-        command = [a.ft, "serve", a.model, "--port", "0", "--api-key-env", "CHECK_KEY", "--dtype", a.dtype, "--device", "cpu", *named]
+        command = [a.ft, "serve", model or a.model, "--port", "0", "--api-key-env", "CHECK_KEY", "--dtype", a.dtype, "--device", "cpu", *named]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CHECK_KEY": KEY})
         for line in self.process.stderr:
             if found := re.match(r"listening on (\S+)", line):
@@ -65,6 +67,10 @@ class Server:
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=600) as answer:
             return json.load(answer)
+
+    def cpu(self):
+        ticks = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
@@ -156,7 +162,8 @@ def openai_client(server, model, adapter, held):
 def structured(client, model, held):
     import pydantic
 
-    class Person(pydantic.BaseModel):
+    # Closed, so that a model which goes on and on comes to an end.
+    class Person(pydantic.BaseModel, extra="forbid"):
         name: typing.Annotated[str, pydantic.Field(max_length=20)]
         age: typing.Annotated[int, pydantic.Field(ge=0, le=120)]
         tags: typing.Annotated[list[typing.Literal["new", "old"]], pydantic.Field(max_length=2)]
@@ -184,6 +191,77 @@ def langchain(server, adapter, held):
     chat = ChatOpenAI(model=adapter, base_url=server.url + "/v1", api_key=KEY, temperature=0, max_tokens=12)
     whole = chat.invoke("Name a colour.").content
     held["langchain: invoke, stream"] = whole == "".join(piece.content for piece in chat.stream("Name a colour."))
+
+
+def hidden_means(model, texts, adapter=None):
+    """The mean of the last hidden states over the tokens of each text, by transformers in f32."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    encoder = AutoConfig.from_pretrained(model).model_type == "bert"
+    loaded = (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(model, dtype=torch.float32).eval()
+    if adapter:
+        loaded = PeftModel.from_pretrained(loaded, adapter).eval()
+    vectors, ids = [], []
+    for text in texts:
+        encoded = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode():
+            vectors.append(loaded(**encoded, output_hidden_states=True).hidden_states[-1][0].mean(0).tolist())
+        ids.append(encoded["input_ids"][0].tolist())
+    return vectors, ids
+
+
+def make_bert(folder):
+    """A random BERT with a tokenizer of words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({w for s in SENTENCES for w in s.split()})]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]").save_pretrained(folder)
+    config = BertConfig(vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, max_position_embeddings=64)
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def embeddings(server, model, adapter, held):
+    """Vectors by the official client, which asks for base64 unless told otherwise, beside transformers' hidden states."""
+    import openai
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key=KEY, max_retries=0)
+    for name, path in {model: None, **adapter}.items():
+        expected, ids = hidden_means(model, SENTENCES, path)
+        made = client.embeddings.create(model=name, input=SENTENCES)
+        again = client.embeddings.create(model=name, input=ids, encoding_format="float")
+        off = lambda answer: max(abs(x - y) / max(map(abs, e)) for d, e in zip(answer.data, expected, strict=True) for x, y in zip(d.embedding, e, strict=True))
+        kind = "an adapter" if path else pathlib.Path(model).name
+        held[f"embeddings of {kind}: largest difference from transformers', of the largest number"] = max(off(made), off(again))
+        held[f"embeddings of {kind}: usage"] = made.usage.prompt_tokens == made.usage.total_tokens == sum(map(len, ids))
+    try:
+        client.embeddings.create(model=model, input="x", dimensions=3)
+        held["embeddings: dimensions refused"] = False
+    except openai.BadRequestError as error:
+        held["embeddings: dimensions refused"] = error.param == "dimensions"
+    return client
+
+
+def encoder(a, folder, held):
+    """A BERT is served for vectors, and says so elsewhere."""
+    import openai
+    from langchain_openai import OpenAIEmbeddings
+    bert = make_bert(folder / "bert")
+    server = Server(a, {}, bert)
+    client = embeddings(server, bert, {}, held)
+    try:
+        client.chat.completions.create(model=bert, messages=[{"role": "user", "content": "x"}])
+        held["an encoder does not chat"] = False
+    except openai.BadRequestError as error:
+        held["an encoder does not chat"] = error.code == "model_not_supported"
+    plain = client.embeddings.create(model=bert, input=SENTENCES[:2], encoding_format="float")
+    chained = OpenAIEmbeddings(model=bert, base_url=server.url + "/v1", api_key=KEY, check_embedding_ctx_length=False).embed_documents(SENTENCES[:2])
+    held["langchain: embed_documents"] = max(abs(x - y) for d, c in zip(plain.data, chained) for x, y in zip(d.embedding, c)) < 1e-7
+    server.stop()
 
 
 def curl(server, model, held):
@@ -241,6 +319,8 @@ def clients(a, folder):
     openai_client(server, a.model, "a0", held)
     langchain(server, "a1", held)
     curl(server, a.model, held)
+    embeddings(server, a.model, {"a1": adapters["a1"]}, held)
+    encoder(a, folder, held)
     names = [None, "a0", "a1"] * 8
     prompts = [SENTENCES[i % 8] for i in range(24)]
     expected, tokenizer = reference(a.model, adapters, prompts, names, 24, a.threads)
@@ -259,17 +339,18 @@ def clients(a, folder):
 
 
 def run_clients(server, names, count, tokens):
-    """Tokens a second of `count` clients at once, each with its own prompt."""
+    """Tokens a second of the clock and of CPU time of `count` clients at once, each with its own prompt."""
     def one(i):
         body = {"model": names[i % len(names)], "prompt": SENTENCES[i % 8] + f" {i}", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         return server.post("/v1/completions", body)["usage"]["completion_tokens"]
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), server.cpu()
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         made = sum(pool.map(one, range(count)))
-    return made / (time.perf_counter() - begun)
+    return made / (time.perf_counter() - begun), made / (server.cpu() - cpu)
 
 
-def peft_speed(a, adapters, count, tokens):
+def peft_batch(a, adapters):
+    """What `run_clients` measures, of transformers + PEFT with one padded batch."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -282,27 +363,44 @@ def peft_speed(a, adapters, count, tokens):
     for name in names[1:]:
         model.load_adapter(adapters[name], adapter_name=name)
     model.eval()
-    ids = tokenizer([SENTENCES[i % 8] + f" {i}" for i in range(count)], return_tensors="pt", padding=True)
-    chosen = [names[i % len(names)] for i in range(count)]
-    config = dict(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    begun = time.perf_counter()
-    with torch.inference_mode():
-        model.generate(**ids, adapter_names=chosen, **config)
-    return count * tokens / (time.perf_counter() - begun)
+
+    def run(chosen, count, tokens):
+        ids = tokenizer([SENTENCES[i % 8] + f" {i}" for i in range(count)], return_tensors="pt", padding=True)
+        rows = [chosen[i % len(chosen)] for i in range(count)]
+        config = dict(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        begun, cpu = time.perf_counter(), time.process_time()
+        with torch.inference_mode():
+            model.generate(**ids, adapter_names=rows, **config)
+        return count * tokens / (time.perf_counter() - begun), count * tokens / (time.process_time() - cpu)
+    return run
 
 
 def speed(a, folder):
     adapters = make_adapters(a.model, folder, 8)
-    server, found = Server(a, adapters), {}
+    server, found = Server(a, adapters), Held()
     names = list(adapters)
+    reference = peft_batch(a, adapters)
     run_clients(server, [a.model], 2, 4)
-    for _ in range(2):
-        for key, who, count in (("1 stream", [a.model], 1), ("32 clients, base", [a.model], 32), ("32 clients, 1 adapter", names[:1], 32),
-                                ("32 clients, 4 adapters", names[:4], 32), ("32 clients, 8 adapters", names, 32)):
-            found.setdefault(key, []).append(round(run_clients(server, who, count, a.tokens), 2))
+    ours = lambda who, count: lambda: run_clients(server, who, count, a.tokens)
+    cases = {
+        "1 stream": ours([a.model], 1), "32 clients, base": ours([a.model], 32), "32 clients, 1 adapter": ours(names[:1], 32),
+        "32 clients, 4 adapters": ours(names[:4], 32), "32 clients, 8 adapters": ours(names, 32),
+        "transformers + PEFT, 32 rows, 8 adapters": lambda: reference(names, 32, a.tokens),
+    }
+    taken = {name: [] for name in cases}
+    for _ in range(a.rounds):
+        for name, case in cases.items():
+            taken[name].append(case())
+            print(f"{time.strftime('%H:%M:%S')} {name}: {taken[name][-1]}", file=sys.stderr, flush=True)
+    for name, rounds in taken.items():
+        found[name] = {"tokens/s": [round(x, 2) for x, _ in rounds], "tokens per CPU second": [round(x, 2) for _, x in rounds]}
+    total = lambda name, which: sum(x[which] for x in taken[name])
+    for title, above, below in (("4 mixed adapters beside the base", "32 clients, 4 adapters", "32 clients, base"),
+                                ("8 mixed adapters beside transformers + PEFT", "32 clients, 8 adapters", "transformers + PEFT, 32 rows, 8 adapters")):
+        found[title] = {what: round(total(above, i) / total(below, i), 2) for i, what in enumerate(("by the clock", "by CPU time"))}
+    found["load of the machine, 1 and 5 minutes"] = os.getloadavg()[:2]
     found["MB of the server"] = server.memory()
     server.stop()
-    found["transformers + PEFT, 32 rows, 8 adapters"] = [round(peft_speed(a, adapters, 32, a.tokens), 2)]
     return found
 
 

@@ -17,6 +17,7 @@ mod continual_objectives;
 mod continual_results;
 mod devices;
 mod distill_labels;
+mod engine_adapters;
 mod evaluate;
 mod experts;
 mod families;

@@ -173,11 +173,17 @@ fn failed(path: &Path, why: String) -> Error {
 
 /// The vectors of texts, given as token ids, in their order; texts of like length share forward passes of `batch_size`, in widths that are
 /// multiples of `multiple`. A text without tokens has a vector of zeros.
-pub fn embed(
+pub fn embed(model: &Model, texts: &[Vec<u32>], config: &EmbeddingConfig, shape: [usize; 2]) -> Vec<Vec<f32>> {
+    embed_rows(model, texts, config, shape, &|_| {})
+}
+
+/// [`embed`], where something is told the number of rows before each forward pass.
+pub(crate) fn embed_rows(
     model: &Model,
     texts: &[Vec<u32>],
     config: &EmbeddingConfig,
     [batch_size, multiple]: [usize; 2],
+    before: &dyn Fn(usize),
 ) -> Vec<Vec<f32>> {
     let width = model.config().hidden_size;
     let mut vectors = vec![vec![0.0; width]; texts.len()];
@@ -189,6 +195,7 @@ pub fn embed(
         let batch = Batch::new(&samples.iter().collect::<Vec<_>>(), 0, multiple.max(1));
         let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
         let ids = Tensor::<2, Int>::from_data(ids, &model.device());
+        before(batch.rows);
         let hidden = model.forward(ids, &model.rows(batch.layout()), None, &Pass::eval());
         let hidden: Vec<f32> = hidden.into_data().iter::<f32>().collect();
         for (sequence, number) in numbers.iter().enumerate() {

@@ -7,7 +7,6 @@
 //! ```
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ft_kernels::Mask;
 use ft_peft::Pass;
 
 use crate::cache::KvCache;
@@ -42,11 +41,7 @@ impl Apart {
             let from = start;
             start += *count;
             let part = |x: &Tensor<4>| x.clone().narrow(0, from, *count).swap_dims(0, 1); // [1, count, heads, head_dim]
-            let mask = Mask {
-                offset: cache.len(),
-                window,
-                ..Mask::default()
-            };
+            let mask = cache.mask(window);
             cache.attend(layer, [part(&q), part(&keys), part(&values)], &mask, scale)
         };
         let mixed: Vec<Tensor<4>> = self.0.iter_mut().map(&mut own).collect();
@@ -69,12 +64,13 @@ impl Model {
     /// which [`ft_kernels::row_invariant`] takes away on the CPU.
     ///
     /// # Panics
-    /// If an adapter puts virtual tokens before every text, or a sequence has no new token.
+    /// If an adapter in the slots puts virtual tokens before every text (what [`start`](Model::start) gives puts them before one), or a
+    /// sequence has no new token.
     pub fn forward_apart(&self, sequences: &mut [NextTokens<'_>], pass: &Pass) -> Tensor<3> {
         assert_eq!(
             self.virtual_tokens(),
             0,
-            "sequences with virtual tokens have a batch of their own"
+            "virtual tokens come by the caches, so that sequences may have different ones"
         );
         assert!(
             sequences.iter().all(|next| !next.ids.is_empty()),
@@ -82,7 +78,7 @@ impl Model {
         );
         let positions = sequences
             .iter()
-            .flat_map(|next| (0..next.ids.len()).map(|i| next.cache.len() + i));
+            .flat_map(|next| (0..next.ids.len()).map(|i| next.cache.position() + i));
         let rows = Rows::Tokens(positions.collect());
         let ids: Vec<i32> = sequences
             .iter()
@@ -102,5 +98,19 @@ impl Model {
             *next.cache = cache;
         }
         hidden
+    }
+
+    /// A cache for a sequence of [`forward_apart`](Model::forward_apart) with the virtual tokens of the adapter in the slots: to go on
+    /// from when the adapter is gone from there. Without an adapter that has some, an empty cache.
+    pub fn start(&self) -> KvCache {
+        let mut cache = KvCache::new(self.config().num_hidden_layers);
+        let columns = self.virtual_tokens();
+        if columns == 0 {
+            return cache;
+        }
+        // Keys and values of a column depend on those before it alone: any token will do behind them.
+        let ids = Tensor::<2, Int>::zeros([1, 1], &self.device());
+        self.forward(ids, &Rows::Right, Some(&mut cache), &Pass::eval());
+        cache.behind(columns, self.prompt() == 0)
     }
 }

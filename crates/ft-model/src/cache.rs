@@ -11,8 +11,18 @@ pub(crate) const GROWTH: usize = 128;
 pub struct KvCache {
     layers: Vec<Option<Layer>>,
     len: usize,
+    /// Columns of virtual tokens before all others, where the cache [started](KvCache::behind) with them.
+    start: Start,
     /// Sequences that go on side by side, each in a cache of its own; nothing is held here then.
     apart: Option<Apart>,
+}
+
+/// Virtual tokens at the beginning of a cache.
+#[derive(Clone, Copy, Debug, Default)]
+struct Start {
+    columns: usize,
+    /// No window hides them: keys and values of a prefix, not of a prompt.
+    in_sight: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +39,7 @@ impl KvCache {
         Self {
             layers: vec![None; layers],
             len: 0,
+            start: Start::default(),
             apart: None,
         }
     }
@@ -38,12 +49,45 @@ impl KvCache {
         Self {
             layers: Vec::new(),
             len: 0,
+            start: Start::default(),
             apart: Some(sequences),
         }
     }
 
     pub(crate) fn into_apart(self) -> Option<Apart> {
         self.apart
+    }
+
+    /// A cache in which nothing but the first `columns` of this one are, as virtual tokens: what comes is the text.
+    pub(crate) fn behind(mut self, columns: usize, in_sight: bool) -> Self {
+        self.layers
+            .iter_mut()
+            .flatten()
+            .for_each(|layer| layer.len = columns.min(layer.len));
+        self.start = Start { columns, in_sight };
+        self.len = 0;
+        self
+    }
+
+    /// Columns of virtual tokens that it started with; [`len`](Self::len) does not count them.
+    pub fn virtual_tokens(&self) -> usize {
+        self.start.columns
+    }
+
+    /// Position of the column that comes next.
+    pub(crate) fn position(&self) -> usize {
+        self.start.columns + self.len
+    }
+
+    /// What the queries of the next columns see.
+    pub(crate) fn mask(&self, window: Option<usize>) -> Mask {
+        let prefix = if self.start.in_sight { self.start.columns } else { 0 };
+        Mask {
+            offset: self.position() - prefix,
+            window,
+            prefix,
+            ..Mask::default()
+        }
     }
 
     /// Columns for which there is room once `columns` are held: what a sequence takes of a budget.
@@ -68,11 +112,11 @@ impl KvCache {
         short
     }
 
-    /// Forgets all but the first `len` columns.
+    /// Forgets all but the first `len` columns; virtual tokens stay.
     pub fn truncate(&mut self, len: usize) {
         self.len = len.min(self.len);
-        let len = self.len;
-        self.layers.iter_mut().flatten().for_each(|layer| layer.len = len);
+        let columns = self.position();
+        self.layers.iter_mut().flatten().for_each(|layer| layer.len = columns);
     }
 
     /// Goes on with only the batch rows named, in that order (beam search, finished rows).

@@ -210,7 +210,7 @@ impl Model {
     }
 
     /// Columns of a prompt among the embeddings.
-    fn prompt(&self) -> usize {
+    pub(crate) fn prompt(&self) -> usize {
         self.decoder.embeddings().virtual_tokens()
     }
 

@@ -53,6 +53,13 @@ impl ApiError {
         }
     }
 
+    pub fn with_param(self, param: &str) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..self
+        }
+    }
+
     pub fn with_code(self, code: &'static str) -> Self {
         Self {
             code: Some(code),
@@ -91,7 +98,10 @@ impl From<RequestError> for ApiError {
             RequestError::Full(_) => 429,
             RequestError::Closing => 503,
             RequestError::TimedOut { .. } => 504,
-            RequestError::Structure { .. } | RequestError::NotFinite { .. } | RequestError::Internal(_) => 500,
+            RequestError::Adapter { .. }
+            | RequestError::Structure { .. }
+            | RequestError::NotFinite { .. }
+            | RequestError::Internal(_) => 500,
         };
         let code = match &error {
             RequestError::TooLong { .. } => Some("context_length_exceeded"),

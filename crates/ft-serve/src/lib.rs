@@ -6,6 +6,7 @@
 //!  persona    what a model's name means: adapter, tokenizer, chat template, settings
 //!  page/      what `/` shows: one file of HTML, CSS and JavaScript
 //!  runs       run folders that clients may watch
+//!  draft, runner   configurations that clients make, and the processes that plan and train them
 //!  response_format, tool_calls   answers that are JSON, and calls of tools in them
 //!  answering  events of the engine as text, with stops, log probabilities and usage
 //! ```
@@ -14,12 +15,14 @@
 //! for a reverse proxy to add.
 
 mod answering;
+mod draft;
 mod error;
 mod fields;
 mod http;
 mod persona;
 mod response_format;
 mod routes;
+mod runner;
 mod runs;
 mod sampling;
 mod service;
@@ -28,10 +31,11 @@ mod tool_calls;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use http::Limits;
 pub use persona::Persona;
+pub use runner::Program;
 pub use service::{Service, Settings};
 
 use http::{Listener, Running};
@@ -86,11 +90,16 @@ impl Serving {
         self.running.address()
     }
 
-    /// Accepts nothing more, lets requests that are being answered go on for `grace`, and ends the rest with an error.
+    /// Accepts nothing more, lets requests that are being answered go on for `grace`, and ends the rest with an error. Runs that were
+    /// started here are asked to save and end; one that takes longer than `grace` ends on its own.
     pub fn shut_down(self, grace: Duration) {
         self.running.close();
         self.service.stop();
+        let end = Instant::now() + grace;
         self.service.engine().shut_down(grace);
+        if let Ok(runner) = self.service.runner() {
+            runner.wait(end.saturating_duration_since(Instant::now()));
+        }
         // Everybody was told; this is for the last bytes on their way.
         let service = self.service;
         self.running.wait(Duration::from_secs(2), || service.busy() > 0);

@@ -1,39 +1,72 @@
 //! Run folders of `ft train` below one folder: what they are called, how far they are, and their metrics as they are written.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// What a run logs.
 const METRICS: &str = "metrics.jsonl";
+/// What a run that was started here leaves besides: its configuration as it was made, and what it said.
+pub const START: &str = "start.toml";
+pub const LOG: &str = "output.txt";
 /// Bytes at the end of the metrics in which the newest figures are looked for.
 const TAIL: u64 = 64 << 10;
 /// Most bytes of the metrics that are read at once.
 const PIECE: u64 = 1 << 20;
 
-/// The runs of a folder, newest first.
-pub fn list(folder: &Path) -> io::Result<Vec<Value>> {
+/// The runs of a folder, newest first; `states` of those that are known better than their files tell.
+pub fn list(folder: &Path, states: &BTreeMap<String, &'static str>) -> io::Result<Vec<Value>> {
     let mut found: Vec<_> = fs::read_dir(folder)?
         .flatten()
         .filter_map(|entry| {
-            let written = entry.path().join(METRICS).metadata().ok()?.modified().ok()?;
-            Some((written, entry.file_name().into_string().ok()?, entry.path()))
+            let (name, path) = (entry.file_name().into_string().ok()?, entry.path());
+            let written = match path.join(METRICS).metadata() {
+                Ok(metrics) => metrics.modified().ok()?,
+                // Nothing is logged yet.
+                Err(_) if states.contains_key(&name) => path.metadata().ok()?.modified().ok()?,
+                Err(_) => return None,
+            };
+            Some((written, name, path))
         })
         .collect();
     found.sort_by_key(|(written, ..)| std::cmp::Reverse(*written));
-    Ok(found.into_iter().map(|(_, name, path)| about(&name, &path)).collect())
+    let about = |(_, name, path): (_, String, PathBuf)| about(&name, &path, states.get(&name).copied());
+    Ok(found.into_iter().map(about).collect())
+}
+
+/// Whether a folder is one of a run.
+pub fn is_run(folder: &Path) -> bool {
+    folder.join(METRICS).is_file()
+}
+
+/// The settings of a run by their dotted keys.
+pub fn settings(run: &Path) -> Map<String, Value> {
+    let text = fs::read_to_string(run.join("config.toml")).unwrap_or_default();
+    let mut flat = Map::new();
+    let table: toml::Table = text.parse().unwrap_or_default();
+    for (section, value) in table {
+        match value {
+            toml::Value::Table(keys) => flat.extend(keys.into_iter().filter_map(|(key, value)| {
+                let value = serde_json::to_value(value).ok()?;
+                Some((format!("{section}.{key}"), value))
+            })),
+            value => flat.extend(serde_json::to_value(value).ok().map(|value| (section, value))),
+        }
+    }
+    flat
 }
 
 /// The folder of a run; a name is no path.
 pub fn folder(runs: &Path, name: &str) -> Option<PathBuf> {
     let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
     let run = runs.join(name);
-    (plain && run.join(METRICS).is_file()).then_some(run)
+    (plain && (is_run(&run) || run.join(START).is_file())).then_some(run)
 }
 
-fn about(name: &str, run: &Path) -> Value {
+fn about(name: &str, run: &Path, state: Option<&'static str>) -> Value {
     let newest = tail(&run.join(METRICS)).unwrap_or_default();
     let lines: Vec<Value> = newest
         .lines()
@@ -43,24 +76,24 @@ fn about(name: &str, run: &Path) -> Value {
         let mut values = lines.iter().rev().filter_map(|line| line.get(key));
         values.find(|value| !value.is_null()).cloned()
     };
-    let config = fs::read_to_string(run.join("config.toml")).unwrap_or_default();
-    let method = config.split("[peft]").nth(1).and_then(|section| {
-        let mut lines = section.lines().take_while(|line| !line.starts_with('['));
-        lines.find_map(|line| line.strip_prefix("method = "))
-    });
+    let settings = settings(run);
+    let quant = settings.get("model.quant").and_then(|quant| quant.get("kind"));
     let finished = run.join("final").is_dir();
     json!({
         "name": name,
-        "method": method.map(|text| text.trim_matches('"')),
+        "method": settings.get("peft.method"),
+        "model": settings.get("model.path"),
+        "quant": quant,
         "step": last("step"),
         "loss": last("loss"),
         "eval_loss": last("eval_loss"),
-        "state": if finished { "finished" } else { "not finished" },
+        "state": state.unwrap_or(if finished { "finished" } else { "not finished" }),
         "report": run.join("report.html").is_file(),
     })
 }
 
-fn tail(path: &Path) -> io::Result<String> {
+/// The end of a text file.
+pub fn tail(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let start = file.metadata()?.len().saturating_sub(TAIL);
     file.seek(SeekFrom::Start(start))?;
@@ -87,7 +120,13 @@ impl Metrics {
 
     /// Whole lines of JSON since the last call. A file that became shorter, as when a run begins anew, is read from its beginning.
     pub fn next(&mut self) -> io::Result<Vec<String>> {
-        let mut file = File::open(&self.path)?;
+        let mut file = match File::open(&self.path) {
+            // A run that has not logged yet.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.path.parent().is_some_and(Path::is_dir) => {
+                return Ok(Vec::new());
+            }
+            opened => opened?,
+        };
         if file.metadata()?.len() < self.at {
             (self.at, self.rest) = (0, Vec::new());
         }
@@ -118,16 +157,24 @@ mod tests {
         fs::create_dir_all(root.join("no run")).unwrap();
         let log = run.join(METRICS);
         fs::write(&log, "{\"step\":1,\"loss\":2.5}\n{\"step\":2,\"eval_loss\":1.5}\n{\"st").unwrap();
-        fs::write(run.join("config.toml"), "[model]\n[peft]\nmethod = \"lora\"\n[data]\n").unwrap();
+        let config = "[model]\npath = 'm'\n[model.quant]\nkind = 'nf4'\n[peft]\nmethod = \"lora\"\n[data]\n";
+        fs::write(run.join("config.toml"), config).unwrap();
 
-        let listed = list(&root).unwrap();
+        fs::create_dir_all(root.join("begun")).unwrap();
+        let listed = list(&root, &BTreeMap::new()).unwrap();
         assert_eq!(
             listed,
             [
-                json!({"name": "one", "method": "lora", "step": 2, "loss": 2.5, "eval_loss": 1.5, "state": "finished", "report": false})
+                json!({"name": "one", "method": "lora", "model": "m", "quant": "nf4", "step": 2, "loss": 2.5, "eval_loss": 1.5,
+                    "state": "finished", "report": false})
             ]
         );
-        for name in ["", "..", ".", "one/../one", "no run", "a\\b", "absent"] {
+        let states = BTreeMap::from([("one".to_owned(), "running"), ("begun".to_owned(), "failed")]);
+        let listed = list(&root, &states).unwrap();
+        let state = |name: &str| listed.iter().find(|run| run["name"] == name).unwrap()["state"].clone();
+        assert_eq!((state("one"), state("begun")), ("running".into(), "failed".into()));
+        assert_eq!(settings(&run)["model.path"], "m");
+        for name in ["", "..", ".", "one/../one", "begun", "a\\b", "absent"] {
             assert!(folder(&root, name).is_none(), "{name}");
         }
         let mut metrics = Metrics::of(&folder(&root, "one").unwrap());

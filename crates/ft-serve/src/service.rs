@@ -1,18 +1,20 @@
 //! What requests meet: who may ask, which model is meant, which route answers.
 
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ft_infer::Engine;
+use ft_infer::{EmbeddingConfig, Engine};
 
 use crate::error::ApiError;
 use crate::http::{Reply, Request, Response};
 use crate::persona::Persona;
 use crate::routes;
+use crate::runner::{Program, Runner};
 
 /// What is to be decided about a service.
 #[derive(Clone, Debug)]
@@ -21,16 +23,21 @@ pub struct Settings {
     pub key: Option<String>,
     /// Clients may have adapters loaded from folders of this machine.
     pub loading: bool,
+    /// Why no adapter can be named beside the model, where none can.
+    pub alone: Option<String>,
+    /// How vectors are made of texts.
+    pub embedding: EmbeddingConfig,
     /// Most time for a request.
     pub request_time: Duration,
-    /// The folder with runs that clients may watch.
-    pub runs: Option<PathBuf>,
+    /// The folder with runs that clients may watch and start, an absolute path, and the program that makes them.
+    pub runs: Option<(PathBuf, Program)>,
 }
 
 /// A model, its adapters and the rules.
 pub struct Service {
     engine: Engine,
     settings: Settings,
+    runner: Option<Runner>,
     /// The base is the first.
     personas: RwLock<Vec<Arc<Persona>>>,
     pub(crate) created: u64,
@@ -43,10 +50,12 @@ pub struct Service {
 
 impl Service {
     /// A service with the base model alone.
-    pub fn new(engine: Engine, base: Persona, settings: Settings) -> Self {
+    pub fn new(engine: Engine, base: Persona, mut settings: Settings) -> Self {
+        let runs = settings.runs.take();
         Self {
             engine,
             settings,
+            runner: runs.map(|(folder, program)| Runner::new(folder, program)),
             personas: RwLock::new(vec![Arc::new(base)]),
             created: unix_time(),
             numbers: AtomicU64::new(0),
@@ -59,9 +68,12 @@ impl Service {
     /// Reads the adapter in `folder` (or in its `final/`) and gives it a name.
     ///
     /// # Errors
-    /// A name that is taken; an adapter that is not for the base, or more than LoRA matrices; files that cannot be read.
+    /// A name that is taken; an adapter that is not for the base, or that cannot differ from row to row; files that cannot be read.
     pub fn load(&self, name: &str, folder: &Path, replace: bool) -> Result<(), String> {
         let base = self.base();
+        if let Some(why) = &self.settings.alone {
+            return Err(why.clone());
+        }
         if name.is_empty() || name == base.name {
             return Err(format!("\"{name}\" cannot be the name of an adapter"));
         }
@@ -101,6 +113,17 @@ impl Service {
         found.cloned().ok_or_else(|| ApiError::unknown_model(name, &names()))
     }
 
+    /// Refuses what a model that writes no text cannot do.
+    pub(crate) fn must_write(&self) -> Result<(), ApiError> {
+        match self.engine.writes() {
+            true => Ok(()),
+            false => {
+                let error = ApiError::new(400, "this model writes no text: ask /v1/embeddings for vectors");
+                Err(error.with_param("model").with_code("model_not_supported"))
+            }
+        }
+    }
+
     /// The engine that does the work.
     pub fn engine(&self) -> &Engine {
         &self.engine
@@ -108,6 +131,30 @@ impl Service {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The runs that clients may see.
+    pub(crate) fn runner(&self) -> Result<&Runner, ApiError> {
+        let none = || ApiError::new(404, "this server shows no runs; `ft serve --runs DIR` does");
+        self.runner.as_ref().ok_or_else(none)
+    }
+
+    /// Whether a request may have this machine read files or start programs.
+    pub(crate) fn trusts(&self, request: &Request) -> Result<(), ApiError> {
+        let refused = |why: &str| Err(ApiError::new(403, why));
+        if !self.settings.loading {
+            return refused(
+                "this is for clients of this machine, or for those who show a key; start the server with --api-key-env",
+            );
+        }
+        // A name that somebody has pointed at this machine would pass for the server's own.
+        if self.settings.key.is_none() && !request.header("host").is_some_and(is_this_machine) {
+            return refused("without an API key, ask for localhost or 127.0.0.1");
+        }
+        match request.header("sec-fetch-site") {
+            None | Some("same-origin" | "none") => Ok(()),
+            Some(_) => refused("another site's page may not ask for this"),
+        }
     }
 
     /// A name for an answer that no other has.
@@ -121,9 +168,12 @@ impl Service {
         self.busy.load(Ordering::SeqCst)
     }
 
-    /// Answers without an end of their own end now.
+    /// Answers without an end of their own end now, and runs that were started here save and end.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        if let Some(runner) = &self.runner {
+            runner.stop_all();
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -199,6 +249,17 @@ fn same_origin(request: &Request) -> Result<(), ApiError> {
     }
 }
 
+/// Whether a `Host` header names this machine and nothing else.
+fn is_this_machine(host: &str) -> bool {
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if digits(port) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Whether two texts are equal, in a time that depends on the length of the first alone.
 fn same(shown: &[u8], key: &[u8]) -> bool {
     if key.is_empty() {
@@ -228,6 +289,31 @@ pub(crate) fn unix_time() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machine_has_few_names() {
+        for own in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:8000",
+            "127.9.9.9",
+            "[::1]:8000",
+            "[::1]",
+        ] {
+            assert!(is_this_machine(own), "{own}");
+        }
+        for other in [
+            "",
+            ":80",
+            "localhost.example",
+            "example.com:80",
+            "10.0.0.1",
+            "[::2]:80",
+            "127.0.0.1.example",
+        ] {
+            assert!(!is_this_machine(other), "{other}");
+        }
+    }
 
     #[test]
     fn keys_are_equal_or_not() {

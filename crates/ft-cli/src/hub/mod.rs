@@ -29,9 +29,7 @@ use listing::Listing;
 use settings::Settings;
 
 pub use name::{Kind, Name};
-pub use settings::forbid;
-#[cfg(feature = "hub")]
-pub use settings::is_forbidden;
+pub use settings::{forbid, is_forbidden};
 pub use wanted::Wanted;
 
 /// How far a name is followed.

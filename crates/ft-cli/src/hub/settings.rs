@@ -29,7 +29,6 @@ pub fn forbid() {
 }
 
 /// Whether `--offline` was said.
-#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 pub fn is_forbidden() -> bool {
     FORBIDDEN.load(Ordering::Relaxed)
 }

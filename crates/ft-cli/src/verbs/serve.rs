@@ -2,20 +2,21 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ft_data::Tokenizer;
-use ft_infer::{Engine, EngineOptions, GenerationConfig};
+use ft_infer::{EmbeddingConfig, Engine, EngineOptions, GenerationConfig};
 use ft_model::{Model, ModelConfig};
-use ft_serve::{Limits, Persona, Server, Service, Settings};
+use ft_peft::Adapters;
+use ft_serve::{Limits, Persona, Program, Server, Service, Settings};
 
 use crate::args::{DeviceArg, NamedAdapter};
 use crate::device::{self, Picked};
 use crate::failure::{Context, Failure};
+use crate::hub;
 use crate::locate::{self, Located};
-use crate::model::must_write;
 use crate::output;
 use crate::signals::Stop;
 use crate::weights::Weights;
@@ -26,9 +27,12 @@ pub struct Serve {
     /// Folder, run folder, or embedded:tiny; requests name it so
     #[arg(value_name = "MODEL")]
     model: String,
-    /// LoRA adapter that requests can name (repeatable)
+    /// Adapter of LoRA or of virtual tokens that requests can name (repeatable)
     #[arg(long, value_name = "NAME=DIR")]
     adapter: Vec<NamedAdapter>,
+    /// Adapters in memory at once; those used longest ago leave, and are read again when a request names them
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    adapters_in_memory: u32,
     /// Address to listen on
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     host: String,
@@ -38,7 +42,7 @@ pub struct Serve {
     /// Environment variable with the key that clients must show
     #[arg(long, value_name = "NAME")]
     api_key_env: Option<String>,
-    /// Folder of runs that the page shows, with their curves and reports
+    /// Folder of runs that the page shows, plans, starts and stops
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
     #[command(flatten)]
@@ -70,19 +74,33 @@ impl Serve {
         // Before anything that takes time, so that a signal is never met with the default behaviour once clients may be there.
         let stop = Stop::listen().context("cannot listen for signals")?;
         let key = self.key()?;
-        if let Some(runs) = self.runs.as_ref().filter(|runs| !runs.is_dir()) {
-            return Err(Failure::wrong_use(format!("--runs {}: no such folder", runs.display())));
-        }
-        let located = locate::locate(&self.model, None)?;
+        let runs = self.runs()?;
+        let mut located = locate::locate(&self.model, None)?;
+        let embedding = EmbeddingConfig::from_dir(&located.checkpoint)?.unwrap_or_default();
+        located.checkpoint = located.checkpoint.join(&embedding.model);
         let picked = device::pick(self.device.device)?;
-        let model = self.load(&located, &picked)?;
-        let base = self.base(&located, &model)?;
+        let mut model = self.load(&located, &picked)?;
+        let mut base = self.base(&located, &model)?;
+        let mut alone = None;
+        if let Some(folder) = located.adapter.clone()
+            && goes_alone(&mut model, &folder)?
+        {
+            base = Persona::adapter(&base, &self.model, &folder).map_err(Failure::new)?;
+            (base.adapter, located.adapter) = (None, None);
+            let why = format!(
+                "the model is one with the adapter in {}, and takes no other",
+                folder.display()
+            );
+            alone = Some(why);
+        }
         let engine = Engine::start(model, self.options()).context("cannot start the engine")?;
         let settings = Settings {
             loading: key.is_some() || self.is_local(),
             key,
+            alone,
+            embedding,
             request_time: Duration::from_secs(self.timeout),
-            runs: self.runs.clone(),
+            runs,
         };
         let service = Service::new(engine, base, settings);
         let own = located
@@ -123,6 +141,7 @@ impl Serve {
             sequences: self.batch,
             cache_positions: self.cache,
             queue: self.queue,
+            adapters_in_memory: self.adapters_in_memory as usize,
             lookup_tokens: self.lookup,
             ..EngineOptions::default()
         }
@@ -131,6 +150,22 @@ impl Serve {
     /// Whether only this machine can connect.
     fn is_local(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// The folder of runs, and this program with the options that its runs get.
+    fn runs(&self) -> Result<Option<(PathBuf, Program)>, Failure> {
+        let Some(runs) = &self.runs else { return Ok(None) };
+        if !runs.is_dir() {
+            return Err(Failure::wrong_use(format!("--runs {}: no such folder", runs.display())));
+        }
+        let mut arguments = vec!["--device".into(), self.device.device.to_string()];
+        arguments.extend(hub::is_forbidden().then(|| "--offline".into()));
+        let program = Program {
+            path: std::env::current_exe().context("cannot tell where this program lies")?,
+            arguments,
+            secret: self.api_key_env.clone(),
+        };
+        Ok(Some((runs.canonicalize().context(runs.display())?, program)))
     }
 
     fn key(&self) -> Result<Option<String>, Failure> {
@@ -146,7 +181,6 @@ impl Serve {
     fn load(&self, located: &Located, picked: &Picked) -> Result<Model, Failure> {
         let config = ModelConfig::from_dir(&located.checkpoint)?;
         let model = self.weights.load(config, located, None, picked)?;
-        must_write(&model, "serve")?;
         let config = model.config();
         // Keys and values in f32, or in the type of the activations.
         let width = if picked.is_cpu() { 4 } else { 2 };
@@ -171,6 +205,17 @@ impl Serve {
         };
         Ok(Persona::base(name, folder.clone(), tokenizer, settings))
     }
+}
+
+/// Puts the adapter in `folder` into the model for good if rows of one batch cannot choose it; whether it did.
+fn goes_alone(model: &mut Model, folder: &Path) -> Result<bool, Failure> {
+    const OWN: &str = "own";
+    let mut adapters = Adapters::new(model);
+    let put = format!("cannot put the adapter in `{}` on this model", folder.display());
+    adapters.load(model, OWN, folder).context(put)?;
+    let alone = model.virtual_tokens() == 0 && adapters.mix(model, &[OWN]).is_err();
+    adapters.activate(model, alone.then_some(OWN))?;
+    Ok(alone)
 }
 
 /// For people; a closed stderr leaves nobody to tell.

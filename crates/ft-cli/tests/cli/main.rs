@@ -25,9 +25,13 @@ mod screen;
 #[cfg(unix)]
 mod serve;
 #[cfg(unix)]
+mod serve_embeddings;
+#[cfg(unix)]
 mod serve_faults;
 #[cfg(unix)]
 mod serve_page;
+#[cfg(unix)]
+mod serve_runs;
 mod serve_structure;
 #[cfg(unix)]
 mod serve_support;

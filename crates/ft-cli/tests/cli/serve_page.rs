@@ -142,3 +142,99 @@ fn the_page_works_in_a_browser() {
         .wait_for("return document.querySelector('#curves polyline').getAttribute('points').split(' ').length === 3");
     assert_eq!(browser.run("return document.getElementById('status').textContent"), "");
 }
+
+#[test]
+fn a_run_is_made_in_a_browser() {
+    let Some(browser) = Browser::start() else {
+        eprintln!("not run: there is no chromedriver here");
+        return;
+    };
+    let bench = Bench::new();
+    let folder = runs(&bench);
+    let train = bench.samples("many.jsonl", 60);
+    let server = Server::start(&["--runs", &folder.display().to_string()]);
+    browser.open(&format!("http://{}/", server.address));
+    browser.wait_for("return document.querySelectorAll('#models input:checked').length === 1");
+
+    // The arrow keys lead through the tabs.
+    browser.run("document.getElementById('tab-chat').focus()");
+    browser.press("\u{e014}");
+    browser.press("\u{e014}");
+    browser.wait_for(
+        "return !document.getElementById('new').hidden && document.getElementById('d-method').options.length > 10",
+    );
+    assert_eq!(browser.run("return document.activeElement.id"), "tab-new");
+    assert_eq!(
+        browser.run("return document.getElementById('d-model').value"),
+        "embedded:tiny"
+    );
+    let fill = |id: &str, value: &str| {
+        let value = serde_json::to_string(value).unwrap();
+        browser.run(&format!(
+            "const field = document.getElementById('{id}'); field.value = {value}; field.dispatchEvent(new Event('input', {{ bubbles: true }}))"
+        ));
+    };
+
+    // What is wrong is said while it is typed, and what is right is planned.
+    browser.wait_for("return /data.train/.test(document.querySelector('#plan .refusal')?.textContent)");
+    fill("d-train", &train);
+    fill("d-steps", "100000");
+    fill("d-batch", "4");
+    fill("toml", "[train]\nlog_evry = 1");
+    browser.wait_for("return /log_evry/.test(document.querySelector('#plan .refusal')?.textContent)");
+    fill("toml", "[train]\nlog_every = 1\nsave_every = 1000");
+    browser.wait_for("return /fits/.test(document.querySelector('#plan dl')?.textContent)");
+    let facts = browser.run("return document.querySelector('#plan dl').textContent");
+    assert!(facts.as_str().unwrap().contains("100,000"), "{facts}");
+    fill("d-quant", "nf4 double");
+    browser.wait_for("return /double = true/.test(document.querySelector('#plan pre')?.textContent)");
+    fill("d-quant", "");
+
+    // Enter starts it.
+    fill("d-name", "second");
+    browser.run("document.getElementById('d-name').focus()");
+    browser.press("\u{e007}");
+    let state = |wanted: &str| {
+        browser.wait_for(&format!(
+            "const row = [...document.querySelectorAll('#run-rows tr')].find(row => row.cells[1].textContent === 'second');
+            return row?.cells[7].textContent === '{wanted}'"
+        ));
+    };
+    let press = |name: &str| {
+        browser.wait_for(&format!(
+            "return document.querySelector('[aria-label=\"{name}\"]') !== null"
+        ));
+        browser.run(&format!("document.querySelector('[aria-label=\"{name}\"]').click()"));
+    };
+    state("running");
+    browser.wait_for("return document.querySelectorAll('#curves polyline').length === 1");
+    press("Stop second");
+    state("stopped");
+    press("Resume second");
+    state("running");
+    press("Stop second");
+    state("stopped");
+    press("Output second");
+    browser.wait_for("return /resumed after step/.test(document.querySelector('#log pre').textContent)");
+
+    // Two runs side by side: figures, and the settings that differ.
+    press("show first one");
+    browser.wait_for("return document.querySelectorAll('#comparison thead th').length === 3");
+    browser.wait_for("return [...document.querySelectorAll('#comparison tbody th')].some(name => name.textContent === 'peft.method')");
+    browser.run("const figure = document.getElementById('figure'); figure.value = 'lr'; figure.dispatchEvent(new Event('change'))");
+    browser.wait_for("return document.querySelectorAll('#curves polyline').length === 1");
+
+    // The techniques, sorted, and one of them in the form.
+    browser.run("document.getElementById('tab-techniques').click()");
+    browser.wait_for("return document.querySelectorAll('#technique-rows tr').length > 10");
+    browser.run(
+        "[...document.querySelectorAll('#technique-head button')].find(b => b.textContent === 'tokens/s').click()",
+    );
+    browser.wait_for(
+        "const speeds = [...document.querySelectorAll('#technique-rows tr')].map(row => Number(row.cells[1].textContent));
+        return speeds.every((speed, at) => at === 0 || speed >= speeds[at - 1])",
+    );
+    press("use prefix_tuning");
+    browser.wait_for("return !document.getElementById('new').hidden && document.getElementById('d-method').value === 'prefix_tuning'");
+    assert_eq!(browser.run("return document.getElementById('status').textContent"), "");
+}

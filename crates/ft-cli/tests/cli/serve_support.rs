@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::support::command;
 
+/// What a body of JSON comes with.
+pub const JSON: &str = "Content-Type: application/json\r\n";
+
 /// The embedded model, served.
 pub struct Server {
     child: Child,
@@ -22,7 +25,16 @@ impl Server {
     }
 
     pub fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
-        let all = [&["serve", "embedded:tiny", "--port", "0", "--device", "cpu"], args].concat();
+        Self::begin("embedded:tiny", args, environment)
+    }
+
+    /// Another model, served.
+    pub fn of(model: &str, args: &[&str]) -> Self {
+        Self::begin(model, args, &[])
+    }
+
+    fn begin(model: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let all = [&["serve", model, "--port", "0", "--device", "cpu"], args].concat();
         let mut child = command(&all)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
@@ -55,10 +67,14 @@ impl Server {
     /// Sends a request; its answer can be read from what is returned.
     pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
         let mut stream = self.connect();
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n"
-        );
+        let (length, host) = (body.len(), &self.address);
+        let host = if headers.starts_with("Host:") {
+            String::new()
+        } else {
+            format!("Host: {host}\r\n")
+        };
+        let head =
+            format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}Content-Length: {length}\r\n\r\n");
         stream.write_all((head + body).as_bytes()).unwrap();
         stream
     }
@@ -68,7 +84,7 @@ impl Server {
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Answer {
-        Answer::read(self.send("POST", path, "", &body.to_string()))
+        Answer::read(self.send("POST", path, JSON, &body.to_string()))
     }
 
     /// The JSON of an answer that must succeed.

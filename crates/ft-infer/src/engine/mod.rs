@@ -19,7 +19,9 @@
 //! On the CPU a row's numbers do not depend on what else a step computes ([`ft_kernels::row_invariant`]): greedy and seeded answers
 //! are the same bits alone, among others, and after a preemption.
 
+mod adapter_files;
 mod adapters;
+mod embeddings;
 mod events;
 mod lookup;
 mod prefixes;
@@ -44,6 +46,7 @@ pub use scores::TokenScore;
 pub use stats::Stats;
 
 use adapters::Names;
+use embeddings::Texts;
 use sequence::Sequence;
 use stats::Counters;
 use worker::Worker;
@@ -64,6 +67,8 @@ pub struct EngineOptions {
     pub lookup_tokens: usize,
     /// Adapters that may be loaded, dropped ones included for as long as requests run with them.
     pub adapters: usize,
+    /// Of these, those in memory at once; the others are read from their folders when requests name them.
+    pub adapters_in_memory: usize,
 }
 
 impl Default for EngineOptions {
@@ -74,7 +79,8 @@ impl Default for EngineOptions {
             queue: 256,
             prompt_tokens: 256,
             lookup_tokens: 7,
-            adapters: 256,
+            adapters: 4096,
+            adapters_in_memory: 256,
         }
     }
 }
@@ -82,6 +88,7 @@ impl Default for EngineOptions {
 /// What the worker is sent.
 enum Command {
     Run(Box<Sequence>),
+    Embed(Box<Texts>),
     Load {
         name: String,
         folder: PathBuf,
@@ -119,7 +126,10 @@ struct State {
     options: EngineOptions,
     vocab: usize,
     layers: usize,
+    width: usize,
     positions: usize,
+    /// Whether the model writes text.
+    writes: bool,
     names: Arc<Names>,
     counters: Counters,
     closing: AtomicBool,
@@ -138,9 +148,10 @@ impl Engine {
             cache_positions,
             queue,
             prompt_tokens,
+            adapters_in_memory,
             ..
         } = options;
-        if [sequences, cache_positions, queue, prompt_tokens].contains(&0) {
+        if [sequences, cache_positions, queue, prompt_tokens, adapters_in_memory].contains(&0) {
             let why = format!("an engine needs sizes of at least 1, not {options:?}");
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
         }
@@ -152,7 +163,9 @@ impl Engine {
             options,
             vocab: model.config().vocab_size,
             layers: model.config().num_hidden_layers,
+            width: model.config().hidden_size,
             positions: model.positions(),
+            writes: model.writes(),
             names: Arc::default(),
             counters: Counters::default(),
             closing: AtomicBool::new(false),
@@ -181,12 +194,15 @@ impl Engine {
         if state.closing.load(Ordering::SeqCst) {
             return Err(RequestError::Closing);
         }
-        request::check(&request, state.vocab, self.limit(), state.positions)?;
-        let adapter = request
-            .adapter
-            .as_deref()
-            .map(|name| state.names.find(name))
-            .transpose()?;
+        if !state.writes {
+            return Err(RequestError::Invalid(
+                "the model writes no text; it makes vectors of texts".into(),
+            ));
+        }
+        let adapter = self.adapter(request.adapter.as_deref())?;
+        let before = adapter.as_ref().map_or(0, |info| info.virtual_tokens);
+        let [limit, positions] = [self.limit(), state.positions].map(|most| most.saturating_sub(before));
+        request::check(&request, state.vocab, limit, positions)?;
         let (sender, events) = events::channel();
         let sequence = Sequence::new(request, adapter, sender, state.layers);
         if !state.counters.waiting.enter(state.options.queue as u64) {
@@ -202,9 +218,24 @@ impl Engine {
         }
     }
 
-    /// Most tokens of a prompt and its answer together.
+    fn adapter(&self, name: Option<&str>) -> Result<Option<Arc<AdapterInfo>>, RequestError> {
+        name.map(|name| self.0.state.names.find(name)).transpose()
+    }
+
+    /// Whether the model writes text; one that does not makes vectors alone.
+    pub fn writes(&self) -> bool {
+        self.0.state.writes
+    }
+
+    /// Most tokens of a prompt and its answer together, virtual tokens of an adapter included.
     pub fn limit(&self) -> usize {
         self.0.state.positions.min(self.0.state.options.cache_positions)
+    }
+
+    /// [`limit`](Self::limit) without the virtual tokens of an adapter.
+    pub fn limit_with(&self, adapter: Option<&str>) -> usize {
+        let info = self.adapter(adapter).ok().flatten();
+        self.limit().saturating_sub(info.map_or(0, |info| info.virtual_tokens))
     }
 
     /// One more than the largest token id.
@@ -212,11 +243,11 @@ impl Engine {
         self.0.state.vocab
     }
 
-    /// Reads a LoRA adapter in PEFT layout and calls it `name`. With `replace`, it takes the place of one of that name, with
+    /// Reads an adapter in PEFT layout, of LoRA matrices or of virtual tokens, and calls it `name`. With `replace`, it takes the place of one of that name, with
     /// which requests that run go on. Waits until the worker has it: decoding stands still while the file is read.
     ///
     /// # Errors
-    /// A name that is taken, an adapter that is not for this model or is more than LoRA matrices, too many adapters.
+    /// A name that is taken, an adapter that is not for this model or cannot differ from row to row, too many adapters.
     pub fn load_adapter(&self, name: &str, folder: impl Into<PathBuf>, replace: bool) -> Result<AdapterInfo, String> {
         let (name, folder) = (name.to_string(), folder.into());
         self.ask(|answer| Command::Load {

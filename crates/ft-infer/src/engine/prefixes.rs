@@ -30,7 +30,8 @@ fn generation(adapter: Option<&Arc<AdapterInfo>>) -> u64 {
 impl Prefixes {
     /// Positions of the budget that it takes.
     pub fn taken(&self) -> usize {
-        self.0.iter().map(|kept| KvCache::room(kept.tokens.len())).sum()
+        let room = |kept: &Kept| KvCache::room(kept.cache.virtual_tokens() + kept.tokens.len());
+        self.0.iter().map(room).sum()
     }
 
     /// Keeps what a request held.

@@ -71,6 +71,14 @@ pub enum RequestError {
     /// No adapter has this name.
     #[error("there is no adapter \"{0}\"")]
     UnknownAdapter(String),
+    /// The adapter left memory, and cannot be read again.
+    #[error("the adapter \"{name}\" cannot be read again: {why}")]
+    Adapter {
+        /// What requests call it.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// The prompt, or a setting, cannot be.
     #[error("{0}")]
     Invalid(String),

@@ -51,6 +51,12 @@ impl Sequence {
         self.tokens.len() - self.request.prompt.len()
     }
 
+    /// Positions of the cache that its tokens take, those of its adapter's virtual tokens included.
+    pub fn room(&self) -> usize {
+        let before = self.adapter.as_ref().map_or(0, |info| info.virtual_tokens);
+        KvCache::room(before + self.tokens.len())
+    }
+
     /// Tokens that are not in the cache yet.
     pub fn ahead(&self) -> usize {
         self.tokens.len() - self.cache.len()

@@ -53,6 +53,12 @@ stats! {
     cache_used,
     /// Positions of the cache.
     cache_positions,
+    /// Adapters in memory.
+    adapters_in_memory,
+    /// Adapters that were read again after they had left memory.
+    adapter_reloads,
+    /// Texts of which vectors were made.
+    embedded_texts,
     /// Microseconds from the arrival of requests to their first token, summed over `first_tokens`.
     first_token_micros,
     /// First tokens that were generated.
@@ -78,6 +84,7 @@ impl Counter {
     }
 
     pub fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let less = |count: u64| Some(count.saturating_sub(1));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }

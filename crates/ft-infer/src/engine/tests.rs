@@ -8,6 +8,8 @@ use super::*;
 use crate::generation::FinishReason;
 use crate::{GenerationConfig, generate, no_stream};
 
+mod virtual_tokens;
+
 fn model() -> Model {
     let dir = tempfile::tempdir().unwrap();
     ft_embedded::unpack(dir.path()).unwrap();

@@ -8,17 +8,22 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ft_model::{KvCache, Model, NextTokens};
+use ft_model::{Model, NextTokens};
 use ft_peft::Pass;
 use rayon::prelude::*;
 
 use crate::decode::to_host;
-use crate::engine::adapters::Held;
+use crate::engine::adapters::{Held, Most};
+use crate::engine::embeddings::Texts;
 use crate::engine::prefixes::Prefixes;
 use crate::engine::sequence::Sequence;
 use crate::engine::stats::Counters;
 use crate::engine::{Command, RequestError, State};
 use crate::generation::FinishReason;
+
+mod beside;
+
+use beside::internal;
 
 pub(super) struct Worker {
     model: Model,
@@ -26,6 +31,7 @@ pub(super) struct Worker {
     commands: Receiver<Command>,
     adapters: Held,
     waiting: VecDeque<Sequence>,
+    texts: VecDeque<Texts>,
     /// In the order in which they were admitted.
     running: Vec<Sequence>,
     prefixes: Prefixes,
@@ -48,13 +54,18 @@ type Ended = Option<Result<FinishReason, RequestError>>;
 
 impl Worker {
     pub fn new(mut model: Model, state: Arc<State>, commands: Receiver<Command>) -> Self {
-        let adapters = Held::new(&mut model, state.options.adapters, state.names.clone());
+        let most = Most {
+            known: state.options.adapters,
+            in_memory: state.options.adapters_in_memory,
+        };
+        let adapters = Held::new(&mut model, most, state.names.clone());
         Self {
             model,
             state,
             commands,
             adapters,
             waiting: VecDeque::new(),
+            texts: VecDeque::new(),
             running: Vec::new(),
             prefixes: Prefixes::default(),
         }
@@ -63,7 +74,10 @@ impl Worker {
     pub fn run(mut self) {
         while self.receive() {
             self.let_go();
-            self.admit();
+            // Texts whose adapter finds no place get the next one that is free.
+            if self.embed() {
+                self.admit();
+            }
             if self.running.is_empty() {
                 continue;
             }
@@ -87,7 +101,7 @@ impl Worker {
 
     /// Takes the commands there are, waiting for one where there is nothing else to do; false when it is over.
     fn receive(&mut self) -> bool {
-        if self.running.is_empty() && self.waiting.is_empty() {
+        if self.is_idle() {
             if self.closing() {
                 return false;
             }
@@ -100,22 +114,29 @@ impl Worker {
             match self.commands.try_recv() {
                 Ok(command) => self.obey(command),
                 Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return !(self.running.is_empty() && self.waiting.is_empty()),
+                Err(TryRecvError::Disconnected) => return !self.is_idle(),
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty() && self.texts.is_empty()
     }
 
     fn obey(&mut self, command: Command) {
         // Who asked may have gone meanwhile: then nobody is told.
         match command {
             Command::Run(sequence) => self.waiting.push_back(*sequence),
+            Command::Embed(texts) => self.texts.push_back(*texts),
             Command::Load {
                 name,
                 folder,
                 replace,
                 answer,
             } => {
-                let loaded = self.adapters.load(&mut self.model, &name, &folder, replace);
+                let busy = self.busy();
+                let loaded = self.adapters.load(&mut self.model, &name, &folder, replace, &busy);
+                self.note();
                 let _ = answer.send(loaded);
             }
             Command::Unload { name, answer } => {
@@ -140,6 +161,9 @@ impl Worker {
             None if over || (closing && new) => Some(Some(RequestError::Closing)),
             other => other,
         };
+        if over {
+            self.texts.clear();
+        }
         let mut gone = Vec::new();
         let mut waiting = VecDeque::new();
         for sequence in self.waiting.drain(..) {
@@ -178,29 +202,7 @@ impl Worker {
 
     /// Positions of the cache that the running sequences take once they have taken in all their tokens.
     fn taken(&self) -> usize {
-        self.running.iter().map(room).sum()
-    }
-
-    fn admit(&mut self) {
-        let options = self.state.options;
-        while self.running.len() < options.sequences
-            && let Some(first) = self.waiting.front()
-            && self.taken() + room(first) <= options.cache_positions
-            && let Some(mut first) = self.waiting.pop_front()
-        {
-            self.counters().waiting.leave();
-            if first.cache.is_empty() {
-                self.prefixes.reuse(&mut first);
-                self.counters().reused_tokens.add(first.cache.len() as u64);
-            }
-            self.running.push(first);
-        }
-        self.note();
-    }
-
-    fn note(&self) {
-        self.counters().running.set(self.running.len() as u64);
-        self.counters().cache_used.set(self.taken() as u64);
+        self.running.iter().map(Sequence::room).sum()
     }
 
     /// Takes the cache away from those that came last, until what is left fits.
@@ -330,11 +332,7 @@ impl Worker {
 
     /// What a panic in a step means to those who were in it.
     fn broken(&self, panic: &(dyn std::any::Any + Send)) -> Vec<Ended> {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text
-            .or(panic.downcast_ref::<&str>().copied())
-            .unwrap_or("a step failed");
-        let error = RequestError::Internal(text.into());
+        let error = internal(panic);
         self.running.iter().map(|_| Some(Err(error.clone()))).collect()
     }
 
@@ -360,10 +358,6 @@ impl Worker {
         }
         self.note();
     }
-}
-
-fn room(sequence: &Sequence) -> usize {
-    KvCache::room(sequence.tokens.len())
 }
 
 /// Gives a sequence the logits of its share.

@@ -54,6 +54,9 @@ impl From<ApiError> for Response {
     }
 }
 
+/// Nothing is shown inside of another site's page, or taken for what it is not.
+const ALONE: &str = "X-Content-Type-Options: nosniff\r\nContent-Security-Policy: frame-ancestors 'none'\r\n";
+
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -63,7 +66,9 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
@@ -112,7 +117,7 @@ impl<'a> Reply<'a> {
             ""
         };
         let mut bytes = format!(
-            "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{retry}Connection: {connection}\r\n\r\n",
+            "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{ALONE}{retry}Connection: {connection}\r\n\r\n",
             reason(status),
             body.len()
         )

@@ -41,13 +41,15 @@ impl Envelope {
 }
 
 pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {
+    service.must_write()?;
     let mut fields = Fields::parse(&request.body)?;
     let persona = service.persona(&Fields::needed("model", fields.text("model")?)?)?;
     let asked = Asked::take(&mut fields)?;
     let structure = response_format::take(&mut fields, &persona, asked.tools.schema())?;
     let prompt = prompt(&mut fields, &persona, &asked.tools)?;
     fields.end()?;
-    let room = service.engine().limit().saturating_sub(prompt.len());
+    let limit = service.engine().limit_with(persona.adapter.as_deref());
+    let room = limit.saturating_sub(prompt.len());
     let max_tokens = asked.max_tokens.unwrap_or(room.max(1));
     let choice = |choice| {
         let request = asked.sampling.request(&persona, prompt.clone(), max_tokens)?;

@@ -25,6 +25,7 @@ struct Asked {
 }
 
 pub fn run(service: &Service, request: &Request, reply: &mut Reply) -> Result<(), ApiError> {
+    service.must_write()?;
     let mut fields = Fields::parse(&request.body)?;
     let persona = service.persona(&Fields::needed("model", fields.text("model")?)?)?;
     let prompts = prompts(&mut fields, &persona.tokenizer)?;

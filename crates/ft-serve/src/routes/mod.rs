@@ -4,10 +4,12 @@ mod adapters;
 mod chat;
 mod completions;
 mod delivery;
+mod embeddings;
 mod models;
 mod page;
 mod runs;
 mod state;
+mod techniques;
 mod tokens;
 
 use crate::error::ApiError;
@@ -36,9 +38,10 @@ const fn route(method: &'static str, path: &'static str, run: Run) -> Route {
     }
 }
 
-const ROUTES: [Route; 13] = [
+const ROUTES: [Route; 18] = [
     route("POST", "/v1/chat/completions", chat::run),
     route("POST", "/v1/completions", completions::run),
+    route("POST", "/v1/embeddings", embeddings::run),
     route("GET", "/v1/models", models::list),
     route("GET", "/v1/models/", models::one),
     route("POST", "/v1/load_lora_adapter", adapters::load),
@@ -48,6 +51,10 @@ const ROUTES: [Route; 13] = [
     route("GET", "/metrics", state::metrics),
     route("GET", "/runs", runs::list),
     route("GET", "/runs/", runs::one),
+    route("POST", "/runs", runs::start),
+    route("POST", "/runs/", runs::act),
+    route("POST", "/plan", runs::plan),
+    route("GET", "/techniques", techniques::list),
     Route {
         open: true,
         ..route("GET", "/", page::show)

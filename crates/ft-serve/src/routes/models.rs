@@ -27,7 +27,7 @@ fn model(service: &Service, persona: &Persona) -> Value {
     let parent = persona.adapter.as_ref().map(|_| service.base().name.clone());
     json!({
         "id": persona.name, "object": "model", "created": service.created, "owned_by": "ft",
-        "root": persona.root, "parent": parent, "max_model_len": service.engine().limit(),
+        "root": persona.root, "parent": parent, "max_model_len": service.engine().limit_with(persona.adapter.as_deref()),
     })
 }
 

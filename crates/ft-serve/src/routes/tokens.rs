@@ -25,7 +25,8 @@ pub fn tokenize(service: &Service, request: &Request, reply: &mut Reply) -> Resu
         }
     };
     fields.end()?;
-    let object = json!({ "count": tokens.len(), "max_model_len": service.engine().limit(), "tokens": tokens });
+    let limit = service.engine().limit_with(persona.adapter.as_deref());
+    let object = json!({ "count": tokens.len(), "max_model_len": limit, "tokens": tokens });
     sent(reply.send(Response::json(200, &object)))
 }
 
