@@ -207,6 +207,7 @@ fn formats_are_recognised_by_their_fields() {
     assert_eq!(detect(&["prompt", "chosen", "rejected"]), Some("preference"));
     assert_eq!(detect(&["messages", "label"]), Some("unpaired-preference"));
     assert_eq!(detect(&["segments"]), Some("segments"));
+    assert_eq!(detect(&["anchor", "positive"]), Some("text-pairs"));
     let answers = ["prompt", "completion", "input_ids", "labels"];
     assert_eq!(
         detect(&answers),
@@ -218,7 +219,7 @@ fn formats_are_recognised_by_their_fields() {
     for name in &names {
         assert_eq!(name.parse::<FormatName>().unwrap().as_str(), *name);
     }
-    assert_eq!(names.len(), 10);
+    assert_eq!(names.len(), 11);
 }
 
 #[test]
