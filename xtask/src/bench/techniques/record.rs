@@ -66,7 +66,9 @@ fn advice(known: &str, ground: &str, results: &Results) -> Result<String, String
     let mut all: Vec<Value> = known.into_iter().filter(|one| one["ground"] != ground).collect();
     let rows = results.rows.iter().map(|row| {
         let quality = row.quality.unwrap_or(row.loss);
-        let figures = json!({ "quality": quality.mean, "deviation": quality.deviation });
+        // Short, so that what is read is written again to the letter.
+        let [mean, deviation] = [quality.mean, quality.deviation].map(|x| (x * 1e6).round() / 1e6);
+        let figures = json!({ "quality": mean, "deviation": deviation });
         (row.name.to_owned(), figures)
     });
     let rows = Value::Object(rows.collect());
