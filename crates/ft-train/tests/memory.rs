@@ -219,8 +219,8 @@ fn steps_need_what_the_plan_says() {
             let moment = demand.peak(1, columns + TOKENS);
             let said = held + moment.gradients + moment.activations + moment.logits;
             let found = peak(&model, TOKENS, checkpointing);
-            // These blocks are so small that their gradients weigh as much as what they keep, and the model's own structures show.
-            if far(said, found, 0.13) {
+            // These blocks are so small that their gradients weigh as much as what they keep.
+            if far(said, found, 0.12) {
                 let at = format!("{options} on {}, {checkpointing}", shape.model_type);
                 wrong.push(format!(
                     "{at}: needs {found}, said {said}, {:.3}",

@@ -25,9 +25,15 @@ pub(crate) struct Experts {
     /// The router.
     gate: Projection,
     experts: Vec<Mlp>,
-    /// Computes every token, times a gate of its own.
-    shared_expert: Option<Mlp>,
-    shared_expert_gate: Option<Projection>,
+    /// One, or none. On the heap, as Burn has no boxed modules: layers without experts are as large as those with them.
+    shared: Vec<Shared>,
+}
+
+/// Computes every token, times a gate of its own.
+#[derive(Module, Debug)]
+struct Shared {
+    expert: Mlp,
+    gate: Projection,
 }
 
 impl Experts {
@@ -44,16 +50,20 @@ impl Experts {
                 source,
             )
         };
-        let shared = own.shared;
         Self {
             gate: routing_layer(projection(Weight::new(router, Layout::OutIn), None)),
             experts: (0..own.count).map(|e| expert(e, source)).collect(),
-            shared_expert: shared
-                .map(|inner| Mlp::build(&format!("{at}.shared_expert"), inner, names, [false; 2], hidden, source)),
-            shared_expert_gate: shared.map(|_| {
-                let gate = source.matrix(&format!("{at}.shared_expert_gate.weight"), [1, hidden], Fill::Normal);
-                routing_layer(projection(Weight::new(gate, Layout::OutIn), None))
-            }),
+            shared: own
+                .shared
+                .into_iter()
+                .map(|inner| Shared {
+                    expert: Mlp::build(&format!("{at}.shared_expert"), inner, names, [false; 2], hidden, source),
+                    gate: {
+                        let gate = source.matrix(&format!("{at}.shared_expert_gate.weight"), [1, hidden], Fill::Normal);
+                        routing_layer(projection(Weight::new(gate, Layout::OutIn), None))
+                    },
+                })
+                .collect(),
         }
     }
 
@@ -77,13 +87,13 @@ impl Experts {
         let outputs = outputs.reshape([batch * seq, own.per_token, hidden]);
         let weights: Tensor<3> = weights.cast(FloatDType::from(outputs.dtype())).unsqueeze_dim(2);
         let routed = (outputs * weights).sum_dim(1).reshape([batch, seq, hidden]);
-        match (&self.shared_expert, &self.shared_expert_gate) {
-            (Some(expert), Some(gate)) => {
+        match self.shared.first() {
+            Some(Shared { expert, gate }) => {
                 let share = activation::sigmoid(gate.forward(x.clone(), pass));
                 let output = expert.forward(x.unsqueeze_dim(0), activation, pass).squeeze_dim::<2>(0) * share;
                 routed + output.reshape([batch, seq, hidden])
             }
-            _ => routed,
+            None => routed,
         }
     }
 
@@ -127,11 +137,10 @@ impl Experts {
         for (e, expert) in self.experts.iter_mut().enumerate() {
             expert.target_modules(&format!("{at}.experts.{e}"), &own.names, modules);
         }
-        if let Some(expert) = &mut self.shared_expert {
+        for Shared { expert, gate } in &mut self.shared {
             expert.target_modules(&format!("{at}.shared_expert"), &own.names, modules);
+            modules.push(TargetModule::projection(format!("{at}.shared_expert_gate"), gate));
         }
-        let gate = self.shared_expert_gate.as_mut();
-        modules.extend(gate.map(|gate| TargetModule::projection(format!("{at}.shared_expert_gate"), gate)));
     }
 }
 
