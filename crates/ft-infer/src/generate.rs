@@ -33,7 +33,7 @@ pub struct MixedRows<'a> {
 ///
 /// `config.batch_size` prompts are at work at once, longest first, so that what does not fit into memory fails at once; when one
 /// has ended, the next one takes its place. What a row gets depends on its prompt, the seed and its index in `prompts` (which names
-/// its random stream), not on those beside it: on the CPU to the bit.
+/// its random stream), not on those beside it, but for the rounding of sums.
 ///
 /// `on_token` sees every token as it is chosen (with beam search: all tokens of a row when the row is done). When it breaks, rows
 /// that have not ended are [`FinishReason::Cancelled`](crate::FinishReason::Cancelled).
@@ -130,7 +130,7 @@ pub(crate) fn run(
     jobs.sort_by_key(|job| std::cmp::Reverse(job.prompt.len()));
 
     let counters = Arc::new(Counters::default());
-    let mut scheduler = Scheduler::new(model, sizes(model, &jobs, config), counters.clone()).frugal();
+    let mut scheduler = Scheduler::new(model, sizes(model, &jobs, config), counters.clone()).lent();
     let begin = ft_kernels::row_invariant(|| model.start());
     let set_rows = |rows: &[u64]| {
         if let Some(mixed) = &among.mixed {

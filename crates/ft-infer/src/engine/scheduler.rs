@@ -28,6 +28,8 @@ pub(crate) struct Scheduler {
     prefixes: Prefixes,
     /// Most positions that were taken at once, where ended sequences may leave no more than that.
     most_taken: Option<usize>,
+    /// Whether steps of any size give the same bits.
+    exact: bool,
 }
 
 /// Rows of a step up to which its time is that of reading the weights.
@@ -61,13 +63,16 @@ impl Scheduler {
             running: Vec::new(),
             prefixes: Prefixes::default(),
             most_taken: None,
+            exact: true,
         }
     }
 
-    /// The same, taking no memory for what ended sequences leave: they keep what others that run may take again.
-    pub fn frugal(self) -> Self {
+    /// The same for a caller who waits for all there is: it takes no memory for what ended sequences leave, which keep what others that
+    /// run may take again, and steps of many rows sum in the order that is fastest.
+    pub fn lent(self) -> Self {
         Self {
             most_taken: Some(0),
+            exact: false,
             ..self
         }
     }
@@ -281,7 +286,7 @@ impl Scheduler {
             .collect();
         next.sort_by_key(|(place, _)| *place);
         let mut next: Vec<NextTokens> = next.into_iter().flat_map(|(_, tokens)| tokens).collect();
-        ft_kernels::row_invariant(|| {
+        let compute = || {
             let hidden = model.forward_apart(&mut next, &Pass::eval()); // [tokens, 1, hidden]
             if wanted.is_empty() {
                 return Logits::none();
@@ -293,7 +298,11 @@ impl Scheduler {
                 true => Logits::largest(logits),
                 false => Logits::all(logits),
             }
-        })
+        };
+        match self.exact || end <= FEW {
+            true => ft_kernels::row_invariant(compute),
+            false => compute(),
+        }
     }
 
     /// What an error in a step means to those who were in it.

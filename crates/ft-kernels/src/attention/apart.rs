@@ -23,7 +23,7 @@ pub struct Past {
 
 /// [`attention`] of each sequence: q `[tokens, 1, hq, d]`, the queries of one behind those of another, to the same.
 ///
-/// On the CPU, within [`row_invariant`](crate::row_invariant()), all of them are one call, with the same bits.
+/// On the CPU all of them are one call, with the same bits, where each has few queries, and within [`row_invariant`](crate::row_invariant()).
 ///
 /// # Panics
 /// As [`attention`]; if the sequences have other queries than there are; if a mask has first columns.
@@ -57,10 +57,10 @@ pub fn attention_apart(q: Tensor<4>, pasts: Vec<Past>, scale: f64) -> Tensor<4> 
     .reshape([tokens, 1, hq, d])
 }
 
-/// All of them in one call, where everything is f32 on the CPU and sums must have one order.
+/// All of them in one call, where everything is f32 on the CPU and none would be computed in another order alone.
 #[cfg(feature = "flex")]
 fn on_cpu(q: &Tensor<4>, pasts: &[Past], scale: f32) -> Option<Tensor<4>> {
-    if !row_invariant::on() {
+    if !row_invariant::on() && pasts.iter().any(|past| past.queries > cpu::attention::FEW) {
         return None;
     }
     let past = |past: &Past| {
