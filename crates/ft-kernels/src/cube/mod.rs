@@ -5,7 +5,7 @@
 //! | `norm` | 1; backward 1, or 2 with gradients to the weights | RMSNorm, LayerNorm; RMSNorm with the residual's sum, and its gradient |
 //! | `pointwise` | 1; backward 1 | SwiGLU, GELU |
 //! | `rope` | 1; backward 1 | rotary embedding, of queries and keys together before attention |
-//! | `attention` | 1; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
+//! | `attention` | 1, or 2 for one query of more than 256 keys; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
 //! | `cross_entropy` | 1 a chunk of logits beside the products | losses and their gradients, in place of the logits |
 //! | `embedding` | backward 1 after the zeros | the gradient to a table |
 //! | `many` | 1 for up to 32 tensors; the norm 1 more | norm and scaling of all gradients |
