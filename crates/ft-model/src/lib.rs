@@ -51,6 +51,7 @@ mod source;
 mod stacked;
 mod text_tower;
 mod to_distilbert;
+mod to_lora;
 mod virtual_tokens;
 mod vocabulary;
 
@@ -70,3 +71,4 @@ pub use quantized::check_quantizable;
 pub use rope::{Rope, RopeScaling};
 pub use rows::Rows;
 pub use save::SHARD_BYTES;
+pub use to_lora::{Converted, ToLora, to_lora};

@@ -12,4 +12,5 @@ mod model;
 mod names;
 
 pub use adapter::write_adapter;
+pub(crate) use model::table;
 pub use model::{GgufSource, write_model};
