@@ -54,6 +54,7 @@ mod refusals;
 mod sources;
 mod support;
 mod task_adapters;
+mod to_lora;
 mod token_cache;
 mod tokens;
 mod train_configs;

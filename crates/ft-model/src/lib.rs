@@ -52,6 +52,7 @@ mod source;
 mod stacked;
 mod text_tower;
 mod to_distilbert;
+mod to_lora;
 mod virtual_tokens;
 mod vocabulary;
 
@@ -71,3 +72,4 @@ pub use quantized::check_quantizable;
 pub use rope::{Rope, RopeScaling};
 pub use rows::Rows;
 pub use save::SHARD_BYTES;
+pub use to_lora::{Converted, ToLora, to_lora};

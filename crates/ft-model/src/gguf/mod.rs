@@ -13,5 +13,6 @@ mod names;
 mod read;
 
 pub use adapter::write_adapter;
+pub(crate) use model::table;
 pub use model::{GgufSource, write_model};
 pub(crate) use read::{entries, keys, open};
