@@ -174,9 +174,7 @@ impl AttentionOps for burn_cubecl::CubeBackend {
         span: Span,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        // The kernels walk what is causal; a text as a whole goes through the composition.
-        let causal = !matches!(first, First::Between(_));
-        match cube::Attention::of(&q, &k, [&v]).filter(|_| causal) {
+        match cube::Attention::of(&q, &k, [&v]) {
             Some(kernels) => kernels.forward(q, k, v, first, span, scale),
             None => portable::forward::<Self>(q, k, v, first, span, scale),
         }
@@ -195,8 +193,7 @@ impl AttentionOps for burn_cubecl::CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let inputs = [q, k, v, out, lse, dout];
         let [q, k, v, out, lse, dout] = inputs.each_ref();
-        let causal = !matches!(first, First::Between(_));
-        match cube::Attention::of(q, k, [v, out, lse, dout]).filter(|_| causal) {
+        match cube::Attention::of(q, k, [v, out, lse, dout]) {
             Some(kernels) => kernels.backward(inputs, first, span, scale),
             None => portable::backward::<Self>(inputs, first, span, scale),
         }
