@@ -280,6 +280,13 @@ impl Adaptable for Model {
         self.config.task_head()
     }
 
+    fn normalizes_behind(&self) -> bool {
+        self.config
+            .encoder
+            .as_ref()
+            .is_some_and(|encoder| encoder.names.is_some())
+    }
+
     fn architecture(&self) -> (&str, &str) {
         (&self.config.model_type, self.config.class())
     }
