@@ -25,6 +25,7 @@ mod faults;
 mod fuzz;
 mod generate;
 mod gguf;
+mod gguf_read;
 mod guide;
 mod heads;
 mod heads_runs;

@@ -50,6 +50,8 @@ mod frozen_matmul;
 mod gelu;
 mod layer_norm;
 mod linear;
+#[cfg(feature = "gpu")]
+mod list;
 mod lora_linear;
 mod many;
 mod output;
@@ -65,9 +67,9 @@ mod testing;
 mod uld;
 mod uniform;
 
-pub use adamw::{AdamWStep, adamw};
-pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, adamw_8bit};
-pub use attention::{Mask, attention, rotary_attention};
+pub use adamw::{AdamWStep, ManyAdamW, UpdatedAdamW, adamw};
+pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, ManyAdamW8bit, Updated8bit};
+pub use attention::{Mask, Past, attention, attention_apart, rotary_attention};
 pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
 pub use cross_entropy::{cross_entropy, cross_entropy_rows, smoothed_cross_entropy, token_nll};

@@ -6,7 +6,7 @@
 //!                                     └── Adaptable: the modules that ft-peft can change, by checkpoint path
 //! ```
 //!
-//! [`families::list`] names the families.
+//! [`families::list`] names the families. A GGUF file stands for a folder wherever one is read ([`gguf`]).
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -40,6 +40,7 @@ mod layers;
 mod loader;
 mod masked_head;
 mod model;
+mod numbers;
 mod outline;
 mod quantized;
 mod random;
