@@ -288,7 +288,9 @@ impl Adaptable for Model {
     }
 
     fn architecture(&self) -> (&str, &str) {
-        (&self.config.model_type, self.config.class())
+        let named = self.config.raw.get("architectures").and_then(|names| names[0].as_str());
+        let class = named.filter(|_| self.config.head.is_some());
+        (&self.config.model_type, class.unwrap_or_else(|| self.config.class()))
     }
 
     fn untie_head(&mut self) {
