@@ -20,7 +20,7 @@ use crate::methods_laws::disturb;
 use crate::production::{close_loss, golden_batch, in_gradients, step, step_batch, train_model};
 use crate::support::{Array, arrays, close, fixture};
 
-const FAMILIES: [&str; 3] = ["qwen2_moe", "qwen3_moe", "mixtral"];
+const FAMILIES: [&str; 4] = ["qwen2_moe", "qwen3_moe", "mixtral", "gpt_oss"];
 
 fn golden(name: &str) -> BTreeMap<String, Array> {
     arrays(&fixture("families").join(name).join("golden.safetensors"))
@@ -113,8 +113,13 @@ fn padding_is_nobodys_token() {
 /// PEFT's adapters on all experts of a layer at once.
 #[test]
 fn target_parameters_are_read_trained_and_written_as_peft_does() {
-    let (base, family) = (fixture("families/qwen3_moe"), golden("qwen3_moe"));
-    for name in ["both", "down"] {
+    for (name, family) in [
+        ("both", "qwen3_moe"),
+        ("down", "qwen3_moe"),
+        ("mixtral", "mixtral"),
+        ("gpt_oss", "gpt_oss"),
+    ] {
+        let (base, family) = (fixture("families").join(family), golden(family));
         let folder = fixture("experts").join(name);
         let golden = arrays(&folder.join("golden.safetensors"));
         let config = ModelConfig::from_dir(&base).unwrap().with_head_of(&folder).unwrap();
@@ -174,6 +179,85 @@ fn target_parameters_are_read_trained_and_written_as_peft_does() {
     }
 }
 
+/// Blocks of four bits, unpacked as transformers does, planned and merged as what they are then.
+#[test]
+fn experts_in_mxfp4_are_unpacked() {
+    let folder = fixture("families/gpt_oss_mxfp4");
+    let golden = arrays(&folder.join("golden.safetensors"));
+    let checkpoint = ft_model::Checkpoint::open(&folder).unwrap();
+    assert!(checkpoint.has_mxfp4() && checkpoint.is_mxfp4("model.layers.1.mlp.experts.2.down_proj.weight"));
+    assert!(!checkpoint.is_mxfp4("model.layers.1.self_attn.q_proj.weight"));
+    assert!(!ModelConfig::from_dir(&folder).unwrap().is_quantized());
+    let load = |dtype, scheme| Model::load_quantized(&folder, dtype, scheme, &Device::flex()).unwrap();
+    let model = load(LoadDtype::F32, None);
+    close("f32", logits(&model, &golden["input_ids"]), &golden["logits"], 2e-5);
+    // Every number of four bits is one of bf16, too.
+    close(
+        "as stored",
+        logits(
+            &load(LoadDtype::Auto, None).computing_in(burn::tensor::FloatDType::F32),
+            &golden["input_ids"],
+        ),
+        &golden["logits"],
+        2e-5,
+    );
+    let out = tempfile::tempdir().unwrap();
+    model.save(out.path(), LoadDtype::Bf16).unwrap();
+    let written = ft_model::Checkpoint::open(out.path()).unwrap();
+    assert!(!written.has_mxfp4());
+    let text = fs::read_to_string(out.path().join("config.json")).unwrap();
+    assert!(
+        !text.contains("quantization_config") && text.contains("\"bfloat16\""),
+        "{text}"
+    );
+    let again = Model::load(out.path(), LoadDtype::F32, &Device::flex()).unwrap();
+    let plain = |model: &Model| {
+        model
+            .clone()
+            .target_modules()
+            .into_iter()
+            .filter(|m| m.path.contains(".experts."))
+            .map(|mut m| m.tensors().remove(0).1.into_data())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(plain(&again), plain(&model));
+    // In other codes, they are what the unpacked checkpoint is in them.
+    for kind in [Kind::Nf4, Kind::Int8] {
+        let scheme = Some(Scheme::new(kind));
+        let unpacked = Model::load_quantized(out.path(), LoadDtype::F32, scheme, &Device::flex()).unwrap();
+        assert_eq!(plain(&load(LoadDtype::F32, scheme)), plain(&unpacked), "{kind:?}");
+    }
+}
+
+#[test]
+fn wrong_blocks_of_mxfp4_are_named() {
+    let source = fixture("families/gpt_oss_mxfp4");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    let bytes = fs::read(source.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let name = "model.layers.0.mlp.experts.down_proj_scales";
+    let scales = file.tensor(name).unwrap();
+    let mut all: Vec<u8> = scales.data().to_vec();
+    all[5] = 255;
+    let short: Vec<u8> = all[..all.len() / 2].to_vec();
+    let shape = [scales.shape()[0], scales.shape()[1] / 2, scales.shape()[2]];
+    for (data, shape, wrong) in [
+        (all, scales.shape().to_vec(), "scale 5 is 255"),
+        (short, shape.to_vec(), "down_proj.scales: bytes [32, 1] expected"),
+    ] {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, shape, &data).unwrap();
+        let tensors = file
+            .iter()
+            .map(|(own, other)| if own == name { (own, view.clone()) } else { (own, other) });
+        safetensors::serialize_to_file(tensors, None, &dir.path().join("model.safetensors")).unwrap();
+        let error = Model::load(dir.path(), LoadDtype::F32, &Device::flex())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(wrong), "{error}");
+    }
+}
+
 fn lora(targets: Targets, parameters: &[&str]) -> PeftConfig {
     PeftConfig::Lora(LoraConfig {
         rank: 2,
@@ -195,11 +279,13 @@ fn each_matrix_of_each_expert_is_a_target_and_no_router_is_unless_named() {
             let attached = attach(&mut model, &config, 0).unwrap();
             let adapted = &attached.choice.adapted;
             assert!(
-                adapted.iter().any(|path| path.contains(".experts.3.")),
+                adapted.iter().any(|path| path.contains(".experts.2.")),
                 "{name}: {adapted:?}"
             );
             assert!(
-                !adapted.iter().any(|path| path.ends_with("gate")),
+                !adapted
+                    .iter()
+                    .any(|path| path.ends_with("gate") || path.ends_with("router")),
                 "{name}: {adapted:?}"
             );
             logits(&model, ids).into_data().assert_eq(&before, true);
@@ -215,10 +301,10 @@ fn each_matrix_of_each_expert_is_a_target_and_no_router_is_unless_named() {
             folded.assert_approx_eq::<f32>(&moved, Tolerance::absolute(1e-4));
         }
         let mut model = load(name, &Device::flex());
-        let router = if name == "mixtral" {
-            "block_sparse_moe.gate"
-        } else {
-            "mlp.gate"
+        let router = match name {
+            "mixtral" => "block_sparse_moe.gate",
+            "gpt_oss" => "mlp.router",
+            _ => "mlp.gate",
         };
         let attached = attach(&mut model, &lora(Targets::suffixes(&[router]), &[]), 0).unwrap();
         assert!(

@@ -7,6 +7,7 @@
 //! ```
 
 use burn::tensor::{Int, Tensor, TensorData};
+use ft_kernels::Scoring;
 use ft_peft::Pass;
 
 use crate::cache::KvCache;
@@ -33,7 +34,7 @@ impl Apart {
         layer: usize,
         [q, keys, values]: [Tensor<4>; 3],
         window: Option<usize>,
-        scale: f64,
+        scoring: &Scoring,
     ) -> Tensor<4> {
         let dims = q.dims();
         let mut start = 0;
@@ -42,7 +43,7 @@ impl Apart {
             start += *count;
             let part = |x: &Tensor<4>| x.clone().narrow(0, from, *count).swap_dims(0, 1); // [1, count, heads, head_dim]
             let mask = cache.mask(window);
-            cache.attend(layer, [part(&q), part(&keys), part(&values)], &mask, scale)
+            cache.attend(layer, [part(&q), part(&keys), part(&values)], &mask, scoring)
         };
         let mixed: Vec<Tensor<4>> = self.0.iter_mut().map(&mut own).collect();
         match mixed.len() {

@@ -218,7 +218,11 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
         match &mut module.slot {
             ModuleSlot::Projection(slot) => slot.fold(),
             ModuleSlot::Embedding(slot) => slot.fold(),
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. }
+            | ModuleSlot::Attention { .. } => {}
         }
     }
     Ok(())
@@ -278,6 +282,7 @@ fn spec(mut module: TargetModule<'_>, head: &str, task: Option<TaskHead>) -> Mod
         ModuleSlot::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),
         ModuleSlot::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
         ModuleSlot::Bias(bias) => (Kind::Bias, [bias.dims()[0], 0]),
+        ModuleSlot::Vector { vector, .. } => (Kind::Vector, [vector.dims()[0], 1]),
         ModuleSlot::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
         ModuleSlot::Attention { shape, .. } => (Kind::Attention, [shape.layers, shape.width()]),
     };

@@ -1,10 +1,11 @@
 //! Few queries against many keys: keys and values are read once, where they lie, by all grouped heads together.
 use super::visible::Visible;
 use super::{Heads, Sizes};
+use crate::attention::Scale;
 use crate::cpu::flex::tensor;
 use crate::cpu::gemm::{Mat, dot_products};
 use crate::cpu::isa::multiversion;
-use crate::cpu::{math, par, scratch, team};
+use crate::cpu::{math, par, scratch, soft_cap, team};
 use burn::backend::flex::FlexTensor;
 use std::ops::Range;
 
@@ -12,7 +13,15 @@ use std::ops::Range;
 const KEYS: usize = 512;
 
 /// The output `[b, s, hq, d]`.
-pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: Sizes, scale: f32) -> FlexTensor {
+pub(super) fn output(
+    q: &Heads,
+    k: &Heads,
+    v: &Heads,
+    sinks: Option<&[f32]>,
+    visible: &Visible,
+    sizes: Sizes,
+    scale: Scale,
+) -> FlexTensor {
     let Sizes { b, s, t, hq, d, .. } = sizes;
     let (rows, chunks) = (s * sizes.groups(), t.div_ceil(KEYS));
     // Per (batch, key head), chunk of keys and row: maximum, sum, Σ e·v.
@@ -40,6 +49,7 @@ pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: 
         let pair = batch * sizes.hkv + head / sizes.groups();
         let row = i * sizes.groups() + head % sizes.groups();
         merge(
+            sinks.map(|sinks| sinks[head]),
             (0..chunks).map(|c| &partial[((pair * chunks + c) * rows + row) * record..][..record]),
             out,
         );
@@ -48,7 +58,7 @@ pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: 
 }
 
 /// The queries `[heads, d]` that share keys, against some of them: `out` takes `[maximum, sum, Σ e·v]` of each.
-fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [Range<usize>; 2], scale: f32, out: &mut [f32]) {
+fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [Range<usize>; 2], scale: Scale, out: &mut [f32]) {
     let d = q.cols();
     let count = parts[0].len() + parts[1].len();
     let mut scores = scratch::take(q.rows() * count);
@@ -57,11 +67,14 @@ fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [Range<usize>; 2], scale: f32,
         dot_products(
             q,
             k.narrow_rows(keys.start, keys.len()),
-            scale,
+            scale.factor as f32,
             &mut scores[from..],
             count,
         );
         from += keys.len();
+    }
+    if let Some(cap) = scale.cap {
+        soft_cap::bound(&mut scores, cap as f32);
     }
     for (row, out) in out.chunks_exact_mut(d + 2).enumerate() {
         let scores = &mut scores[row * count..][..count];
@@ -98,11 +111,13 @@ fn add_rows(out: &mut [f32], weights: &[f32], rows: Mat) {
 /// Values of a row that are summed in registers.
 const LANES: usize = 32;
 
-/// Joins the records of all chunks.
-fn merge<'a>(records: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
-    let max = records.clone().map(|r| r[0]).fold(f32::NEG_INFINITY, f32::max);
+/// Joins the records of all chunks, beside a sink where there is one.
+fn merge<'a>(sink: Option<f32>, records: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
+    let start = sink.unwrap_or(f32::NEG_INFINITY);
+    let max = records.clone().map(|r| r[0]).fold(start, f32::max);
     let weight = |r: &[f32]| if r[1] == 0.0 { 0.0 } else { (r[0] - max).exp() };
     let total: f32 = records.clone().map(|r| weight(r) * r[1]).sum();
+    let total = total + sink.map_or(0.0, |sink| (sink - max).exp());
     if total == 0.0 {
         return;
     }

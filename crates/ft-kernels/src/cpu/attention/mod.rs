@@ -10,7 +10,7 @@ mod forward;
 mod visible;
 
 pub(crate) use backward::backward;
-pub(crate) use forward::{forward, output};
+pub(crate) use forward::{few, forward, output};
 
 use super::flex::contiguous;
 use super::gemm::Mat;
