@@ -114,6 +114,7 @@ fn padding_is_nobodys_token() {
 #[test]
 fn target_parameters_are_read_trained_and_written_as_peft_does() {
     for (name, family) in [
+        ("gemma2", "gemma2"),
         ("both", "qwen3_moe"),
         ("down", "qwen3_moe"),
         ("mixtral", "mixtral"),
@@ -176,85 +177,6 @@ fn target_parameters_are_read_trained_and_written_as_peft_does() {
         let merged = Model::load(&scratch.path().join("merged"), LoadDtype::F32, &Device::flex()).unwrap();
         let after = logits(&merged, &family["input_ids"]).into_data();
         after.assert_approx_eq::<f32>(&before, Tolerance::absolute(2e-5));
-    }
-}
-
-/// Blocks of four bits, unpacked as transformers does, planned and merged as what they are then.
-#[test]
-fn experts_in_mxfp4_are_unpacked() {
-    let folder = fixture("families/gpt_oss_mxfp4");
-    let golden = arrays(&folder.join("golden.safetensors"));
-    let checkpoint = ft_model::Checkpoint::open(&folder).unwrap();
-    assert!(checkpoint.has_mxfp4() && checkpoint.is_mxfp4("model.layers.1.mlp.experts.2.down_proj.weight"));
-    assert!(!checkpoint.is_mxfp4("model.layers.1.self_attn.q_proj.weight"));
-    assert!(!ModelConfig::from_dir(&folder).unwrap().is_quantized());
-    let load = |dtype, scheme| Model::load_quantized(&folder, dtype, scheme, &Device::flex()).unwrap();
-    let model = load(LoadDtype::F32, None);
-    close("f32", logits(&model, &golden["input_ids"]), &golden["logits"], 2e-5);
-    // Every number of four bits is one of bf16, too.
-    close(
-        "as stored",
-        logits(
-            &load(LoadDtype::Auto, None).computing_in(burn::tensor::FloatDType::F32),
-            &golden["input_ids"],
-        ),
-        &golden["logits"],
-        2e-5,
-    );
-    let out = tempfile::tempdir().unwrap();
-    model.save(out.path(), LoadDtype::Bf16).unwrap();
-    let written = ft_model::Checkpoint::open(out.path()).unwrap();
-    assert!(!written.has_mxfp4());
-    let text = fs::read_to_string(out.path().join("config.json")).unwrap();
-    assert!(
-        !text.contains("quantization_config") && text.contains("\"bfloat16\""),
-        "{text}"
-    );
-    let again = Model::load(out.path(), LoadDtype::F32, &Device::flex()).unwrap();
-    let plain = |model: &Model| {
-        model
-            .clone()
-            .target_modules()
-            .into_iter()
-            .filter(|m| m.path.contains(".experts."))
-            .map(|mut m| m.tensors().remove(0).1.into_data())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(plain(&again), plain(&model));
-    // In other codes, they are what the unpacked checkpoint is in them.
-    for kind in [Kind::Nf4, Kind::Int8] {
-        let scheme = Some(Scheme::new(kind));
-        let unpacked = Model::load_quantized(out.path(), LoadDtype::F32, scheme, &Device::flex()).unwrap();
-        assert_eq!(plain(&load(LoadDtype::F32, scheme)), plain(&unpacked), "{kind:?}");
-    }
-}
-
-#[test]
-fn wrong_blocks_of_mxfp4_are_named() {
-    let source = fixture("families/gpt_oss_mxfp4");
-    let dir = tempfile::tempdir().unwrap();
-    fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
-    let bytes = fs::read(source.join("model.safetensors")).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let name = "model.layers.0.mlp.experts.down_proj_scales";
-    let scales = file.tensor(name).unwrap();
-    let mut all: Vec<u8> = scales.data().to_vec();
-    all[5] = 255;
-    let short: Vec<u8> = all[..all.len() / 2].to_vec();
-    let shape = [scales.shape()[0], scales.shape()[1] / 2, scales.shape()[2]];
-    for (data, shape, wrong) in [
-        (all, scales.shape().to_vec(), "scale 5 is 255"),
-        (short, shape.to_vec(), "down_proj.scales: bytes [32, 1] expected"),
-    ] {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, shape, &data).unwrap();
-        let tensors = file
-            .iter()
-            .map(|(own, other)| if own == name { (own, view.clone()) } else { (own, other) });
-        safetensors::serialize_to_file(tensors, None, &dir.path().join("model.safetensors")).unwrap();
-        let error = Model::load(dir.path(), LoadDtype::F32, &Device::flex())
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains(wrong), "{error}");
     }
 }
 
@@ -356,6 +278,31 @@ fn what_cannot_be_is_refused_by_its_key() {
     assert!(many.contains("num_experts_per_tok: 7 of 6 experts"), "{many}");
     let none = error("\"num_local_experts\": 6", "\"num_local_experts\": 0");
     assert!(none.contains("num_experts: must be a positive number"), "{none}");
+    for (family, from, to, wrong) in [
+        (
+            "gpt_oss",
+            "\"swiglu_limit\": 0.6",
+            "\"swiglu_limit\": 0",
+            "swiglu_limit: must be above 0",
+        ),
+        (
+            "gemma2",
+            "\"attn_logit_softcapping\": 2.0",
+            "\"attn_logit_softcapping\": -2.0",
+            "attn_logit_softcapping: must be above 0",
+        ),
+        (
+            "gemma2",
+            "\"final_logit_softcapping\": 8.0",
+            "\"final_logit_softcapping\": \"8\"",
+            "final_logit_softcapping: a number",
+        ),
+    ] {
+        let text = fs::read_to_string(fixture("families").join(family).join("config.json")).unwrap();
+        assert!(text.contains(from), "{from}");
+        let error = ModelConfig::from_json(&text.replace(from, to), "config.json".as_ref()).unwrap_err();
+        assert!(error.to_string().contains(wrong), "{error}");
+    }
     let mixtral = fs::read_to_string(fixture("families/mixtral/config.json")).unwrap();
     let jitter = mixtral.replace("\"router_jitter_noise\": 0.0", "\"router_jitter_noise\": 0.1");
     assert_ne!(jitter, mixtral);
@@ -363,6 +310,17 @@ fn what_cannot_be_is_refused_by_its_key() {
         .unwrap_err()
         .to_string();
     assert!(jitter.contains("router_jitter_noise"), "{jitter}");
+    let saved = PeftConfig::Lora(LoraConfig {
+        modules_to_save: vec!["self_attn".into()],
+        ..LoraConfig::default()
+    });
+    let saved = attach(&mut load("gpt_oss", &Device::flex()), &saved, 0)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        saved.contains("modules_to_save") && saved.contains("method = \"full\""),
+        "{saved}"
+    );
     let mut model = load("qwen3_moe", &Device::flex());
     let wrong = attach(&mut model, &lora(Targets::all_linear(), &["mlp.experts.gate_up"]), 0).unwrap_err();
     assert!(wrong.to_string().contains("target_parameters"), "{wrong}");

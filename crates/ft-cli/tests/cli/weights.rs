@@ -1,6 +1,8 @@
 //! `--dtype` and `--quant`: one meaning in every verb that runs a model.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -112,4 +114,62 @@ fn what_cannot_be_names_the_flag() {
     }
     let predictions = ft(&["eval", "--predictions", "x.jsonl", "--quant", "nf4"]);
     assert_eq!(predictions.code, 2, "{}", predictions.stderr);
+}
+
+/// gpt-oss as it is published: said, and merged into what has no codes any more.
+#[test]
+fn experts_in_mxfp4_are_said_and_merged_into_bf16() {
+    let bench = Bench::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    let folder = bench.path("gpt-oss");
+    fs::create_dir_all(&folder).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixtures.join("families/gpt_oss_mxfp4").join(file), folder.join(file)).unwrap();
+    }
+    let stop = serde_json::json!({ "id": 2, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true });
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [stop], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": { "</s>": 2, "a": 3, "b": 4, "<unk>": 5 }, "unk_token": "<unk>" }
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let (model, out) = (folder.display().to_string(), bench.path("merged").display().to_string());
+
+    let inspected = json(&["inspect", &model, "--json"]);
+    assert_eq!(
+        (&inspected["model_type"], &inspected["mxfp4"]),
+        (&"gpt_oss".into(), &true.into())
+    );
+    assert_eq!(inspected["experts"]["count"], 3);
+    let page = ft(&["inspect", &model]).ok();
+    assert!(page.contains("in MXFP4") && page.contains("3 experts"), "{page}");
+
+    let adapter = fixtures.join("experts/gpt_oss").display().to_string();
+    let merged = json(&[
+        "merge",
+        &model,
+        "--adapter",
+        &adapter,
+        "--out",
+        &out,
+        "--dtype",
+        "bf16",
+        "--json",
+    ]);
+    assert_eq!(
+        (&merged["unpacked"], &merged["dtype"]),
+        (&"mxfp4".into(), &"bf16".into())
+    );
+    let config: Value = serde_json::from_slice(&fs::read(Path::new(&out).join("config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (config.get("quantization_config"), &config["dtype"]),
+        (None, &"bfloat16".into())
+    );
+    let inspected = json(&["inspect", &out, "--json"]);
+    assert_eq!(inspected["mxfp4"], false);
+    assert_eq!(
+        inspected["dtypes"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["bf16"]
+    );
 }
