@@ -1,4 +1,5 @@
 //! Attention, causal or of whole texts, with grouped key and value heads, windows, packed samples and prefixes.
+mod apart;
 mod backward;
 mod portable;
 mod rotary;
@@ -11,6 +12,7 @@ use crate::cpu;
 #[cfg(feature = "gpu")]
 use crate::cube;
 use crate::portable::as_type_of;
+pub use apart::{Past, attention_apart};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::{Int, Tensor};
@@ -48,12 +50,15 @@ impl Mask {
             (Some(first), None) => First::At(first.into_dispatch()),
             (Some(first), Some(last)) => First::Between(Tensor::stack::<3>(vec![first, last], 0).into_dispatch()),
         };
-        let span = Span {
+        (first, self.span())
+    }
+
+    fn span(&self) -> Span {
+        Span {
             offset: self.offset,
             window: self.window,
             prefix: self.prefix,
-        };
-        (first, span)
+        }
     }
 }
 
@@ -114,7 +119,7 @@ pub enum First<B: Backend> {
 /// # Panics
 /// If the shapes do not fit each other or there are fewer keys than the mask's columns.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scoring: impl Into<Scoring>) -> Tensor<4> {
-    check(&q, &k, &v, mask);
+    check(q.dims(), &k, &v, mask);
     let (k, v) = (as_type_of(&q, k), as_type_of(&q, v));
     let (first, span) = mask.parts();
     let Scoring { scale, cap, sinks } = scoring.into();
@@ -130,13 +135,13 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scoring:
     })
 }
 
-fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) {
-    let ([b, s, hq, d], [kb, t, hkv, kd]) = (q.dims(), k.dims());
+fn check([b, s, hq, d]: [usize; 4], k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) {
+    let [kb, t, hkv, kd] = k.dims();
     let first = mask.first.as_ref().map(Tensor::dims);
     assert!(
         b == kb && d == kd && k.dims() == v.dims() && hkv > 0 && hq % hkv == 0 && first.is_none_or(|f| f == [b, s]),
         "attention: q {:?} [b, s, hq, d], k {:?} and v {:?} [b, t, hkv, d], first {first:?} [b, s]",
-        q.dims(),
+        [b, s, hq, d],
         k.dims(),
         v.dims()
     );
@@ -198,12 +203,6 @@ pub trait AttentionOps: Backend {
     }
 }
 
-/// Whether the cards' kernels compute it: what is causal and not bounded. All else goes through the composition.
-#[cfg(feature = "gpu")]
-fn walked(first: &First<burn_cubecl::CubeBackend>, scale: Scale) -> bool {
-    !matches!(first, First::Between(_)) && scale.cap.is_none()
-}
-
 #[cfg(feature = "gpu")]
 impl AttentionOps for burn_cubecl::CubeBackend {
     fn attend_with_lse(
@@ -214,7 +213,8 @@ impl AttentionOps for burn_cubecl::CubeBackend {
         span: Span,
         scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match cube::Attention::of(&q, &k, [&v]).filter(|_| walked(&first, scale)) {
+        // Bounded scores go through the composition.
+        match cube::Attention::of(&q, &k, [&v]).filter(|_| scale.cap.is_none()) {
             Some(kernels) => kernels.forward(q, k, v, first, span, scale.factor),
             None => portable::forward::<Self>(q, k, v, first, span, scale),
         }
@@ -233,7 +233,7 @@ impl AttentionOps for burn_cubecl::CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let inputs = [q, k, v, out, lse, dout];
         let [q, k, v, out, lse, dout] = inputs.each_ref();
-        match cube::Attention::of(q, k, [v, out, lse, dout]).filter(|_| walked(&first, scale)) {
+        match cube::Attention::of(q, k, [v, out, lse, dout]).filter(|_| scale.cap.is_none()) {
             Some(kernels) => kernels.backward(inputs, first, span, scale.factor),
             None => portable::backward::<Self>(inputs, first, span, scale),
         }

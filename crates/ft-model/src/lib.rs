@@ -6,7 +6,7 @@
 //!                                     └── Adaptable: the modules that ft-peft can change, by checkpoint path
 //! ```
 //!
-//! [`families::list`] names the families.
+//! [`families::list`] names the families. A GGUF file stands for a folder wherever one is read ([`gguf`]).
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -42,6 +42,7 @@ mod loader;
 mod masked_head;
 mod model;
 mod mxfp4;
+mod numbers;
 mod outline;
 mod quantized;
 mod random;
@@ -53,6 +54,7 @@ mod source;
 mod stacked;
 mod text_tower;
 mod to_distilbert;
+mod to_lora;
 mod virtual_tokens;
 mod vocabulary;
 
@@ -72,3 +74,4 @@ pub use quantized::check_quantizable;
 pub use rope::{Rope, RopeScaling};
 pub use rows::Rows;
 pub use save::SHARD_BYTES;
+pub use to_lora::{Converted, ToLora, to_lora};

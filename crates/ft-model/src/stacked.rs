@@ -68,6 +68,7 @@ mod tests {
             shape: shape.to_vec(),
             file: 0,
             bytes: 100..100 + 4 * shape.iter().product::<usize>(),
+            coded: None,
         }
     }
 

@@ -10,6 +10,7 @@ mod forward;
 mod visible;
 
 pub(crate) use backward::backward;
+pub(crate) use decode::{Past, apart};
 pub(crate) use forward::{few, forward, output};
 
 use super::flex::contiguous;
