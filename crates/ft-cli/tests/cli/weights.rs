@@ -134,7 +134,7 @@ fn experts_in_mxfp4_are_said_and_merged_into_bf16() {
         "model": { "type": "WordLevel", "vocab": { "</s>": 2, "a": 3, "b": 4, "<unk>": 5 }, "unk_token": "<unk>" }
     });
     fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let (model, out) = (folder.display().to_string(), bench.path("merged").display().to_string());
+    let model = folder.display().to_string();
 
     let inspected = json(&["inspect", &model, "--json"]);
     assert_eq!(
