@@ -20,7 +20,7 @@ use crate::methods_laws::disturb;
 use crate::production::{close_loss, golden_batch, in_gradients, step, step_batch, train_model};
 use crate::support::{Array, arrays, close, fixture};
 
-const FAMILIES: [&str; 3] = ["qwen2_moe", "qwen3_moe", "mixtral"];
+const FAMILIES: [&str; 4] = ["qwen2_moe", "qwen3_moe", "mixtral", "gpt_oss"];
 
 fn golden(name: &str) -> BTreeMap<String, Array> {
     arrays(&fixture("families").join(name).join("golden.safetensors"))
@@ -113,8 +113,14 @@ fn padding_is_nobodys_token() {
 /// PEFT's adapters on all experts of a layer at once.
 #[test]
 fn target_parameters_are_read_trained_and_written_as_peft_does() {
-    let (base, family) = (fixture("families/qwen3_moe"), golden("qwen3_moe"));
-    for name in ["both", "down"] {
+    for (name, family) in [
+        ("gemma2", "gemma2"),
+        ("both", "qwen3_moe"),
+        ("down", "qwen3_moe"),
+        ("mixtral", "mixtral"),
+        ("gpt_oss", "gpt_oss"),
+    ] {
+        let (base, family) = (fixture("families").join(family), golden(family));
         let folder = fixture("experts").join(name);
         let golden = arrays(&folder.join("golden.safetensors"));
         let config = ModelConfig::from_dir(&base).unwrap().with_head_of(&folder).unwrap();
@@ -195,11 +201,13 @@ fn each_matrix_of_each_expert_is_a_target_and_no_router_is_unless_named() {
             let attached = attach(&mut model, &config, 0).unwrap();
             let adapted = &attached.choice.adapted;
             assert!(
-                adapted.iter().any(|path| path.contains(".experts.3.")),
+                adapted.iter().any(|path| path.contains(".experts.2.")),
                 "{name}: {adapted:?}"
             );
             assert!(
-                !adapted.iter().any(|path| path.ends_with("gate")),
+                !adapted
+                    .iter()
+                    .any(|path| path.ends_with("gate") || path.ends_with("router")),
                 "{name}: {adapted:?}"
             );
             logits(&model, ids).into_data().assert_eq(&before, true);
@@ -215,10 +223,10 @@ fn each_matrix_of_each_expert_is_a_target_and_no_router_is_unless_named() {
             folded.assert_approx_eq::<f32>(&moved, Tolerance::absolute(1e-4));
         }
         let mut model = load(name, &Device::flex());
-        let router = if name == "mixtral" {
-            "block_sparse_moe.gate"
-        } else {
-            "mlp.gate"
+        let router = match name {
+            "mixtral" => "block_sparse_moe.gate",
+            "gpt_oss" => "mlp.router",
+            _ => "mlp.gate",
         };
         let attached = attach(&mut model, &lora(Targets::suffixes(&[router]), &[]), 0).unwrap();
         assert!(
@@ -270,6 +278,31 @@ fn what_cannot_be_is_refused_by_its_key() {
     assert!(many.contains("num_experts_per_tok: 7 of 6 experts"), "{many}");
     let none = error("\"num_local_experts\": 6", "\"num_local_experts\": 0");
     assert!(none.contains("num_experts: must be a positive number"), "{none}");
+    for (family, from, to, wrong) in [
+        (
+            "gpt_oss",
+            "\"swiglu_limit\": 0.6",
+            "\"swiglu_limit\": 0",
+            "swiglu_limit: must be above 0",
+        ),
+        (
+            "gemma2",
+            "\"attn_logit_softcapping\": 2.0",
+            "\"attn_logit_softcapping\": -2.0",
+            "attn_logit_softcapping: must be above 0",
+        ),
+        (
+            "gemma2",
+            "\"final_logit_softcapping\": 8.0",
+            "\"final_logit_softcapping\": \"8\"",
+            "final_logit_softcapping: a number",
+        ),
+    ] {
+        let text = fs::read_to_string(fixture("families").join(family).join("config.json")).unwrap();
+        assert!(text.contains(from), "{from}");
+        let error = ModelConfig::from_json(&text.replace(from, to), "config.json".as_ref()).unwrap_err();
+        assert!(error.to_string().contains(wrong), "{error}");
+    }
     let mixtral = fs::read_to_string(fixture("families/mixtral/config.json")).unwrap();
     let jitter = mixtral.replace("\"router_jitter_noise\": 0.0", "\"router_jitter_noise\": 0.1");
     assert_ne!(jitter, mixtral);
@@ -277,6 +310,17 @@ fn what_cannot_be_is_refused_by_its_key() {
         .unwrap_err()
         .to_string();
     assert!(jitter.contains("router_jitter_noise"), "{jitter}");
+    let saved = PeftConfig::Lora(LoraConfig {
+        modules_to_save: vec!["self_attn".into()],
+        ..LoraConfig::default()
+    });
+    let saved = attach(&mut load("gpt_oss", &Device::flex()), &saved, 0)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        saved.contains("modules_to_save") && saved.contains("method = \"full\""),
+        "{saved}"
+    );
     let mut model = load("qwen3_moe", &Device::flex());
     let wrong = attach(&mut model, &lora(Targets::all_linear(), &["mlp.experts.gate_up"]), 0).unwrap_err();
     assert!(wrong.to_string().contains("target_parameters"), "{wrong}");

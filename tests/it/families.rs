@@ -12,13 +12,14 @@ use crate::support::{Array, arrays, close, fixture};
 const TOLERANCE: f64 = 2e-5;
 
 /// The folders of `fixtures/families` that have gradients and a configuration in both spellings.
-pub const FAMILIES: [&str; 18] = [
+pub const FAMILIES: [&str; 20] = [
     "llama",
     "llama3_rope",
     "mistral",
     "qwen2",
     "qwen3",
     "qwen3_yarn",
+    "gemma2",
     "gemma3",
     "phi3",
     "phi3_longrope",
@@ -28,6 +29,7 @@ pub const FAMILIES: [&str; 18] = [
     "qwen2_moe",
     "qwen3_moe",
     "mixtral",
+    "gpt_oss",
     "ministral3",
     "granite4",
     "gpt2",
@@ -144,6 +146,46 @@ fn a_saved_model_is_the_same_model_however_it_is_split() {
                 &golden["logits"],
                 TOLERANCE,
             );
+        }
+    }
+}
+
+/// Through a table that is the head too, adapted or not, in training and in evaluation: the same bound.
+#[test]
+fn bounded_logits_come_of_every_kind_of_head() {
+    let folder = fixture("families/gemma2");
+    let golden = arrays(&folder.join("golden.safetensors"));
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let tied = text.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+    assert_ne!(tied, text);
+    for text in [&text, &tied] {
+        let config = ModelConfig::from_json(text, "config.json".as_ref()).unwrap();
+        for (targets, rows) in [("lm_head", vec![]), ("o_proj", vec![]), ("o_proj", vec![3u32, 7, 90])] {
+            let device = Device::flex().autodiff();
+            let load = || Model::load_configured(config.clone(), &folder, LoadDtype::F32, None, None, &device).unwrap();
+            let mut model = load();
+            let lora = serde_json::json!({ "method": "lora", "rank": 2, "targets": [targets], "trainable_token_indices": rows });
+            let lora: PeftConfig = serde_json::from_value(lora).unwrap();
+            attach(&mut model, &lora, 3).unwrap();
+            crate::methods_laws::disturb(&mut model);
+            let hidden = model.forward(golden["input_ids"].ids(&device), &Rows::Right, None, &Pass::eval());
+            let flat = hidden.clone().reshape([48, 32]);
+            let targets = golden["input_ids"].ids(&device).reshape([48]);
+            let logits = model.logits(hidden);
+            let largest = logits.clone().abs().max().into_scalar::<f32>();
+            assert!(largest > 2.0 && largest < 8.0, "{largest}");
+            let log_probs = burn::tensor::activation::log_softmax(logits.reshape([48, 96]), 1);
+            let want = log_probs.clone().gather(1, targets.clone().unsqueeze_dim(1)).neg();
+            let sums = [model.token_nll(flat.clone(), targets.clone()).sum(), want.clone().sum()];
+            let [got, want] = sums.map(|sum| f64::from(sum.into_scalar::<f32>()));
+            assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+            let smooth =
+                |x: f64| want * (1.0 - x) - x * f64::from(log_probs.clone().mean_dim(1).sum().into_scalar::<f32>());
+            for smoothing in [0.0, 0.1] {
+                let loss = model.nll_sum(flat.clone(), targets.clone(), smoothing);
+                let got = f64::from(loss.into_scalar::<f32>());
+                assert!((got - smooth(smoothing)).abs() < 1e-5 * want, "{smoothing}: {got}");
+            }
         }
     }
 }

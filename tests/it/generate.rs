@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_infer::{EarlyStopping, Error, FinishReason, GenerationConfig, PromptProblem, Texts, generate, no_stream};
-use ft_model::{KvCache, LoadDtype, Model, Rows};
+use ft_model::{KvCache, LoadDtype, Model, NextTokens, Rows};
 use ft_peft::{Pass, adapter, attach, fold};
 use serde_json::Value;
 
@@ -108,6 +108,42 @@ fn ids(rows: &[&[i32]]) -> Tensor<2, Int> {
 
 fn largest(difference: Tensor<3>) -> f32 {
     difference.abs().max().into_scalar::<f32>()
+}
+
+/// As the engine of `ft serve` computes them: each with a cache of its own, read in pieces beside one another.
+#[test]
+fn sequences_side_by_side_are_what_each_is_alone() {
+    for family in FAMILIES {
+        let (model, prompts) = (load(family), prompts(family));
+        let mut caches: Vec<KvCache> = prompts.iter().map(|_| model.start()).collect();
+        let mut found: Vec<Vec<f32>> = vec![Vec::new(); prompts.len()];
+        for piece in 0..3 {
+            let of = |prompt: &'_ [u32]| prompt.len() * piece / 3..prompt.len() * (piece + 1) / 3;
+            let mut next: Vec<NextTokens> = caches
+                .iter_mut()
+                .zip(&prompts)
+                .map(|(cache, prompt)| NextTokens {
+                    cache,
+                    ids: &prompt[of(prompt)],
+                })
+                .collect();
+            let hidden = model.forward_apart(&mut next, &Pass::eval());
+            let logits: Vec<f32> = model.logits(hidden).into_data().try_into_vec().unwrap();
+            let mut rest = logits.as_slice();
+            for (found, prompt) in found.iter_mut().zip(&prompts) {
+                let own;
+                (own, rest) = rest.split_at(of(prompt).len() * 96);
+                found.extend_from_slice(own);
+            }
+        }
+        for (found, prompt) in found.iter().zip(&prompts) {
+            let row: Vec<i32> = prompt.iter().map(|id| *id as i32).collect();
+            let alone = model.logits(model.forward(ids(&[&row]), &Rows::Right, None, &Pass::eval()));
+            let alone: Vec<f32> = alone.into_data().try_into_vec().unwrap();
+            let apart = found.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(found.len() == alone.len() && apart < 5e-5, "{family}: {apart}");
+        }
+    }
 }
 
 #[test]

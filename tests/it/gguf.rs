@@ -139,6 +139,64 @@ fn models_hold_what_the_gguf_package_makes_of_their_checkpoints() {
     }
 }
 
+/// Names as in the `gguf` package (`MODEL_ARCH.GEMMA2`); norms count from zero there.
+#[test]
+fn gemma_2_has_norms_around_and_bounds() {
+    let source = fixture("families/gemma2");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(source.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let text = std::fs::read_to_string(source.join("config.json")).unwrap();
+    let config = |scalar: u32, tied: bool| {
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        (config["query_pre_attn_scalar"], config["tie_word_embeddings"]) = (scalar.into(), tied.into());
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    };
+    config(16, true);
+    let file = written(dir.path(), None, Dtype::F32);
+    let key = |key: &str| file.metadata[&format!("gemma2.{key}")].as_f64().unwrap();
+    assert_eq!(
+        [key("attn_logit_softcapping"), key("final_logit_softcapping")],
+        [2.0, 8.0]
+    );
+    assert_eq!([key("attention.sliding_window"), key("context_length")], [6.0, 128.0]);
+    let model = Model::load(dir.path(), LoadDtype::F32, &Device::flex());
+    let places = [
+        ("attn_norm", "input_layernorm", 1.0),
+        ("post_attention_norm", "post_attention_layernorm", 1.0),
+        ("ffn_norm", "pre_feedforward_layernorm", 1.0),
+        ("post_ffw_norm", "post_feedforward_layernorm", 1.0),
+        ("attn_q", "self_attn.q_proj", 0.0),
+        ("ffn_down", "mlp.down_proj", 0.0),
+    ];
+    for mut module in model.unwrap().target_modules() {
+        let Some((name, _, more)) = places
+            .iter()
+            .find(|(_, path, _)| module.path == format!("model.layers.1.{path}"))
+        else {
+            continue;
+        };
+        let (_, tensor) = module.tensors().remove(0);
+        let expected: Vec<f32> = tensor.into_data().iter::<f32>().map(|value| value + more).collect();
+        let (_, _, bytes) = &file.tensors[&format!("blk.1.{name}.weight")];
+        assert!(largest_difference(&floats(bytes), &expected) == 0.0, "{name}");
+    }
+    assert!(!file.tensors.contains_key("output.weight"));
+    for (scalar, tied, wrong) in [(12, true, "query_pre_attn_scalar"), (16, false, "tie_word_embeddings")] {
+        config(scalar, tied);
+        let source = GgufSource {
+            dir: dir.path(),
+            quant: None,
+            adapter: None,
+            tokenizer: Metadata::default(),
+        };
+        let out = dir.path().join("x.gguf");
+        let refused = write_model(&source, FileType::All(Dtype::F32), &out)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(wrong), "{refused}");
+    }
+}
+
 #[test]
 fn llama_3_factors_divide_the_rotary_frequencies() {
     let file = written(&fixture("families/llama3_rope"), None, Dtype::F32);

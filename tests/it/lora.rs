@@ -86,7 +86,11 @@ fn trainable(model: &mut Model) -> BTreeMap<String, AnyTensor> {
                     put("lora_embedding_B", AnyTensor::Matrix(lora.b.val()));
                 }
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. }
+            | ModuleSlot::Attention { .. } => {}
         }
         let bias_trains = module.bias().is_some_and(|bias| bias.is_trained());
         let trains = module.is_trained();

@@ -40,6 +40,7 @@ mod masked;
 mod methods;
 mod methods_held;
 mod methods_laws;
+mod mxfp4;
 mod objectives;
 mod packing;
 mod packing_runs;

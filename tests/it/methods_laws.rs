@@ -154,6 +154,7 @@ pub fn disturb(model: &mut Model) {
             ModuleSlot::Projection(slot) => slot.bias.iter_mut().for_each(vector),
             ModuleSlot::Embedding(_)
             | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
             | ModuleSlot::Residual { .. }
             | ModuleSlot::Attention { .. } => {}
         }

@@ -7,6 +7,7 @@ use ft_peft::{Adaptable, ModuleSlot, adapter};
 use ft_quant::{Kind, Scheme};
 use ft_train::{Outcome, read_metrics};
 
+use crate::support::fixture;
 use crate::train_support::Workshop;
 
 const NF4: [&str; 2] = ["model.quant.kind=nf4", "model.quant.double=true"];
@@ -214,4 +215,51 @@ fn a_base_in_codes_is_taken_as_it_is_and_in_no_other_codes() {
         message.contains("quantized already, as nf4 with double quantization, blocks of 64"),
         "{message}"
     );
+}
+
+/// Experts in one tensor, one by one and in MXFP4, whose gate and up are one matrix in memory; as they are stored, and in codes.
+#[test]
+fn the_plan_counts_experts_as_they_are_held() {
+    for family in ["gpt_oss", "gpt_oss_mxfp4", "mixtral", "qwen3_moe"] {
+        let workshop = Workshop::new();
+        let base = workshop.path("base");
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(fixture("families").join(family).join(file), base.join(file)).unwrap();
+        }
+        let nf4 = (Some("model.quant.kind=nf4"), Some(Scheme::new(Kind::Nf4)));
+        for ((quant, scheme), dtype) in [
+            ((None, None), LoadDtype::F32),
+            ((None, None), LoadDtype::Bf16),
+            (nf4, LoadDtype::F32),
+        ] {
+            let sets = [
+                match dtype {
+                    LoadDtype::Bf16 => "model.dtype=bf16",
+                    _ => "model.dtype=auto",
+                },
+                "peft.dropout=0.0",
+                "peft.targets=[\"q_proj\"]",
+                "peft.target_parameters=[\"mlp.experts.gate_up_proj\"]",
+            ];
+            let plan = workshop
+                .plan("out", &sets.into_iter().chain(quant).collect::<Vec<_>>())
+                .unwrap();
+            let device = burn::tensor::Device::flex();
+            let mut model = Model::load_configured(plan.model.clone(), &base, dtype, scheme, None, &device).unwrap();
+            let mut held = 0;
+            for mut module in model.target_modules() {
+                let packed = match &module.slot {
+                    ModuleSlot::Projection(slot) => slot.weight.as_packed().map(|packed| packed.bytes()),
+                    _ => None,
+                };
+                for (leaf, tensor) in module.tensors() {
+                    let bytes = tensor.into_data().as_bytes().len();
+                    held += packed.filter(|_| leaf == "weight").unwrap_or(bytes);
+                }
+            }
+            let planned = plan.bytes.weights as i64;
+            let apart = (planned - held as i64).abs();
+            assert!(apart <= 8 * 60, "{family} {quant:?}: {planned} planned, {held} held");
+        }
+    }
 }

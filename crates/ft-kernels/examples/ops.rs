@@ -282,7 +282,7 @@ fn distillation_bench(name: &'static str, head: bool) -> Bench {
         fused: |x| {
             let teacher = Teacher::Live {
                 hidden: flat(&x[2]),
-                head: flat(&x[3]),
+                head: flat(&x[3]).into(),
             };
             let options = DistillationOptions {
                 alpha: 0.5,

@@ -3,6 +3,7 @@ mod apart;
 mod backward;
 mod portable;
 mod rotary;
+mod sinks;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
@@ -16,6 +17,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::{Int, Tensor};
 pub use rotary::rotary_attention;
+use sinks::SinkOps;
 
 /// Which keys a query sees. Query `i` of a call sits at key column `prefix + offset + i`.
 ///
@@ -60,6 +62,33 @@ impl Mask {
     }
 }
 
+/// How products of queries and keys become probabilities. A number alone is the factor.
+#[derive(Debug, Clone, Default)]
+pub struct Scoring {
+    /// Factor of the products.
+    pub scale: f64,
+    /// Bounds the scores softly, `cap · tanh(score / cap)` (Gemma 2).
+    pub cap: Option<f64>,
+    /// `[hq]`: a score of each head that takes its share of the probability and adds nothing to the output (gpt-oss).
+    pub sinks: Option<Tensor<1>>,
+}
+
+impl From<f64> for Scoring {
+    fn from(scale: f64) -> Self {
+        Self {
+            scale,
+            ..Self::default()
+        }
+    }
+}
+
+/// The numbers of a [`Scoring`].
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    pub(crate) factor: f64,
+    pub(crate) cap: Option<f64>,
+}
+
 /// The numbers of a [`Mask`].
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
@@ -80,7 +109,8 @@ pub enum First<B: Backend> {
     Between(IntTensor<B>),
 }
 
-/// `softmax(scale · q·kᵀ + mask) · v`: q `[b, s, hq, d]`, k and v `[b, t, hkv, d]` -> `[b, s, hq, d]`.
+/// `softmax(scale · q·kᵀ + mask) · v`: q `[b, s, hq, d]`, k and v `[b, t, hkv, d]` -> `[b, s, hq, d]`; scores may be bounded, and
+/// beside sinks ([`Scoring`]).
 ///
 /// Query head `h` reads key head `h / (hq / hkv)`; keys and values are never repeated in memory. A query that sees
 /// nothing gives zeros. Keys and values are computed with in the type of `q`. Keys beyond the last query's column are not seen. Kept for backward: q, k, v, the output and one
@@ -88,12 +118,21 @@ pub enum First<B: Backend> {
 ///
 /// # Panics
 /// If the shapes do not fit each other or there are fewer keys than the mask's columns.
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scale: f64) -> Tensor<4> {
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scoring: impl Into<Scoring>) -> Tensor<4> {
     check(q.dims(), &k, &v, mask);
     let (k, v) = (as_type_of(&q, k), as_type_of(&q, v));
     let (first, span) = mask.parts();
-    let [q, k, v] = [q.into_dispatch(), k.into_dispatch(), v.into_dispatch()];
-    Tensor::from_dispatch(<Dispatch as AttentionOps>::attend(q, k, v, first, span, scale))
+    let Scoring { scale, cap, sinks } = scoring.into();
+    let scale = Scale { factor: scale, cap };
+    let heads = q.dims()[2];
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(match sinks {
+        None => <Dispatch as AttentionOps>::attend(q, k, v, first, span, scale),
+        Some(sinks) => {
+            assert_eq!(sinks.dims(), [heads], "attention: sinks of {heads} heads");
+            <Dispatch as SinkOps>::attend_beside(q, k, v, sinks.into_dispatch(), first, span, scale)
+        }
+    })
 }
 
 fn check([b, s, hq, d]: [usize; 4], k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) {
@@ -128,7 +167,7 @@ pub trait AttentionOps: Backend {
         v: FloatTensor<Self>,
         #[extension_type] first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> FloatTensor<Self> {
         Self::attend_with_lse(q, k, v, first, span, scale).0
     }
@@ -141,7 +180,7 @@ pub trait AttentionOps: Backend {
         v: FloatTensor<Self>,
         #[extension_type] first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::forward::<Self>(q, k, v, first, span, scale)
     }
@@ -158,7 +197,7 @@ pub trait AttentionOps: Backend {
         dout: FloatTensor<Self>,
         #[extension_type] first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         portable::backward::<Self>([q, k, v, out, lse, dout], first, span, scale)
     }
@@ -172,10 +211,11 @@ impl AttentionOps for burn_cubecl::CubeBackend {
         v: FloatTensor<Self>,
         first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match cube::Attention::of(&q, &k, [&v]) {
-            Some(kernels) => kernels.forward(q, k, v, first, span, scale),
+        // Bounded scores go through the composition.
+        match cube::Attention::of(&q, &k, [&v]).filter(|_| scale.cap.is_none()) {
+            Some(kernels) => kernels.forward(q, k, v, first, span, scale.factor),
             None => portable::forward::<Self>(q, k, v, first, span, scale),
         }
     }
@@ -189,12 +229,12 @@ impl AttentionOps for burn_cubecl::CubeBackend {
         dout: FloatTensor<Self>,
         first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let inputs = [q, k, v, out, lse, dout];
         let [q, k, v, out, lse, dout] = inputs.each_ref();
-        match cube::Attention::of(q, k, [v, out, lse, dout]) {
-            Some(kernels) => kernels.backward(inputs, first, span, scale),
+        match cube::Attention::of(q, k, [v, out, lse, dout]).filter(|_| scale.cap.is_none()) {
+            Some(kernels) => kernels.backward(inputs, first, span, scale.factor),
             None => portable::backward::<Self>(inputs, first, span, scale),
         }
     }
@@ -208,10 +248,10 @@ impl AttentionOps for burn::backend::Flex {
         v: FloatTensor<Self>,
         first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> FloatTensor<Self> {
         match cpu::flex::all_f32([&q, &k, &v]) {
-            true => cpu::attention::output(q, k, v, first, span, scale as f32),
+            true => cpu::attention::output(q, k, v, None, first, span, scale),
             false => portable::forward::<Self>(q, k, v, first, span, scale).0,
         }
     }
@@ -222,10 +262,10 @@ impl AttentionOps for burn::backend::Flex {
         v: FloatTensor<Self>,
         first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         match cpu::flex::all_f32([&q, &k, &v]) {
-            true => cpu::attention::forward(q, k, v, first, span, scale as f32),
+            true => cpu::attention::forward(q, k, v, first, span, scale),
             false => portable::forward::<Self>(q, k, v, first, span, scale),
         }
     }
@@ -239,10 +279,10 @@ impl AttentionOps for burn::backend::Flex {
         dout: FloatTensor<Self>,
         first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         match cpu::flex::all_f32([&q, &k, &v, &out, &lse, &dout]) {
-            true => cpu::attention::backward([q, k, v, out, lse, dout], first, span, scale as f32),
+            true => cpu::attention::backward([q, k, v, out, lse, dout], first, span, scale),
             false => portable::backward::<Self>([q, k, v, out, lse, dout], first, span, scale),
         }
     }

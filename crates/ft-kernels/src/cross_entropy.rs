@@ -6,6 +6,7 @@ mod softmax;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
+use crate::Head;
 #[cfg(feature = "flex")]
 use crate::cpu;
 #[cfg(feature = "gpu")]
@@ -21,11 +22,12 @@ pub use smoothing::smoothed_cross_entropy;
 ///
 /// # Panics
 /// As [`cross_entropy_rows`].
-pub fn cross_entropy(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+pub fn cross_entropy(hidden: Tensor<2>, head: impl Into<Head>, targets: Tensor<1, Int>) -> Tensor<1> {
     cross_entropy_rows(hidden, head, targets).sum()
 }
 
-/// Negative log likelihood of every row in nats: hidden `[n, d]`, head `[vocab, d]`, targets `[n]` -> `[n]`.
+/// Negative log likelihood of every row in nats: hidden `[n, d]`, head `[vocab, d]`, targets `[n]` -> `[n]`. The logits may be bounded
+/// ([`Head`]).
 ///
 /// With a frozen head the gradient of every row to `hidden` is computed along with its loss, block by block of the
 /// vocabulary, and is all that is kept: backward weighs its rows. A tracked head gets its gradient in backward from
@@ -33,20 +35,22 @@ pub fn cross_entropy(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>
 ///
 /// # Panics
 /// If the shapes do not fit, or (on the CPU) a target lies outside the vocabulary.
-pub fn cross_entropy_rows(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    check(&hidden, &head, &targets);
-    let [hidden, head, targets] = [hidden.into_dispatch(), head.into_dispatch(), targets.into_dispatch()];
-    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll(hidden, head, targets))
+pub fn cross_entropy_rows(hidden: Tensor<2>, head: impl Into<Head>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let Head { weight, cap } = head.into();
+    check(&hidden, &weight, &targets);
+    let [hidden, head, targets] = [hidden.into_dispatch(), weight.into_dispatch(), targets.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll(hidden, head, targets, cap))
 }
 
 /// [`cross_entropy_rows`] for evaluation: the result is a constant, also on an autodiff device.
 ///
 /// # Panics
 /// As [`cross_entropy_rows`].
-pub fn token_nll(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    check(&hidden, &head, &targets);
-    let [hidden, head, targets] = [hidden.into_dispatch(), head.into_dispatch(), targets.into_dispatch()];
-    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll_rows(hidden, head, targets).0)
+pub fn token_nll(hidden: Tensor<2>, head: impl Into<Head>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let Head { weight, cap } = head.into();
+    check(&hidden, &weight, &targets);
+    let [hidden, head, targets] = [hidden.into_dispatch(), weight.into_dispatch(), targets.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::nll_rows(hidden, head, targets, cap).0)
 }
 
 pub(crate) fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &Tensor<1, Int>) {
@@ -62,8 +66,13 @@ pub(crate) fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &Tensor<1, In
 pub trait CrossEntropyOps: Backend {
     /// The negative log likelihoods `[n]`.
     #[fusion(default)]
-    fn nll(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
-        Self::nll_rows(hidden, head, targets).0
+    fn nll(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        cap: Option<f64>,
+    ) -> FloatTensor<Self> {
+        Self::nll_rows(hidden, head, targets, cap).0
     }
 
     /// Per row: negative log likelihood and logarithm of the sum of exponentials, both `[n]`.
@@ -72,8 +81,9 @@ pub trait CrossEntropyOps: Backend {
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::rows::<Self>(hidden, head, targets)
+        portable::rows::<Self>(hidden, head, targets, cap)
     }
 
     /// The negative log likelihoods `[n]` and the gradient of each to its row of `hidden`, `[n, d]`.
@@ -82,8 +92,9 @@ pub trait CrossEntropyOps: Backend {
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::rows_with_gradient::<Self>(hidden, head, targets)
+        portable::rows_with_gradient::<Self>(hidden, head, targets, cap)
     }
 
     /// Gradients of `Σ scale · nll`, scale `[n]`, to `hidden` (if asked for) and `head`, from the logarithms that
@@ -96,8 +107,9 @@ pub trait CrossEntropyOps: Backend {
         lse: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         hidden_too: bool,
+        cap: Option<f64>,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
-        portable::gradients::<Self>(hidden, head, targets, lse, scale, hidden_too)
+        portable::gradients::<Self>([hidden, head, lse, scale], targets, hidden_too, cap)
     }
 
     /// Of logits `[rows, vocab]`: what [`nll_rows`](Self::nll_rows) gives.
@@ -166,11 +178,12 @@ impl CrossEntropyOps for burn::backend::Flex {
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !crate::linear::fused(&hidden, &head) {
-            return portable::rows::<Self>(hidden, head, targets);
+            return portable::rows::<Self>(hidden, head, targets, cap);
         }
-        let losses = flex::with_head(&hidden, &head, targets, |head| head.losses(None));
+        let losses = flex::with_head(&hidden, &head, targets, cap, |head| head.losses(None));
         let n = losses.nll.len();
         (cpu::flex::tensor(losses.nll, [n]), cpu::flex::tensor(losses.lse, [n]))
     }
@@ -179,11 +192,12 @@ impl CrossEntropyOps for burn::backend::Flex {
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !crate::linear::fused(&hidden, &head) {
-            return portable::rows_with_gradient::<Self>(hidden, head, targets);
+            return portable::rows_with_gradient::<Self>(hidden, head, targets, cap);
         }
-        flex::rows_with_gradient(&hidden, &head, targets)
+        flex::rows_with_gradient(&hidden, &head, targets, cap)
     }
 
     fn nll_gradients(
@@ -193,12 +207,13 @@ impl CrossEntropyOps for burn::backend::Flex {
         lse: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         hidden_too: bool,
+        cap: Option<f64>,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
         if !crate::linear::fused(&hidden, &head) {
-            return portable::gradients::<Self>(hidden, head, targets, lse, scale, hidden_too);
+            return portable::gradients::<Self>([hidden, head, lse, scale], targets, hidden_too, cap);
         }
         let scale = cpu::flex::contiguous(scale);
-        flex::gradients(&hidden, &head, targets, &lse, &scale, hidden_too)
+        flex::gradients([&hidden, &head, &lse, &scale], targets, hidden_too, cap)
     }
 }
 
@@ -215,6 +230,7 @@ pub(crate) mod flex {
         hidden: &FlexTensor,
         head: &FlexTensor,
         targets: FlexTensor,
+        cap: Option<f64>,
         f: impl FnOnce(&Head<'_>) -> R,
     ) -> R {
         let vocab = head.shape()[0];
@@ -228,6 +244,7 @@ pub(crate) mod flex {
             hidden: matrix(&hidden).expect("f32"),
             weight: matrix(head).expect("checked by the caller"),
             targets: &targets,
+            cap: cap.map(|cap| cap as f32),
         };
         f(&view)
     }
@@ -236,20 +253,19 @@ pub(crate) mod flex {
         hidden: &FlexTensor,
         head: &FlexTensor,
         targets: FlexTensor,
+        cap: Option<f64>,
     ) -> (FlexTensor, FlexTensor) {
         let mut gradient = fresh(hidden.shape().num_elements());
-        let losses = with_head(hidden, head, targets, |head| head.losses(Some(&mut gradient)));
+        let losses = with_head(hidden, head, targets, cap, |head| head.losses(Some(&mut gradient)));
         let n = losses.nll.len();
         (tensor(losses.nll, [n]), tensor(gradient, hidden.shape()))
     }
 
     pub(super) fn gradients(
-        hidden: &FlexTensor,
-        head: &FlexTensor,
+        [hidden, head, lse, scale]: [&FlexTensor; 4],
         targets: FlexTensor,
-        lse: &FlexTensor,
-        scale: &FlexTensor,
         hidden_too: bool,
+        cap: Option<f64>,
     ) -> (Option<FlexTensor>, FlexTensor) {
         let mut to_hidden = hidden_too.then(|| fresh(hidden.shape().num_elements()));
         let size = head.shape().num_elements();
@@ -259,7 +275,7 @@ pub(crate) mod flex {
         } else {
             fresh(size)
         };
-        with_head(hidden, head, targets, |head| {
+        with_head(hidden, head, targets, cap, |head| {
             head.gradients(values(lse), values(scale), to_hidden.as_deref_mut(), &mut to_head)
         });
         (

@@ -6,6 +6,7 @@ mod portable;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
+use crate::Head;
 pub(crate) use backward::Scaled;
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
@@ -26,7 +27,7 @@ pub enum Teacher {
         /// `[n, d]`.
         hidden: Tensor<2>,
         /// `[vocab, d]`.
-        head: Tensor<2>,
+        head: Head,
     },
     /// What [`teacher_topk`] computed earlier, at the same temperature.
     ///
@@ -40,6 +41,15 @@ pub enum Teacher {
         /// Rows of the vocabulary that the probabilities are over; at most the student's.
         common: usize,
     },
+}
+
+impl Teacher {
+    fn cap(&self) -> Option<f64> {
+        match self {
+            Self::Live { head, .. } => head.cap,
+            Self::TopK { .. } => None,
+        }
+    }
 }
 
 /// What [`distillation`] returns, f32 (f64 for f64), `[1]` each: `loss = (1 - alpha) · nll + alpha · divergence`.
@@ -65,15 +75,17 @@ pub struct Distillation {
 /// the teacher's ids outside the common rows.
 pub fn distillation(
     hidden: Tensor<2>,
-    head: Tensor<2>,
+    head: impl Into<Head>,
     targets: Tensor<1, Int>,
     teacher: Teacher,
     options: DistillationOptions,
 ) -> Distillation {
     options.check();
+    let Head { weight: head, cap } = head.into();
     let objective = Objective {
         options,
         common: common(&hidden, &head, &targets, &teacher),
+        caps: [cap, teacher.cap()],
     };
     let (loss, nll, divergence) = <Dispatch as DistillationOps>::distill(
         hidden.into_dispatch(),
@@ -99,11 +111,12 @@ pub fn distillation(
 /// If shapes do not fit, or not `1 <= k <= common <= vocab` and `temperature > 0`.
 pub fn teacher_topk(
     hidden: Tensor<2>,
-    head: Tensor<2>,
+    head: impl Into<Head>,
     k: usize,
     temperature: f64,
     common: usize,
 ) -> (Tensor<2, Int>, Tensor<2>) {
+    let Head { weight: head, cap } = head.into();
     let ([n, d], [vocab, head_d]) = (hidden.dims(), head.dims());
     assert!(
         d == head_d && 0 < k && k <= common && common <= vocab,
@@ -111,7 +124,7 @@ pub fn teacher_topk(
     );
     assert!(temperature > 0.0, "teacher_topk: temperature {temperature}");
     let [hidden, head] = [hidden.inner().into_dispatch(), head.inner().into_dispatch()];
-    let (ids, log_probs) = <Dispatch as DistillationOps>::top_k(hidden, head, k, temperature, common);
+    let (ids, log_probs) = <Dispatch as DistillationOps>::top_k(hidden, head, k, temperature, common, cap);
     (Tensor::from_dispatch(ids), Tensor::from_dispatch(log_probs))
 }
 
@@ -144,7 +157,7 @@ fn scores(teacher: Teacher) -> Scores<Dispatch> {
     match teacher {
         Teacher::Live { hidden, head } => Scores::Live {
             hidden: hidden.inner().into_dispatch(),
-            head: head.inner().into_dispatch(),
+            head: head.weight.inner().into_dispatch(),
         },
         Teacher::TopK { ids, log_probs, .. } => Scores::TopK {
             ids: ids.into_dispatch(),

@@ -34,6 +34,7 @@ mod adamw_8bit;
 mod attention;
 mod backward_from;
 mod bottleneck;
+mod clamped_swiglu;
 #[cfg(feature = "flex")]
 mod cpu;
 mod cross_entropy;
@@ -48,6 +49,7 @@ mod embedding;
 mod frozen_lora;
 mod frozen_matmul;
 mod gelu;
+mod head;
 mod layer_norm;
 mod linear;
 #[cfg(feature = "gpu")]
@@ -70,9 +72,10 @@ mod uniform;
 
 pub use adamw::{AdamWStep, ManyAdamW, UpdatedAdamW, adamw};
 pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, ManyAdamW8bit, Updated8bit};
-pub use attention::{Mask, Past, attention, attention_apart, rotary_attention};
+pub use attention::{Mask, Past, Scoring, attention, attention_apart, rotary_attention};
 pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
+pub use clamped_swiglu::{Clamp, clamped_swiglu};
 pub use cross_entropy::{cross_entropy, cross_entropy_rows, smoothed_cross_entropy, token_nll};
 #[cfg(feature = "cuda")]
 pub use cuda::{cuda_lacks, has_nccl};
@@ -83,6 +86,7 @@ pub use embedding::embedding;
 pub use frozen_lora::frozen_lora;
 pub use frozen_matmul::{frozen_matmul, frozen_matmul_for, unpack};
 pub use gelu::gelu_tanh;
+pub use head::{Head, soft_cap};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_for};
 pub use lora_linear::{lora_linear, lora_linear_for};

@@ -63,6 +63,26 @@ impl<B: Backend> Val<B> {
         self.scale(-1.0).exp().shift(1.0).recip()
     }
 
+    /// Bounded softly, where there is a cap: `cap · tanh(x / cap)`.
+    pub(crate) fn bounded(self, cap: Option<f64>) -> Self {
+        match cap {
+            None => self,
+            Some(cap) => Self(B::float_tanh(self.scale(1.0 / cap).0)).scale(cap),
+        }
+    }
+
+    /// Slopes to bounded numbers, as slopes to the numbers themselves.
+    pub(crate) fn unbounded(self, bounded: &Self, cap: Option<f64>) -> Self {
+        match cap {
+            None => self,
+            Some(cap) => {
+                let slope = bounded.clone().scale(1.0 / cap).square().scale(-1.0).shift(1.0);
+                let dtype = self.dtype();
+                self * slope.cast(dtype)
+            }
+        }
+    }
+
     pub(crate) fn recip(self) -> Self {
         Self(B::float_recip(self.0))
     }

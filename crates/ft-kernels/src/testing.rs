@@ -87,6 +87,12 @@ pub(crate) fn close(got: &[f64], want: &[f64], bound: f64, what: &str) {
     }
 }
 
+/// Logits bounded softly, where there is a cap.
+pub(crate) fn bounded(logits: Vec<f64>, cap: Option<f64>) -> Vec<f64> {
+    let bound = |x: f64| cap.map_or(x, |cap| cap * (x / cap).tanh());
+    logits.into_iter().map(bound).collect()
+}
+
 /// `x [n, k] · wᵀ`, w `[m, k]`.
 pub(crate) fn times_transposed(x: &[f64], w: &[f64], k: usize) -> Vec<f64> {
     x.chunks(k)

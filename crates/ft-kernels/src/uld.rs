@@ -13,6 +13,7 @@ mod portable;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
+use crate::Head;
 use crate::distillation::Distillation;
 #[cfg(feature = "flex")]
 pub(crate) use blocks::{Block, blocks};
@@ -29,7 +30,7 @@ pub struct UldTeacher {
     /// Its last hidden states, `[m, d]`.
     pub hidden: Tensor<2>,
     /// Its head, `[vocab, d]`.
-    pub head: Tensor<2>,
+    pub head: Head,
     /// The tokens that its rows predict, `[m]`.
     pub targets: Tensor<1, Int>,
 }
@@ -65,7 +66,7 @@ pub struct UldOptions {
 /// lies outside its vocabulary.
 pub fn uld(
     hidden: Tensor<2>,
-    head: Tensor<2>,
+    head: impl Into<Head>,
     targets: Tensor<1, Int>,
     teacher: UldTeacher,
     spans: &[SpanPair],
@@ -76,19 +77,21 @@ pub fn uld(
         (0.0..=1.0).contains(&alpha) && temperature > 0.0 && temperature.is_finite(),
         "uld: alpha lies in [0, 1] and the temperature above 0: {options:?}"
     );
+    let Head { weight: head, cap } = head.into();
     crate::cross_entropy::check(&hidden, &head, &targets);
-    crate::cross_entropy::check(&teacher.hidden, &teacher.head, &teacher.targets);
+    crate::cross_entropy::check(&teacher.hidden, &teacher.head.weight, &teacher.targets);
     check_spans(spans, [hidden.dims()[0], teacher.hidden.dims()[0]]);
     let task = Task {
         options,
         spans: Arc::from(spans),
+        caps: [cap, teacher.head.cap],
     };
     let (loss, nll, divergence) = <Dispatch as UldOps>::uld(
         hidden.into_dispatch(),
         head.into_dispatch(),
         targets.into_dispatch(),
         teacher.hidden.inner().into_dispatch(),
-        teacher.head.inner().into_dispatch(),
+        teacher.head.weight.inner().into_dispatch(),
         teacher.targets.into_dispatch(),
         task,
     );

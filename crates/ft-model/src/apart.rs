@@ -7,7 +7,7 @@
 //! ```
 
 use burn::tensor::{Int, Tensor, TensorData};
-use ft_kernels::Past;
+use ft_kernels::{Past, Scoring};
 use ft_peft::Pass;
 
 use crate::cache::KvCache;
@@ -34,7 +34,7 @@ impl Apart {
         layer: usize,
         [q, keys, values]: [Tensor<4>; 3],
         window: Option<usize>,
-        scale: f64,
+        scoring: &Scoring,
     ) -> Tensor<4> {
         let mut start = 0;
         let own = |(cache, queries): &mut (KvCache, usize)| {
@@ -51,7 +51,7 @@ impl Apart {
             }
         };
         let pasts = self.0.iter_mut().map(own).collect();
-        ft_kernels::attention_apart(q, pasts, scale)
+        ft_kernels::attention_apart(q, pasts, scoring.clone())
     }
 
     pub fn advance(&mut self) {

@@ -2,6 +2,7 @@
 //! (`families/llama.rs`) computes all of them.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use ft_kernels::Clamp;
 
 use crate::rope::Rope;
 
@@ -26,6 +27,12 @@ pub struct Block {
     pub shared_mlp: bool,
     /// Factor of queries times keys, where it is not 1/√head_dim.
     pub attention_scale: Option<f64>,
+    /// Soft bound of the scores of attention: `cap · tanh(score / cap)`.
+    pub score_cap: Option<f64>,
+    /// Soft bound of the logits.
+    pub logit_cap: Option<f64>,
+    /// Whether every head has a score that takes a share of the probability and adds nothing (`sinks`).
+    pub sinks: bool,
     /// Rotary embedding of the layers with a sliding window, where they have one of their own.
     pub local_rope: Option<Rope>,
     /// Whether each layer has rotary embedding; all have where this is empty.
@@ -87,13 +94,15 @@ pub enum QkNorm {
 }
 
 /// Of the gate in the MLP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Activation {
     /// x · sigmoid(x).
     #[default]
     Silu,
     /// The tanh approximation of GELU.
     GeluTanh,
+    /// Swish with bounds, of gates and ups that alternate in one matrix.
+    Clamped(Clamp),
 }
 
 /// Experts, of whom a router chooses some for every token.
@@ -115,9 +124,15 @@ pub struct ExpertsConfig {
     pub balance: f64,
     /// Whether gate and up of an expert are one matrix.
     pub fused: bool,
+    /// Whether checkpoints hold all experts of a layer in one tensor, `[in, out]` each, with biases, of the router too.
+    pub stacked: bool,
+    /// How checkpoints name the router.
+    pub(crate) router: &'static str,
     /// Below a layer.
     pub(crate) path: &'static str,
     pub(crate) names: MlpNames,
+    /// Both as checkpoints spell them, where the modules have others.
+    pub(crate) stored: Option<(&'static str, MlpNames)>,
 }
 
 /// How checkpoints name the matrices of an MLP.

@@ -96,6 +96,10 @@ impl Walk<'_> {
             self.norm("self_attn.k_norm", keys);
         }
         self.prefix("model.layers");
+        if block.sinks {
+            let trains = self.look("self_attn").is_some();
+            self.kept.tracked |= trains;
+        }
         let before = self.attention(2 * queries + 2 * keys + sizes);
         self.projections(&["self_attn.o_proj"], if before { 0 } else { queries });
         if block.norms != Norms::Before {
@@ -135,17 +139,22 @@ impl Walk<'_> {
                 Activation::Silu => 2,
                 // And what the activation makes of the gate.
                 Activation::GeluTanh => 3,
+                Activation::Clamped(_) => 2,
             } * inner,
         );
         let kept = self.projections(&[&format!("{path}.{}", names.down)], inner);
         // The gradients of gate and up come when their product has gone; those of parts of one matrix's output as large as the whole.
-        let gradients = if fused { 5 } else { 2 };
+        let gradients = match activation {
+            Activation::Clamped(_) => 4,
+            _ if fused => 5,
+            _ => 2,
+        };
         self.passing(gradients * inner - kept);
     }
 
     /// Of every token, those experts that compute it, as if they were the first ones.
     fn experts(&mut self, own: &ExpertsConfig, activation: Activation, hidden: usize) {
-        let router = format!("{}.gate", own.path);
+        let router = format!("{}.{}", own.path, own.router);
         self.projections(&[&router], hidden);
         self.when_tracked(2 * own.count);
         for expert in 0..own.per_token {

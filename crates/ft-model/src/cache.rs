@@ -1,5 +1,5 @@
 use burn::tensor::{Tensor, s};
-use ft_kernels::Mask;
+use ft_kernels::{Mask, Scoring};
 
 use crate::apart::Apart;
 
@@ -125,13 +125,13 @@ impl KvCache {
         layer: usize,
         [q, keys, values]: [Tensor<4>; 3],
         mask: &Mask,
-        scale: f64,
+        scoring: &Scoring,
     ) -> Tensor<4> {
         if let Some(apart) = &mut self.apart {
-            return apart.attend(layer, [q, keys, values], mask.window, scale);
+            return apart.attend(layer, [q, keys, values], mask.window, scoring);
         }
         let (keys, values) = self.append(layer, keys, values);
-        ft_kernels::attention(q, keys, values, mask, scale)
+        ft_kernels::attention(q, keys, values, mask, scoring.clone())
     }
 
     /// Appends `[batch, seq, kv heads, head_dim]` to a layer and returns all its keys and values.

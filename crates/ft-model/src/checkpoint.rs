@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::numbers::Coded;
-use crate::{gguf, stacked, text_tower};
+use crate::{gguf, mxfp4, stacked, text_tower};
 
 /// The tensors of a checkpoint folder, or of a GGUF file.
 pub struct Checkpoint {
@@ -78,7 +78,9 @@ impl Checkpoint {
     }
 
     fn take_stacks_apart(&mut self) {
-        let of_stack = |(name, entry): (&String, &Entry)| Some((name.clone(), stacked::one_by_one(name, entry)?));
+        let is_there = |name: &str| self.entries.contains_key(name);
+        let of_stack =
+            |(name, entry): (&String, &Entry)| Some((name.clone(), stacked::one_by_one(name, entry, is_there)?));
         let stacks: Vec<_> = self.entries.iter().filter_map(of_stack).collect();
         for (name, matrices) in stacks {
             self.entries.remove(&name);
@@ -162,6 +164,19 @@ impl Checkpoint {
     /// How its layers are quantized, as the first one found says.
     pub fn scheme(&self) -> Option<Scheme> {
         bnb::scheme(self.entries.keys().map(String::as_str), |name| self.stored(name))
+    }
+
+    /// Whether it holds the matrix of this name in MXFP4, which is unpacked while it is read.
+    pub fn is_mxfp4(&self, name: &str) -> bool {
+        mxfp4::names(name.strip_suffix(".weight").unwrap_or(name))
+            .iter()
+            .all(|name| self.entries.contains_key(name))
+    }
+
+    /// Whether it holds any matrix in MXFP4.
+    pub fn has_mxfp4(&self) -> bool {
+        let paths = self.entries.keys().filter_map(|name| name.strip_suffix(".blocks"));
+        paths.into_iter().any(|path| self.is_mxfp4(path))
     }
 
     /// Gives the pages of a tensor that has been read back to the system: a model that is being loaded is then in memory

@@ -13,7 +13,7 @@ use crate::gguf;
 use crate::heads::HeadConfig;
 pub(crate) use crate::keys::Keys;
 use crate::keys::LARGEST;
-use crate::quantized;
+use crate::quantized::{self, MXFP4};
 use crate::rope::Rope;
 use crate::text_tower;
 
@@ -133,9 +133,9 @@ impl ModelConfig {
         }
     }
 
-    /// Whether the checkpoint's projections are stored in codes.
+    /// Whether the checkpoint's projections are stored in codes that stay codes; MXFP4 is unpacked.
     pub fn is_quantized(&self) -> bool {
-        self.raw.get("quantization_config").is_some_and(|q| !q.is_null())
+        quantized::method(&self.raw).is_some_and(|method| method != MXFP4)
     }
 
     /// The type of the weights, where the file states one (`dtype`, before transformers 5 `torch_dtype`).

@@ -94,6 +94,16 @@ impl Keys {
         }
     }
 
+    /// A soft bound of scores or logits; `null` is none.
+    pub fn cap(&self, key: &str, default: Option<f64>) -> Result<Option<f64>> {
+        match self.factor(key)? {
+            None if self.raw.contains_key(key) => Ok(None),
+            None => Ok(default),
+            Some(cap) if cap > 0.0 => Ok(Some(cap)),
+            Some(cap) => Err(self.error(key, format!("must be above 0, or null, got {cap}"))),
+        }
+    }
+
     /// Which layers slide, by `layer_types`, if the key is there.
     pub fn sliding(&self, layers: usize) -> Result<Option<Vec<bool>>> {
         match self.raw.get("layer_types") {

@@ -1,5 +1,7 @@
 //! Builds a model from a checkpoint: one tensor at a time, converted or quantized while it is read.
 
+mod unpack;
+
 use burn::backend::{Backend, DTypeUsage, Dispatch};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use ft_quant::{Encoded, Layout, Packed, Scheme, Weight, bnb};
@@ -310,6 +312,10 @@ impl Source for Loader<'_> {
             Ok(Some(weight)) => return weight,
             Ok(None) => {}
             Err(why) => return self.wrong(own, why.to_string(), layout),
+        }
+        if self.checkpoint.is_mxfp4(own) {
+            let weight = self.unpack(own, out_in, layout);
+            return weight.unwrap_or_else(|why| self.wrong(own, why, layout));
         }
         let name = format!("{own}.weight");
         match self.quant.filter(|_| own != self.head) {

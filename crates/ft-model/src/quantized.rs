@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ft_quant::{Kind, Scheme};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Keys, ModelConfig};
@@ -12,14 +12,23 @@ use crate::error::{Error, Result};
 /// Key of the section.
 const KEY: &str = "quantization_config";
 
+/// The method whose matrices are unpacked while they are read.
+pub(crate) const MXFP4: &str = "mxfp4";
+
+/// The method that the section of a `config.json` names, where there is one.
+pub(crate) fn method(raw: &Map<String, Value>) -> Option<&str> {
+    let section = raw.get(KEY).filter(|section| !section.is_null())?;
+    Some(section.get("quant_method").and_then(Value::as_str).unwrap_or(""))
+}
+
 /// Whether the quantization that the file names, if any, is one that can be read.
 pub(crate) fn readable(keys: &Keys) -> Result<()> {
     let method = keys.raw.get(KEY).and_then(|section| section.get("quant_method"));
     match method.map(|method| method.as_str().unwrap_or("")) {
-        None | Some("bitsandbytes") => Ok(()),
+        None | Some("bitsandbytes" | MXFP4) => Ok(()),
         Some(_) => {
             let why = format!(
-                "{} checkpoints cannot be read; bitsandbytes ones can",
+                "{} checkpoints cannot be read; bitsandbytes and mxfp4 ones can",
                 method.expect("some")
             );
             Err(keys.error(KEY, why))

@@ -11,7 +11,6 @@ use safetensors::Dtype;
 use safetensors::tensor::View;
 use serde_json::json;
 
-use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::loader::LoadDtype;
 use crate::model::Model;
@@ -29,6 +28,8 @@ struct Item {
 #[allow(clippy::large_enum_variant)] // one per tensor of a checkpoint
 enum Content {
     Floats(AnyTensor),
+    /// All experts of a layer, in their order.
+    Stack(Vec<AnyTensor>),
     /// A part of a layer in codes.
     Codes(bnb::Stored),
 }
@@ -88,7 +89,7 @@ impl Model {
                 ModuleSlot::Embedding(e) => e.delta.is_some() || e.prompt.is_some(),
                 ModuleSlot::Residual { slot, .. } => slot.adapter.is_some(),
                 ModuleSlot::Attention { slot, .. } => slot.prefix.is_some(),
-                ModuleSlot::Norm(_) | ModuleSlot::Bias(_) => false,
+                ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } => false,
             };
             if adapted {
                 return Err(Error::NotFolded(module.path));
@@ -111,31 +112,24 @@ impl Model {
                 }
                 continue;
             }
-            match packed(&module).filter(|_| dtype == LoadDtype::Auto) {
-                None => items.extend(
-                    module
-                        .tensors()
-                        .into_iter()
-                        .map(|t| Item::floats(&module.path, t, dtype)),
-                ),
+            let codes = packed(&module).filter(|_| dtype == LoadDtype::Auto);
+            if let Some(stack) = self.config().stack_of(&module.path).filter(|_| codes.is_none()) {
+                for tensor in module.tensors() {
+                    Item::push_stacked(&mut items, &stack, tensor, dtype);
+                }
+                continue;
+            }
+            let path = self.config().stored_path(&module.path).into_owned();
+            match codes {
+                None => items.extend(module.tensors().into_iter().map(|t| Item::floats(&path, t, dtype))),
                 Some(packed) => {
-                    items.extend(Item::codes(&module.path, packed));
+                    items.extend(Item::codes(&path, packed));
                     let bias = module.bias().map(|bias| ("bias", AnyTensor::Vector(bias.val())));
-                    items.extend(bias.map(|bias| Item::floats(&module.path, bias, dtype)));
+                    items.extend(bias.map(|bias| Item::floats(&path, bias, dtype)));
                 }
             }
         }
         Ok(items)
-    }
-}
-
-impl ModelConfig {
-    /// The paths of gate and up of an expert that has them in one matrix, out of the path of that.
-    fn parts_of_expert(&self, path: &str) -> Option<[String; 2]> {
-        let own = self.block.experts.as_ref().filter(|own| own.fused)?;
-        let (at, name) = path.rsplit_once('.')?;
-        let joined = name == own.names.gate_up && at.contains(".experts.");
-        joined.then(|| [own.names.gate, own.names.up].map(|part| format!("{at}.{part}")))
     }
 }
 
@@ -157,6 +151,33 @@ impl Item {
         }
     }
 
+    /// Puts a tensor of an expert behind those of the experts before it.
+    fn push_stacked(items: &mut Vec<Self>, stack: &str, (leaf, tensor): (&str, AnyTensor), dtype: LoadDtype) {
+        let name = match leaf {
+            "weight" => stack.to_string(),
+            leaf => format!("{stack}_{leaf}"),
+        };
+        let one = Self::floats(stack, (leaf, tensor), dtype);
+        let Content::Floats(tensor) = one.content else {
+            unreachable!("floats")
+        };
+        match items.iter_mut().rev().find(|item| item.name == name) {
+            Some(Self {
+                content: Content::Stack(experts),
+                bytes,
+                ..
+            }) => {
+                experts.push(tensor);
+                *bytes += one.bytes;
+            }
+            _ => items.push(Self {
+                name,
+                content: Content::Stack(vec![tensor]),
+                bytes: one.bytes,
+            }),
+        }
+    }
+
     fn codes(path: &str, packed: &Packed) -> impl Iterator<Item = Self> {
         let parts = bnb::write(path, &packed.encoded(), packed.dtype());
         parts.into_iter().map(|stored| Self {
@@ -169,6 +190,7 @@ impl Item {
     fn float_type(&self) -> Option<&'static str> {
         match &self.content {
             Content::Floats(tensor) => Some(type_name(tensor)),
+            Content::Stack(experts) => experts.first().map(type_name),
             Content::Codes(_) => None,
         }
     }
@@ -177,6 +199,10 @@ impl Item {
     fn data(&self) -> Cow<'_, [u8]> {
         match &self.content {
             Content::Floats(tensor) => tensor.clone().into_data().as_bytes().to_vec().into(),
+            Content::Stack(experts) => {
+                let bytes = |tensor: &AnyTensor| tensor.clone().into_data().as_bytes().to_vec();
+                experts.iter().flat_map(bytes).collect::<Vec<u8>>().into()
+            }
             Content::Codes(stored) => stored.bytes.as_slice().into(),
         }
     }
@@ -189,9 +215,9 @@ impl Item {
                 bnb::Type::BF16 => Dtype::BF16,
                 bnb::Type::F32 => Dtype::F32,
             },
-            Content::Floats(tensor) => match type_name(tensor) {
-                "bfloat16" => Dtype::BF16,
-                "float16" => Dtype::F16,
+            Content::Floats(_) | Content::Stack(_) => match self.float_type() {
+                Some("bfloat16") => Dtype::BF16,
+                Some("float16") => Dtype::F16,
                 _ => Dtype::F32,
             },
         }
@@ -200,6 +226,10 @@ impl Item {
     fn shape(&self) -> Vec<usize> {
         match &self.content {
             Content::Floats(tensor) => tensor.dims(),
+            Content::Stack(experts) => {
+                let one = experts.first().map_or(Vec::new(), AnyTensor::dims);
+                [experts.len()].into_iter().chain(one).collect()
+            }
             Content::Codes(stored) => stored.shape.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! From hidden states to tokens: logits, and the likelihood of targets without them.
 
 use burn::tensor::{FloatDType, Int, Tensor, activation};
+use ft_kernels::{Head, soft_cap};
 use ft_peft::methods::trainable_tokens::TrainableTokens;
 use ft_peft::{EmbeddingDelta, Pass, WeightDelta};
 
@@ -21,16 +22,17 @@ impl Model {
             }
         };
         let logits = logits.cast(FloatDType::F32);
-        match self.vocabulary_bias() {
+        let logits = match self.vocabulary_bias() {
             None => logits,
             Some(bias) => logits + bias.cast(FloatDType::F32).unsqueeze(),
-        }
+        };
+        soft_cap(logits, self.config().block.logit_cap)
     }
 
     /// Sum over rows of the negative log-likelihood in nats, `[1]`; hidden `[n, hidden]`, targets `[n]`. Targets spread
     /// `smoothing` of their weight over the whole vocabulary, as torch's `label_smoothing` does; 0 is plain.
     pub fn nll_sum(&self, hidden: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
-        if self.masked_head.is_some() {
+        if self.is_more_than_a_product() {
             let (hidden, head) = self.head_product(hidden);
             return ft_kernels::smoothed_cross_entropy(hidden, head, targets, smoothing);
         }
@@ -52,7 +54,7 @@ impl Model {
 
     /// Negative log-likelihood of each row in nats, `[n]`; with its gradients where the model trains.
     pub fn token_nll(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-        if self.masked_head.is_some() {
+        if self.is_more_than_a_product() {
             let (hidden, head) = self.head_product(hidden);
             return ft_kernels::cross_entropy_rows(hidden, head, targets);
         }
@@ -65,9 +67,14 @@ impl Model {
         }
     }
 
-    /// Hidden states `[n, d]` and a matrix `[vocab, d]` whose product is the logits, both with what trains in them. Where the head is
+    /// Whether logits are bounded, or something lies before the output head.
+    fn is_more_than_a_product(&self) -> bool {
+        self.masked_head.is_some() || self.config().block.logit_cap.is_some()
+    }
+
+    /// Hidden states `[n, d]` and a matrix `[vocab, d]` whose product is the logits, both with what trains in them, and their bound. Where the head is
     /// more than a matrix (an adapter, a bias, rows that train in a tied table), this is W + dW, the bias as a column.
-    pub fn head_product(&self, hidden: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    pub fn head_product(&self, hidden: Tensor<2>) -> (Tensor<2>, Head) {
         let hidden = self.before_vocabulary(hidden);
         let (weight, bias) = match &self.lm_head {
             None => {
@@ -86,14 +93,16 @@ impl Model {
                 }
             }
         };
-        match bias.or_else(|| self.vocabulary_bias()) {
+        let (hidden, weight) = match bias.or_else(|| self.vocabulary_bias()) {
             None => (hidden, weight),
             Some(bias) => {
                 let ones = Tensor::ones([hidden.dims()[0], 1], (&hidden.device(), hidden.dtype()));
                 let column = bias.cast(FloatDType::from(weight.dtype())).unsqueeze_dim(1);
                 (Tensor::cat(vec![hidden, ones], 1), Tensor::cat(vec![weight, column], 1))
             }
-        }
+        };
+        let cap = self.config().block.logit_cap;
+        (hidden, Head { weight, cap })
     }
 
     /// What the vocabulary is multiplied with, from hidden states `[.., hidden]`: these themselves, unless the model fills in masked

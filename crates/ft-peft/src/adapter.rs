@@ -195,7 +195,7 @@ fn tensors(
                 let params = slot.adapter.iter_mut().flat_map(|adapter| adapter.params());
                 params.for_each(|(name, param)| put(name, param.data()));
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } | ModuleSlot::Attention { .. } => {}
         }
         let infix = method.infix(&module.path);
         put_own(&mut module, choice, infix, &mut put);

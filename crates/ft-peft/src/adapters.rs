@@ -43,7 +43,8 @@ enum Slot {
     Projection(Projection),
     Embedding(Embedding),
     Norm(Norm),
-    Bias(Leaf<1>),
+    /// A bias alone, or another vector.
+    Vector(Leaf<1>),
     Residual(Residual),
     Attention(Prefixes),
 }
@@ -54,7 +55,7 @@ impl Slot {
             ModuleSlot::Projection(slot) => Slot::Projection((**slot).clone()),
             ModuleSlot::Embedding(slot) => Slot::Embedding((**slot).clone()),
             ModuleSlot::Norm(slot) => Slot::Norm((**slot).clone()),
-            ModuleSlot::Bias(bias) => Slot::Bias((**bias).clone()),
+            ModuleSlot::Bias(vector) | ModuleSlot::Vector { vector, .. } => Slot::Vector((**vector).clone()),
             ModuleSlot::Residual { slot, .. } => Slot::Residual((**slot).clone()),
             ModuleSlot::Attention { slot, .. } => Slot::Attention((**slot).clone()),
         }
@@ -65,7 +66,7 @@ impl Slot {
             (Slot::Projection(own), ModuleSlot::Projection(slot)) => **slot = own.clone(),
             (Slot::Embedding(own), ModuleSlot::Embedding(slot)) => **slot = own.clone(),
             (Slot::Norm(own), ModuleSlot::Norm(slot)) => **slot = own.clone(),
-            (Slot::Bias(own), ModuleSlot::Bias(bias)) => **bias = own.clone(),
+            (Slot::Vector(own), ModuleSlot::Bias(vector) | ModuleSlot::Vector { vector, .. }) => **vector = own.clone(),
             (Slot::Residual(own), ModuleSlot::Residual { slot, .. }) => **slot = own.clone(),
             (Slot::Attention(own), ModuleSlot::Attention { slot, .. }) => **slot = own.clone(),
             _ => unreachable!("a path is always the same kind of module"),

@@ -1,6 +1,7 @@
 //! The only module that decides what trains.
 
 use crate::error::{Error, Result};
+use crate::methods::common::invalid;
 use crate::methods::lora::BiasMode;
 use crate::methods::trainable_tokens;
 use crate::methods::{Delta, PeftConfig, PeftMethod};
@@ -14,7 +15,7 @@ pub struct ModuleSpec {
     pub path: String,
     /// What stands there.
     pub kind: Kind,
-    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm or a residual stream, `[out, 0]` of a bias alone,
+    /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm, another vector or a residual stream, `[out, 0]` of a bias alone,
     /// `[layers, kv_heads head_dim]` of the attention.
     pub dims: [usize; 2],
     /// Whether it has a bias.
@@ -98,8 +99,13 @@ fn whole_modules(specs: &[ModuleSpec], suffixes: &[String]) -> Result<Vec<String
             nearest: nearest(unknown, paths()),
         });
     }
-    let named = paths().filter(|path| suffixes.iter().any(|suffix| has_suffix(path, suffix)));
-    Ok(named.map(str::to_string).collect())
+    let chosen = || named(specs).filter(|spec| suffixes.iter().any(|suffix| has_suffix(&spec.path, suffix)));
+    // PEFT would save a copy of the whole sub-layer.
+    if let Some(spec) = chosen().find(|spec| matches!(spec.kind, Kind::Vector)) {
+        let why = format!("{} trains with method = \"full\", not beside adapters", spec.path);
+        return Err(invalid("modules_to_save", why));
+    }
+    Ok(chosen().map(|spec| spec.path.clone()).collect())
 }
 
 /// What an attachment made trainable.
@@ -218,7 +224,11 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
         match &mut module.slot {
             ModuleSlot::Projection(slot) => slot.fold(),
             ModuleSlot::Embedding(slot) => slot.fold(),
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
+            ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. }
+            | ModuleSlot::Attention { .. } => {}
         }
     }
     Ok(())
@@ -278,6 +288,7 @@ fn spec(mut module: TargetModule<'_>, head: &str, task: Option<TaskHead>) -> Mod
         ModuleSlot::Embedding(slot) => (Kind::Embedding, slot.weight.dims()),
         ModuleSlot::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
         ModuleSlot::Bias(bias) => (Kind::Bias, [bias.dims()[0], 0]),
+        ModuleSlot::Vector { vector, .. } => (Kind::Vector, [vector.dims()[0], 1]),
         ModuleSlot::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
         ModuleSlot::Attention { shape, .. } => (Kind::Attention, [shape.layers, shape.width()]),
     };

@@ -77,6 +77,13 @@ pub enum ModuleSlot<'a> {
     Norm(&'a mut Norm),
     /// A bias whose matrix is another module's: that of a head tied to the embedding table.
     Bias(&'a mut Leaf<1>),
+    /// Another vector of the checkpoint.
+    Vector {
+        /// Its name behind the path: `sinks`.
+        name: &'static str,
+        /// The vector itself.
+        vector: &'a mut Leaf<1>,
+    },
     /// Where the output of a sub-layer joins the residual stream.
     Residual {
         /// The module itself, which holds no tensor of the checkpoint.
@@ -152,6 +159,14 @@ impl<'a> TargetModule<'a> {
         }
     }
 
+    /// A vector that is no bias, `path.name`.
+    pub fn vector(path: impl Into<String>, name: &'static str, vector: &'a mut Leaf<1>) -> Self {
+        Self {
+            path: path.into(),
+            slot: ModuleSlot::Vector { name, vector },
+        }
+    }
+
     /// Where the output of a sub-layer joins the residual stream, `hidden` wide; `path` as AdapterHub calls the module.
     pub fn residual(path: impl Into<String>, slot: &'a mut Residual, hidden: usize, device: Device) -> Self {
         Self {
@@ -174,7 +189,10 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.bias.as_mut(),
             ModuleSlot::Norm(n) => n.bias.as_mut(),
             ModuleSlot::Bias(bias) => Some(bias),
-            ModuleSlot::Embedding(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => None,
+            ModuleSlot::Embedding(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. }
+            | ModuleSlot::Attention { .. } => None,
         }
     }
 
@@ -184,6 +202,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.weight.value.train(),
             ModuleSlot::Embedding(e) => e.weight.train(),
             ModuleSlot::Norm(n) => n.weight.train(),
+            ModuleSlot::Vector { vector, .. } => vector.train(),
             ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
@@ -197,6 +216,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.weight.value.freeze(),
             ModuleSlot::Embedding(e) => e.weight.freeze(),
             ModuleSlot::Norm(n) => n.weight.freeze(),
+            ModuleSlot::Vector { vector, .. } => vector.freeze(),
             ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
@@ -211,7 +231,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Embedding(e) => (e.delta, e.prompt) = (None, None),
             ModuleSlot::Residual { slot, .. } => slot.adapter = None,
             ModuleSlot::Attention { slot, .. } => slot.prefix = None,
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) => {}
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } => {}
         }
     }
 
@@ -221,6 +241,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.weight.value.is_trained(),
             ModuleSlot::Embedding(e) => e.weight.is_trained(),
             ModuleSlot::Norm(n) => n.weight.is_trained(),
+            ModuleSlot::Vector { vector, .. } => vector.is_trained(),
             ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => false,
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
@@ -234,6 +255,7 @@ impl<'a> TargetModule<'a> {
         };
         let weight = match &self.slot {
             ModuleSlot::Norm(norm) => id(&norm.weight),
+            ModuleSlot::Vector { vector, .. } => id(vector),
             _ => None,
         };
         weight
@@ -247,7 +269,11 @@ impl<'a> TargetModule<'a> {
         match &mut self.slot {
             ModuleSlot::Projection(p) => p.weight.value.set(value),
             ModuleSlot::Embedding(e) => e.weight.set(value),
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+            ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. }
+            | ModuleSlot::Attention { .. } => {
                 unreachable!("no matrix here")
             }
         }
@@ -257,6 +283,7 @@ impl<'a> TargetModule<'a> {
     pub fn set_vector(&mut self, leaf: &str, value: Tensor<1>) {
         match &mut self.slot {
             ModuleSlot::Norm(n) if leaf == "weight" => n.weight.set(value),
+            ModuleSlot::Vector { vector, .. } => vector.set(value),
             _ => self.bias().expect("named by `tensors`").set(value),
         }
     }
@@ -264,12 +291,12 @@ impl<'a> TargetModule<'a> {
     /// Checkpoint tensors of this module as (name after the path, value), in the checkpoint's layout.
     pub fn tensors(&mut self) -> Vec<(&'static str, AnyTensor)> {
         let weight = match &self.slot {
-            ModuleSlot::Projection(p) => Some(AnyTensor::Matrix(p.weight.value.val())),
-            ModuleSlot::Embedding(e) => Some(AnyTensor::Matrix(e.weight.val())),
-            ModuleSlot::Norm(n) => Some(AnyTensor::Vector(n.weight.val())),
+            ModuleSlot::Projection(p) => Some(("weight", AnyTensor::Matrix(p.weight.value.val()))),
+            ModuleSlot::Embedding(e) => Some(("weight", AnyTensor::Matrix(e.weight.val()))),
+            ModuleSlot::Norm(n) => Some(("weight", AnyTensor::Vector(n.weight.val()))),
+            ModuleSlot::Vector { name, vector } => Some((*name, AnyTensor::Vector(vector.val()))),
             ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => None,
         };
-        let weight = weight.map(|weight| ("weight", weight));
         let bias = self.bias().map(|b| ("bias", AnyTensor::Vector(b.val())));
         weight.into_iter().chain(bias).collect()
     }
@@ -280,7 +307,9 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.delta.iter_mut().flat_map(WeightDelta::params).collect(),
             ModuleSlot::Embedding(e) => e.delta.iter_mut().flat_map(EmbeddingDelta::params).collect(),
             ModuleSlot::Residual { slot, .. } => slot.adapter.iter_mut().flat_map(|a| a.params()).collect(),
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Attention { .. } => Vec::new(),
+            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } | ModuleSlot::Attention { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -289,7 +318,11 @@ impl<'a> TargetModule<'a> {
         match &mut self.slot {
             ModuleSlot::Embedding(e) => e.prompt.as_mut().map(|prompt| prompt as _),
             ModuleSlot::Attention { slot, .. } => slot.prefix.as_mut().map(|prefix| prefix as _),
-            ModuleSlot::Projection(_) | ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } => None,
+            ModuleSlot::Projection(_)
+            | ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. } => None,
         }
     }
 }

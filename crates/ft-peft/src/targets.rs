@@ -123,6 +123,8 @@ pub enum Kind {
     Norm,
     /// A bias alone.
     Bias,
+    /// Another vector of the checkpoint.
+    Vector,
     /// Where a sub-layer's output joins the residual stream: no checkpoint tensor, and not to be named as a target.
     Residual,
     /// The attention of all layers: no checkpoint tensor, and not to be named as a target.

@@ -23,6 +23,8 @@ pub struct Model {
     dtypes: BTreeMap<String, u64>,
     /// How its projections are stored in codes.
     quant: Option<Scheme>,
+    /// Whether its experts are stored in MXFP4, which is unpacked while it is read.
+    mxfp4: bool,
     tied_embeddings: bool,
     /// Whether it writes text.
     writes: bool,
@@ -76,6 +78,7 @@ impl Model {
             bytes: 0,
             dtypes: BTreeMap::new(),
             quant: checkpoint.scheme(),
+            mxfp4: checkpoint.has_mxfp4(),
             tied_embeddings: config.tie_word_embeddings,
             writes: config.writes(),
             layers: config.num_hidden_layers,
@@ -141,6 +144,9 @@ impl Model {
             ("positions", output::count(self.positions as u64)),
         ];
         let quant = self.quant.map(|scheme| ("quantized", scheme.to_string()));
-        output::fields(&rows.into_iter().chain(quant).collect::<Vec<_>>())
+        let mxfp4 = self
+            .mxfp4
+            .then(|| ("experts", "in MXFP4; read as bf16, or as --quant says".into()));
+        output::fields(&rows.into_iter().chain(quant).chain(mxfp4).collect::<Vec<_>>())
     }
 }

@@ -108,6 +108,7 @@ impl Merge {
             )));
         }
         let dtype = self.dtype.map_or_else(|| Dtype::of(&located), Ok)?;
+        let unpacked = Checkpoint::open(&located.checkpoint)?.has_mxfp4();
         let picked = device::pick(self.device.device)?;
         let mut loaded = Loaded::open(located, Weights::F32, &picked)?;
 
@@ -128,21 +129,26 @@ impl Merge {
             }
         };
         std::fs::rename(&draft, &self.out).context(self.out.display())?;
-        self.report(dtype, verified)
+        self.report(dtype, unpacked, verified)
     }
 
-    fn report(&self, dtype: Dtype, verified: Option<Verified>) -> Result<(), Failure> {
+    fn report(&self, dtype: Dtype, unpacked: bool, verified: Option<Verified>) -> Result<(), Failure> {
         let out = self.out.display();
         if self.json {
             return output::json(&json!({
                 "out": self.out,
                 "dtype": dtype.to_string(),
+                "unpacked": unpacked.then_some("mxfp4"),
                 "verified": verified.is_some(),
                 "max_difference": verified.as_ref().map(|v| v.folded.largest),
                 "max_difference_written": verified.as_ref().map(|v| v.written.largest),
                 "largest_logit": verified.as_ref().map(|v| v.folded.scale),
             }));
         }
+        let dtype = match unpacked {
+            true => format!("{dtype}, the experts too, which were in MXFP4"),
+            false => dtype.to_string(),
+        };
         output::write(&match verified {
             Some(Verified { folded, written }) => format!(
                 "merged into {out} as {dtype}\nlargest difference of a logit: {:.2e} merged, {:.2e} as written \

@@ -1,6 +1,8 @@
 //! `--dtype` and `--quant`: one meaning in every verb that runs a model.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -112,4 +114,66 @@ fn what_cannot_be_names_the_flag() {
     }
     let predictions = ft(&["eval", "--predictions", "x.jsonl", "--quant", "nf4"]);
     assert_eq!(predictions.code, 2, "{}", predictions.stderr);
+}
+
+/// gpt-oss as it is published: said, and merged into what has no codes any more.
+#[test]
+fn experts_in_mxfp4_are_said_and_merged_into_bf16() {
+    let bench = Bench::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    let folder = bench.path("gpt-oss");
+    fs::create_dir_all(&folder).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixtures.join("families/gpt_oss_mxfp4").join(file), folder.join(file)).unwrap();
+    }
+    let stop = serde_json::json!({ "id": 2, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true });
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [stop], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": { "</s>": 2, "a": 3, "b": 4, "<unk>": 5 }, "unk_token": "<unk>" }
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let model = folder.display().to_string();
+
+    let inspected = json(&["inspect", &model, "--json"]);
+    assert_eq!(
+        (&inspected["model_type"], &inspected["mxfp4"]),
+        (&"gpt_oss".into(), &true.into())
+    );
+    assert_eq!(inspected["experts"]["count"], 3);
+    let page = ft(&["inspect", &model]).ok();
+    assert!(page.contains("in MXFP4") && page.contains("3 experts"), "{page}");
+
+    let adapter = fixtures.join("experts/gpt_oss").display().to_string();
+    // Rounded, the routers of so small a model choose other experts here and there.
+    for (dtype, name, more) in [("f32", "float32", None), ("bf16", "bfloat16", Some("--no-verify"))] {
+        let out = bench.path(dtype).display().to_string();
+        let asked = [
+            "merge",
+            &model,
+            "--adapter",
+            &adapter,
+            "--out",
+            &out,
+            "--dtype",
+            dtype,
+            "--json",
+        ];
+        let merged = json(&asked.into_iter().chain(more).collect::<Vec<_>>());
+        assert_eq!(
+            (&merged["unpacked"], &merged["dtype"], &merged["verified"]),
+            (&"mxfp4".into(), &dtype.into(), &more.is_none().into())
+        );
+        let config = fs::read(Path::new(&out).join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(
+            (config.get("quantization_config"), &config["dtype"]),
+            (None, &name.into())
+        );
+        let inspected = json(&["inspect", &out, "--json"]);
+        assert_eq!(inspected["mxfp4"], false);
+        let dtypes = inspected["dtypes"].as_object().unwrap();
+        assert_eq!(dtypes.keys().collect::<Vec<_>>(), [dtype]);
+    }
 }

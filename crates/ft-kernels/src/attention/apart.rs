@@ -1,11 +1,15 @@
 //! Attention of sequences side by side, each with keys and values of its own.
-use super::{Mask, attention, check};
 #[cfg(feature = "flex")]
-use crate::{cpu, row_invariant};
+use super::Scale;
+use super::{Mask, Scoring, attention, check};
+#[cfg(feature = "flex")]
+use crate::cpu;
 #[cfg(feature = "flex")]
 use burn::backend::flex::FlexTensor;
 #[cfg(feature = "flex")]
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
+#[cfg(feature = "flex")]
+use burn::tensor::FloatDType;
 use burn::tensor::Tensor;
 
 /// What the queries of one sequence see.
@@ -27,7 +31,8 @@ pub struct Past {
 ///
 /// # Panics
 /// As [`attention`]; if the sequences have other queries than there are; if a mask has first columns.
-pub fn attention_apart(q: Tensor<4>, pasts: Vec<Past>, scale: f64) -> Tensor<4> {
+pub fn attention_apart(q: Tensor<4>, pasts: Vec<Past>, scoring: impl Into<Scoring>) -> Tensor<4> {
+    let scoring = scoring.into();
     let [tokens, one, hq, d] = q.dims();
     let queries = pasts.iter().map(|past| past.queries).sum::<usize>();
     let plain = pasts.iter().all(|past| past.mask.first.is_none());
@@ -40,14 +45,14 @@ pub fn attention_apart(q: Tensor<4>, pasts: Vec<Past>, scale: f64) -> Tensor<4> 
         check([1, past.queries, hq, d], &past.keys, &past.values, &past.mask);
     }
     #[cfg(feature = "flex")]
-    if let Some(out) = on_cpu(&q, &pasts, scale as f32) {
+    if let Some(out) = on_cpu(&q, &pasts, &scoring) {
         return out;
     }
     let mut start = 0;
     let own = |past: Past| {
         let q = q.clone().narrow(0, start, past.queries).swap_dims(0, 1); // [1, queries, hq, d]
         start += past.queries;
-        attention(q, past.keys, past.values, &past.mask, scale)
+        attention(q, past.keys, past.values, &past.mask, scoring.clone())
     };
     let mut mixed: Vec<Tensor<4>> = pasts.into_iter().map(own).collect();
     match mixed.len() {
@@ -59,8 +64,8 @@ pub fn attention_apart(q: Tensor<4>, pasts: Vec<Past>, scale: f64) -> Tensor<4> 
 
 /// All of them in one call, where everything is f32 on the CPU and none would be computed in another order alone.
 #[cfg(feature = "flex")]
-fn on_cpu(q: &Tensor<4>, pasts: &[Past], scale: f32) -> Option<Tensor<4>> {
-    if !row_invariant::on() && pasts.iter().any(|past| past.queries > cpu::attention::FEW) {
+fn on_cpu(q: &Tensor<4>, pasts: &[Past], scoring: &Scoring) -> Option<Tensor<4>> {
+    if !pasts.iter().all(|past| cpu::attention::few(past.queries)) {
         return None;
     }
     let past = |past: &Past| {
@@ -72,7 +77,15 @@ fn on_cpu(q: &Tensor<4>, pasts: &[Past], scale: f32) -> Option<Tensor<4>> {
         })
     };
     let pasts = pasts.iter().map(past).collect::<Option<Vec<_>>>()?;
-    let out = cpu::attention::apart(flex(q)?, pasts, scale);
+    let sinks = match &scoring.sinks {
+        None => None,
+        Some(sinks) => Some(cpu::flex::contiguous(flex(&sinks.clone().cast(FloatDType::F32))?)),
+    };
+    let scale = Scale {
+        factor: scoring.scale,
+        cap: scoring.cap,
+    };
+    let out = cpu::attention::apart(flex(q)?, pasts, sinks.as_ref().map(cpu::flex::values), scale);
     Some(Tensor::from_dispatch(DispatchTensor {
         kind: DispatchTensorKind::Flex(BackendTensor::Float(out)),
         autodiff: DispatchAutodiffContext::Disabled,
@@ -81,7 +94,7 @@ fn on_cpu(q: &Tensor<4>, pasts: &[Past], scale: f32) -> Option<Tensor<4>> {
 
 /// The CPU's own tensor, of f32 and without a tape.
 #[cfg(feature = "flex")]
-fn flex(x: &Tensor<4>) -> Option<FlexTensor> {
+fn flex<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     match x.clone().into_dispatch() {
         DispatchTensor {
             kind: DispatchTensorKind::Flex(BackendTensor::Float(x)),

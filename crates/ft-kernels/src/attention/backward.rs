@@ -1,5 +1,5 @@
 //! What is kept for backward: see [`super::attention`].
-use super::{AttentionOps, First, Span};
+use super::{AttentionOps, First, Scale, Span};
 use crate::portable::once;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -14,7 +14,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         v: FloatTensor<Self>,
         first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> FloatTensor<Self> {
         let first = first.inner();
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
@@ -37,7 +37,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         _v: FloatTensor<Self>,
         _first: First<Self>,
         _span: Span,
-        _scale: f64,
+        _scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         once("attention")
     }
@@ -51,7 +51,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         _dout: FloatTensor<Self>,
         _first: First<Self>,
         _span: Span,
-        _scale: f64,
+        _scale: Scale,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         once("attention")
     }
@@ -63,11 +63,11 @@ struct Attention;
 #[derive(Debug, Clone)]
 pub(super) struct Kept<B: Backend> {
     inputs: [FloatTensor<B>; 3],
-    out: FloatTensor<B>,
-    lse: FloatTensor<B>,
+    pub(super) out: FloatTensor<B>,
+    pub(super) lse: FloatTensor<B>,
     first: First<B>,
     span: Span,
-    scale: f64,
+    scale: Scale,
 }
 
 impl<B: Backend, C: CheckpointStrategy> First<Autodiff<B, C>> {
@@ -86,7 +86,7 @@ impl<B: AttentionOps> Kept<B> {
         inputs: [FloatTensor<B>; 3],
         first: First<B>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> (Self, FloatTensor<B>) {
         let [q, k, v] = inputs.clone();
         let (out, lse) = B::attend_with_lse(q, k, v, first.clone(), span, scale);

@@ -1,5 +1,5 @@
 //! Compositions of Burn's operations in blocks of queries, right on every backend and type.
-use super::{First, Span};
+use super::{First, Scale, Span};
 use crate::portable::{Val, wide};
 #[cfg(feature = "gpu")]
 use burn::backend::fusion::custom::TensorSpec;
@@ -29,7 +29,7 @@ pub(super) fn forward<B: Backend>(
     v: FloatTensor<B>,
     first: First<B>,
     span: Span,
-    scale: f64,
+    scale: Scale,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let shape = Shapes::new(&q, &k, span);
     let (q, k, v) = (Val::<B>(q), Val::<B>(k), Val::<B>(v));
@@ -56,7 +56,7 @@ pub(super) fn backward<B: Backend>(
     [q, k, v, out, lse, dout]: [FloatTensor<B>; 6],
     first: First<B>,
     span: Span,
-    scale: f64,
+    scale: Scale,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let shape = Shapes::new(&q, &k, span);
     let (dtype, compute) = (q.dtype(), wide(q.dtype()));
@@ -72,11 +72,12 @@ pub(super) fn backward<B: Backend>(
         let keys = shape.keys(&rows, &first);
         let scores = shape.scores(&q, &k, &rows, &keys, scale);
         let visible = shape.visible::<B>(&first, &rows, &keys, &scores);
-        let scores = scores + visible.clone().shift(-1.0).scale(HIDDEN);
-        let p = (scores - shape.split(shape.group(&lse, &rows))).exp() * visible;
+        let shifted = scores.clone() + visible.clone().shift(-1.0).scale(HIDDEN);
+        let p = (shifted - shape.split(shape.group(&lse, &rows))).exp() * visible;
         let d_rows = shape.group(&dout, &rows);
         let dp = shape.split(d_rows.clone().matmul(shape.heads(&v, &keys).t()).cast(compute));
-        let ds = (p.clone() * (dp - shape.split(shape.group(&along, &rows)))).scale(scale);
+        let ds = (p.clone() * (dp - shape.split(shape.group(&along, &rows)))).scale(scale.factor);
+        let ds = ds.unbounded(&scores, scale.cap);
         let (p, ds) = (shape.merge(p, dtype), shape.merge(ds, dtype));
         dqs.push(shape.ungroup(ds.clone().matmul(shape.heads(&k, &keys)), rows.len()));
         dk = add_rows(dk, ds.t().matmul(shape.group(&q, &rows)).cast(compute), &keys);
@@ -156,17 +157,17 @@ impl Shapes {
         start..(prefix + offset + rows.end).min(self.t)
     }
 
-    /// Scaled scores `[b, hkv, groups, rows, keys]`.
+    /// Scaled scores `[b, hkv, groups, rows, keys]`, bounded where they are.
     fn scores<B: Backend>(
         &self,
         q: &Val<B>,
         k: &Val<B>,
         rows: &Range<usize>,
         keys: &Range<usize>,
-        scale: f64,
+        scale: Scale,
     ) -> Val<B> {
         let scores = self.group(q, rows).matmul(self.heads(k, keys).t());
-        self.split(scores.wide()).scale(scale)
+        self.split(scores.wide()).scale(scale.factor).bounded(scale.cap)
     }
 
     /// 1 where a key is seen, else 0: `[b or 1, 1, 1, rows, keys]`.

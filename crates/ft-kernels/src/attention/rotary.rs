@@ -1,6 +1,6 @@
 //! Attention of queries and keys that turn first: both in one launch on graphics cards, and back.
 use super::backward::Kept;
-use super::{AttentionOps, First, Mask, Span, attention};
+use super::{AttentionOps, First, Mask, Scale, Scoring, Span, attention};
 use crate::rope::{RopeOps, rope};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -18,16 +18,21 @@ pub fn rotary_attention(
     v: Tensor<4>,
     [cos, sin]: [Tensor<3>; 2],
     mask: &Mask,
-    scale: f64,
+    scoring: impl Into<Scoring>,
 ) -> Tensor<4> {
-    if [&k, &v].iter().any(|x| x.dtype() != q.dtype()) {
+    let scoring = scoring.into();
+    if scoring.sinks.is_some() || [&k, &v].iter().any(|x| x.dtype() != q.dtype()) {
         let turned = |x| rope(x, cos.clone(), sin.clone());
-        return attention(turned(q), turned(k), v, mask, scale);
+        return attention(turned(q), turned(k), v, mask, scoring);
     }
     super::check(q.dims(), &k, &v, mask);
     crate::rope::check(&q, &cos, &sin);
     crate::rope::check(&k, &cos, &sin);
     let (first, span) = mask.parts();
+    let scale = Scale {
+        factor: scoring.scale,
+        cap: scoring.cap,
+    };
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
     let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
     Tensor::from_dispatch(<Dispatch as RotaryOps>::attend_rotated(
@@ -49,7 +54,7 @@ pub trait RotaryOps: AttentionOps + RopeOps {
         sin: FloatTensor<Self>,
         #[extension_type] first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> FloatTensor<Self> {
         let (q, k) = Self::rotate_both(q, k, cos, sin, false);
         Self::attend(q, k, v, first, span, scale)
@@ -71,7 +76,7 @@ impl<B: RotaryOps, C: CheckpointStrategy> RotaryOps for Autodiff<B, C> {
         sin: FloatTensor<Self>,
         first: First<Self>,
         span: Span,
-        scale: f64,
+        scale: Scale,
     ) -> FloatTensor<Self> {
         let first = first.inner();
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());

@@ -1,10 +1,11 @@
-use super::{First, Mask, Span, attention, portable};
+use super::{First, Mask, Scale, Span, attention, portable};
 use crate::testing::{backward, close, dot, gradient, ints, leaf, numeric, to_vec, tolerance, values};
 use burn::backend::Flex;
 use burn::tensor::{DType, Tensor};
 
 mod packed;
 mod rotary;
+mod scoring;
 mod texts;
 
 /// The sizes of a call and its mask.
@@ -20,6 +21,8 @@ struct Case {
     first: Option<Vec<i64>>,
     last: Option<Vec<i64>>,
     prefix: usize,
+    cap: Option<f64>,
+    sinks: Option<Vec<f64>>,
 }
 
 const PLAIN: Case = Case {
@@ -33,6 +36,8 @@ const PLAIN: Case = Case {
     first: None,
     last: None,
     prefix: 0,
+    cap: None,
+    sinks: None,
 };
 
 impl Case {
@@ -78,9 +83,10 @@ impl Case {
             let seen: Vec<usize> = (0..t).filter(|&j| self.sees(batch, i, j)).collect();
             let e: Vec<f64> = seen
                 .iter()
-                .map(|&j| (self.scale() * dot(&q[at * d..][..d], &row(k, j))).exp())
+                .map(|&j| self.scale() * dot(&q[at * d..][..d], &row(k, j)))
+                .map(|score| self.cap.map_or(score, |cap| cap * (score / cap).tanh()).exp())
                 .collect();
-            let sum: f64 = e.iter().sum();
+            let sum: f64 = e.iter().sum::<f64>() + self.sinks.as_ref().map_or(0.0, |sinks| sinks[head].exp());
             for (&j, e) in seen.iter().zip(&e) {
                 out.iter_mut().zip(row(v, j)).for_each(|(o, v)| *o += e / sum * v);
             }
@@ -397,7 +403,11 @@ fn the_portable_composition_agrees_with_the_fused_code() {
         window: Some(3),
         prefix: 0,
     };
-    let (out, _) = portable::forward::<Flex>(raw(q), raw(k), raw(v), first, span, case.scale());
+    let scale = Scale {
+        factor: case.scale(),
+        cap: None,
+    };
+    let (out, _) = portable::forward::<Flex>(raw(q), raw(k), raw(v), first, span, scale);
     let out: Vec<f64> = crate::cpu::flex::values(&out).iter().map(|&x| f64::from(x)).collect();
     close(&fused, &out, 1e-6, "out");
 }

@@ -7,10 +7,11 @@
 //!    g += e · W_block                 the gradient, not yet divided by s
 //!  nll = m + ln s - logit(target),   g = g / s - W[target]
 //! ```
-//! The gradient needs no second product with the head and no row of probabilities is ever complete.
+//! The gradient needs no second product with the head and no row of probabilities is ever complete. Bounded logits are bounded in the
+//! buffer, and e and W[target] times their slopes.
 use super::gemm::{Mat, Par, Term, gemm};
 use super::isa::multiversion;
-use super::{math, par, scratch};
+use super::{math, par, scratch, soft_cap};
 
 /// Rows that share one reading of the head.
 const ROWS: usize = 1024;
@@ -26,6 +27,8 @@ pub(crate) struct Head<'a> {
     pub(crate) weight: Mat<'a>,
     /// `[n]`, each below the vocabulary's size.
     pub(crate) targets: &'a [usize],
+    /// Bounds the logits.
+    pub(crate) cap: Option<f32>,
 }
 
 /// Per row: negative log likelihood in nats and the logarithm of the sum of exponentials.
@@ -105,6 +108,7 @@ impl<'a> Head<'a> {
             false,
             Par::All,
         );
+        soft_cap::bound_all(out, self.cap);
     }
 
     fn block_losses(&self, nll: &mut [f32], lse: &mut [f32], mut gradient: Option<&mut [f32]>) {
@@ -114,7 +118,9 @@ impl<'a> Head<'a> {
         for block in self.blocks() {
             let logits = &mut buffer[..rows * block.width];
             self.logits(&block, logits);
+            let bounded = soft_cap::keep(logits, self.cap, gradient.is_some());
             advance(&mut state, logits, &block, gradient.as_deref_mut(), d);
+            soft_cap::undo_all(logits, bounded);
             if let Some(gradient) = gradient.as_deref_mut() {
                 let e = Mat::new(logits, rows, block.width);
                 gemm(&[Term::new(e, block.weight)], gradient, d, block.start > 0, Par::All);
@@ -129,7 +135,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// `g / s - W[target]`.
+    /// `g / s - W[target]`, the latter times the slope of its logit.
     fn finish(&self, state: &[Row], gradient: &mut [f32]) {
         let d = self.hidden.cols();
         let shared = par::Shared::new(gradient);
@@ -138,7 +144,8 @@ impl<'a> Head<'a> {
             for (row, state) in state[start..start + len].iter().enumerate() {
                 self.weight.narrow_rows(state.target, 1).widen(&mut target);
                 // SAFETY: every row belongs to one block.
-                subtract_scaled(unsafe { shared.slice((start + row) * d, d) }, 1.0 / state.sum, &target);
+                let row = unsafe { shared.slice((start + row) * d, d) };
+                subtract_scaled(row, 1.0 / state.sum, &target, soft_cap::slope(state.logit, self.cap));
             }
         });
     }
@@ -149,7 +156,9 @@ impl<'a> Head<'a> {
         for block in self.blocks() {
             let logits = &mut buffer[..rows * block.width];
             self.logits(&block, logits);
+            let bounded = soft_cap::keep(logits, self.cap, true);
             self.slopes(&block, lse, scale, logits);
+            soft_cap::undo_all(logits, bounded);
             let slopes = Mat::new(logits, rows, block.width);
             if let Some(hidden) = hidden.as_deref_mut() {
                 gemm(&[Term::new(slopes, block.weight)], hidden, d, block.start > 0, Par::All);
@@ -242,8 +251,8 @@ multiversion! {
     fn multiply(x: &mut [f32], factor: f32) {
         x.iter_mut().for_each(|x| *x *= factor);
     }
-    fn subtract_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
-        x.iter_mut().zip(y).for_each(|(x, y)| *x = *x * factor - y);
+    fn subtract_scaled(x: &mut [f32], factor: f32, y: &[f32], slope: f32) {
+        x.iter_mut().zip(y).for_each(|(x, y)| *x = *x * factor - y * slope);
     }
     fn probabilities(x: &mut [f32], lse: f32, scale: f32) {
         x.iter_mut().for_each(|x| *x = scale * math::exp(*x - lse));

@@ -1,6 +1,7 @@
 //! Fused f32 code for the CPU backend: threads by rayon, vector code chosen at run time.
 pub(crate) mod attention;
 pub(crate) mod bottleneck;
+pub(crate) mod clamped;
 pub(crate) mod codes;
 pub(crate) mod cross_entropy;
 pub(crate) mod distillation;
@@ -17,5 +18,6 @@ pub(crate) mod par;
 pub(crate) mod pointwise;
 pub(crate) mod rope;
 pub(crate) mod scratch;
+pub(crate) mod soft_cap;
 pub(crate) mod team;
 pub(crate) mod uld;

@@ -12,7 +12,7 @@ use super::cross_entropy::Head;
 use super::distillation::{Wanted, step};
 use super::gemm::{Mat, Par, Term, gemm};
 use super::isa::multiversion;
-use super::{math, par, scratch};
+use super::{math, par, scratch, soft_cap};
 use crate::uld::{Block, SpanPair, Task, blocks};
 use std::cell::RefCell;
 
@@ -84,12 +84,14 @@ impl<'a> Part<'a> {
     fn run(&self, wanted: Wanted, add: bool) -> [f64; 2] {
         let slopes = wanted.hidden.is_some() || wanted.head.is_some();
         let (mut logits, mut rows) = self.rows(&self.student);
+        let bounded = soft_cap::keep(&logits, self.student.cap, slopes);
         let (mut theirs, their_rows) = self.rows(&self.teacher);
         let distance = self.compare((&mut logits, &mut rows), (&mut theirs, &their_rows), slopes);
         drop(theirs);
         if slopes {
             let Head { hidden, weight, .. } = self.student;
             self.slopes(&mut logits, &rows);
+            soft_cap::undo_all(&mut logits, bounded);
             let slopes = Mat::new(&logits, rows.len(), weight.rows());
             if let Some(out) = wanted.hidden {
                 gemm(&[Term::new(slopes, weight)], out, hidden.cols(), false, Par::All);
@@ -115,6 +117,7 @@ impl<'a> Part<'a> {
             false,
             Par::All,
         );
+        soft_cap::bound_all(&mut logits, side.cap);
         let (logits_of, out) = (&logits, par::Shared::new(&mut rows));
         par::row_blocks(n, vocab, |start, len| {
             for row in start..start + len {

@@ -9,11 +9,16 @@ use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
 use burn::tensor::DType;
 
 impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, C> {
-    fn nll(hidden: FloatTensor<Self>, head: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+    fn nll(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        cap: Option<f64>,
+    ) -> FloatTensor<Self> {
         if head.is_tracked() {
-            both::<B, C>(hidden, head, targets)
+            both::<B, C>(hidden, head, targets, cap)
         } else {
-            frozen::<B, C>(hidden, head, targets)
+            frozen::<B, C>(hidden, head, targets, cap)
         }
     }
 
@@ -21,8 +26,9 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (nll, lse) = B::nll_rows(hidden.into_primitive(), head.into_primitive(), targets);
+        let (nll, lse) = B::nll_rows(hidden.into_primitive(), head.into_primitive(), targets, cap);
         (
             <Self as AutodiffBackend>::from_inner(nll),
             <Self as AutodiffBackend>::from_inner(lse),
@@ -33,6 +39,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         _hidden: FloatTensor<Self>,
         _head: FloatTensor<Self>,
         _targets: IntTensor<Self>,
+        _cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         once("cross_entropy")
     }
@@ -44,6 +51,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         _lse: FloatTensor<Self>,
         _scale: FloatTensor<Self>,
         _hidden_too: bool,
+        _cap: Option<f64>,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>) {
         once("cross_entropy")
     }
@@ -56,14 +64,15 @@ fn frozen<B: CrossEntropyOps, C: CheckpointStrategy>(
     hidden: Tracked<B, C>,
     head: Tracked<B, C>,
     targets: IntTensor<B>,
+    cap: Option<f64>,
 ) -> Tracked<B, C> {
     let ((hidden, node), head) = (hidden.into_parts(), head.into_primitive());
     match Frozen.prepare::<C>([node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let (nll, gradient) = B::nll_rows_with_gradient(hidden, head, targets);
+            let (nll, gradient) = B::nll_rows_with_gradient(hidden, head, targets, cap);
             prep.finish(gradient, nll)
         }
-        OpsKind::UnTracked(prep) => prep.finish(B::nll(hidden, head, targets)),
+        OpsKind::UnTracked(prep) => prep.finish(B::nll(hidden, head, targets, cap)),
     }
 }
 
@@ -90,11 +99,12 @@ fn both<B: CrossEntropyOps, C: CheckpointStrategy>(
     hidden: Tracked<B, C>,
     head: Tracked<B, C>,
     targets: IntTensor<B>,
+    cap: Option<f64>,
 ) -> Tracked<B, C> {
     let hidden_too = hidden.is_tracked();
     let ((hidden, hidden_node), (head, head_node)) = (hidden.into_parts(), head.into_parts());
     let dtypes = [hidden.dtype(), head.dtype()];
-    let (nll, lse) = B::nll_rows(hidden.clone(), head.clone(), targets.clone());
+    let (nll, lse) = B::nll_rows(hidden.clone(), head.clone(), targets.clone(), cap);
     match Both.prepare::<C>([hidden_node, head_node]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(
             Kept {
@@ -103,6 +113,7 @@ fn both<B: CrossEntropyOps, C: CheckpointStrategy>(
                 targets,
                 lse,
                 hidden_too,
+                cap,
                 dtypes,
             },
             nll,
@@ -121,6 +132,7 @@ struct Kept<F, I> {
     targets: I,
     lse: F,
     hidden_too: bool,
+    cap: Option<f64>,
     dtypes: [DType; 2],
 }
 
@@ -136,9 +148,10 @@ impl<B: CrossEntropyOps> Backward<B, 2> for Both {
             targets,
             lse,
             hidden_too,
+            cap,
             dtypes,
         } = ops.state;
-        let (to_hidden, to_head) = B::nll_gradients(hidden, head, targets, lse, scale, hidden_too);
+        let (to_hidden, to_head) = B::nll_gradients(hidden, head, targets, lse, scale, hidden_too, cap);
         for (node, gradient, dtype) in [
             (hidden_node, to_hidden, dtypes[0]),
             (head_node, Some(to_head), dtypes[1]),

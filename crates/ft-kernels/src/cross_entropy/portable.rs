@@ -17,11 +17,12 @@ pub(super) fn rows<B: CrossEntropyOps>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     targets: IntTensor<B>,
+    cap: Option<f64>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let head = Val::<B>(head).cast(hidden.dtype());
     let (mut nll, mut lse) = (Vec::<Val<B>>::new(), Vec::<Val<B>>::new());
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
-        let (nll_rows, lse_rows) = B::softmax_losses(chunk.product(&head).0, chunk.targets);
+        let (nll_rows, lse_rows) = B::softmax_losses(chunk.product(&head).bounded(cap).0, chunk.targets);
         nll.push(Val(nll_rows));
         lse.push(Val(lse_rows));
     }
@@ -33,12 +34,14 @@ pub(super) fn rows_with_gradient<B: CrossEntropyOps>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     targets: IntTensor<B>,
+    cap: Option<f64>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let head = Val::<B>(head).cast(hidden.dtype());
     let (mut nll, mut gradient) = (Vec::<Val<B>>::new(), Vec::<Val<B>>::new());
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
-        let (nll_rows, to_logits) = B::softmax_losses_with_gradient(chunk.product(&head).0, chunk.targets);
-        gradient.push(Val(to_logits).matmul(head.clone()));
+        let logits = chunk.product(&head).bounded(cap);
+        let (nll_rows, to_bounded) = B::softmax_losses_with_gradient(logits.0.clone(), chunk.targets);
+        gradient.push(Val(to_bounded).unbounded(&logits, cap).matmul(head.clone()));
         nll.push(Val(nll_rows));
     }
     (joined(nll).0, joined(gradient).0)
@@ -46,12 +49,10 @@ pub(super) fn rows_with_gradient<B: CrossEntropyOps>(
 
 /// Gradients of `Σ scale · nll` to `hidden` (if asked for) and `head`.
 pub(super) fn gradients<B: CrossEntropyOps>(
-    hidden: FloatTensor<B>,
-    head: FloatTensor<B>,
+    [hidden, head, lse, scale]: [FloatTensor<B>; 4],
     targets: IntTensor<B>,
-    lse: FloatTensor<B>,
-    scale: FloatTensor<B>,
     hidden_too: bool,
+    cap: Option<f64>,
 ) -> (Option<FloatTensor<B>>, FloatTensor<B>) {
     let dtype = hidden.dtype();
     // Scales of losses are beyond f16, whose gradients are computed in f32.
@@ -61,13 +62,14 @@ pub(super) fn gradients<B: CrossEntropyOps>(
     let (mut to_hidden, mut to_head): (Vec<Val<B>>, Option<Val<B>>) = (vec![], None);
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
         let some = |x: &Val<B>| x.clone().narrow(0, chunk.start, chunk.rows()).0;
-        let logits = chunk.product(&head).cast(compute).0;
+        let logits = chunk.product(&head).bounded(cap).cast(compute);
         let to_logits = Val(B::softmax_gradient(
-            logits,
+            logits.0.clone(),
             chunk.targets.clone(),
             some(&lse),
             some(&scale),
         ));
+        let to_logits = to_logits.unbounded(&logits, cap);
         if hidden_too {
             to_hidden.push(to_logits.clone().matmul(head.clone().cast(compute)));
         }
@@ -137,9 +139,9 @@ impl<B: Backend> Chunk<B> {
         self.hidden.dims()[0]
     }
 
-    /// `[rows, vocab]`, at least f32.
-    pub(crate) fn logits(&self, head: &Val<B>) -> Val<B> {
-        self.product(head).wide()
+    /// `[rows, vocab]`, at least f32; bounded where there is a cap.
+    pub(crate) fn logits(&self, head: &Val<B>, cap: Option<f64>) -> Val<B> {
+        self.product(head).wide().bounded(cap)
     }
 
     /// `[rows, vocab]` in the type of the hidden states.

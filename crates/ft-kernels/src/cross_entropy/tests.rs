@@ -1,5 +1,6 @@
 use super::{cross_entropy, cross_entropy_rows, portable, smoothed_cross_entropy, token_nll};
-use crate::testing::{close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
+use crate::Head;
+use crate::testing::{bounded, close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
 use burn::tensor::{DType, Tensor};
 
 /// Hidden states, head and targets.
@@ -10,6 +11,7 @@ struct Case {
     hidden: Vec<f64>,
     head: Vec<f64>,
     targets: Vec<i64>,
+    cap: Option<f64>,
 }
 
 impl Case {
@@ -22,11 +24,21 @@ impl Case {
             hidden: values(n * d, 1),
             head: values(vocab * d, 2),
             targets,
+            cap: None,
         }
     }
 
+    fn bounded(self, cap: f64) -> Self {
+        Self { cap: Some(cap), ..self }
+    }
+
+    fn of(&self, weight: &Tensor<2>) -> Head {
+        let (weight, cap) = (weight.clone(), self.cap);
+        Head { weight, cap }
+    }
+
     fn nll(&self, hidden: &[f64], head: &[f64]) -> Vec<f64> {
-        let logits = times_transposed(hidden, head, self.d);
+        let logits = bounded(times_transposed(hidden, head, self.d), self.cap);
         let row = |(row, &target): (&[f64], &i64)| row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[target as usize];
         logits.chunks(self.vocab).zip(&self.targets).map(row).collect()
     }
@@ -40,7 +52,7 @@ impl Case {
 
     fn check(&self, dtype: DType, hidden_tracked: bool, head_tracked: bool) {
         let (hidden, head) = self.tensors(dtype, hidden_tracked, head_tracked);
-        let loss = cross_entropy(hidden.clone(), head.clone(), ints(&self.targets, [self.n]));
+        let loss = cross_entropy(hidden.clone(), self.of(&head), ints(&self.targets, [self.n]));
         assert_eq!(loss.dims(), [1]);
         let bound = tolerance(dtype) * 3.0;
         close(
@@ -72,6 +84,7 @@ fn loss_and_gradients_equal_the_oracle() {
     for dtype in [DType::F32, DType::F64] {
         for (hidden, head) in [(true, false), (true, true), (false, true), (false, false)] {
             Case::new(7, 5, 33).check(dtype, hidden, head);
+            Case::new(7, 5, 33).bounded(0.7).check(dtype, hidden, head);
         }
     }
 }
@@ -79,10 +92,15 @@ fn loss_and_gradients_equal_the_oracle() {
 /// Rows beyond one block of 1024 and a vocabulary beyond one block; the oracle is the f64 composition.
 #[test]
 fn blocks_of_rows_and_vocabulary_add_up() {
-    let case = Case::new(1030, 4, 2100);
+    for case in [Case::new(1030, 4, 2100), Case::new(1030, 4, 2100).bounded(0.7)] {
+        add_up(&case);
+    }
+}
+
+fn add_up(case: &Case) {
     let run = |dtype| {
         let (hidden, head) = case.tensors(dtype, true, true);
-        let loss = cross_entropy(hidden.clone(), head.clone(), ints(&case.targets, [case.n]));
+        let loss = cross_entropy(hidden.clone(), case.of(&head), ints(&case.targets, [case.n]));
         let grads = loss.clone().backward();
         (
             to_vec(loss),
@@ -95,7 +113,7 @@ fn blocks_of_rows_and_vocabulary_add_up() {
     close(&narrow.1, &wide.1, 1e-5, "to hidden, recomputed");
     close(&narrow.2, &wide.2, 1e-4, "to head");
     let (hidden, head) = case.tensors(DType::F32, true, false);
-    let loss = cross_entropy(hidden.clone(), head, ints(&case.targets, [case.n]));
+    let loss = cross_entropy(hidden.clone(), case.of(&head), ints(&case.targets, [case.n]));
     close(
         &gradient(&hidden, &loss.backward()).unwrap(),
         &wide.1,
@@ -181,7 +199,7 @@ fn the_portable_composition_agrees_with_the_fused_code() {
     let fused = to_vec(token_nll(hidden.clone(), head.clone(), ints(&case.targets, [20])));
     let raw = |t: Tensor<2>| crate::cpu::flex::tensor(to_vec(t.clone()).iter().map(|&x| x as f32).collect(), t.dims());
     let targets = burn::backend::flex::FlexTensor::from_data(burn::tensor::TensorData::new(case.targets.clone(), [20]));
-    let (nll, _) = portable::rows::<Flex>(raw(hidden), raw(head), targets);
+    let (nll, _) = portable::rows::<Flex>(raw(hidden), raw(head), targets, None);
     let composed: Vec<f64> = crate::cpu::flex::values(&nll).iter().map(|&x| f64::from(x)).collect();
     close(&fused, &composed, 1e-6, "nll");
 }
@@ -189,9 +207,14 @@ fn the_portable_composition_agrees_with_the_fused_code() {
 /// torch's definition: the target's share is 1 - ε + ε/vocab, every other token's ε/vocab.
 #[test]
 fn smoothing_equals_the_oracle() {
-    let (smoothing, case) = (0.3, Case::new(7, 5, 33));
+    for case in [Case::new(7, 5, 33), Case::new(7, 5, 33).bounded(0.7)] {
+        smoothed(&case, 0.3);
+    }
+}
+
+fn smoothed(case: &Case, smoothing: f64) {
     let loss = |hidden: &[f64], head: &[f64]| -> f64 {
-        let logits = times_transposed(hidden, head, case.d);
+        let logits = bounded(times_transposed(hidden, head, case.d), case.cap);
         let row = |(row, &target): (&[f64], &i64)| {
             let lse = row.iter().map(|x| x.exp()).sum::<f64>().ln();
             let share = |i: usize| smoothing / 33.0 + if i == target as usize { 1.0 - smoothing } else { 0.0 };
@@ -203,7 +226,7 @@ fn smoothing_equals_the_oracle() {
         for (hidden_tracked, head_tracked) in [(true, false), (true, true)] {
             let (hidden, head) = case.tensors(dtype, hidden_tracked, head_tracked);
             let targets = ints(&case.targets, [case.n]);
-            let value = smoothed_cross_entropy(hidden.clone(), head.clone(), targets, smoothing);
+            let value = smoothed_cross_entropy(hidden.clone(), case.of(&head), targets, smoothing);
             let bound = tolerance(dtype) * 5.0;
             close(&to_vec(value.clone()), &[loss(&case.hidden, &case.head)], bound, "loss");
             let grads = value.backward();

@@ -58,8 +58,16 @@ impl<B: DistillationOps, C: CheckpointStrategy> DistillationOps for Autodiff<B, 
         k: usize,
         temperature: f64,
         common: usize,
+        cap: Option<f64>,
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
-        let (ids, log_probs) = B::top_k(hidden.into_primitive(), head.into_primitive(), k, temperature, common);
+        let (ids, log_probs) = B::top_k(
+            hidden.into_primitive(),
+            head.into_primitive(),
+            k,
+            temperature,
+            common,
+            cap,
+        );
         (ids, <Self as AutodiffBackend>::from_inner(log_probs))
     }
 }

@@ -89,8 +89,9 @@ pub trait DistillationOps: Backend {
         k: usize,
         temperature: f64,
         common: usize,
+        cap: Option<f64>,
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
-        portable::top_k::<Self>(hidden, head, k, temperature, common)
+        portable::top_k::<Self>(hidden, head, k, temperature, common, cap)
     }
 }
 
@@ -135,11 +136,12 @@ impl DistillationOps for burn::backend::Flex {
         k: usize,
         temperature: f64,
         common: usize,
+        cap: Option<f64>,
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
         if !crate::linear::fused(&hidden, &head) {
-            return portable::top_k::<Self>(hidden, head, k, temperature, common);
+            return portable::top_k::<Self>(hidden, head, k, temperature, common, cap);
         }
-        flex::top_k(hidden, &head, k, temperature, common)
+        flex::top_k(hidden, &head, k, temperature, common, cap)
     }
 }
 
@@ -193,7 +195,7 @@ mod flex {
             hidden: to_hidden.as_deref_mut(),
             head: to_head.as_deref_mut(),
         };
-        let sums = crate::cross_entropy::flex::with_head(hidden, head, targets, |student| {
+        let sums = crate::cross_entropy::flex::with_head(hidden, head, targets, objective.caps[0], |student| {
             with_teacher(&teacher, objective.common, |teacher| {
                 run(student, teacher, objective, targets_of)
             })
@@ -242,11 +244,18 @@ mod flex {
         k: usize,
         temperature: f64,
         common: usize,
+        cap: Option<f64>,
     ) -> (FlexTensor, FlexTensor) {
         let hidden = contiguous(hidden);
         let n = hidden.shape()[0];
         let weight = matrix(head).expect("checked by the caller").narrow_rows(0, common);
-        let (ids, log_probs) = best(matrix(&hidden).expect("f32"), weight, k, temperature as f32);
+        let (ids, log_probs) = best(
+            matrix(&hidden).expect("f32"),
+            weight,
+            k,
+            temperature as f32,
+            cap.map(|cap| cap as f32),
+        );
         (
             FlexTensor::from_data(TensorData::new(ids, [n, k])),
             tensor(log_probs, [n, k]),

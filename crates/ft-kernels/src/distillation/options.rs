@@ -56,11 +56,13 @@ pub(crate) enum Divergence {
     Mixed(f64),
 }
 
-/// [`DistillationOptions`] and the rows of the vocabulary that the divergence sees.
+/// [`DistillationOptions`], the rows of the vocabulary that the divergence sees, and how logits are bounded.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective {
     pub(crate) options: DistillationOptions,
     pub(crate) common: usize,
+    /// Bounds of the student's and of the teacher's logits.
+    pub(crate) caps: [Option<f64>; 2],
 }
 
 /// Bound of logarithms of ratios: `exp` of both signs is a normal f32.

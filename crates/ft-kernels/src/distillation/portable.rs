@@ -32,7 +32,7 @@ pub(super) fn distill<B: Backend>(
     let (mut nll, mut divergence, mut to_hidden) = (vec![], vec![], vec![]);
     let mut to_head: Option<Val<B>> = None;
     for chunk in chunks::<B>(Val(hidden), &head, targets, LOGITS) {
-        let teacher = Compared::new(&teacher, &chunk, objective.common);
+        let teacher = Compared::new(&teacher, &chunk, &objective);
         let losses = losses(&chunk, &head, teacher, &objective);
         nll.push(losses.nll.reshape(&[chunk.rows()]));
         divergence.push(losses.divergence.reshape(&[chunk.rows()]));
@@ -69,12 +69,14 @@ enum Compared<B: Backend> {
 }
 
 impl<B: Backend> Compared<B> {
-    fn new(teacher: &Scores<B>, chunk: &Chunk<B>, common: usize) -> Self {
+    fn new(teacher: &Scores<B>, chunk: &Chunk<B>, objective: &Objective) -> Self {
         let rows = |x: &FloatTensor<B>| Val::<B>(x.clone()).narrow(0, chunk.start, chunk.rows());
         match teacher {
             Scores::Live { hidden, head } => {
-                let head = Val::<B>(head.clone()).narrow(0, 0, common).cast(hidden.dtype());
-                Self::All(rows(hidden).matmul(head.t()).wide())
+                let head = Val::<B>(head.clone())
+                    .narrow(0, 0, objective.common)
+                    .cast(hidden.dtype());
+                Self::All(rows(hidden).matmul(head.t()).wide().bounded(objective.caps[1]))
             }
             Scores::TopK { ids, log_probs } => {
                 let range = [Slice::new(
@@ -97,7 +99,7 @@ struct Losses<B: Backend> {
 
 fn losses<B: Backend>(chunk: &Chunk<B>, head: &Val<B>, teacher: Compared<B>, objective: &Objective) -> Losses<B> {
     let (options, common) = (&objective.options, objective.common);
-    let logits = chunk.logits(head);
+    let logits = chunk.logits(head, objective.caps[0]);
     let (vocab, rows) = (logits.dims()[1], chunk.rows());
     let log_q = log_softmax(logits.clone().narrow(1, 0, common).scale(1.0 / options.temperature));
     let compared = match teacher {
@@ -112,7 +114,7 @@ fn losses<B: Backend>(chunk: &Chunk<B>, head: &Val<B>, teacher: Compared<B>, obj
             cut(options.divergence(), log_q, ids, log_p)
         }
     };
-    let log_q = log_softmax(logits);
+    let log_q = log_softmax(logits.clone());
     let targets = B::int_reshape(chunk.targets.clone(), Shape::new([rows, 1]));
     let nll = Val::<B>(B::float_gather(1, log_q.0.clone(), targets.clone())).scale(-1.0);
     let likelihood = 1.0 - options.alpha;
@@ -122,7 +124,7 @@ fn losses<B: Backend>(chunk: &Chunk<B>, head: &Val<B>, teacher: Compared<B>, obj
     Losses {
         nll,
         divergence: compared.0.scale(options.scale()),
-        slopes: slopes + padded,
+        slopes: (slopes + padded).unbounded(&logits, objective.caps[0]),
     }
 }
 
@@ -192,13 +194,14 @@ pub(super) fn top_k<B: Backend>(
     k: usize,
     temperature: f64,
     common: usize,
+    cap: Option<f64>,
 ) -> (IntTensor<B>, FloatTensor<B>) {
     let head = Val::<B>(head).narrow(0, 0, common).cast(hidden.dtype()).t();
     let (n, step) = (hidden.shape()[0], (LOGITS / common).max(1));
     let (mut ids, mut log_probs) = (vec![], vec![]);
     for start in (0..n.max(1)).step_by(step) {
         let rows = Val::<B>(hidden.clone()).narrow(0, start, step.min(n - start));
-        let scores = log_softmax(rows.matmul(head.clone()).wide().scale(1.0 / temperature));
+        let scores = log_softmax(rows.matmul(head.clone()).wide().bounded(cap).scale(1.0 / temperature));
         let (values, places) = B::float_topk_with_indices(scores.0, 1, k, IntDType::I32);
         log_probs.push(Val(values));
         ids.push(places);

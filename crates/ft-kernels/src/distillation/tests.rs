@@ -3,7 +3,8 @@ mod oracle;
 mod topk;
 
 use super::{DistillationOptions, Teacher, distillation};
-use crate::testing::{close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
+use crate::Head;
+use crate::testing::{bounded, close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
 use burn::tensor::{DType, Tensor};
 
 /// A student and a teacher of other width and vocabulary.
@@ -18,6 +19,8 @@ struct Case {
     teacher: [Vec<f64>; 2],
     teacher_d: usize,
     teacher_vocab: usize,
+    /// Bounds of the student's and of the teacher's logits.
+    caps: [Option<f64>; 2],
 }
 
 impl Case {
@@ -33,6 +36,7 @@ impl Case {
             teacher: [wide(n * teacher_d, 3), wide(teacher_vocab * teacher_d, 4)],
             teacher_d,
             teacher_vocab,
+            caps: [None, None],
         }
     }
 
@@ -62,12 +66,20 @@ impl Case {
     }
 
     fn live(&self, dtype: DType) -> Teacher {
-        let [hidden, head] = self.teacher_tensors(dtype);
+        let [hidden, weight] = self.teacher_tensors(dtype);
+        let head = Head {
+            weight,
+            cap: self.caps[1],
+        };
         Teacher::Live { hidden, head }
     }
 
     fn cache(&self, dtype: DType, k: usize, temperature: f64) -> Teacher {
-        let ([hidden, head], common) = (self.teacher_tensors(dtype), self.common());
+        let ([hidden, weight], common) = (self.teacher_tensors(dtype), self.common());
+        let head = Head {
+            weight,
+            cap: self.caps[1],
+        };
         let (ids, log_probs) = super::teacher_topk(hidden, head, k, temperature, common);
         Teacher::TopK { ids, log_probs, common }
     }
@@ -75,7 +87,11 @@ impl Case {
     fn run(&self, dtype: DType, teacher: Teacher, options: DistillationOptions, head_too: bool) -> Run {
         let [hidden, head] = self.tensors(dtype, true, head_too);
         let targets = ints(&self.targets, [self.n]);
-        let result = distillation(hidden.clone(), head.clone(), targets, teacher, options);
+        let whole = Head {
+            weight: head.clone(),
+            cap: self.caps[0],
+        };
+        let result = distillation(hidden.clone(), whole, targets, teacher, options);
         assert!(!result.nll.is_require_grad() && !result.divergence.is_require_grad());
         let grads = result.loss.clone().mul_scalar(0.25).backward();
         let to_head = gradient(&head, &grads);

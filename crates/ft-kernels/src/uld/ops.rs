@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub struct Task {
     pub(crate) options: UldOptions,
     pub(crate) spans: Arc<[SpanPair]>,
+    /// Bounds of the student's and of the teacher's logits.
+    pub(crate) caps: [Option<f64>; 2],
 }
 
 impl Task {
@@ -69,8 +71,8 @@ pub trait UldOps: Backend {
         Option<FloatTensor<Self>>,
     ) {
         let sides = [
-            portable::Side::new(hidden, head, targets),
-            portable::Side::new(teacher_hidden, teacher_head, teacher_targets),
+            portable::Side::new(hidden, head, targets, task.caps[0]),
+            portable::Side::new(teacher_hidden, teacher_head, teacher_targets, task.caps[1]),
         ];
         portable::uld::<Self>(sides, &task, wanted)
     }
@@ -99,8 +101,8 @@ impl UldOps for burn::backend::Flex {
         let teacher_hidden = flex::narrow(teacher_hidden);
         if !(crate::linear::fused(&hidden, &head) && crate::linear::fused(&teacher_hidden, &teacher_head)) {
             let sides = [
-                portable::Side::new(hidden, head, targets),
-                portable::Side::new(teacher_hidden, teacher_head, teacher_targets),
+                portable::Side::new(hidden, head, targets, task.caps[0]),
+                portable::Side::new(teacher_hidden, teacher_head, teacher_targets, task.caps[1]),
             ];
             return portable::uld::<Self>(sides, &task, wanted);
         }
@@ -151,10 +153,14 @@ mod flex {
             hidden: to_hidden.as_deref_mut(),
             head: to_head.as_deref_mut(),
         };
-        let sums = with_head(&hidden, &head, targets, |student| {
-            with_head(&teacher_hidden, &teacher_head, teacher_targets, |teacher| {
-                uld(student, teacher, task, gradients)
-            })
+        let sums = with_head(&hidden, &head, targets, task.caps[0], |student| {
+            with_head(
+                &teacher_hidden,
+                &teacher_head,
+                teacher_targets,
+                task.caps[1],
+                |teacher| uld(student, teacher, task, gradients),
+            )
         });
         let [nll, distance] = sums.map(|sum| tensor(vec![sum as f32], [1]));
         (

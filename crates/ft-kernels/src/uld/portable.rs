@@ -17,15 +17,18 @@ pub(super) struct Side<B: Backend> {
     hidden: Val<B>,
     head: Val<B>,
     targets: IntTensor<B>,
+    /// Bounds its logits.
+    cap: Option<f64>,
 }
 
 impl<B: Backend> Side<B> {
-    pub(super) fn new(hidden: FloatTensor<B>, head: FloatTensor<B>, targets: IntTensor<B>) -> Self {
+    pub(super) fn new(hidden: FloatTensor<B>, head: FloatTensor<B>, targets: IntTensor<B>, cap: Option<f64>) -> Self {
         let dtype = hidden.dtype();
         Self {
             hidden: Val(hidden),
             head: Val::<B>(head).cast(dtype),
             targets,
+            cap,
         }
     }
 
@@ -45,7 +48,7 @@ impl<B: Backend> Side<B> {
 
     /// `[rows, vocab]`, at least f32.
     fn logits(&self, rows: &Range<usize>) -> Val<B> {
-        self.hidden(rows).matmul(self.head.clone().t()).wide()
+        self.hidden(rows).matmul(self.head.clone().t()).wide().bounded(self.cap)
     }
 }
 
@@ -102,7 +105,7 @@ fn losses<B: Backend>(student: &Side<B>, teacher: &Side<B>, task: &Task, block: 
     let mut distance = full(&nll, &[1], 0.0);
     let spans = &task.spans[block.spans.clone()];
     if !spans.is_empty() {
-        let log_q = log_softmax(logits.scale(1.0 / temperature));
+        let log_q = log_softmax(logits.clone().scale(1.0 / temperature));
         let own = Merged::new(
             log_q.clone(),
             targets.clone(),
@@ -128,7 +131,7 @@ fn losses<B: Backend>(student: &Side<B>, teacher: &Side<B>, task: &Task, block: 
     Losses {
         nll: Val::<B>(B::float_sum(nll.0)).reshape(&[1]),
         distance,
-        slopes,
+        slopes: slopes.unbounded(&logits, student.cap),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Values and gradients against the definition in f64, and laws.
 use super::{SpanPair, UldOptions, UldTeacher, uld};
-use crate::testing::{close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
+use crate::Head;
+use crate::testing::{bounded, close, gradient, ints, leaf, numeric, times_transposed, to_vec, tolerance, values};
 use burn::tensor::{DType, Tensor};
 
 /// A model's rows: `[n, d]`, `[vocab, d]`, `[n]`.
@@ -10,6 +11,7 @@ struct Side {
     hidden: Vec<f64>,
     head: Vec<f64>,
     targets: Vec<i64>,
+    cap: Option<f64>,
 }
 
 impl Side {
@@ -20,6 +22,7 @@ impl Side {
             hidden: wide(n * d, seed),
             head: wide(vocab * d, seed + 1),
             targets: (0..n as i64).map(|i| i * 7919 % vocab as i64).collect(),
+            cap: None,
         }
     }
 
@@ -32,7 +35,7 @@ impl Side {
     }
 
     fn log_probs(&self, hidden: &[f64], head: &[f64], temperature: f64) -> Vec<Vec<f64>> {
-        let logits = times_transposed(hidden, head, self.d);
+        let logits = bounded(times_transposed(hidden, head, self.d), self.cap);
         let row = |z: &[f64]| {
             let lse = z.iter().map(|z| (z / temperature).exp()).sum::<f64>().ln();
             z.iter().map(|z| z / temperature - lse).collect()
@@ -82,11 +85,18 @@ impl Case {
         let list = |targets: &[i64]| ints(targets, [targets.len()]);
         let teacher = UldTeacher {
             hidden: teacher_hidden,
-            head: teacher_head,
+            head: Head {
+                weight: teacher_head,
+                cap: self.teacher.cap,
+            },
             targets: list(&self.teacher.targets),
         };
         let targets = list(&self.student.targets);
-        let result = uld(hidden.clone(), head.clone(), targets, teacher, &self.spans, options);
+        let whole = Head {
+            weight: head.clone(),
+            cap: self.student.cap,
+        };
+        let result = uld(hidden.clone(), whole, targets, teacher, &self.spans, options);
         assert!(!result.nll.is_require_grad() && !result.divergence.is_require_grad());
         let grads = result.loss.clone().mul_scalar(0.25).backward();
         let to_head = gradient(&head, &grads);
@@ -149,12 +159,13 @@ const PLAIN: UldOptions = UldOptions {
 
 #[test]
 fn spans_equal_the_oracle() {
-    for (vocab, teacher_vocab) in [(13, 13), (13, 17), (13, 9)] {
+    for (teacher_vocab, cap) in [(13, None), (17, None), (9, None), (17, Some(2.0))] {
         let mut case = Case {
-            student: Side::new([8, 4, vocab], 1),
+            student: Side::new([8, 4, 13], 1),
             teacher: Side::new([9, 3, teacher_vocab], 5),
             spans: spans(),
         };
+        (case.student.cap, case.teacher.cap) = (cap, cap.map(|cap| 2.0 * cap));
         for spans in [spans(), Vec::new()] {
             case.spans = spans;
             for alpha in [0.0, 0.6, 1.0] {

@@ -6,15 +6,12 @@ use serde_json::{Value, json};
 use crate::block::{Activation, Block, Norms, QkNorm};
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
+use crate::families::gemma2::attention_scale;
 use crate::rope::Rope;
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
     keys.need_activation("hidden_activation", &["gelu_pytorch_tanh"])?;
-    keys.need_absent(&[
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "use_bidirectional_attention",
-    ])?;
+    keys.need_absent(&["use_bidirectional_attention"])?;
     let [global, local] = ropes(keys)?;
     // The files of the larger ones leave most of their sizes to transformers.
     let sizes = keys.with_defaults(&[
@@ -40,10 +37,6 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
         }
     };
     let head_dim = keys.size("head_dim", Some(256))?;
-    let scalar = keys.factor("query_pre_attn_scalar")?.unwrap_or(256.0);
-    if scalar <= 0.0 {
-        return Err(keys.error("query_pre_attn_scalar", format!("must be above 0, got {scalar}")));
-    }
     let attention_bias = keys.flag("attention_bias", false);
     Ok(ModelConfig {
         head_dim,
@@ -57,7 +50,9 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
             norms_count_from_one: true,
             qk_norm: QkNorm::Heads,
             activation: Activation::GeluTanh,
-            attention_scale: Some(scalar.powf(-0.5)),
+            attention_scale: Some(attention_scale(keys)?),
+            score_cap: keys.cap("attn_logit_softcapping", None)?,
+            logit_cap: keys.cap("final_logit_softcapping", None)?,
             local_rope: Some(local),
             token_scale: Some((config.hidden_size as f64).sqrt()),
             ..Block::default()

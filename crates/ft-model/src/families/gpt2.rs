@@ -247,7 +247,7 @@ impl Attention {
         let scale = 1.0 / (config.head_dim as f64).sqrt();
         let mixed = match cache {
             None => ft_kernels::attention(q, k, v, &view.mask, scale),
-            Some(cache) => cache.attend(index, [q, k, v], &view.mask, scale),
+            Some(cache) => cache.attend(index, [q, k, v], &view.mask, &scale.into()),
         };
         self.c_proj.forward(mixed.reshape([batch, seq, hidden]), pass)
     }

@@ -20,6 +20,8 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
         layers: vec![true; config.num_hidden_layers],
         balance: keys.balance(),
         fused: false,
+        stacked: false,
+        router: "gate",
         path: "block_sparse_moe",
         names: MlpNames {
             gate: "w1",
@@ -28,6 +30,7 @@ pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
             gate_up: "gate_up_proj",
             joins: true,
         },
+        stored: None,
     };
     let windowed = keys.raw.contains_key("sliding_window");
     Ok(ModelConfig {

@@ -16,8 +16,10 @@ use crate::source::Source;
 pub mod bert;
 pub mod distilbert;
 pub mod encoder;
+pub mod gemma2;
 pub mod gemma3;
 pub mod gpt2;
+pub mod gpt_oss;
 pub mod granite;
 pub mod granite4;
 pub mod llama;
@@ -60,7 +62,7 @@ pub(crate) enum Blocks {
     Modern,
 }
 
-const FAMILIES: [Family; 19] = [
+const FAMILIES: [Family; 21] = [
     family("llama", "LlamaForCausalLM", Some("llama"), Blocks::Llama, llama::parse),
     family(
         "mistral",
@@ -93,6 +95,14 @@ const FAMILIES: [Family; 19] = [
         qwen3_moe::parse,
     ),
     family("mixtral", "MixtralForCausalLM", None, Blocks::Llama, mixtral::parse),
+    family("gpt_oss", "GptOssForCausalLM", None, Blocks::Llama, gpt_oss::parse),
+    family(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        Some("gemma2"),
+        Blocks::Llama,
+        gemma2::parse,
+    ),
     family("gemma3_text", "Gemma3ForCausalLM", None, Blocks::Llama, gemma3::parse),
     family("phi3", "Phi3ForCausalLM", None, Blocks::Llama, phi3::parse),
     family("smollm3", "SmolLM3ForCausalLM", None, Blocks::Llama, smollm3::parse),

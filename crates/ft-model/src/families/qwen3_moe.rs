@@ -33,7 +33,10 @@ pub(super) fn experts(keys: &Keys, layers: usize) -> Result<ExpertsConfig> {
             .collect(),
         balance: keys.balance(),
         fused: false,
+        stacked: false,
+        router: "gate",
         path: "mlp",
         names: MlpNames::EXPERT,
+        stored: None,
     })
 }

@@ -35,7 +35,7 @@ pub fn write_adapter(dir: &Path, adapter: &PlainLora, dtype: Dtype, out: &Path) 
     let mut infos = Vec::new();
     let mut tensors = Vec::new();
     for (path, pair) in &adapter.pairs {
-        let name = names::name(path).expect("checked");
+        let name = names::name(path, &config).expect("checked");
         for (part, tensor) in [("lora_a", &pair.a), ("lora_b", &pair.b)] {
             let (name, shape) = (format!("{name}.weight.{part}"), tensor.dims());
             infos.push(TensorInfo::new(

@@ -50,10 +50,40 @@ pub(super) fn architecture(config: &ModelConfig, dir: &Path) -> Result<&'static 
     if config.rope.as_ref().is_some_and(|rope| rope.partial != 1.0) {
         return error("partial_rotary_factor", format!("whole heads turn with {name}"));
     }
+    if name == "gemma2"
+        && let Err((key, why)) = gemma2(config)
+    {
+        return error(key, why);
+    }
     if name == "qwen3" && config.qkv_bias {
         return error("attention_bias", "qwen3 has no biases".into());
     }
     Ok(name)
+}
+
+/// What llama.cpp takes for granted of Gemma 2: key and reason.
+fn gemma2(config: &ModelConfig) -> std::result::Result<(), (&'static str, String)> {
+    let block = &config.block;
+    let slides = |(layer, window): (usize, &Option<usize>)| window.is_some() == (layer % 2 == 0);
+    // Of the largest one, by its number of layers.
+    let width = match config.num_hidden_layers {
+        46 => config.hidden_size / config.num_attention_heads,
+        _ => config.head_dim,
+    };
+    let scale = (width as f64).powf(-0.5);
+    match () {
+        () if !config.tie_word_embeddings => Err(("tie_word_embeddings", "gemma2 has no head of its own".into())),
+        () if block.score_cap.is_none() => Err(("attn_logit_softcapping", "gemma2 has one".into())),
+        () if block.logit_cap.is_none() => Err(("final_logit_softcapping", "gemma2 has one".into())),
+        () if !config.windows.iter().enumerate().all(slides) => Err((
+            "layer_types",
+            "gemma2 has a window in every other layer, the first one on".into(),
+        )),
+        () if block.attention_scale.is_some_and(|own| (own - scale).abs() > 1e-6) => {
+            Err(("query_pre_attn_scalar", format!("{width} is taken for granted")))
+        }
+        () => Ok(()),
+    }
 }
 
 /// What every file says about itself.
@@ -67,13 +97,16 @@ pub(super) fn general(architecture: &str, kind: &str, name: &str, file_type: Fil
     metadata
 }
 
-/// The sizes and constants of the model. llama.cpp has no sliding windows for these architectures, so a model that has
+/// The sizes and constants of the model. llama.cpp has no sliding windows for these architectures but Gemma 2, so a model that has
 /// them is given the context in which they do not show.
 pub(super) fn architecture_metadata(architecture: &str, config: &ModelConfig) -> Metadata {
     let mut metadata = Metadata::default();
     let mut put = |key: &str, value: ft_gguf::Value| metadata.put(format!("{architecture}.{key}"), value);
-    let windows = config.windows.iter().flatten();
-    let context = windows.copied().fold(config.max_position_embeddings, usize::min);
+    let mut windows = config.windows.iter().flatten().copied();
+    let context = match architecture {
+        "gemma2" => config.max_position_embeddings,
+        _ => windows.clone().fold(config.max_position_embeddings, usize::min),
+    };
     let sizes = [
         ("vocab_size", config.vocab_size),
         ("block_count", config.num_hidden_layers),
@@ -87,6 +120,12 @@ pub(super) fn architecture_metadata(architecture: &str, config: &ModelConfig) ->
     ];
     // Sizes were checked to fit when config.json was read.
     sizes.into_iter().for_each(|(key, size)| put(key, (size as u32).into()));
+    if let (Some(score), Some(logit)) = (config.block.score_cap, config.block.logit_cap) {
+        put("attn_logit_softcapping", (score as f32).into());
+        put("final_logit_softcapping", (logit as f32).into());
+        let window = windows.next().unwrap_or(config.max_position_embeddings);
+        put("attention.sliding_window", (window as u32).into());
+    }
     let Some(rope) = &config.rope else {
         put("attention.layer_norm_epsilon", (config.norm_eps as f32).into());
         return metadata;

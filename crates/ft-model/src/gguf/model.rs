@@ -191,12 +191,13 @@ fn items(model: &mut Model, config: &ModelConfig) -> Vec<Item> {
         if module.tensors().is_empty() {
             continue;
         }
-        let name = names::name(&module.path).expect("every place of a written architecture has a name");
+        let name = names::name(&module.path, config).expect("every place of a written architecture has a name");
         let shape = match &module.slot {
             ModuleSlot::Projection(slot) => slot.weight.dims().to_vec(),
             ModuleSlot::Embedding(slot) => slot.weight.dims().to_vec(),
             ModuleSlot::Norm(slot) => slot.weight.dims().to_vec(),
             ModuleSlot::Bias(bias) => bias.dims().to_vec(),
+            ModuleSlot::Vector { vector, .. } => vector.dims().to_vec(),
             ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => unreachable!("they have no tensors"),
         };
         push(format!("{name}.weight"), &shape, Origin::Weight(index));
@@ -293,7 +294,11 @@ impl Reader<'_> {
                 };
                 self.loader.weight(&module.path, shape, layout).dense()
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+            ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. }
+            | ModuleSlot::Attention { .. } => {
                 unreachable!("no matrix there")
             }
         };
@@ -306,12 +311,14 @@ impl Reader<'_> {
         let ModuleSlot::Norm(slot) = &module.slot else {
             unreachable!("asked for norms only")
         };
+        let from_one = slot.from_one;
         let weight = match self.own.whole.contains(&module.path) {
             true => slot.weight.val(),
             false => self.vector(index, "weight", slot.weight.dims()[0]),
         };
         self.loader.check()?;
-        Ok(host(weight))
+        // llama.cpp multiplies by what the file says.
+        Ok(host(if from_one { weight + 1.0 } else { weight }))
     }
 
     /// The bias of a module before its adapter acts on it.

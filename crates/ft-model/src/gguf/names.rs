@@ -1,5 +1,6 @@
 //! Where a checkpoint's tensor goes in a GGUF file.
 
+use crate::block::Norms;
 use crate::config::ModelConfig;
 
 /// Modules outside of the blocks.
@@ -34,8 +35,15 @@ const INSIDE: [(&str, &str); 17] = [
     ("mlp.c_proj", "ffn_down"),
 ];
 
+/// The same where normalizations stand around the sub-layers.
+const AROUND: [(&str, &str); 3] = [
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
 /// The name of the module at a checkpoint path, without `.weight`.
-pub(super) fn name(path: &str) -> Option<String> {
+pub(super) fn name(path: &str, config: &ModelConfig) -> Option<String> {
     if let Some((_, name)) = OUTSIDE.iter().find(|(known, _)| *known == path) {
         return Some(name.to_string());
     }
@@ -43,7 +51,8 @@ pub(super) fn name(path: &str) -> Option<String> {
         .strip_prefix("model.layers.")
         .or_else(|| path.strip_prefix("transformer.h."))?;
     let (block, module) = rest.split_once('.')?;
-    let (_, name) = INSIDE.iter().find(|(known, _)| *known == module)?;
+    let around = AROUND.iter().filter(|_| config.block.norms == Norms::Around);
+    let (_, name) = around.chain(&INSIDE).find(|(known, _)| *known == module)?;
     Some(format!("blk.{block}.{name}"))
 }
 
@@ -52,7 +61,7 @@ pub(super) fn takes_bias(architecture: &str, name: &str) -> bool {
     let module = name.rsplit('.').next().unwrap_or(name);
     match architecture {
         "qwen2" => ["attn_q", "attn_k", "attn_v"].contains(&module),
-        "qwen3" => false,
+        "qwen3" | "gemma2" => false,
         _ => module != "output",
     }
 }
@@ -94,9 +103,20 @@ mod tests {
 
     #[test]
     fn paths_have_names() {
-        assert_eq!(name("model.layers.12.mlp.down_proj").unwrap(), "blk.12.ffn_down");
-        assert_eq!(name("transformer.h.0.attn.c_attn").unwrap(), "blk.0.attn_qkv");
-        assert_eq!(name("lm_head").unwrap(), "output");
-        assert_eq!(name("model.layers.0.mlp.gate"), None);
+        let named = |family: &str, path: &str| {
+            let text = format!(
+                r#"{{"model_type": "{family}", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+                    "num_attention_heads": 2, "num_key_value_heads": 1}}"#
+            );
+            name(path, &ModelConfig::from_json(&text, "config.json".as_ref()).unwrap())
+        };
+        let llama = |path: &str| named("llama", path);
+        assert_eq!(llama("model.layers.12.mlp.down_proj").unwrap(), "blk.12.ffn_down");
+        assert_eq!(llama("transformer.h.0.attn.c_attn").unwrap(), "blk.0.attn_qkv");
+        assert_eq!(llama("lm_head").unwrap(), "output");
+        assert_eq!(llama("model.layers.0.mlp.gate"), None);
+        let norm = "model.layers.0.post_attention_layernorm";
+        assert_eq!(llama(norm).unwrap(), "blk.0.ffn_norm");
+        assert_eq!(named("gemma2", norm).unwrap(), "blk.0.post_attention_norm");
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{HeadConfig, HeadKind, Problem};
+use crate::block::MlpNames;
 use crate::config::{Keys, ModelConfig};
 use crate::error::{Error, Result};
 
@@ -67,7 +68,7 @@ impl ModelConfig {
     /// The same in which gate and up of every expert are one matrix, which an adapter of both is for (PEFT's `target_parameters`).
     ///
     /// # Errors
-    /// A model without experts, or whose checkpoints name them in another way.
+    /// A model without experts.
     pub fn with_fused_experts(mut self) -> Result<Self> {
         let wrong = |why: &str| {
             Err(Error::Config {
@@ -78,10 +79,14 @@ impl ModelConfig {
         };
         match &mut self.block.experts {
             None => return wrong("this model has no experts"),
-            Some(experts) if experts.names.down != "down_proj" => {
-                return wrong("the experts of this family have other names in its checkpoints than in PEFT's files");
+            Some(experts) => {
+                experts.fused = true;
+                // PEFT's files have transformers' names.
+                if experts.names.down != MlpNames::EXPERT.down {
+                    experts.stored = Some((experts.path, experts.names));
+                    (experts.path, experts.names) = ("mlp", MlpNames::EXPERT);
+                }
             }
-            Some(experts) => experts.fused = true,
         }
         Ok(self)
     }

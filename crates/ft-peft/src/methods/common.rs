@@ -133,6 +133,7 @@ pub(crate) fn projections<'p>(method: &str, specs: &'p [ModuleSpec], choice: &Ch
     let what = |kind| match kind {
         Kind::Norm => Some("a normalization"),
         Kind::Bias => Some("a bias"),
+        Kind::Vector => Some("a vector"),
         Kind::Embedding => Some("an embedding table"),
         Kind::Residual => Some("the output of a sub-layer"),
         Kind::Attention => Some("the attention of all layers"),

@@ -174,6 +174,7 @@ impl LoraConfig {
         let vector = match spec.kind {
             Kind::Norm => Some("a normalization"),
             Kind::Bias => Some("a bias"),
+            Kind::Vector => Some("a vector"),
             _ => None,
         };
         if let Some(what) = vector {
@@ -288,7 +289,11 @@ impl PeftMethod for LoraConfig {
                 let lora = init::embedding(self, &module.path, seed, slot);
                 slot.delta = Some(EmbeddingDelta::Lora(lora));
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
+            ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Residual { .. }
+            | ModuleSlot::Attention { .. } => {
                 unreachable!("refused by `choose`")
             }
         }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use ft_data::Batch;
-use ft_kernels::Teacher;
+use ft_kernels::{Head, Teacher};
 use ft_model::Model;
 use ft_quant::{Kind, Scheme};
 use schemars::JsonSchema;
@@ -96,7 +96,7 @@ impl TeacherStorage {
 }
 
 /// A teacher's hidden states at the positions that predict a target token, and its head: `[n, d]`, `[vocab, d]`.
-pub(crate) fn teacher_states(teacher: &Model, batch: &Batch) -> (Tensor<2>, Tensor<2>) {
+pub(crate) fn teacher_states(teacher: &Model, batch: &Batch) -> (Tensor<2>, Head) {
     let (hidden, _) = at_targets(plain_hidden(teacher, batch), batch);
     teacher.head_product(hidden)
 }

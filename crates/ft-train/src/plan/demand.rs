@@ -261,19 +261,21 @@ impl<'a> Demand<'a> {
         if self.head { self.table_bytes() } else { 0 }
     }
 
-    /// A chunk of logits: about a million numbers. Through an adapter they are all there, with their log-softmax and its
-    /// gradient.
+    /// A chunk of logits: about a million numbers, twice where they are bounded. Through an adapter they are all there, with their
+    /// log-softmax and its gradient; bounded ones are the product with W + dW, whose gradient is as large.
     fn logits(&self, tokens: usize) -> u64 {
-        let vocab = self.model.vocab_size;
+        let (vocab, bounded) = (self.model.vocab_size, self.model.block.logit_cap.is_some());
         if self.distills != [0, 0] {
             // They are work memory, which stays.
             return 0;
         }
-        if self.adapted_head {
+        if self.adapted_head && !bounded {
             return 3 * FLOAT * (tokens * vocab) as u64;
         }
         let rows = tokens.clamp(1, 1024);
-        FLOAT * (rows * vocab.min(((1 << 20) / rows).clamp(512, 8192))) as u64
+        let chunk = FLOAT * (rows * vocab.min(((1 << 20) / rows).clamp(512, 8192))) as u64;
+        let folded = if self.adapted_head { 2 * self.table_bytes() } else { 0 };
+        if bounded { 2 * chunk + folded } else { chunk }
     }
 
     /// Work memory of the CPU kernels: keys and values in packed order and the partial sums of their gradients; the left factor of
@@ -290,7 +292,12 @@ impl<'a> Demand<'a> {
             0 => 0,
             _ => (rows * width).min(((12 << 20) / vocab).max(128)) * vocab,
         };
-        let logits = self.distills.map(logits);
-        FLOAT * (3 * pairs * head + sums + factor + logits[0] + logits[1]) as u64
+        let [own, teachers] = self.distills.map(logits);
+        let own = if self.model.block.logit_cap.is_some() {
+            2 * own
+        } else {
+            own
+        };
+        FLOAT * (3 * pairs * head + sums + factor + own + teachers) as u64
     }
 }

@@ -322,6 +322,9 @@ impl<'a> Stored<'a> {
     /// Bytes of a number of the tensor `name`.
     fn bytes(&self, name: &str) -> u64 {
         let own = |file: &Checkpoint| {
+            if file.is_mxfp4(name) {
+                return Some(DType::BF16);
+            }
             let (_, entry) = file.entries().find(|(n, _)| *n == name)?;
             match entry.dtype {
                 Dtype::BF16 => Some(DType::BF16),
@@ -364,9 +367,12 @@ fn packed(job: &Job) -> HashMap<String, u64> {
         .module_specs()
         .into_iter()
         .filter(|spec| spec.kind == Kind::Linear);
-    specs
-        .map(|spec| (format!("{}.weight", spec.path), scheme.bytes(spec.dims) as u64))
-        .collect()
+    let of_module = |spec: ModuleSpec| {
+        let names = job.model.matrix_names(&spec.path);
+        let bytes = scheme.bytes(spec.dims) as u64 / names.len() as u64;
+        names.into_iter().map(move |name| (name, bytes))
+    };
+    specs.flat_map(of_module).collect()
 }
 
 /// Bytes of the codes and scales of a matrix that the checkpoint holds quantized.
@@ -381,5 +387,5 @@ fn codes(file: &Checkpoint, name: &str) -> Option<u64> {
 }
 
 fn is_leaf(rest: &str) -> bool {
-    rest == ".weight" || rest == ".bias"
+    [".weight", ".bias", ".sinks"].contains(&rest)
 }

@@ -1,17 +1,17 @@
 //! Gradients to q, k and v; probabilities are computed again from the logarithms that forward kept.
 //!
 //! ```text
-//!  P = exp(scale·Q·Kᵀ - lse)    dP = dO·Vᵀ    dS = scale·P∘(dP - rowsum(dO∘O))
-//!  dV = PᵀdO    dK = dSᵀQ    dQ = dS·K
+//!  P = exp(S - lse), S = scale·Q·Kᵀ    dP = dO·Vᵀ    dS = scale·P∘(dP - rowsum(dO∘O))
+//!  dV = PᵀdO    dK = dSᵀQ    dQ = dS·K               bounded: S = cap·tanh(scale·Q·Kᵀ / cap), dS times 1 - (S / cap)²
 //! ```
 use super::forward::{cuts, pack, packed_len};
 use super::visible::Visible;
 use super::{BLOCK, Heads, Sizes};
-use crate::attention::{First, Span};
+use crate::attention::{First, Scale, Span};
 use crate::cpu::flex::{contiguous, fresh, tensor, values};
 use crate::cpu::gemm::{Mat, Par, Rhs, Term, gemm};
 use crate::cpu::isa::multiversion;
-use crate::cpu::{math, par, scratch};
+use crate::cpu::{math, par, scratch, soft_cap};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
@@ -23,7 +23,7 @@ pub(crate) fn backward(
     [q, k, v, out, lse, dout]: [FlexTensor; 6],
     first: First<Flex>,
     span: Span,
-    scale: f32,
+    scale: Scale,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let sizes = Sizes::new(&q, &k);
     let Sizes { b, s, t, hq, hkv, d } = sizes;
@@ -92,7 +92,7 @@ struct Block<'a> {
     batch: usize,
     start: usize,
     visible: &'a Visible,
-    scale: f32,
+    scale: Scale,
     lse: Mat<'a>,
     q: Mat<'a>,
     out: Mat<'a>,
@@ -109,7 +109,11 @@ impl Block<'_> {
         let width = seen.end.max(start) - start;
         let keys = start..start + width;
         let (mut p, mut ds, mut dq) = (scratch::take(n * width), scratch::take(n * width), scratch::take(n * d));
-        by.scores[pair].times(self.q, self.scale, 0..d, keys.clone(), &mut p);
+        let (scale, cap) = (self.scale.factor as f32, self.scale.cap.map(|cap| cap as f32));
+        by.scores[pair].times(self.q, scale, 0..d, keys.clone(), &mut p);
+        if let Some(cap) = cap {
+            soft_cap::bound(&mut p[..n * width], cap);
+        }
         by.values[pair].times(self.dout, 1.0, 0..d, keys.clone(), &mut ds);
         for r in 0..n {
             let range = self.visible.range(self.batch, self.start + r);
@@ -125,7 +129,7 @@ impl Block<'_> {
                 cuts,
                 lse,
                 along,
-                self.scale,
+                [scale, cap.map_or(0.0, f32::recip)],
             );
         }
         let (p, ds) = (
@@ -174,17 +178,18 @@ multiversion! {
     fn add(x: &mut [f32], y: &[f32]) {
         x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
     }
-    /// Scores -> P and dP -> dS of one row; zero where hidden.
-    fn slopes(p: &mut [f32], ds: &mut [f32], cuts: [usize; 3], lse: f32, along: f32, scale: f32) {
-        let [a, b, c] = cuts;
+    /// Scores -> P and dP -> dS of one row; zero where hidden. One over the cap is 0 where scores are not bounded.
+    fn slopes(p: &mut [f32], ds: &mut [f32], cuts: [usize; 3], lse: f32, along: f32, factors: [f32; 2]) {
+        let ([a, b, c], [scale, inverse_cap]) = (cuts, factors);
         for range in [a..b, c..p.len()] {
             p[range.clone()].fill(0.0);
             ds[range].fill(0.0);
         }
         for range in [0..a, b..c] {
             for (p, ds) in p[range.clone()].iter_mut().zip(&mut ds[range]) {
+                let t = *p * inverse_cap;
                 *p = math::exp(*p - lse);
-                *ds = scale * *p * (*ds - along);
+                *ds = scale * *p * (*ds - along) * (1.0 - t * t);
             }
         }
     }

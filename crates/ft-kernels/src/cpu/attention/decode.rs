@@ -1,11 +1,11 @@
 //! Few queries against many keys: keys and values are read once, where they lie, by all grouped heads together.
 use super::visible::Visible;
 use super::{Heads, Sizes};
-use crate::attention::{First, Span};
+use crate::attention::{First, Scale, Span};
 use crate::cpu::flex::tensor;
 use crate::cpu::gemm::{Mat, dot_products};
 use crate::cpu::isa::multiversion;
-use crate::cpu::{math, par, scratch, team};
+use crate::cpu::{math, par, scratch, soft_cap, team};
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use std::ops::Range;
@@ -14,7 +14,15 @@ use std::ops::Range;
 const KEYS: usize = 512;
 
 /// The output `[b, s, hq, d]`.
-pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: Sizes, scale: f32) -> FlexTensor {
+pub(super) fn output(
+    q: &Heads,
+    k: &Heads,
+    v: &Heads,
+    sinks: Option<&[f32]>,
+    visible: &Visible,
+    sizes: Sizes,
+    scale: Scale,
+) -> FlexTensor {
     let Sizes { b, s, hq, d, .. } = sizes;
     let row = |batch| Row {
         keys: [k, v],
@@ -23,7 +31,7 @@ pub(super) fn output(q: &Heads, k: &Heads, v: &Heads, visible: &Visible, sizes: 
         sizes,
     };
     let rows: Vec<Row> = (0..b).map(row).collect();
-    let out = outputs(&rows, |row, i, heads| q.heads(row, i, heads), scale);
+    let out = outputs(&rows, |row, i, heads| q.heads(row, i, heads), sinks, scale);
     tensor(out, [b, s, hq, d])
 }
 
@@ -36,7 +44,7 @@ pub(crate) struct Past {
 }
 
 /// q `[tokens, 1, hq, d]`, the queries of each sequence behind those of the one before, to the same.
-pub(crate) fn apart(q: FlexTensor, pasts: Vec<Past>, scale: f32) -> FlexTensor {
+pub(crate) fn apart(q: FlexTensor, pasts: Vec<Past>, sinks: Option<&[f32]>, scale: Scale) -> FlexTensor {
     let shape = q.shape();
     let [_, _, hq, d] = shape.dims();
     let sequence = |past: Past| {
@@ -60,7 +68,7 @@ pub(crate) fn apart(q: FlexTensor, pasts: Vec<Past>, scale: f32) -> FlexTensor {
         end += sizes.s;
     }
     let q = Heads::new(q);
-    let out = outputs(&rows, |row, i, heads| q.heads(starts[row] + i, 0, heads), scale);
+    let out = outputs(&rows, |row, i, heads| q.heads(starts[row] + i, 0, heads), sinks, scale);
     tensor(out, shape)
 }
 
@@ -74,8 +82,13 @@ struct Row<'a> {
     sizes: Sizes,
 }
 
-/// The outputs `[hq, d]` of all queries of all rows. `query` gives some heads of a query of a row.
-fn outputs<'q>(rows: &[Row<'_>], query: impl Fn(usize, usize, Range<usize>) -> Mat<'q> + Sync, scale: f32) -> Vec<f32> {
+/// The outputs `[hq, d]` of all queries of all rows, beside sinks `[hq]` where there are some. `query` gives some heads of a query of a row.
+fn outputs<'q>(
+    rows: &[Row<'_>],
+    query: impl Fn(usize, usize, Range<usize>) -> Mat<'q> + Sync,
+    sinks: Option<&[f32]>,
+    scale: Scale,
+) -> Vec<f32> {
     // Per row, key head, chunk of keys and query: maximum, sum, Σ e·v.
     let (mut tasks, mut starts, mut end) = (Vec::new(), Vec::with_capacity(rows.len()), 0);
     for (number, row) in rows.iter().enumerate() {
@@ -117,7 +130,7 @@ fn outputs<'q>(rows: &[Row<'_>], query: impl Fn(usize, usize, Range<usize>) -> M
             let line = i * groups + head % groups;
             let first = start + head / groups * chunks * row.records();
             let chunk = |c: usize| &partial[first + c * row.records() + line * record..][..record];
-            merge((0..chunks).map(chunk), out);
+            merge(sinks.map(|sinks| sinks[head]), (0..chunks).map(chunk), out);
         }
     }
     out
@@ -136,7 +149,7 @@ impl Row<'_> {
 }
 
 /// The queries `[heads, d]` that share keys, against some of them: `out` takes `[maximum, sum, Σ e·v]` of each.
-fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [Range<usize>; 2], scale: f32, out: &mut [f32]) {
+fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [Range<usize>; 2], scale: Scale, out: &mut [f32]) {
     let d = q.cols();
     let count = parts[0].len() + parts[1].len();
     let mut scores = scratch::take(q.rows() * count);
@@ -145,11 +158,14 @@ fn partial_softmax(q: Mat, k: Mat, v: Mat, parts: [Range<usize>; 2], scale: f32,
         dot_products(
             q,
             k.narrow_rows(keys.start, keys.len()),
-            scale,
+            scale.factor as f32,
             &mut scores[from..],
             count,
         );
         from += keys.len();
+    }
+    if let Some(cap) = scale.cap {
+        soft_cap::bound(&mut scores, cap as f32);
     }
     for (row, out) in out.chunks_exact_mut(d + 2).enumerate() {
         let scores = &mut scores[row * count..][..count];
@@ -186,11 +202,13 @@ fn add_rows(out: &mut [f32], weights: &[f32], rows: Mat) {
 /// Values of a row that are summed in registers.
 const LANES: usize = 32;
 
-/// Joins the records of all chunks.
-fn merge<'a>(records: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
-    let max = records.clone().map(|r| r[0]).fold(f32::NEG_INFINITY, f32::max);
+/// Joins the records of all chunks, beside a sink where there is one.
+fn merge<'a>(sink: Option<f32>, records: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
+    let start = sink.unwrap_or(f32::NEG_INFINITY);
+    let max = records.clone().map(|r| r[0]).fold(start, f32::max);
     let weight = |r: &[f32]| if r[1] == 0.0 { 0.0 } else { (r[0] - max).exp() };
     let total: f32 = records.clone().map(|r| weight(r) * r[1]).sum();
+    let total = total + sink.map_or(0.0, |sink| (sink - max).exp());
     if total == 0.0 {
         return;
     }

@@ -1,34 +1,41 @@
 //! The output and the logarithms that backward needs.
 use super::visible::Visible;
 use super::{BLOCK, Heads, Sizes, decode};
-use crate::attention::{First, Span};
+use crate::attention::{First, Scale, Span};
 use crate::cpu::flex::{fresh, tensor};
 use crate::cpu::gemm::{Mat, Rhs};
 use crate::cpu::isa::multiversion;
-use crate::cpu::{math, par, scratch};
+use crate::cpu::{math, par, scratch, soft_cap};
 use crate::row_invariant;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use std::ops::Range;
 
 /// Calls with at most this many queries read keys and values once, unpacked.
-pub(crate) const FEW: usize = 4;
+const FEW: usize = 4;
 
-/// The output alone: generation takes the path for few queries.
+/// Whether so many queries take the path for few of them.
+pub(crate) fn few(queries: usize) -> bool {
+    queries <= FEW || row_invariant::on()
+}
+
+/// The output alone, beside sinks `[hq]` where there are some: generation takes the path for few queries.
 pub(crate) fn output(
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
+    sinks: Option<&[f32]>,
     first: First<Flex>,
     span: Span,
-    scale: f32,
+    scale: Scale,
 ) -> FlexTensor {
     let sizes = Sizes::new(&q, &k);
-    if sizes.s > FEW && !row_invariant::on() {
+    if sinks.is_none() && !few(sizes.s) {
         return forward(q, k, v, first, span, scale).0;
     }
     let visible = Visible::new(span, first, sizes);
-    decode::output(&Heads::new(q), &Heads::new(k), &Heads::new(v), &visible, sizes, scale)
+    let [q, k, v] = [q, k, v].map(Heads::new);
+    decode::output(&q, &k, &v, sinks, &visible, sizes, scale)
 }
 
 /// The output `[b, s, hq, d]` and the logarithms of the sums of exponentials `[b, s, hq]`.
@@ -38,7 +45,7 @@ pub(crate) fn forward(
     v: FlexTensor,
     first: First<Flex>,
     span: Span,
-    scale: f32,
+    scale: Scale,
 ) -> (FlexTensor, FlexTensor) {
     let sizes = Sizes::new(&q, &k);
     let Sizes { b, s, hq, d, .. } = sizes;
@@ -105,7 +112,7 @@ struct Job<'a> {
     rows: Range<usize>,
     batch: usize,
     visible: &'a Visible,
-    scale: f32,
+    scale: Scale,
 }
 
 impl Job<'_> {
@@ -117,7 +124,10 @@ impl Job<'_> {
         let width = seen.end.max(start) - start;
         let mut scores = scratch::take(n * width);
         let mut out = scratch::take(n * d);
-        keys.times(q, self.scale, 0..d, start..start + width, &mut scores);
+        keys.times(q, self.scale.factor as f32, 0..d, start..start + width, &mut scores);
+        if let Some(cap) = self.scale.cap {
+            soft_cap::bound(&mut scores[..n * width], cap as f32);
+        }
         let mut stats = [(0.0f32, 0.0f32); BLOCK];
         for (r, stats) in stats.iter_mut().enumerate().take(n) {
             let range = self.visible.range(self.batch, self.rows.start + r);

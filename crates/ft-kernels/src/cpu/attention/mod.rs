@@ -11,7 +11,7 @@ mod visible;
 
 pub(crate) use backward::backward;
 pub(crate) use decode::{Past, apart};
-pub(crate) use forward::{FEW, forward, output};
+pub(crate) use forward::{few, forward, output};
 
 use super::flex::contiguous;
 use super::gemm::Mat;

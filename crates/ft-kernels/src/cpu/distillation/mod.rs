@@ -12,7 +12,7 @@ mod topk;
 
 use super::cross_entropy::Head;
 use super::gemm::{Mat, Par, Term, gemm};
-use super::{par, scratch};
+use super::{par, scratch, soft_cap};
 use crate::distillation::{Divergence, Objective};
 pub(crate) use topk::top_k;
 
@@ -99,6 +99,8 @@ struct Rule {
     likelihood: f32,
     /// Weight of the divergence's slope to the cooled logits.
     mimicry: f32,
+    /// Bound of the teacher's logits.
+    cap: Option<f32>,
 }
 
 impl Rule {
@@ -111,6 +113,7 @@ impl Rule {
             scale: options.scale() as f32,
             likelihood: (1.0 - options.alpha) as f32,
             mimicry: options.slope() as f32,
+            cap: objective.caps[1].map(|cap| cap as f32),
         }
     }
 }
@@ -128,8 +131,11 @@ impl Block<'_> {
         let (vocab, d) = (weight.rows(), hidden.cols());
         let mut logits = scratch::take(losses.len() * vocab);
         gemm(&[Term::new(hidden, weight.t())], &mut logits, vocab, false, Par::All);
-        let slopes = wanted.hidden.is_some() || wanted.head.is_some();
+        let (slopes, cap) = (wanted.hidden.is_some() || wanted.head.is_some(), self.student.cap);
+        soft_cap::bound_all(&mut logits, cap);
+        let bounded = soft_cap::keep(&logits, cap, slopes);
         self.compare(&mut logits, losses, slopes);
+        soft_cap::undo_all(&mut logits, bounded);
         let slopes = Mat::new(&logits, losses.len(), vocab);
         if let Some(out) = wanted.hidden {
             gemm(&[Term::new(slopes, weight)], out, d, false, Par::All);
@@ -146,6 +152,7 @@ impl Block<'_> {
             Teacher::Live { hidden, weight } => {
                 let mut teacher = scratch::take(losses.len() * common);
                 gemm(&[Term::new(hidden, weight.t())], &mut teacher, common, false, Par::All);
+                soft_cap::bound_all(&mut teacher, rule.cap);
                 let teacher = par::Shared::new(&mut teacher);
                 self.each(logits, losses, |row, target, z| {
                     // SAFETY: every row is run once.

@@ -2,11 +2,11 @@
 use super::step;
 use crate::cpu::gemm::{Mat, Par, Term, gemm};
 use crate::cpu::isa::multiversion;
-use crate::cpu::{math, par, scratch};
+use crate::cpu::{math, par, scratch, soft_cap};
 use std::cmp::Ordering;
 
 /// Ids and logarithms of the probabilities of the `k` most probable of `weight`'s rows `[common, d]`, `[n, k]` each.
-pub(crate) fn top_k(hidden: Mat, weight: Mat, k: usize, temperature: f32) -> (Vec<i32>, Vec<f32>) {
+pub(crate) fn top_k(hidden: Mat, weight: Mat, k: usize, temperature: f32, cap: Option<f32>) -> (Vec<i32>, Vec<f32>) {
     let (n, common) = (hidden.rows(), weight.rows());
     let (mut ids, mut log_probs) = (vec![0; n * k], vec![0.0; n * k]);
     let step = step(common).min(n.max(1));
@@ -16,6 +16,7 @@ pub(crate) fn top_k(hidden: Mat, weight: Mat, k: usize, temperature: f32) -> (Ve
         let logits = &mut logits[..rows * common];
         let hidden = hidden.narrow_rows(start, rows);
         gemm(&[Term::new(hidden, weight.t())], logits, common, false, Par::All);
+        soft_cap::bound_all(logits, cap);
         let range = start * k..(start + rows) * k;
         let ids = par::Shared::new(&mut ids[range.clone()]);
         let log_probs = par::Shared::new(&mut log_probs[range]);

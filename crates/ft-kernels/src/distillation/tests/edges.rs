@@ -78,7 +78,7 @@ fn sixteen_bits_are_computed_in_f32() {
         let head = leaf(&case.head, [40, 8], head_dtype, true);
         let teacher = Teacher::Live {
             hidden: leaf(&case.teacher[0], [6, 5], hidden_dtype, false),
-            head: leaf(&case.teacher[1], [44, 5], DType::BF16, false),
+            head: leaf(&case.teacher[1], [44, 5], DType::BF16, false).into(),
         };
         let result = distillation(hidden.clone(), head.clone(), ints(&case.targets, [6]), teacher, PLAIN);
         assert_eq!(result.loss.dtype(), DType::F32);
@@ -108,10 +108,10 @@ fn the_teacher_is_a_constant() {
     let [hidden, head] = case.tensors(DType::F32, true, false);
     let [teacher_hidden, teacher_head] = case.teacher_tensors(DType::F32);
     let teacher_hidden = teacher_hidden.require_grad();
-    let run = |hidden: Tensor<2>, teacher_head| {
+    let run = |hidden: Tensor<2>, teacher_head: Tensor<2>| {
         let teacher = Teacher::Live {
             hidden: teacher_hidden.clone(),
-            head: teacher_head,
+            head: teacher_head.into(),
         };
         distillation(hidden, head.clone(), ints(&case.targets, [3]), teacher, PLAIN).loss
     };

@@ -45,8 +45,9 @@ fn categories(log_probs: &[f64], tokens: &[usize]) -> Vec<f64> {
 impl Case {
     /// Loss, negative log likelihood and divergence.
     fn sums(&self, hidden: &[f64], head: &[f64], known: &Known, options: &DistillationOptions) -> [f64; 3] {
-        let z = times_transposed(hidden, head, self.d);
+        let z = bounded(times_transposed(hidden, head, self.d), self.caps[0]);
         let y = times_transposed(&self.teacher[0], &self.teacher[1], self.teacher_d);
+        let y = bounded(y, self.caps[1]);
         let (common, temperature) = (self.common(), options.temperature);
         let mut sums = [0.0; 2];
         for (row, &target) in self.targets.iter().enumerate() {
@@ -90,9 +91,13 @@ fn options() -> impl Iterator<Item = DistillationOptions> {
     divergences().into_iter().flat_map(weigh)
 }
 
-/// Equal vocabularies, a larger and a smaller one of the teacher.
-fn cases() -> [Case; 3] {
-    [13, 16, 11].map(|teacher_vocab| Case::new(5, [4, 13], [3, teacher_vocab]))
+/// Equal vocabularies, a larger and a smaller one of the teacher; bounded logits.
+fn cases() -> [Case; 4] {
+    let caps = [None, None, None, Some(2.0)];
+    std::array::from_fn(|number| Case {
+        caps: [caps[number], caps[number].map(|cap| 2.0 * cap)],
+        ..Case::new(5, [4, 13], [3, [13, 16, 11, 16][number]])
+    })
 }
 
 #[test]

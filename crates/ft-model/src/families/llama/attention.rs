@@ -2,13 +2,15 @@
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor};
+use ft_kernels::Scoring;
 use ft_peft::{Norm, Pass, Projection, TargetModule};
+use ft_quant::Leaf;
 
 use super::{Shared, norm, normalized, optional_projections, split};
 use crate::block::QkNorm;
 use crate::cache::KvCache;
 use crate::config::ModelConfig;
-use crate::source::{Source, linear};
+use crate::source::{Fill, Source, linear};
 use crate::virtual_tokens::View;
 
 #[derive(Module, Debug)]
@@ -21,6 +23,7 @@ pub(crate) struct Attention {
     o_proj: Projection,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
+    sinks: Option<Leaf<1>>,
 }
 
 impl Attention {
@@ -48,6 +51,10 @@ impl Attention {
             o_proj: linear(&format!("{at}.o_proj"), [hidden, queries], config.o_bias, source),
             q_norm: qk_norm("q_norm", queries, source),
             k_norm: qk_norm("k_norm", keys, source),
+            sinks: config.block.sinks.then(|| {
+                let name = format!("{at}.sinks");
+                Leaf::Frozen(source.vector(&name, config.num_attention_heads, Fill::Zeros))
+            }),
         }
     }
 
@@ -93,15 +100,19 @@ impl Attention {
         };
         let k = normed(k, config.num_key_value_heads, &self.k_norm);
         let v = heads(v, config.num_key_value_heads);
-        let scale = config
-            .block
-            .attention_scale
-            .unwrap_or(1.0 / (config.head_dim as f64).sqrt());
+        let scoring = Scoring {
+            scale: config
+                .block
+                .attention_scale
+                .unwrap_or(1.0 / (config.head_dim as f64).sqrt()),
+            cap: config.block.score_cap,
+            sinks: self.sinks.as_ref().map(Leaf::val),
+        };
         let angles = shared.angles(index);
         let whole = angles.filter(|[cos, _]| 2 * cos.dims()[2] == config.head_dim);
         let mixed = match (cache, whole) {
             (None, Some(angles)) if view.prefix.is_none() => {
-                ft_kernels::rotary_attention(q, k, v, angles.clone(), &view.mask, scale)
+                ft_kernels::rotary_attention(q, k, v, angles.clone(), &view.mask, scoring)
             }
             (cache, _) => {
                 let [q, k] = [q, k].map(|x| match angles {
@@ -110,8 +121,8 @@ impl Attention {
                 });
                 let (k, v) = view.behind_prefix(k, v);
                 match cache {
-                    None => ft_kernels::attention(q, k, v, &view.mask, scale),
-                    Some(cache) => cache.attend(index, [q, k, v], &view.mask, scale),
+                    None => ft_kernels::attention(q, k, v, &view.mask, scoring),
+                    Some(cache) => cache.attend(index, [q, k, v], &view.mask, &scoring),
                 }
             }
         };
@@ -130,6 +141,11 @@ impl Attention {
         ];
         modules.extend(optional_projections(at, parts));
         modules.push(TargetModule::projection(format!("{at}.o_proj"), &mut self.o_proj));
+        modules.extend(
+            self.sinks
+                .as_mut()
+                .map(|sinks| TargetModule::vector(at, "sinks", sinks)),
+        );
         modules.extend(
             self.q_norm
                 .as_mut()

@@ -38,20 +38,21 @@ struct Shared {
 
 impl Experts {
     pub fn build(at: &str, own: &ExpertsConfig, config: &ModelConfig, source: &mut impl Source) -> Self {
-        let (hidden, names) = (config.hidden_size, &own.names);
-        let router = source.matrix(&format!("{at}.gate.weight"), [own.count, hidden], Fill::Normal);
+        let (hidden, (_, names)) = (config.hidden_size, own.stored());
+        let router = format!("{at}.{}", own.router);
+        let weight = source.matrix(&format!("{router}.weight"), [own.count, hidden], Fill::Normal);
+        let bias = own
+            .stacked
+            .then(|| source.vector(&format!("{router}.bias"), own.count, Fill::Zeros));
         let expert = |e: usize, source: &mut _| {
-            Mlp::build(
-                &format!("{at}.experts.{e}"),
-                own.inner,
-                names,
-                [false, own.fused],
-                hidden,
-                source,
-            )
+            let at = format!("{at}.experts.{e}");
+            match own.stacked {
+                true => Mlp::of_stack(&at, own.inner, names, hidden, source),
+                false => Mlp::build(&at, own.inner, names, [false, own.fused], hidden, source),
+            }
         };
         Self {
-            gate: routing_layer(projection(Weight::new(router, Layout::OutIn), None)),
+            gate: routing_layer(projection(Weight::new(weight, Layout::OutIn), bias)),
             experts: (0..own.count).map(|e| expert(e, source)).collect(),
             shared: own
                 .shared
@@ -133,7 +134,7 @@ impl Experts {
     }
 
     pub fn target_modules<'a>(&'a mut self, at: &str, own: &ExpertsConfig, modules: &mut Vec<TargetModule<'a>>) {
-        modules.push(TargetModule::projection(format!("{at}.gate"), &mut self.gate));
+        modules.push(TargetModule::projection(format!("{at}.{}", own.router), &mut self.gate));
         for (e, expert) in self.experts.iter_mut().enumerate() {
             expert.target_modules(&format!("{at}.experts.{e}"), &own.names, modules);
         }

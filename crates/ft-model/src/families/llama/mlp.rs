@@ -8,7 +8,7 @@ use super::experts::Experts;
 use super::{optional_projections, split};
 use crate::block::{Activation, MlpNames};
 use crate::config::ModelConfig;
-use crate::source::{Source, linear, projection};
+use crate::source::{Source, conv1d, linear, projection};
 
 /// One for every token, or experts.
 #[derive(Module, Debug)]
@@ -21,10 +21,13 @@ pub(crate) enum FeedForward {
 impl FeedForward {
     pub fn build(index: usize, config: &ModelConfig, source: &mut impl Source) -> Self {
         let (block, hidden) = (&config.block, config.hidden_size);
-        let at = format!("model.layers.{index}.{}", block.feed_forward(index));
         match block.sparse(index) {
-            Some(own) => Self::Sparse(Experts::build(&at, own, config, source)),
+            Some(own) => {
+                let at = format!("model.layers.{index}.{}", own.stored().0);
+                Self::Sparse(Experts::build(&at, own, config, source))
+            }
             None => {
+                let at = format!("model.layers.{index}.{}", block.feed_forward(index));
                 let (names, fused) = block.dense();
                 let form = [config.mlp_bias, fused];
                 Self::Dense(Mlp::build(&at, config.intermediate_size, names, form, hidden, source))
@@ -78,9 +81,23 @@ impl Mlp {
         }
     }
 
+    /// One of a stack, whose matrices are `[in, out]`, with biases, gates and ups in one.
+    pub fn of_stack(at: &str, inner: usize, names: &MlpNames, hidden: usize, source: &mut impl Source) -> Self {
+        Self {
+            gate_proj: None,
+            up_proj: None,
+            gate_up_proj: Some(conv1d(&format!("{at}.{}", names.gate_up), [hidden, 2 * inner], source)),
+            down_proj: conv1d(&format!("{at}.{}", names.down), [inner, hidden], source),
+        }
+    }
+
     pub fn forward(&self, x: Tensor<3>, activation: Activation, pass: &Pass) -> Tensor<3> {
         let output = pass.output;
         let pass = &pass.with_output(ft_kernels::Output::Read);
+        if let (Activation::Clamped(clamp), Some(both)) = (activation, &self.gate_up_proj) {
+            let inner = ft_kernels::clamped_swiglu(both.forward(x, pass), clamp);
+            return self.down_proj.forward(inner, &pass.with_output(output));
+        }
         let [gate, up] = match &self.gate_up_proj {
             Some(fused) => {
                 let both = fused.forward(x, pass);
@@ -95,6 +112,7 @@ impl Mlp {
         let inner = match activation {
             Activation::Silu => ft_kernels::swiglu(gate, up),
             Activation::GeluTanh => ft_kernels::gelu_tanh(gate) * up,
+            Activation::Clamped(_) => unreachable!("its gates and ups are one matrix"),
         };
         self.down_proj.forward(inner, &pass.with_output(output))
     }
