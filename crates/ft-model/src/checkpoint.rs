@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::{stacked, text_tower};
+use crate::{convolution, stacked, text_tower};
 
 /// The tensors of a checkpoint folder.
 pub struct Checkpoint {
@@ -47,6 +47,9 @@ impl Checkpoint {
         }
         checkpoint.take_text_tower();
         checkpoint.take_stacks_apart();
+        for (name, entry) in &mut checkpoint.entries {
+            convolution::flatten(name, &mut entry.shape);
+        }
         Ok(checkpoint)
     }
 

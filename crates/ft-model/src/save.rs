@@ -12,6 +12,7 @@ use safetensors::tensor::View;
 use serde_json::json;
 
 use crate::config::ModelConfig;
+use crate::convolution;
 use crate::error::{Error, Result};
 use crate::loader::LoadDtype;
 use crate::model::Model;
@@ -88,7 +89,7 @@ impl Model {
                 ModuleSlot::Embedding(e) => e.delta.is_some() || e.prompt.is_some(),
                 ModuleSlot::Residual { slot, .. } => slot.adapter.is_some(),
                 ModuleSlot::Attention { slot, .. } => slot.prefix.is_some(),
-                ModuleSlot::Norm(_) | ModuleSlot::Bias(_) => false,
+                _ => false,
             };
             if adapted {
                 return Err(Error::NotFolded(module.path));
@@ -199,7 +200,7 @@ impl Item {
 
     fn shape(&self) -> Vec<usize> {
         match &self.content {
-            Content::Floats(tensor) => tensor.dims(),
+            Content::Floats(tensor) => convolution::stored(&self.name, tensor.dims()),
             Content::Codes(stored) => stored.shape.clone(),
         }
     }

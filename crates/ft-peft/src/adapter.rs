@@ -23,6 +23,7 @@ mod head;
 mod layout;
 mod record;
 mod sizes;
+mod text_tower;
 mod twin;
 mod virtual_tokens;
 
@@ -91,6 +92,7 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let (config, layout) = read(dir)?;
     layout.refuse_pickle(dir)?;
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
+    text_tower::alone(&mut file.tensors);
     let to_fill = config.to_be_filled(dir.join(ENCODER).is_file());
     sizes::check(dir, &file, &to_fill, &module_specs(model))?;
     let attached = attach(model, &to_fill, 0)?;
@@ -187,7 +189,7 @@ fn tensors(
                 let params = slot.adapter.iter_mut().flat_map(|adapter| adapter.params());
                 params.for_each(|(name, param)| put(name, param.data()));
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Attention { .. } => {}
+            _ => {}
         }
         let infix = method.infix(&module.path);
         put_own(&mut module, choice, infix, &mut put);

@@ -30,6 +30,7 @@ pub mod phi3;
 pub mod qwen2;
 pub mod qwen2_moe;
 pub mod qwen3;
+pub mod qwen3_5;
 pub mod qwen3_moe;
 pub mod roberta;
 pub mod smollm3;
@@ -60,7 +61,7 @@ pub(crate) enum Blocks {
     Modern,
 }
 
-const FAMILIES: [Family; 19] = [
+const FAMILIES: [Family; 20] = [
     family("llama", "LlamaForCausalLM", Some("llama"), Blocks::Llama, llama::parse),
     family(
         "mistral",
@@ -91,6 +92,13 @@ const FAMILIES: [Family; 19] = [
         None,
         Blocks::Llama,
         qwen3_moe::parse,
+    ),
+    family(
+        "qwen3_5_text",
+        "Qwen3_5ForCausalLM",
+        None,
+        Blocks::Llama,
+        qwen3_5::parse,
     ),
     family("mixtral", "MixtralForCausalLM", None, Blocks::Llama, mixtral::parse),
     family("gemma3_text", "Gemma3ForCausalLM", None, Blocks::Llama, gemma3::parse),

@@ -174,6 +174,8 @@ impl LoraConfig {
         let vector = match spec.kind {
             Kind::Norm => Some("a normalization"),
             Kind::Bias => Some("a bias"),
+            Kind::Convolution => Some("a convolution"),
+            Kind::Gates => Some("no matrix"),
             _ => None,
         };
         if let Some(what) = vector {
@@ -288,9 +290,7 @@ impl PeftMethod for LoraConfig {
                 let lora = init::embedding(self, &module.path, seed, slot);
                 slot.delta = Some(EmbeddingDelta::Lora(lora));
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {
-                unreachable!("refused by `choose`")
-            }
+            _ => unreachable!("refused by `choose`"),
         }
     }
 
