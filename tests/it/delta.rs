@@ -15,7 +15,7 @@ use ft_quant::{Kind, Scheme};
 use ft_train::config::Checkpointing;
 use ft_train::{ActivationPolicy, MethodHook, StepBatch};
 
-use crate::methods_laws::disturb;
+use crate::methods_laws::{METHODS, config, disturb};
 use crate::production::{close_loss, golden_batch, in_gradients, step, step_batch, train_model};
 use crate::support::{Array, arrays, close, fixture};
 
@@ -267,9 +267,52 @@ fn every_projection_is_a_target_in_floats_and_in_codes() {
 }
 
 #[test]
+fn every_method_but_prefixes_is_attached_packed_and_merged() {
+    let documents = [(1, 7), (2, 66), (3, 1), (4, 20)].map(|(salt, len)| document(salt, len));
+    let all: Vec<&Sample> = documents.iter().collect();
+    let batches = [Batch::new(&all, 0, 1), Batch::packed(std::slice::from_ref(&all), 0, 1)];
+    let [alone, packed] = batches.map(|batch| step_batch(0, [batch]));
+    let golden = long();
+    let mut refused = Vec::new();
+    for (options, _) in METHODS {
+        let mut model = load(&Device::flex().autodiff());
+        if let Err(why) = attach(&mut model, &config(options), 3) {
+            refused.push(format!("{options}: {why}"));
+            continue;
+        }
+        disturb(&mut model);
+        let loss = |batch| {
+            let output = train_model(model.clone(), ActivationPolicy::default()).gradients(batch, &|| true);
+            output.unwrap().unwrap().item.mean_loss().unwrap()
+        };
+        let (alone, packed) = (loss(&alone), loss(&packed));
+        assert!((alone - packed).abs() < 1e-5 * alone, "{options}: {alone} {packed}");
+        let mut plain = model.valid();
+        if ft_peft::mergeable(&mut plain).is_ok() {
+            let before = logits(&plain, &golden).into_data();
+            ft_peft::fold(&mut plain).unwrap();
+            let after = logits(&plain, &golden).into_data();
+            after.assert_approx_eq::<f32>(&before, Tolerance::absolute(1e-3));
+        }
+    }
+    // Prefixes, the method that trains biases, and a rank above the number of heads.
+    let reasons = [
+        "a prefix could stand before",
+        "no layer with a bias",
+        "smaller side of model.layers.0.linear_attn.in_proj_b",
+    ];
+    assert!(
+        refused
+            .iter()
+            .all(|why| reasons.iter().any(|reason| why.contains(reason))),
+        "{refused:#?}"
+    );
+    assert_eq!(refused.len(), 5, "{refused:#?}");
+}
+
+#[test]
 fn what_it_cannot_do_is_refused() {
     let mut model = load(&Device::flex());
-    let config = |text: &str| serde_json::from_str::<PeftConfig>(text).unwrap();
     let prefix = attach(&mut model, &config(r#"{"method": "prefix_tuning"}"#), 0)
         .unwrap_err()
         .to_string();

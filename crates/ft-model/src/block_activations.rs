@@ -149,7 +149,7 @@ impl Walk<'_> {
         self.train("linear_attn.conv1d");
         self.train("linear_attn");
         // The convolution's input and output; of the gates, what their functions are made of.
-        self.when_tracked(2 * width + 6 * heads);
+        self.when_tracked(2 * width + 4 * heads);
         self.norm("linear_attn.norm", values);
         self.when_tracked(2 * values);
         self.projections(&["linear_attn.out_proj"], values);

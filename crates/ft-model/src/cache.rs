@@ -121,10 +121,14 @@ impl KvCache {
         self.len == 0
     }
 
+    /// Whether it can forget its last columns: not where a state holds them.
+    pub fn can_be_cut(&self) -> bool {
+        self.states.iter().all(Option::is_none)
+    }
+
     /// How many of its first `len` columns it can go on from: all, but where a state holds them, which cannot be taken apart, all or none.
     pub fn resumes(&self, len: usize) -> usize {
-        let whole = len == self.len || self.states.iter().all(Option::is_none);
-        if whole { len } else { 0 }
+        if len == self.len || self.can_be_cut() { len } else { 0 }
     }
 
     /// The same with its first `len` columns alone. The buffers are shared until one of the two is written to.

@@ -64,7 +64,7 @@ impl LinearAttention {
             value_dim,
         } = self;
         format!(
-            "; in {layers} layers linear (Gated DeltaNet), {key_heads} key heads of {key_dim}, {value_heads} value heads of {value_dim}"
+            "; linear (Gated DeltaNet) in {layers} of the layers, {key_heads} key heads of {key_dim}, {value_heads} value heads of {value_dim}"
         )
     }
 }

@@ -157,12 +157,6 @@ impl Engine {
         }
         let options = EngineOptions {
             cache_positions: KvCache::room(cache_positions),
-            // A state that took in a wrong guess cannot be taken back.
-            lookup_tokens: if model.config().recurs() {
-                0
-            } else {
-                options.lookup_tokens
-            },
             ..options
         };
         let state = Arc::new(State {

@@ -69,6 +69,10 @@ impl Sequence {
 
     /// Appends at most `most` tokens that may come next. They take no room of the cache that the sequence does not have.
     pub fn speculate(&mut self, most: usize) {
+        // A state that took in a wrong guess cannot be taken back.
+        if !self.cache.can_be_cut() {
+            return;
+        }
         let left = self.request.config.max_new_tokens.saturating_sub(self.generated() + 1);
         let room = KvCache::room(self.tokens.len()) - self.tokens.len();
         let draft = lookup::follow(&self.tokens, self.reach.of(most).min(left).min(room));

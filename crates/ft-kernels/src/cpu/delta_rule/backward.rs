@@ -95,16 +95,8 @@ impl KeyHead<'_> {
         Keys::new(self.x, start..end, self.key_head, &self.sizes)
     }
 
-    fn solve(
-        &self,
-        gates: &Gates,
-        keys: &Keys,
-        state: &[f32],
-        start: usize,
-        head: usize,
-        z: &mut [f32],
-        n: &mut [f32],
-    ) {
+    /// Z and N of a value head.
+    fn solve(&self, gates: &Gates, keys: &Keys, state: &[f32], start: usize, head: usize, [z, n]: [&mut [f32]; 2]) {
         let heads = self.sizes.heads;
         let state = Mat::new(state, heads.key_dim, heads.value_dim);
         let values = (self.x, heads.width(), self.sizes.value(head));
@@ -132,7 +124,7 @@ impl KeyHead<'_> {
             after[..step].copy_from_slice(&before[(chunk - 1) * step..]);
             for (own, state) in after[..step].chunks_exact_mut(size).enumerate() {
                 let gates = self.gates(&keys, start, self.head(own));
-                self.solve(&gates, &keys, state, start, self.head(own), &mut z, &mut news);
+                self.solve(&gates, &keys, state, start, self.head(own), [&mut z, &mut news]);
                 gates.carry(&keys, &news, state, &mut faded);
             }
         }
@@ -173,7 +165,7 @@ impl KeyHead<'_> {
         let [mut z, mut news, mut dnews, mut dout, mut work] = [(); 5].map(|()| scratch::take(n * dv));
         let [mut inner, mut faded] = [(); 2].map(|()| scratch::take(n * d));
         let [mut da, mut db] = [(); 2].map(|()| scratch::take(n * n));
-        self.solve(&gates, keys, state, start, head, &mut z, &mut news);
+        self.solve(&gates, keys, state, start, head, [&mut z, &mut news]);
         for (i, line) in dout.chunks_exact_mut(dv).enumerate() {
             line.copy_from_slice(&self.dout[((start + i) * heads.value_heads + head) * dv..][..dv]);
         }
@@ -194,10 +186,10 @@ impl KeyHead<'_> {
 
         // What the columns read of the state before, and what they left in the one behind.
         product_into(&[Term::new(of_out, before.t())], &mut inner, d);
-        for i in 0..n {
+        for (i, slope) in slopes.iter_mut().enumerate().take(n) {
             let row = i * d..(i + 1) * d;
             add_scaled(&mut sums.dq[row.clone()], &inner[row.clone()], gates.shown[i]);
-            slopes[i] += f64::from(gates.shown[i] * product(&keys.q[row.clone()], &inner[row]));
+            *slope += f64::from(gates.shown[i] * product(&keys.q[row.clone()], &inner[row]));
         }
         product_into(&[Term::new(of_news, after.t())], &mut inner, d);
         for i in 0..n {
@@ -213,18 +205,18 @@ impl KeyHead<'_> {
         let of_right = Mat::new(&dnews[..], n, dv); // dR
         product_into(&[Term::scaled(of_right, of_news.t(), -1.0)], &mut da, n);
         let mut to_beta = [0.0f32; CHUNK];
-        for i in 0..n {
+        for (i, to_beta) in to_beta.iter_mut().enumerate().take(n) {
             let row = i * dv..(i + 1) * dv;
-            to_beta[i] = product(&dnews[row.clone()], &z[row.clone()]);
+            *to_beta = product(&dnews[row.clone()], &z[row.clone()]);
             // dP.
             add_scaled_to(&mut work[row.clone()], &dnews[row], -gates.beta[i] * gates.shown[i]);
         }
         let of_read = Mat::new(&work[..], n, dv);
         product_into(&[Term::new(of_read, before.t())], &mut inner, d);
-        for i in 0..n {
+        for (i, slope) in slopes.iter_mut().enumerate().take(n) {
             let row = i * d..(i + 1) * d;
             add_scaled(&mut sums.dk[row.clone()], &inner[row.clone()], 1.0);
-            slopes[i] += f64::from(product(&keys.k[row.clone()], &inner[row]));
+            *slope += f64::from(product(&keys.k[row.clone()], &inner[row]));
         }
         for i in 0..n {
             let line = i * n..(i + 1) * n;
