@@ -33,6 +33,8 @@ const DROPOUT: &[&str] = &[
     r#"{"method": "lora", "rank": 2, "dropout": 0.3}"#,
     r#"{"method": "lora", "rank": 2, "dropout": 0.3, "dora": true}"#,
     r#"{"method": "vera", "rank": 8, "dropout": 0.3}"#,
+    r#"{"method": "gralora", "rank": 4, "hybrid_r": 2, "dropout": 0.3}"#,
+    r#"{"method": "miss", "rank": 4, "dropout": 0.3}"#,
 ];
 
 fn every(blocks: usize, offload: bool) -> ActivationPolicy {

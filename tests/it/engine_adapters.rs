@@ -209,6 +209,10 @@ fn what_cannot_differ_from_row_to_row_is_refused_and_leaves_the_rest() {
         "lora_mts_head",
         "loha",
         "oft",
+        "shira",
+        "miss",
+        "gralora",
+        "osf",
     ] {
         let why = engine.load_adapter("x", fixture("peft").join(case), false).unwrap_err();
         assert!(why.contains("\"x\"") && why.contains("alone"), "{case}: {why}");

@@ -6,10 +6,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ft_infer::{EarlyStopping, Error, FinishReason, GenerationConfig, PromptProblem, Texts, generate, no_stream};
 use ft_model::{KvCache, LoadDtype, Model, Rows};
-use ft_peft::{Pass, adapter, fold};
+use ft_peft::{Pass, adapter, attach, fold};
 use serde_json::Value;
 
 use crate::families::FAMILIES;
+use crate::methods_held::each;
+use crate::methods_laws::disturb;
 use crate::support::{Array, arrays, fixture, word_tokenizer};
 
 fn load(family: &str) -> Model {
@@ -298,4 +300,39 @@ fn sixteen_bit_weights_generate() {
             assert_eq!((found.len(), found[0]), (16, expected[0]), "{family}");
         }
     }
+}
+
+#[test]
+fn every_method_on_every_storage_says_what_whole_passes_say() {
+    let prompts: Vec<Vec<u32>> = vec![vec![3, 40, 7], (3..15).collect(), vec![9]];
+    each(|what, held, _, config| {
+        let mut model = held.load(&Device::flex());
+        attach(&mut model, config, 5).unwrap();
+        disturb(&mut model);
+        let greedy = GenerationConfig {
+            batch_size: 2,
+            ..GenerationConfig::greedy(5, [])
+        };
+        for (prompt, answer) in prompts.iter().zip(tokens(&model, &prompts, &greedy)) {
+            let text: Vec<i32> = prompt.iter().chain(&answer).map(|id| *id as i32).collect();
+            let whole = model.forward(ids(&[&text]), &Rows::Right, None, &Pass::eval());
+            let logits = model
+                .logits(whole)
+                .into_data()
+                .convert::<f32>()
+                .try_into_vec::<f32>()
+                .unwrap();
+            let vocab = logits.len() / text.len();
+            let rows = logits.chunks(vocab).skip(prompt.len() - 1);
+            for (row, id) in rows.zip(&answer) {
+                let [most, least] = [f32::max, f32::min].map(|end| row.iter().copied().fold(row[0], end));
+                // Two that are as good as equal may change places.
+                let behind = (most - row[*id as usize]) / (most - least);
+                assert!(
+                    behind < 1e-4,
+                    "{what}, {prompt:?} {answer:?}: {id} lies {behind} behind"
+                );
+            }
+        }
+    });
 }

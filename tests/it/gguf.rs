@@ -239,6 +239,10 @@ fn merged_files_hold_the_folded_model_for_every_method() {
         "oft",
         "adalora",
         "vera",
+        "shira",
+        "miss_bat",
+        "gralora_hybrid",
+        "osf",
     ];
     for case in cases {
         let folder = fixture("peft").join(case);

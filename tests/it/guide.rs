@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::continual_results;
 
 /// Pages that other tests make (`ft data preview`) or people.
-const ELSEWHERE: &[&str] = &["augmentation.md", "preview.md", "ranks.md", "serving.md"];
+const ELSEWHERE: &[&str] = &["augmentation.md", "gguf.md", "preview.md", "ranks.md", "serving.md"];
 
 #[test]
 fn the_guide_says_what_the_code_says() {
@@ -168,7 +168,7 @@ impl Guide {
     }
 
     fn index(&self) -> String {
-        let mut text = "Before any of it: [what training sees of your data](preview.md), and [further records made from those that are there](augmentation.md). For more than one process or machine: [ranks](ranks.md). And when it is trained: [serving many adapters](serving.md).\n\n# Methods\n\nOne page each, made by `cargo xtask guide` from the source of the method. The learning rate is the one used \
+        let mut text = "Before any of it: [what training sees of your data](preview.md), and [further records made from those that are there](augmentation.md). Models in llama.cpp's files: [GGUF](gguf.md). For more than one process or machine: [ranks](ranks.md). And when it is trained: [serving many adapters](serving.md).\n\n# Methods\n\nOne page each, made by `cargo xtask guide` from the source of the method. The learning rate is the one used \
             where nobody gives one (`optim.lr`).\n\n| `peft.method` | | learning rate | targets |\n|---|---|---|---|\n"
             .to_owned();
         for name in PeftConfig::NAMES {

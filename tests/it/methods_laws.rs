@@ -43,6 +43,21 @@ pub const METHODS: &[(&str, bool)] = &[
         r#"{"method": "lokr", "rank": 1, "decompose_both": true, "factor": 4}"#,
         true,
     ),
+    (r#"{"method": "shira", "rank": 2}"#, true),
+    (r#"{"method": "miss", "rank": 4}"#, true),
+    (r#"{"method": "miss", "rank": 5}"#, true),
+    (r#"{"method": "miss", "rank": 4, "init_weights": "bat"}"#, true),
+    (
+        r#"{"method": "miss", "rank": 4, "init_weights": "mini", "mini_r": 8}"#,
+        true,
+    ),
+    (r#"{"method": "gralora", "rank": 4}"#, true),
+    (
+        r#"{"method": "gralora", "rank": 8, "gralora_k": 4, "hybrid_r": 2}"#,
+        true,
+    ),
+    (r#"{"method": "osf"}"#, true),
+    (r#"{"method": "osf", "effective_rank": 0.75}"#, true),
     (r#"{"method": "parallel"}"#, true),
     (
         r#"{"method": "parallel", "mh_adapter": true, "leave_out": [0], "non_linearity": "gelu"}"#,
@@ -234,6 +249,8 @@ fn dropout_acts_in_training_alone_and_not_on_the_start() {
     for options in [
         r#"{"method": "lora", "rank": 2, "dora": true, "dropout": 0.5}"#,
         r#"{"method": "vera", "rank": 8, "dropout": 0.5}"#,
+        r#"{"method": "miss", "rank": 4, "dropout": 0.5}"#,
+        r#"{"method": "gralora", "rank": 4, "hybrid_r": 2, "dropout": 0.5}"#,
         r#"{"method": "parallel", "dropout": 0.5}"#,
         r#"{"method": "houlsby", "dropout": 0.5, "init_weights": "mam_adapter"}"#,
     ] {

@@ -165,6 +165,46 @@ fn options_that_cannot_be_are_named() {
             r#"{"method": "oft", "block_size": 1}"#,
             "peft.block_size: must be at least 2",
         ),
+        (r#"{"method": "shira", "rank": 0}"#, "peft.rank: must be at least 1"),
+        (r#"{"method": "shira"}"#, "of which rank"),
+        (r#"{"method": "miss", "rank": 999}"#, "peft.rank: 999 is more than the"),
+        (
+            r#"{"method": "miss", "rank": 5, "init_weights": "bat"}"#,
+            "peft.rank: 5 does not divide both sides",
+        ),
+        (
+            r#"{"method": "miss", "rank": 4, "init_weights": "bat", "dropout": 0.1}"#,
+            "peft.dropout: does nothing",
+        ),
+        (
+            r#"{"method": "miss", "rank": 4, "init_weights": "mini", "mini_r": 7}"#,
+            "peft.mini_r: 7 does not divide",
+        ),
+        (
+            r#"{"method": "gralora", "rank": 5}"#,
+            "peft.rank: 5 is no multiple of gralora_k = 2",
+        ),
+        (
+            r#"{"method": "gralora", "rank": 9, "gralora_k": 3}"#,
+            "peft.gralora_k: 3 does not divide both sides",
+        ),
+        (
+            r#"{"method": "gralora", "gralora_k": 0}"#,
+            "peft.gralora_k: must be at least 1",
+        ),
+        (
+            r#"{"method": "osf", "effective_rank": 0}"#,
+            "peft.effective_rank: must be at least 1",
+        ),
+        (
+            r#"{"method": "osf", "effective_rank": 1.5}"#,
+            "peft.effective_rank: must be a whole number",
+        ),
+        (r#"{"method": "osf", "effective_rank": 999}"#, "so that nothing trains"),
+        (
+            r#"{"method": "osf", "rank_pattern": {"q_proj": 0}}"#,
+            "peft.rank_pattern.\"q_proj\"",
+        ),
         (
             r#"{"method": "ln_tuning", "targets": ["q_proj"]}"#,
             "q_proj is no normalization",

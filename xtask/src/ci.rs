@@ -108,7 +108,7 @@ fn examples() -> Outcome {
     shell::status(shell::cargo().args(["build", "--quiet", "--workspace", "--examples"]))?;
     let own = std::env::current_exe().map_err(|e| e.to_string())?;
     let folder = own.parent().ok_or("xtask lies in a folder")?.join("examples");
-    for example in ["finetune", "generate"] {
+    for example in ["finetune", "generate", "engine"] {
         shell::status(&mut std::process::Command::new(folder.join(example)))?;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! What MODEL on the command line means: a folder in Hugging Face layout, an adapter or run folder, a checkpoint of a
-//! run, a Hub id, or `embedded:tiny`.
+//! What MODEL on the command line means: a folder in Hugging Face layout, a GGUF file or a folder with one, an adapter or run
+//! folder, a checkpoint of a run, a Hub id, or `embedded:tiny`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::hub::{self, Name, Reach, Wanted};
 /// Where the parts of a model lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
-    /// Folder with `config.json` and the weights.
+    /// Folder with `config.json` and the weights, or a GGUF file.
     pub checkpoint: PathBuf,
     /// Folder with `adapter_config.json`, when MODEL named one.
     pub adapter: Option<PathBuf>,
@@ -97,9 +97,12 @@ fn find(model: &str, reach: Reach) -> Result<Located, Failure> {
     if path.is_dir() {
         return folder(path, reach);
     }
+    if ft_gguf::is_gguf(path) {
+        return Ok(plain(path));
+    }
     if path.exists() {
         return Err(Failure::new(format!(
-            "`{model}` is a file; MODEL is the folder that holds it"
+            "`{model}` is a file; MODEL is the folder that holds it, or a GGUF file (.gguf)"
         )));
     }
     match Name::model(model) {
@@ -118,17 +121,49 @@ fn folder(path: &Path, reach: Reach) -> Result<Located, Failure> {
         return with_base(path, &base_of_adapter(path)?, reach);
     }
     if has("config.json") {
-        return Ok(Located {
-            checkpoint: path.to_path_buf(),
-            adapter: None,
-            quant: None,
-        });
+        return Ok(plain(path));
     }
     if has("config.toml") {
         return run(path, reach);
     }
-    let why = "it has no config.json (a model), adapter_config.json (an adapter) or config.toml (a run)";
+    match gguf_files(path).as_slice() {
+        [] => {}
+        [file] => return Ok(plain(file)),
+        [first, ..] => {
+            let why = "it holds several GGUF files; name one of them";
+            return Err(Failure::new(format!(
+                "`{}` is no model: {why}, such as `{}`",
+                path.display(),
+                first.display()
+            )));
+        }
+    }
+    let why = "it has no config.json or GGUF file (a model), adapter_config.json (an adapter) or config.toml (a run)";
     Err(Failure::new(format!("`{}` is no model: {why}", path.display())))
+}
+
+/// A model by itself.
+fn plain(checkpoint: &Path) -> Located {
+    Located {
+        checkpoint: checkpoint.to_path_buf(),
+        adapter: None,
+        quant: None,
+    }
+}
+
+/// The GGUF files of a folder, by name; of pictures' encoders, which lie beside some models, none.
+fn gguf_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let encoder = |path: &Path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("mmproj"))
+    };
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| ft_gguf::is_gguf(path) && !encoder(path))
+        .collect();
+    files.sort();
+    files
 }
 
 /// The model of a run: `final/`, or the newest checkpoint of a run that has not ended.
@@ -154,11 +189,7 @@ fn run(path: &Path, reach: Reach) -> Result<Located, Failure> {
             path.join("config.toml").display()
         )));
     }
-    Ok(Located {
-        checkpoint: result,
-        adapter: None,
-        quant: None,
-    })
+    Ok(plain(&result))
 }
 
 /// Refuses the folder of a run that ended with an adapter for each task: which one is meant?
@@ -182,7 +213,7 @@ fn one_adapter(named: &Path, folder: &Path) -> Result<(), Failure> {
 fn with_base(adapter: &Path, base: &str, reach: Reach) -> Result<Located, Failure> {
     let doing = || format!("the base model of the adapter in `{}`", adapter.display());
     let checkpoint = match adapter.join(base) {
-        beside if beside.is_dir() => beside,
+        beside if beside.is_dir() || ft_gguf::is_gguf(&beside) => beside,
         _ => base_checkpoint(base, reach).context(doing())?,
     };
     Ok(Located {
@@ -276,6 +307,29 @@ mod tests {
         assert_eq!(alone.tokenizer(), alone.checkpoint);
         write(&adapter.join("tokenizer.json"), "{}");
         assert_eq!(alone.tokenizer(), adapter);
+    }
+
+    #[test]
+    fn a_gguf_file_or_the_only_one_of_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, folder) = (dir.path().join("m.gguf"), dir.path().to_str().unwrap());
+        write(&file, "");
+        write(&dir.path().join("mmproj-m.gguf"), "");
+        for model in [file.to_str().unwrap(), folder] {
+            assert_eq!(locate(model, None).unwrap().checkpoint, file);
+        }
+        let adapter = dir.path().join("adapter");
+        write(
+            &adapter.join("adapter_config.json"),
+            r#"{"base_model_name_or_path": "../m.gguf"}"#,
+        );
+        let alone = locate(adapter.to_str().unwrap(), None).unwrap();
+        assert_eq!(alone.checkpoint.canonicalize().unwrap(), file.canonicalize().unwrap());
+        write(&dir.path().join("n.gguf"), "");
+        let told = message(locate(folder, None).unwrap_err());
+        assert!(told.contains("several GGUF files") && told.contains("m.gguf"), "{told}");
+        write(&dir.path().join("m.txt"), "");
+        assert!(message(locate(&format!("{folder}/m.txt"), None).unwrap_err()).contains("(.gguf)"));
     }
 
     #[test]

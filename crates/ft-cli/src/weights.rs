@@ -42,8 +42,11 @@ impl Dtype {
     }
 }
 
-/// Bytes of the weights' files; 0 where they cannot be listed, which loading will tell.
-fn stored(folder: &Path) -> u64 {
+/// Bytes of the weights' files; 0 where they cannot be listed, which loading will tell. Of a GGUF file two for each number, as which it is held.
+fn stored(folder: &Path, config: &ModelConfig) -> u64 {
+    if ft_gguf::is_gguf(folder) {
+        return 2 * config.num_parameters() as u64;
+    }
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let weights = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "safetensors"));
     weights
@@ -109,9 +112,10 @@ impl Weights {
             }
         };
         if picked.is_cpu() {
-            crate::allocator::in_large_pages(stored(folder));
+            crate::allocator::in_large_pages(stored(folder, &config));
         }
         let model = Model::load_configured(config, folder, self.dtype.load(), scheme, fresh, &picked.device)?;
+        crate::allocator::give_back();
         let compute = model.suited_compute(picked.is_cpu());
         Ok(model.computing_in(compute))
     }

@@ -17,6 +17,47 @@ pub enum Value {
     Floats(Vec<f32>),
     /// Signed numbers.
     Ints(Vec<i32>),
+    /// A whole number that is negative or large.
+    I64(i64),
+    /// Yes or no, several times.
+    Bools(Vec<bool>),
+}
+
+impl Value {
+    /// A whole number of 0 or more.
+    pub fn as_u64(&self) -> Option<u64> {
+        match self {
+            Value::U32(value) => Some(u64::from(*value)),
+            Value::I64(value) => u64::try_from(*value).ok(),
+            _ => None,
+        }
+    }
+
+    /// A finite number. Floats are the shortest decimals that round to them, which is what was written.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Value::U32(value) => Some(f64::from(*value)),
+            Value::I64(value) => Some(*value as f64),
+            Value::F32(value) => value.to_string().parse().ok().filter(|number: &f64| number.is_finite()),
+            _ => None,
+        }
+    }
+
+    /// Yes or no.
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Value::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// A text.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::Text(value) => Some(value),
+            _ => None,
+        }
+    }
 }
 
 impl From<u32> for Value {
@@ -50,12 +91,19 @@ impl From<String> for Value {
 }
 
 /// Numbers of the value types in the file.
-const U32: u32 = 4;
-const I32: u32 = 5;
-const F32: u32 = 6;
-const BOOL: u32 = 7;
-const STRING: u32 = 8;
-const ARRAY: u32 = 9;
+pub(crate) const U8: u32 = 0;
+pub(crate) const I8: u32 = 1;
+pub(crate) const U16: u32 = 2;
+pub(crate) const I16: u32 = 3;
+pub(crate) const U32: u32 = 4;
+pub(crate) const I32: u32 = 5;
+pub(crate) const F32: u32 = 6;
+pub(crate) const BOOL: u32 = 7;
+pub(crate) const STRING: u32 = 8;
+pub(crate) const ARRAY: u32 = 9;
+pub(crate) const U64: u32 = 10;
+pub(crate) const I64: u32 = 11;
+pub(crate) const F64: u32 = 12;
 
 impl Value {
     /// Type and value as the file holds them.
@@ -79,6 +127,11 @@ impl Value {
             Value::Ints(values) => {
                 array(out, I32, values.len());
                 out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+            Value::I64(value) => put(out, I64, &value.to_le_bytes()),
+            Value::Bools(values) => {
+                array(out, BOOL, values.len());
+                out.extend(values.iter().map(|value| u8::from(*value)));
             }
         }
     }
@@ -116,6 +169,11 @@ impl Metadata {
         }
     }
 
+    /// Adds a key that is not there yet.
+    pub(crate) fn append(&mut self, key: String, value: Value) {
+        self.entries.push((key, value));
+    }
+
     /// Sets a key where there is a value.
     pub fn put_some(&mut self, key: &str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
@@ -134,6 +192,11 @@ impl Metadata {
     /// Takes in the entries of another.
     pub fn extend(&mut self, other: Metadata) {
         other.entries.into_iter().for_each(|(key, value)| self.put(key, value));
+    }
+
+    /// Keys and values in turn.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// Number of keys.

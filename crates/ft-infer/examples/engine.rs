@@ -4,11 +4,16 @@
 //! cargo run -p ft-infer --example engine [MODEL] [ADAPTER]      the embedded model without MODEL
 //! ```
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 
 use burn::tensor::Device;
 use ft_data::Tokenizer;
-use ft_infer::{Engine, EngineOptions, Event, GenerationConfig, Request};
+use ft_infer::{Engine, EngineOptions, Event, Events, GenerationConfig, Request, RequestError};
 use ft_model::{LoadDtype, Model};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,16 +39,43 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             running.push((prompt, engine.submit(request.with_adapter("tuned"))?));
         }
     }
-    // `events.recv().await` does the same in asynchronous code.
-    for (prompt, mut events) in running {
-        let mut ids = Vec::new();
-        while let Some(event) = events.wait() {
-            match event {
-                Event::Token { id, .. } => ids.push(id),
-                Event::End(how) => println!("{prompt}{} ({:?})", tokenizer.decode(&ids, true), how?),
-                Event::Prompt(_) => {}
-            }
+    // They are all worked on together, whoever is awaited first.
+    block_on(async {
+        for (prompt, events) in running {
+            println!("{prompt}{}", answer(events, &tokenizer).await?);
+        }
+        Ok::<(), RequestError>(())
+    })?;
+    Ok(())
+}
+
+/// The text of a request, which comes token by token. Without `async`, `events.wait()` stands for `events.recv().await`.
+async fn answer(mut events: Events, tokenizer: &Tokenizer) -> Result<String, RequestError> {
+    let mut ids = Vec::new();
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Token { id, .. } => ids.push(id),
+            Event::End(how) => drop(how?),
+            Event::Prompt(_) => {}
         }
     }
-    Ok(())
+    Ok(tokenizer.decode(&ids, true))
+}
+
+/// The smallest of executors; the events need no other.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let (mut context, mut future) = (Context::from_waker(&waker), pin!(future));
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
 }

@@ -1,17 +1,11 @@
 //! Beam search as transformers does it: `num_beams` running hypotheses per prompt, finished ones ranked by
 //! log probability / length ^ `length_penalty`.
 
-use std::ops::ControlFlow;
-use std::time::Instant;
-
-use burn::tensor::{FloatDType, Tensor, activation::log_softmax};
+use ft_model::{KvCache, NextTokens};
+use rayon::prelude::*;
 
 use crate::config::EarlyStopping;
-use crate::decode::to_host;
-use crate::generation::{FinishReason, Generation, Token};
-use crate::lm::Decoder;
 use crate::penalty;
-use crate::prompts::{Job, Padded};
 use crate::{Error, GenerationConfig, Result};
 
 /// Score of a hypothesis that must not be chosen.
@@ -35,74 +29,24 @@ struct Next {
 }
 
 /// The search for one prompt's answer.
-struct Search<'a> {
-    config: &'a GenerationConfig,
-    job: Job<'a>,
+#[derive(Debug)]
+pub(crate) struct Search {
+    /// Tokens of the prompt.
+    prompt: usize,
     /// Best first.
     running: Vec<Beam>,
+    /// Keys and values of each of them but for its last token. Beams that continue the same one share buffers until they write.
+    caches: Vec<KvCache>,
     /// At most `num_beams`, best first; scores are divided by the length.
     finished: Vec<Beam>,
 }
 
-/// Continues the prompts of one batch; the results in the order of `jobs`.
-pub(crate) fn search(
-    model: &mut impl Decoder,
-    jobs: &[Job],
-    config: &GenerationConfig,
-    on_token: &mut dyn FnMut(Token) -> ControlFlow<()>,
-) -> Result<(Vec<Generation>, ControlFlow<()>)> {
-    let start = Instant::now();
-    check_width(model.limits().vocab, config)?;
-    let mut done: Vec<Option<Generation>> = vec![None; jobs.len()];
-    let mut flow = ControlFlow::Continue(());
-    let mut searches: Vec<(usize, Search)> = jobs.iter().map(|job| Search::new(*job, config)).enumerate().collect();
-    let mut rows_per_search = 1;
-    let mut logits = model.prefill(&Padded::new(jobs));
-    while !searches.is_empty() && flow.is_continue() {
-        let scores = log_probabilities(logits, rows_per_search, config.num_beams);
-        let per_search = scores.len() / searches.len();
-        let mut rows = Vec::new();
-        for (slot, ((job, search), scores)) in searches.iter_mut().zip(scores.chunks(per_search)).enumerate() {
-            match search.advance(scores)? {
-                // After the prompts all beams of a search stem from its one row.
-                Some(parents) => rows.extend(
-                    parents
-                        .iter()
-                        .map(|beam| slot * rows_per_search + beam % rows_per_search),
-                ),
-                None => {
-                    let generation = search.best(start);
-                    flow = if flow.is_continue() {
-                        announce(jobs[*job].row, &generation, on_token)
-                    } else {
-                        flow
-                    };
-                    done[*job] = Some(generation);
-                }
-            }
-        }
-        searches.retain(|(job, _)| done[*job].is_none());
-        if searches.is_empty() {
-            break;
-        }
-        model.select(&rows);
-        rows_per_search = config.num_beams;
-        logits = model.step(
-            &searches
-                .iter()
-                .flat_map(|(_, search)| search.last_tokens())
-                .collect::<Vec<_>>(),
-        );
-    }
-    let done = done
-        .into_iter()
-        .map(|generation| generation.unwrap_or_else(Generation::cancelled));
-    Ok((done.collect(), flow))
-}
-
-/// The step considers (stop tokens + 1) * `num_beams` continuations, which must exist.
-fn check_width(vocab: usize, config: &GenerationConfig) -> Result<()> {
-    if candidates(config) <= config.num_beams * vocab {
+/// A step considers (stop tokens + 1) * `num_beams` continuations, which must exist.
+///
+/// # Errors
+/// [`Error::Settings`] where they do not.
+pub(crate) fn check_width(vocab: usize, config: &GenerationConfig) -> Result<()> {
+    if config.num_beams == 1 || candidates(config) <= config.num_beams.saturating_mul(vocab) {
         return Ok(());
     }
     let stops = config.eos_token_id.len();
@@ -118,95 +62,99 @@ fn candidates(config: &GenerationConfig) -> usize {
     } else {
         config.eos_token_id.len()
     };
-    (stops + 1).max(2) * config.num_beams
+    (stops + 1).max(2).saturating_mul(config.num_beams)
 }
 
-/// Log probabilities `[searches * beams * vocab]`, each row of `logits` repeated until a search has `beams`.
-fn log_probabilities(logits: Tensor<2>, rows_per_search: usize, beams: usize) -> Vec<f32> {
-    let [_, vocab] = logits.dims();
-    let scores = to_host(log_softmax(logits.cast(FloatDType::F32), 1));
-    scores
-        .chunks_exact(vocab)
-        .flat_map(|row| row.repeat(beams / rows_per_search))
-        .collect()
+/// Logits of a row as log probabilities.
+fn log_softmax(row: &mut [f32]) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|logit| f64::from((logit - max).exp())).sum();
+    let log_sum = sum.ln() as f32;
+    row.iter_mut().for_each(|logit| *logit = *logit - max - log_sum);
 }
 
-/// Hands over all tokens of a finished row.
-fn announce(row: usize, done: &Generation, on_token: &mut dyn FnMut(Token) -> ControlFlow<()>) -> ControlFlow<()> {
-    let last = done.tokens.len() - 1;
-    done.tokens.iter().enumerate().try_for_each(|(index, &id)| {
-        let finish = (index == last).then_some(done.finish_reason);
-        on_token(Token { row, id, finish })
-    })
-}
-
-impl<'a> Search<'a> {
-    fn new(job: Job<'a>, config: &'a GenerationConfig) -> Self {
-        // All beams begin alike: only the first may be continued, or they would stay alike.
+impl Search {
+    /// All beams begin with `prompt`, of which `cache` holds all.
+    pub fn new(prompt: &[u32], cache: KvCache, config: &GenerationConfig) -> Self {
+        // They begin alike: only the first may be continued, or they would stay alike.
         let beam = |index| Beam {
-            tokens: job.prompt.to_vec(),
+            tokens: prompt.to_vec(),
             score: if index == 0 { 0.0 } else { NEVER },
         };
         Self {
-            config,
-            job,
+            prompt: prompt.len(),
             running: (0..config.num_beams).map(beam).collect(),
+            caches: vec![cache; config.num_beams],
             finished: Vec::new(),
         }
     }
 
-    /// Goes one token further. `scores`: log probabilities `[beams, vocab]`. The beams that the new running ones continue, or
-    /// `None` when the search is over.
-    fn advance(&mut self, scores: &[f32]) -> Result<Option<Vec<usize>>> {
-        let next = self.continuations(scores)?;
-        let beams = self.config.num_beams;
+    /// Tokens of a running beam, the prompt's included.
+    pub fn tokens(&self) -> usize {
+        self.prompt + self.generated(0)
+    }
+
+    /// What the next step takes in: the last token of each beam.
+    pub fn last_tokens(&mut self) -> Vec<NextTokens<'_>> {
+        let beams = self.running.iter().zip(&mut self.caches);
+        let last = |(beam, cache)| {
+            let beam: &Beam = beam;
+            let ids = &beam.tokens[beam.tokens.len() - 1..];
+            NextTokens { cache, ids }
+        };
+        beams.map(last).collect()
+    }
+
+    /// Goes one token further. `logits`: `[beams, vocab]`, or one row for all of them. Whether the search goes on; `None` where logits
+    /// are no numbers.
+    pub fn advance(&mut self, logits: &mut [f32], vocab: usize, config: &GenerationConfig) -> Option<bool> {
+        logits.par_chunks_exact_mut(vocab).for_each(log_softmax);
+        let next = self.continuations(logits, vocab, config)?;
+        let beams = config.num_beams;
         // Continuations behind the first `num_beams` are there to keep the search going, not to end it.
         let ending: Vec<Next> = next[..beams].iter().copied().filter(|next| next.ends).collect();
         let running: Vec<Next> = next.iter().copied().filter(|next| !next.ends).take(beams).collect();
-        self.finish(&ending);
+        self.finish(&ending, config);
+        self.caches = running.iter().map(|next| self.caches[next.beam].clone()).collect();
         self.running = running.iter().map(|next| self.extend(next)).collect();
-        let parents = running.iter().map(|next| next.beam).collect();
-        Ok((!self.running.is_empty() && self.can_improve()).then_some(parents))
+        Some(!self.running.is_empty() && self.can_improve(config))
     }
 
     /// The likeliest continuations over all beams, best first.
-    fn continuations(&self, scores: &[f32]) -> Result<Vec<Next>> {
-        let vocab = scores.len() / self.running.len();
-        let mut all = Vec::with_capacity(scores.len());
-        for (beam, row) in scores.chunks_exact(vocab).enumerate() {
-            let mut row = row.to_vec();
-            penalty::penalize(&mut row, &self.running[beam].tokens, self.config);
+    fn continuations(&self, scores: &[f32], vocab: usize, config: &GenerationConfig) -> Option<Vec<Next>> {
+        let rows = scores.len() / vocab;
+        let mut all = Vec::with_capacity(self.running.len() * vocab);
+        for (number, beam) in self.running.iter().enumerate() {
+            let mut row = scores[number % rows * vocab..][..vocab].to_vec();
+            penalty::penalize(&mut row, &beam.tokens, config);
             if row.iter().any(|score| score.is_nan()) {
-                return Err(Error::NotFinite {
-                    row: self.job.row,
-                    generated: self.generated(0),
-                });
+                return None;
             }
-            let sum = self.running[beam].score;
-            all.extend(row.iter().enumerate().map(|(id, score)| (score + sum, beam, id as u32)));
+            let sum = beam.score;
+            all.extend((0..).zip(&row).map(|(id, score)| (score + sum, number, id)));
         }
         let best_first = |a: &(f32, usize, u32), b: &(f32, usize, u32)| {
             b.0.total_cmp(&a.0).then_with(|| (a.1, a.2).cmp(&(b.1, b.2)))
         };
-        let keep = candidates(self.config);
+        let keep = candidates(config);
         if keep < all.len() {
             all.select_nth_unstable_by(keep, best_first);
             all.truncate(keep);
         }
         all.sort_unstable_by(best_first);
-        let full = self.generated(1) >= self.job.budget;
+        let full = self.generated(1) >= config.max_new_tokens;
         let next = |(score, beam, id)| Next {
             beam,
             id,
             score,
-            ends: full || self.config.stops_at(id),
+            ends: full || config.stops_at(id),
         };
-        Ok(all.into_iter().map(next).collect())
+        Some(all.into_iter().map(next).collect())
     }
 
     /// Ranks the beams that have just ended among the finished ones.
-    fn finish(&mut self, ending: &[Next]) {
-        let length = self.weight(self.generated(1));
+    fn finish(&mut self, ending: &[Next], config: &GenerationConfig) {
+        let length = weight(self.generated(1), config);
         for next in ending {
             let beam = self.extend(next);
             self.finished.push(Beam {
@@ -215,21 +163,21 @@ impl<'a> Search<'a> {
             });
         }
         self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
-        self.finished.truncate(self.config.num_beams);
+        self.finished.truncate(config.num_beams);
     }
 
     /// Whether a running beam may still beat the worst finished one.
-    fn can_improve(&self) -> bool {
-        if self.finished.len() < self.config.num_beams {
+    fn can_improve(&self, config: &GenerationConfig) -> bool {
+        if self.finished.len() < config.num_beams {
             return true;
         }
-        let length = match self.config.early_stopping {
+        let length = match config.early_stopping {
             EarlyStopping::Always => return false,
-            EarlyStopping::Never if self.config.length_penalty > 0.0 => self.job.budget,
+            EarlyStopping::Never if config.length_penalty > 0.0 => config.max_new_tokens,
             EarlyStopping::Never | EarlyStopping::Heuristic => self.generated(0),
         };
         let worst = self.finished[self.finished.len() - 1].score;
-        self.running[0].score / self.weight(length) > worst
+        self.running[0].score / weight(length, config) > worst
     }
 
     fn extend(&self, next: &Next) -> Beam {
@@ -243,32 +191,18 @@ impl<'a> Search<'a> {
 
     /// Generated tokens of the running beams, and `more`.
     fn generated(&self, more: usize) -> usize {
-        self.running.first().map_or(0, |beam| beam.tokens.len()) + more - self.job.prompt.len()
+        self.running.first().map_or(0, |beam| beam.tokens.len() - self.prompt) + more
     }
 
-    /// What a sum of log probabilities of `length` tokens is divided by.
-    fn weight(&self, length: usize) -> f32 {
-        (length as f64).powf(self.config.length_penalty) as f32
+    /// The answer of the best finished beam, once the search is over.
+    pub fn best(&self) -> Vec<u32> {
+        self.finished[0].tokens[self.prompt..].to_vec()
     }
+}
 
-    fn last_tokens(&self) -> impl Iterator<Item = u32> {
-        self.running.iter().map(|beam| beam.tokens[beam.tokens.len() - 1])
-    }
-
-    fn best(&self, start: Instant) -> Generation {
-        let tokens = self.finished[0].tokens[self.job.prompt.len()..].to_vec();
-        let stopped = tokens.last().is_some_and(|&id| self.config.stops_at(id));
-        let finish_reason = if stopped {
-            FinishReason::Stop
-        } else {
-            FinishReason::Length
-        };
-        Generation {
-            tokens,
-            finish_reason,
-            seconds: start.elapsed().as_secs_f64(),
-        }
-    }
+/// What a sum of log probabilities of `length` tokens is divided by.
+fn weight(length: usize, config: &GenerationConfig) -> f32 {
+    (length as f64).powf(config.length_penalty) as f32
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Reads the generation settings that a checkpoint carries (`generation_config.json`).
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -19,7 +20,8 @@ impl GenerationConfig {
         let path = dir.join("generation_config.json");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // No folder: a GGUF file.
+            Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {
                 return Ok(Self {
                     eos_token_id: eos.to_vec(),
                     ..Self::default()

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::engine::RequestError;
+
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -48,6 +50,14 @@ pub enum Error {
         row: usize,
         /// Tokens generated before it.
         generated: usize,
+    },
+    /// A prompt cannot be continued for another reason.
+    #[error("prompt {row}: {why}")]
+    Request {
+        /// Index of the prompt.
+        row: usize,
+        /// The reason.
+        why: RequestError,
     },
 }
 

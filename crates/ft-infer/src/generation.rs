@@ -39,7 +39,7 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Seconds from the start of the prompt's batch to the last token, reading the prompt included.
+    /// Seconds from when the prompt was taken up to the last token, reading the prompt included.
     pub seconds: f64,
 }
 
@@ -61,7 +61,7 @@ impl Generation {
         }
     }
 
-    /// Generated tokens per second of this row; rows of a batch run at the same time.
+    /// Generated tokens per second of this row; others run at the same time.
     pub fn tokens_per_s(&self) -> f64 {
         self.tokens.len() as f64 / self.seconds.max(f64::MIN_POSITIVE)
     }

@@ -4,16 +4,17 @@
 //!  GenerationOptions  (typed)  ─┐
 //!  generation_config.json      ─┴─▶ GenerationConfig
 //!                                        │
-//!  prompts ─▶ batches of like length ─▶ prefill ─▶ logits ─▶ penalties ─▶ temperature ─▶ top-k ─▶ top-p ─▶ min-p ─▶ draw
-//!             (left padded)                          ▲                    (or arg max, or beams)             │
-//!                                                    └───────────────── one token per row ◀──────────────────┘
-//!                                                                       Token to the callback; ended rows leave
+//!  prompts ─▶ steps: a piece of a prompt, or one token per row ─▶ logits ─▶ penalties ─▶ temperature ─▶ top-k ─▶ top-p ─▶ min-p ─▶ draw
+//!                      ▲                                                     (or arg max, or beams)                             │
+//!                      └───────────────────────────────── one token per row ◀───────────────────────────────────────────────────┘
+//!                                                         Token to the callback; rows that end make room for prompts that wait
 //! ```
 //!
 //! The order of the filters and their borderline cases are those of transformers' `generate`, so greedy decoding, penalties and
 //! beam search give the same tokens; sampling gives the same distribution.
 //!
-//! [`generate`] continues a list of prompts; [`Engine`] takes requests at any time, each with its own settings and adapter.
+//! There is one way to decode, the engine's steps: [`generate`] takes them over a model that it borrows, for a list of prompts; [`Engine`]
+//! owns its model on a thread, and takes requests at any time, each with its own settings and adapter.
 //!
 //! ```
 //! use ft_infer::{GenerationConfig, GenerationOptions};
@@ -31,13 +32,11 @@
 mod beam;
 mod checkpoint;
 mod config;
-mod decode;
 mod embed;
 mod engine;
 mod error;
 mod generate;
 mod generation;
-mod lm;
 mod penalty;
 mod prompts;
 mod sample;
@@ -52,8 +51,7 @@ pub use engine::{
     AdapterInfo, Elapsed, Engine, EngineOptions, Event, Events, Request, RequestError, Stats, TokenScore,
 };
 pub use error::{Error, PromptProblem, Result};
-pub use generate::{generate, generate_mixed, generate_some};
+pub use generate::{MixedRows, generate, generate_mixed, generate_some};
 pub use generation::{FinishReason, Generation, Token, no_stream};
-pub use lm::MixedRows;
 pub use structure::{Structure, Vocabulary};
 pub use text::{AnswerText, Piece, Texts};

@@ -1,4 +1,4 @@
-//! Prompts of different lengths as one left-padded batch.
+//! Prompts that a model can take.
 
 use crate::error::PromptProblem;
 use crate::{Error, Result};
@@ -10,7 +10,7 @@ pub(crate) struct Limits {
     pub(crate) positions: usize,
 }
 
-/// One prompt of a batch.
+/// One prompt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job<'a> {
     /// Index of the prompt in the caller's list: it names the random stream.
@@ -18,33 +18,6 @@ pub(crate) struct Job<'a> {
     pub(crate) prompt: &'a [u32],
     /// Most tokens to generate: positions may end before `max_new_tokens`.
     pub(crate) budget: usize,
-}
-
-/// Left-padded ids: `[rows, width]`, with `pads[r]` zeros in front of row r.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Padded {
-    pub(crate) ids: Vec<i32>,
-    pub(crate) width: usize,
-    pub(crate) pads: Vec<usize>,
-    /// Index of each row's prompt in the caller's list.
-    pub(crate) prompts: Vec<usize>,
-}
-
-impl Padded {
-    pub(crate) fn new(jobs: &[Job]) -> Self {
-        let width = jobs.iter().map(|job| job.prompt.len()).max().unwrap_or(0);
-        let pads: Vec<usize> = jobs.iter().map(|job| width - job.prompt.len()).collect();
-        let padded = jobs.iter().zip(&pads).flat_map(|(job, &pad)| {
-            let ids = job.prompt.iter().map(|&id| id as i32);
-            std::iter::repeat_n(0, pad).chain(ids)
-        });
-        Self {
-            ids: padded.collect(),
-            width,
-            pads,
-            prompts: jobs.iter().map(|job| job.row).collect(),
-        }
-    }
 }
 
 /// Checks every prompt and gives each its budget.
@@ -94,21 +67,6 @@ mod tests {
         vocab: 10,
         positions: 4,
     };
-
-    #[test]
-    fn pads_on_the_left() {
-        let prompts = [vec![1, 2, 3], vec![4]];
-        let padded = Padded::new(&jobs(&prompts, LIMITS, 9).unwrap());
-        assert_eq!(
-            padded,
-            Padded {
-                ids: vec![1, 2, 3, 0, 0, 4],
-                width: 3,
-                pads: vec![0, 2],
-                prompts: vec![0, 1],
-            }
-        );
-    }
 
     #[test]
     fn a_row_ends_where_the_positions_end() {

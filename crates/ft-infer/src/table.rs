@@ -1,28 +1,20 @@
 //! A language model for tests: the logits of the next token are a row of a table, picked by the last token.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use ft_model::{Model, ModelConfig};
+use ft_peft::{Adaptable, ModuleSlot};
+use ft_quant::Leaf;
 
-use crate::lm::Decoder;
-use crate::prompts::{Limits, Padded};
-
-/// A bigram table `[vocab, vocab]`, and a record of the batch widths it was asked for.
+/// A bigram table `[vocab, vocab]`.
+#[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) logits: Vec<Vec<f32>>,
     pub(crate) positions: usize,
-    /// Last token of every row still in the batch.
-    last: Vec<u32>,
-    /// Rows of every call.
-    pub(crate) calls: Vec<usize>,
 }
 
 impl Table {
     pub(crate) fn new(logits: Vec<Vec<f32>>) -> Self {
-        Self {
-            logits,
-            positions: 100,
-            last: Vec::new(),
-            calls: Vec::new(),
-        }
+        Self { logits, positions: 100 }
     }
 
     /// A chain: every token is followed by the next higher one, the last by itself; the runner-up is the token itself.
@@ -53,42 +45,45 @@ impl Table {
         Self::new((0..vocab).map(|_| (0..vocab).map(|_| next()).collect()).collect())
     }
 
-    fn answer(&mut self) -> Tensor<2> {
-        self.calls.push(self.last.len());
+    /// A Llama that computes the table: tokens are unit vectors, its one layer adds nothing, the head holds the columns. A row of NaN is
+    /// an embedding of NaN.
+    pub(crate) fn model(&self) -> Model {
         let vocab = self.logits.len();
-        let rows: Vec<f32> = self
-            .last
-            .iter()
-            .flat_map(|&id| self.logits[id as usize].clone())
-            .collect();
-        Tensor::from_data(TensorData::new(rows, [self.last.len(), vocab]), &Device::flex())
+        let json = serde_json::json!({
+            "model_type": "llama", "vocab_size": vocab, "hidden_size": vocab, "intermediate_size": 1, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "head_dim": 2, "max_position_embeddings": self.positions, "rms_norm_eps": 1e-12,
+            "tie_word_embeddings": false,
+        });
+        let config = ModelConfig::from_json(&json.to_string(), "table".as_ref()).unwrap();
+        let mut model = Model::init(&config, 0, &Device::flex());
+        let unit = |id: usize| (0..vocab).map(move |at| if at == id { 1.0 } else { 0.0 });
+        let token = |id: usize| match self.logits[id][0].is_nan() {
+            true => vec![f32::NAN; vocab],
+            false => unit(id).collect(),
+        };
+        let finite = |logit: f32| if logit.is_nan() { 0.0 } else { logit };
+        let column = |to: usize| self.logits.iter().map(move |row| finite(row[to]));
+        for module in model.target_modules() {
+            match module.slot {
+                ModuleSlot::Embedding(slot) => slot.weight = Leaf::Frozen(square((0..vocab).flat_map(token))),
+                // What a normalized unit vector is multiplied with.
+                ModuleSlot::Norm(norm) => {
+                    let factor = (vocab as f64).sqrt().recip();
+                    norm.weight = Leaf::Frozen(norm.weight.val().full_like(factor));
+                }
+                ModuleSlot::Projection(slot) if module.path == "lm_head" => {
+                    slot.weight.set_dense(square((0..vocab).flat_map(column)));
+                }
+                ModuleSlot::Projection(slot) => slot.weight.set_dense(slot.weight.dense().zeros_like()),
+                _ => {}
+            }
+        }
+        model
     }
 }
 
-impl Decoder for Table {
-    fn limits(&self) -> Limits {
-        Limits {
-            vocab: self.logits.len(),
-            positions: self.positions,
-        }
-    }
-
-    fn prefill(&mut self, batch: &Padded) -> Tensor<2> {
-        self.last = batch
-            .ids
-            .chunks(batch.width)
-            .map(|row| row[batch.width - 1] as u32)
-            .collect();
-        self.answer()
-    }
-
-    fn step(&mut self, ids: &[u32]) -> Tensor<2> {
-        assert_eq!(ids.len(), self.last.len(), "one token per row in the batch");
-        self.last = ids.to_vec();
-        self.answer()
-    }
-
-    fn select(&mut self, rows: &[usize]) {
-        self.last = rows.iter().map(|&row| self.last[row]).collect();
-    }
+fn square(values: impl Iterator<Item = f32>) -> Tensor<2> {
+    let values: Vec<f32> = values.collect();
+    let side = values.len().isqrt();
+    Tensor::from_data(TensorData::new(values, [side, side]), &Device::flex())
 }

@@ -6,8 +6,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
 
+mod many;
+pub use many::{ManyAdamW, UpdatedAdamW};
+
 /// The numbers of one update.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
     /// `1 - lr·λ`
     pub keep: f64,
@@ -92,10 +95,12 @@ impl AdamWOps for burn_cubecl::CubeBackend {
         v: FloatTensor<Self>,
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        match cube::rows_fit([&param, &grad, &m, &v]) {
-            true => cube::adamw(param, grad, m, v, step),
-            false => portable::<Self>(param, grad, m, v, step),
+        if param.shape().num_elements() == 0 || !cube::rows_fit([&param, &grad, &m, &v]) {
+            return portable::<Self>(param, grad, m, v, step);
         }
+        let mut all = cube::adamw(vec![([param, grad, m, v], step)]);
+        let [param, m, v] = all.pop().expect("one for one");
+        (param, m, v)
     }
 }
 

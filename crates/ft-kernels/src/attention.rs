@@ -1,4 +1,5 @@
 //! Attention, causal or of whole texts, with grouped key and value heads, windows, packed samples and prefixes.
+mod apart;
 mod backward;
 mod portable;
 mod rotary;
@@ -10,6 +11,7 @@ use crate::cpu;
 #[cfg(feature = "gpu")]
 use crate::cube;
 use crate::portable::as_type_of;
+pub use apart::{Past, attention_apart};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::{Int, Tensor};
@@ -46,12 +48,15 @@ impl Mask {
             (Some(first), None) => First::At(first.into_dispatch()),
             (Some(first), Some(last)) => First::Between(Tensor::stack::<3>(vec![first, last], 0).into_dispatch()),
         };
-        let span = Span {
+        (first, self.span())
+    }
+
+    fn span(&self) -> Span {
+        Span {
             offset: self.offset,
             window: self.window,
             prefix: self.prefix,
-        };
-        (first, span)
+        }
     }
 }
 
@@ -84,20 +89,20 @@ pub enum First<B: Backend> {
 /// # Panics
 /// If the shapes do not fit each other or there are fewer keys than the mask's columns.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask, scale: f64) -> Tensor<4> {
-    check(&q, &k, &v, mask);
+    check(q.dims(), &k, &v, mask);
     let (k, v) = (as_type_of(&q, k), as_type_of(&q, v));
     let (first, span) = mask.parts();
     let [q, k, v] = [q.into_dispatch(), k.into_dispatch(), v.into_dispatch()];
     Tensor::from_dispatch(<Dispatch as AttentionOps>::attend(q, k, v, first, span, scale))
 }
 
-fn check(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) {
-    let ([b, s, hq, d], [kb, t, hkv, kd]) = (q.dims(), k.dims());
+fn check([b, s, hq, d]: [usize; 4], k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) {
+    let [kb, t, hkv, kd] = k.dims();
     let first = mask.first.as_ref().map(Tensor::dims);
     assert!(
         b == kb && d == kd && k.dims() == v.dims() && hkv > 0 && hq % hkv == 0 && first.is_none_or(|f| f == [b, s]),
         "attention: q {:?} [b, s, hq, d], k {:?} and v {:?} [b, t, hkv, d], first {first:?} [b, s]",
-        q.dims(),
+        [b, s, hq, d],
         k.dims(),
         v.dims()
     );
@@ -169,9 +174,7 @@ impl AttentionOps for burn_cubecl::CubeBackend {
         span: Span,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        // The kernels walk what is causal; a text as a whole goes through the composition.
-        let causal = !matches!(first, First::Between(_));
-        match cube::Attention::of(&q, &k, [&v]).filter(|_| causal) {
+        match cube::Attention::of(&q, &k, [&v]) {
             Some(kernels) => kernels.forward(q, k, v, first, span, scale),
             None => portable::forward::<Self>(q, k, v, first, span, scale),
         }
@@ -190,8 +193,7 @@ impl AttentionOps for burn_cubecl::CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let inputs = [q, k, v, out, lse, dout];
         let [q, k, v, out, lse, dout] = inputs.each_ref();
-        let causal = !matches!(first, First::Between(_));
-        match cube::Attention::of(q, k, [v, out, lse, dout]).filter(|_| causal) {
+        match cube::Attention::of(q, k, [v, out, lse, dout]) {
             Some(kernels) => kernels.backward(inputs, first, span, scale),
             None => portable::backward::<Self>(inputs, first, span, scale),
         }

@@ -52,6 +52,8 @@ mod gated_delta_rule;
 mod gelu;
 mod layer_norm;
 mod linear;
+#[cfg(feature = "gpu")]
+mod list;
 mod lora_linear;
 mod many;
 mod output;
@@ -67,9 +69,9 @@ mod testing;
 mod uld;
 mod uniform;
 
-pub use adamw::{AdamWStep, adamw};
-pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, adamw_8bit};
-pub use attention::{Mask, attention, rotary_attention};
+pub use adamw::{AdamWStep, ManyAdamW, UpdatedAdamW, adamw};
+pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, ManyAdamW8bit, Updated8bit};
+pub use attention::{Mask, Past, attention, attention_apart, rotary_attention};
 pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
 pub use causal_conv::causal_conv;

@@ -30,7 +30,7 @@ pub(crate) fn on() -> bool {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
-    use crate::{Mask, attention, linear};
+    use crate::{Mask, Past, attention, attention_apart, linear};
     use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 
     fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -80,6 +80,49 @@ mod tests {
                 bits(all.clone().narrow(1, from, queries)),
                 "{from} {queries}"
             );
+        }
+    }
+
+    #[test]
+    fn sequences_side_by_side_get_what_each_gets_alone() {
+        let q = random([18, 1, 6, 20]);
+        // Queries, columns before them, and learned ones before those.
+        let cases = [
+            (1, 700, 0, None),
+            (9, 0, 0, None),
+            (1, 40, 5, Some(7)),
+            (6, 530, 0, Some(20)),
+            (1, 0, 3, None),
+        ];
+        let held: Vec<[Tensor<4>; 2]> = cases
+            .iter()
+            .map(|(queries, offset, prefix, _)| [(); 2].map(|()| random([1, prefix + offset + queries, 2, 20])))
+            .collect();
+        let pasts = || {
+            let cases = cases.iter().zip(held.clone());
+            cases.map(|((queries, offset, prefix, window), [keys, values])| Past {
+                keys,
+                values,
+                queries: *queries,
+                mask: Mask {
+                    offset: *offset,
+                    window: *window,
+                    prefix: *prefix,
+                    ..Mask::default()
+                },
+            })
+        };
+        let together = row_invariant(|| attention_apart(q.clone(), pasts().collect(), 0.3));
+        let unfused = attention_apart(q.clone(), pasts().collect(), 0.3);
+        let difference = (together.clone() - unfused).abs().max().into_scalar::<f32>();
+        assert!(difference < 1e-5, "{difference}");
+        let mut start = 0;
+        for past in pasts() {
+            let own = q.clone().narrow(0, start, past.queries).swap_dims(0, 1);
+            let alone = row_invariant(|| attention(own, past.keys, past.values, &past.mask, 0.3));
+            let same = together.clone().narrow(0, start, past.queries).swap_dims(0, 1);
+            assert_eq!(bits(alone), bits(same), "{start}");
+            start += past.queries;
         }
     }
 

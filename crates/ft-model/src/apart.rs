@@ -7,6 +7,7 @@
 //! ```
 
 use burn::tensor::{Int, Tensor, TensorData};
+use ft_kernels::Past;
 use ft_peft::Pass;
 
 use crate::cache::{KvCache, Step};
@@ -35,21 +36,22 @@ impl Apart {
         window: Option<usize>,
         scale: f64,
     ) -> Tensor<4> {
-        let dims = q.dims();
         let mut start = 0;
-        let mut own = |(cache, count): &mut (KvCache, usize)| {
-            let from = start;
-            start += *count;
-            let part = |x: &Tensor<4>| x.clone().narrow(0, from, *count).swap_dims(0, 1); // [1, count, heads, head_dim]
+        let own = |(cache, queries): &mut (KvCache, usize)| {
+            let queries = *queries;
+            let part = |x: &Tensor<4>| x.clone().narrow(0, start, queries).swap_dims(0, 1); // [1, queries, heads, head_dim]
             let mask = cache.mask(window);
-            cache.attend(layer, [part(&q), part(&keys), part(&values)], &mask, scale)
+            let (keys, values) = cache.append(layer, part(&keys), part(&values));
+            start += queries;
+            Past {
+                keys,
+                values,
+                queries,
+                mask,
+            }
         };
-        let mixed: Vec<Tensor<4>> = self.0.iter_mut().map(&mut own).collect();
-        match mixed.len() {
-            1 => mixed.into_iter().next().expect("one"),
-            _ => Tensor::cat(mixed, 1),
-        }
-        .reshape(dims)
+        let pasts = self.0.iter_mut().map(own).collect();
+        ft_kernels::attention_apart(q, pasts, scale)
     }
 
     /// Inputs `[tokens, 1, ..]`; each sequence goes on from its own state.
@@ -76,15 +78,12 @@ impl Model {
     /// A sequence gets what [`forward`](Model::forward) gives it alone, up to the rounding of products with other numbers of rows,
     /// which [`ft_kernels::row_invariant`] takes away on the CPU.
     ///
+    /// Virtual tokens of an adapter come by the caches alone, as [`start`](Model::start) gives them, so that sequences may have different
+    /// ones.
+    ///
     /// # Panics
-    /// If an adapter in the slots puts virtual tokens before every text (what [`start`](Model::start) gives puts them before one), or a
-    /// sequence has no new token.
+    /// If a sequence has no new token.
     pub fn forward_apart(&self, sequences: &mut [NextTokens<'_>], pass: &Pass) -> Tensor<3> {
-        assert_eq!(
-            self.virtual_tokens(),
-            0,
-            "virtual tokens come by the caches, so that sequences may have different ones"
-        );
         assert!(
             sequences.iter().all(|next| !next.ids.is_empty()),
             "a sequence without a new token"

@@ -153,18 +153,6 @@ impl KvCache {
         self.layers.iter_mut().flatten().for_each(|layer| layer.len = columns);
     }
 
-    /// Goes on with only the batch rows named, in that order (beam search, finished rows).
-    pub fn select_rows(&mut self, rows: burn::tensor::Tensor<1, burn::tensor::Int>) {
-        for layer in self.layers.iter_mut().flatten() {
-            layer.keys = layer.keys.clone().select(0, rows.clone());
-            layer.values = layer.values.clone().select(0, rows.clone());
-        }
-        for state in self.states.iter_mut().flatten() {
-            state.history = state.history.clone().select(0, rows.clone());
-            state.delta = state.delta.clone().select(0, rows.clone());
-        }
-    }
-
     /// Takes keys and values of a call in, and attends to all that are held then: q `[batch, seq, heads, head_dim]`.
     pub(crate) fn attend(
         &mut self,

@@ -1,4 +1,4 @@
-//! Reading safetensors checkpoints: memory-mapped, single or sharded, one tensor at a time.
+//! Reading safetensors checkpoints and GGUF files: memory-mapped, single or sharded, one tensor at a time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,9 +11,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::{convolution, stacked, text_tower};
+use crate::numbers::Coded;
+use crate::{convolution, gguf, stacked, text_tower};
 
-/// The tensors of a checkpoint folder.
+/// The tensors of a checkpoint folder, or of a GGUF file.
 pub struct Checkpoint {
     pub(crate) dir: PathBuf,
     files: Vec<Mmap>,
@@ -25,17 +26,43 @@ pub struct Checkpoint {
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Number type in the file.
+    /// Number type in the file; of a tensor in blocks of a GGUF file bf16, as which it counts.
     pub dtype: Dtype,
     /// Dimensions.
     pub shape: Vec<usize>,
     pub(crate) file: usize,
     pub(crate) bytes: Range<usize>,
+    /// How a tensor of a GGUF file is to be read.
+    pub(crate) coded: Option<Coded>,
+}
+
+impl Entry {
+    /// The type in which it is stored: `bf16`, `q4_K`.
+    pub fn type_name(&self) -> String {
+        match &self.coded {
+            Some(coded) => coded.kind.name.into(),
+            None => format!("{:?}", self.dtype).to_lowercase(),
+        }
+    }
+
+    /// Bytes in the file.
+    pub fn stored_bytes(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 impl Checkpoint {
-    /// Opens `dir/model.safetensors`, or the shards that `dir/model.safetensors.index.json` names.
+    /// Opens `dir/model.safetensors`, or the shards that `dir/model.safetensors.index.json` names; or `dir` itself, if it is a GGUF file.
     pub fn open(dir: &Path) -> Result<Self> {
+        if ft_gguf::is_gguf(dir) {
+            let file = gguf::open(dir)?;
+            return Ok(Self {
+                dir: dir.into(),
+                entries: gguf::entries(&file)?,
+                files: vec![file.into_map()],
+                left_out: Vec::new(),
+            });
+        }
         let mut checkpoint = Self {
             dir: dir.into(),
             files: Vec::new(),
@@ -83,7 +110,7 @@ impl Checkpoint {
 
     /// Whether every file that [`open`](Self::open) would read is in `dir`.
     pub fn is_whole(dir: &Path) -> bool {
-        files_of(dir).is_ok_and(|files| files.iter().all(|file| file.is_file()))
+        ft_gguf::is_gguf(dir) || files_of(dir).is_ok_and(|files| files.iter().all(|file| file.is_file()))
     }
 
     /// Names and shapes, in name order.
@@ -118,6 +145,7 @@ impl Checkpoint {
                 shape: info.shape.clone(),
                 file: index,
                 bytes,
+                coded: None,
             };
             if self.entries.insert(name.clone(), entry).is_some() {
                 return Err(Error::Format {
@@ -158,7 +186,7 @@ impl Checkpoint {
 
     /// A tensor of a type that quantized layers are made of.
     pub(crate) fn stored(&self, name: &str) -> Option<bnb::Stored> {
-        let entry = self.entries.get(name)?;
+        let entry = self.entries.get(name).filter(|entry| entry.coded.is_none())?;
         let dtype = match entry.dtype {
             Dtype::U8 => bnb::Type::U8,
             Dtype::I8 => bnb::Type::I8,

@@ -9,6 +9,7 @@ use crate::block::{Block, DeltaConfig};
 use crate::error::{Error, Result};
 use crate::families;
 use crate::families::encoder::EncoderConfig;
+use crate::gguf;
 use crate::heads::HeadConfig;
 pub(crate) use crate::keys::Keys;
 use crate::keys::LARGEST;
@@ -92,8 +93,12 @@ impl ModelConfig {
         self.encoder.as_ref().expect("the configuration of an encoder")
     }
 
-    /// Reads `dir/config.json`.
+    /// Reads `dir/config.json`, or the metadata of `dir` itself, if it is a GGUF file.
     pub fn from_dir(dir: &Path) -> Result<Self> {
+        if ft_gguf::is_gguf(dir) {
+            let keys = gguf::keys(&gguf::open(dir)?)?;
+            return Self::from_keys(&Keys::of(keys, dir.into()));
+        }
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
             path: path.clone(),
@@ -119,8 +124,12 @@ impl ModelConfig {
             path: path.into(),
         };
         quantized::readable(&keys)?;
-        let config = families::parse(&keys)?;
-        config.check(&keys)?;
+        Self::from_keys(&keys)
+    }
+
+    fn from_keys(keys: &Keys) -> Result<Self> {
+        let config = families::parse(keys)?;
+        config.check(keys)?;
         Ok(config)
     }
 

@@ -6,7 +6,7 @@
 //!                                     └── Adaptable: the modules that ft-peft can change, by checkpoint path
 //! ```
 //!
-//! [`families::list`] names the families.
+//! [`families::list`] names the families. A GGUF file stands for a folder wherever one is read ([`gguf`]).
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -41,6 +41,7 @@ mod layers;
 mod loader;
 mod masked_head;
 mod model;
+mod numbers;
 mod outline;
 mod quantized;
 mod random;
@@ -52,6 +53,7 @@ mod source;
 mod stacked;
 mod text_tower;
 mod to_distilbert;
+mod to_lora;
 mod virtual_tokens;
 mod vocabulary;
 
@@ -71,3 +73,4 @@ pub use quantized::check_quantizable;
 pub use rope::{Rope, RopeScaling};
 pub use rows::Rows;
 pub use save::SHARD_BYTES;
+pub use to_lora::{Converted, ToLora, to_lora};

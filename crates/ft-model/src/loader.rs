@@ -3,13 +3,12 @@
 use burn::backend::{Backend, DTypeUsage, Dispatch};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use ft_quant::{Encoded, Layout, Packed, Scheme, Weight, bnb};
-use half::{bf16, f16};
-use rayon::prelude::*;
 use safetensors::Dtype;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::numbers::Numbers;
 use crate::random::Random;
 use crate::source::{Fill, Source};
 
@@ -196,12 +195,12 @@ impl<'a> Loader<'a> {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> std::result::Result<TensorData, String> {
-        let (bytes, own) = self.find(name, shape)?;
-        Ok(convert(bytes, own, held_as(self.dtype.of(own), self.device), shape))
+        let numbers = self.find(name, shape)?;
+        Ok(numbers.data(held_as(self.dtype.of(numbers.own), self.device)))
     }
 
-    /// Bytes and type of a tensor in floats.
-    fn find(&self, name: &str, shape: &[usize]) -> std::result::Result<(&'a [u8], DType), String> {
+    /// The numbers of a tensor in floats.
+    fn find(&self, name: &str, shape: &[usize]) -> std::result::Result<Numbers<'a>, String> {
         let entry = self.checkpoint.entries.get(name).ok_or("missing")?;
         if entry.shape != shape {
             return Err(format!("{shape:?} expected, found {:?}", entry.shape));
@@ -216,7 +215,12 @@ impl<'a> Loader<'a> {
                 ));
             }
         };
-        Ok((self.checkpoint.bytes(entry), own))
+        Ok(Numbers {
+            bytes: self.checkpoint.bytes(entry),
+            own,
+            shape: &entry.shape,
+            coded: entry.coded.as_ref(),
+        })
     }
 
     /// A layer that the checkpoint holds in codes, or `None`.
@@ -240,15 +244,15 @@ impl<'a> Loader<'a> {
         scheme: Scheme,
     ) -> std::result::Result<Weight, String> {
         self.used.push(name.into());
-        let (bytes, own) = self.find(name, &shape)?;
+        let numbers = self.find(name, &shape)?;
         let [rows, cols] = shape;
         // The values live no longer than this: beside packed matrices, one tensor in f32 is the most there is.
         let encoded = match layout {
-            Layout::OutIn => Encoded::encode(&floats(bytes, own), shape, scheme),
-            Layout::InOut => Encoded::encode(&transposed(bytes, own, cols), [cols, rows], scheme),
+            Layout::OutIn => Encoded::encode(&numbers.floats(), shape, scheme),
+            Layout::InOut => Encoded::encode(&numbers.transposed(), [cols, rows], scheme),
         };
         self.checkpoint.release(name);
-        let dtype = FloatDType::from(self.dtype.of(own));
+        let dtype = FloatDType::from(self.dtype.of(numbers.own));
         let packed = Packed::new(&encoded.map_err(|e| e.to_string())?, layout, dtype, self.device);
         Ok(Weight::packed(packed, layout))
     }
@@ -333,9 +337,9 @@ impl Source for Loader<'_> {
             let name = format!("{path}.weight");
             self.used.push(name.clone());
             match self.find(&name, &half) {
-                Ok((bytes, own)) => {
-                    values.extend(floats(bytes, own));
-                    held = own;
+                Ok(numbers) => {
+                    values.extend(numbers.floats());
+                    held = numbers.own;
                     self.checkpoint.release(&name);
                 }
                 Err(why) => return self.wrong(path, format!("{name}: {why}"), Layout::OutIn),
@@ -347,42 +351,4 @@ impl Source for Loader<'_> {
             Err(why) => self.wrong(parts[0], why.to_string(), Layout::OutIn),
         }
     }
-}
-
-/// Little-endian `bytes` of type `from` as tensor data of type `to`.
-fn convert(bytes: &[u8], from: DType, to: DType, shape: &[usize]) -> TensorData {
-    let shape = shape.to_vec();
-    if from == to {
-        return TensorData::from_bytes_vec(bytes.to_vec(), shape, to);
-    }
-    let values = (0..bytes.len() / from.size()).map(|i| float(bytes, from, i));
-    match to {
-        DType::BF16 => TensorData::new(values.map(bf16::from_f32).collect::<Vec<_>>(), shape),
-        DType::F16 => TensorData::new(values.map(f16::from_f32).collect::<Vec<_>>(), shape),
-        _ => TensorData::new(floats(bytes, from), shape),
-    }
-}
-
-/// Number `i` of little-endian `bytes` of type `from`.
-fn float(bytes: &[u8], from: DType, i: usize) -> f32 {
-    let pair = || u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
-    match from {
-        DType::BF16 => bf16::from_bits(pair()).to_f32(),
-        DType::F16 => f16::from_bits(pair()).to_f32(),
-        _ => f32::from_le_bytes(std::array::from_fn(|b| bytes[4 * i + b])),
-    }
-}
-
-/// All numbers, on all cores.
-fn floats(bytes: &[u8], from: DType) -> Vec<f32> {
-    let numbers = 0..bytes.len() / from.size();
-    numbers.into_par_iter().map(|i| float(bytes, from, i)).collect()
-}
-
-/// The numbers of a matrix with rows of `cols`, column by column, on all cores.
-fn transposed(bytes: &[u8], from: DType, cols: usize) -> Vec<f32> {
-    let count = bytes.len() / from.size();
-    let rows = count / cols.max(1);
-    let at = |i: usize| float(bytes, from, i % rows * cols + i / rows);
-    (0..count).into_par_iter().map(at).collect()
 }

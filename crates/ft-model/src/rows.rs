@@ -16,7 +16,7 @@ pub enum Rows {
     /// Row r of an encoder holds texts at these columns, each seen as a whole and alone: that of the first token, that of the second of
     /// two texts (or the end), and the end. The rest is padding.
     Texts(Vec<Vec<[usize; 3]>>),
-    /// Row r is one token at position `at[r]` of a sequence that has its own cache.
+    /// Row r is one token at position `at[r]` of a sequence that has its own cache, virtual tokens included.
     Tokens(Vec<usize>),
 }
 
@@ -44,6 +44,11 @@ impl Rows {
         starts.map_or(Rows::Right, Rows::Packed)
     }
 
+    /// Whether the virtual tokens of the adapter in the slots come in with a call that starts at column `offset`.
+    pub(crate) fn take_virtual_tokens(&self, offset: usize) -> bool {
+        offset == 0 && !matches!(self, Rows::Tokens(_))
+    }
+
     /// Position of each column of a call that starts at column `offset`, behind a prefix: one row of `seq` for all, or one
     /// per batch row. Padding columns get that of the first column.
     pub(crate) fn positions(&self, prefix: usize, offset: usize, seq: usize) -> Vec<Vec<usize>> {
@@ -66,7 +71,7 @@ impl Rows {
                     from.chain(std::iter::repeat(0)).take(seq).collect()
                 })
                 .collect(),
-            Rows::Tokens(at) => at.iter().map(|position| vec![prefix + position]).collect(),
+            Rows::Tokens(at) => at.iter().map(|position| vec![*position]).collect(),
             Rows::Packed(rows) => rows
                 .iter()
                 .map(|starts| {

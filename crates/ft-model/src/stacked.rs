@@ -45,6 +45,7 @@ mod tests {
             shape: shape.to_vec(),
             file: 0,
             bytes: 100..100 + 4 * shape.iter().product::<usize>(),
+            coded: None,
         };
         let matrices = one_by_one("model.layers.3.mlp.experts.gate_up_proj", &entry(&[2, 6, 5])).unwrap();
         let found: Vec<_> = matrices

@@ -57,6 +57,7 @@ mod params;
 mod registry;
 mod saved;
 pub mod schedule;
+mod together;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! The driver: one optimizer state per parameter, kept and saved by path.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,8 +13,9 @@ use crate::error::Result;
 use crate::groups::Group;
 use crate::optimizers::{OptimConfig, STEP};
 use crate::paging::Pager;
-use crate::params::{Done, NamedParameter, Path, check_forms, named_parameters};
+use crate::params::{Done, NamedParameter, Path, check_forms, named_parameters, take};
 use crate::saved::SavedTensor;
+use crate::together::{ManyRule, Together, Updated};
 
 /// Updates a module's parameters, each as its [`Group`] asks.
 ///
@@ -56,15 +57,35 @@ impl Optim {
 
     /// One update of every parameter that has a gradient in `grads`, at learning rate `lr`.
     ///
-    /// Takes the module by value: when nothing else holds its tensors, the CPU writes them in place.
+    /// Takes the module by value: when nothing else holds its tensors, they are written in place. Graphics cards update what
+    /// kernels have a rule for in few launches, with the same result.
     pub fn step<M: Module>(&mut self, lr: f64, module: M, grads: GradientsParams) -> M {
-        module.map(&mut Step {
+        let mut step = Step {
             optim: self,
             lr,
             grads,
             path: Path::default(),
             done: Done::default(),
-        })
+            together: Together::new(),
+            taken: HashSet::new(),
+        };
+        let module = module.map(&mut step);
+        let Step { together, taken, .. } = step;
+        if taken.is_empty() {
+            return module;
+        }
+        let mut done = Done::default();
+        for Updated { path, id, value, state } in together.update() {
+            self.states.insert(path, state);
+            done.put(id, value);
+        }
+        module.map(&mut PutBack(done))
+    }
+
+    /// The rule that updates a parameter together with others. States that move have their own turn.
+    fn many(&self, path: &str, shape: &[usize], device: &Device) -> Option<ManyRule> {
+        let pages = self.pager.is_some() && crate::paging::pages(shape, device);
+        self.config.many(Group::of(path, shape)).filter(|_| !pages)
     }
 
     /// One update of the parameter at `path`, for who has its gradient before those of the others: `value` and `grad` are
@@ -227,6 +248,9 @@ struct Step<'a> {
     grads: GradientsParams,
     path: Path,
     done: Done,
+    /// Updates that wait for each other, and whose they are.
+    together: Together,
+    taken: HashSet<ParamId>,
 }
 
 impl ModuleMapper for Step<'_> {
@@ -239,13 +263,35 @@ impl ModuleMapper for Step<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let grad = self.grads.remove::<D>(param.id);
-        let update = grad.map(|grad| {
-            let path = self.path.dotted();
-            let lr = self.lr * self.optim.rates.get(&param.id).copied().unwrap_or(1.0);
-            let optim = &mut *self.optim;
-            move |value: Tensor<D>| optim.update(lr, &path, value, grad)
-        });
-        self.done.replace(param, update)
+        let id = param.id;
+        if self.taken.contains(&id) {
+            return take(param).0; // Tied: the value is to have no other holder.
+        }
+        let Some(grad) = self.grads.remove::<D>(id) else {
+            return self.done.replace(param, None::<fn(Tensor<D>) -> Tensor<D>>);
+        };
+        let path = self.path.dotted();
+        let lr = self.lr * self.optim.rates.get(&id).copied().unwrap_or(1.0);
+        let optim = &mut *self.optim;
+        if self.together.takes(param.dtype(), &grad)
+            && let Some(rule) = optim.many(&path, &grad.dims(), &grad.device())
+        {
+            let (left, value) = take(param);
+            let state = optim.states.remove(&path);
+            self.together.push(&rule, lr, (path, id), [value, grad], state);
+            self.taken.insert(id);
+            return left;
+        }
+        self.done
+            .replace(param, Some(move |value| optim.update(lr, &path, value, grad)))
+    }
+}
+
+/// Puts new values where [`take`] left none.
+struct PutBack(Done);
+
+impl ModuleMapper for PutBack {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.0.replace(param, None::<fn(Tensor<D>) -> Tensor<D>>)
     }
 }

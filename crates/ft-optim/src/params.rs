@@ -215,6 +215,11 @@ impl ModuleMapper for Load {
 pub(crate) struct Done(HashMap<ParamId, BridgeTensor>);
 
 impl Done {
+    /// The new value of a parameter.
+    pub fn put(&mut self, id: ParamId, value: BridgeTensor) {
+        self.0.insert(id, value);
+    }
+
     /// Puts `change(value)` in the place of a parameter's value, if there is a change. It sees the plain tensor, without
     /// autodiff, and owns it: when nothing else shares the module's buffers, it may write in place.
     ///
@@ -238,6 +243,16 @@ impl Done {
         self.0.insert(id, new.clone().into_bridge());
         Param::from_mapped_value(id, tape.restore(new), mapper)
     }
+}
+
+/// Takes the value out of a parameter, the plain tensor, without autodiff, so that nothing in the module holds it. What is left there
+/// waits for [`Done::replace`].
+pub(crate) fn take<const D: usize>(param: Param<Tensor<D>>) -> (Param<Tensor<D>>, Tensor<D>) {
+    let (id, old, mapper) = param.consume();
+    let tape = Tape::of(&old);
+    let value = old.without_autodiff();
+    let hole = Tensor::empty([1; D], (&value.device(), value.dtype()));
+    (Param::from_mapped_value(id, tape.restore(hole), mapper), value)
 }
 
 /// How a parameter took part in autodiff before its value was replaced.

@@ -3,22 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::module::Param;
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use half::{bf16, f16};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use burn::tensor::{Tensor, TensorData};
 
 use crate::adapterhub;
 use crate::attach::{Attached, Choice, attach, choose, module_specs};
 use crate::error::{Error, Result};
-use crate::methods::{ParamMut, PeftConfig, PeftMethod, WeightDelta};
+use crate::methods::{PeftConfig, PeftMethod, WeightDelta};
 use crate::peft_config;
 use crate::slots::Projection;
-use crate::target_module::{Adaptable, AnyTensor, ModuleSlot, TargetModule};
-use crate::tensor_file::write_tensor_file;
+use crate::target_module::{Adaptable, ModuleSlot, TargetModule};
 
 pub(crate) mod experts;
+mod file;
 mod head;
 mod layout;
 mod record;
@@ -27,6 +23,8 @@ mod text_tower;
 mod twin;
 mod virtual_tokens;
 
+pub(crate) use file::TensorFile;
+use file::write_tensors;
 pub use head::{SavedHead, saved_head};
 use layout::Layout;
 pub(crate) use virtual_tokens::EMBEDDINGS;
@@ -233,173 +231,5 @@ fn bias_name(module: &TargetModule<'_>) -> &'static str {
     match &module.slot {
         ModuleSlot::Projection(slot) if slot.delta.is_some() => "base_layer.bias",
         _ => "bias",
-    }
-}
-
-fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
-    let floats: Vec<TensorData> = tensors
-        .values()
-        .map(|data| data.clone().convert_dtype(DType::F32))
-        .collect();
-    let views = tensors.keys().zip(&floats).map(|(name, data)| {
-        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
-        (name.clone(), view.expect("shape and bytes come from one tensor"))
-    });
-    write_tensor_file(path, views).map_err(|source| Error::Io {
-        path: path.into(),
-        source,
-    })
-}
-
-/// A tensor file being emptied into a model.
-pub(crate) struct TensorFile {
-    path: PathBuf,
-    pub(crate) tensors: BTreeMap<String, TensorData>,
-    pub(crate) mismatches: Vec<String>,
-}
-
-impl TensorFile {
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io {
-            path: path.into(),
-            source,
-        })?;
-        let format = |why: String| Error::Format { path: path.into(), why };
-        let file =
-            SafeTensors::deserialize(&bytes).map_err(|e| format(format!("not a whole safetensors file: {e}")))?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let values = floats(&view).ok_or_else(|| {
-                format(format!(
-                    "{name}: numbers of type {:?} are not supported; F32, BF16 and F16 are",
-                    view.dtype()
-                ))
-            })?;
-            tensors.insert(name.to_string(), TensorData::new(values, view.shape().to_vec()));
-        }
-        Ok(Self {
-            path: path.into(),
-            tensors,
-            mismatches: Vec::new(),
-        })
-    }
-
-    fn fill_module(
-        &mut self,
-        module: &mut TargetModule<'_>,
-        choice: &Choice,
-        method: &dyn PeftMethod,
-        layout: &Layout,
-    ) {
-        let at = module.path.clone();
-        let infix = method.infix(&at);
-        let bias = layout.tensor(&at, bias_name(module));
-        for (name, param) in module.params() {
-            let full = layout.tensor(&at, name);
-            if let Some(data) = self.tensors.remove(&full) {
-                self.tensors.insert(full.clone(), method.unpack(&at, name, data));
-            }
-            self.fill_param(&full, param);
-        }
-        if let ModuleSlot::Embedding(slot) = &mut module.slot {
-            let base = layout.tensor(&at, "base_layer.weight");
-            if slot.delta.is_some() && self.tensors.contains_key(&base) {
-                let dtype = slot.weight.val().dtype();
-                self.fill(&base, slot.weight.val(), |value| slot.weight.set(value.cast(dtype)));
-            }
-        }
-        if choice.biases.contains(&module.path) {
-            let leaf = module.bias().expect("only modules with a bias are listed");
-            self.fill(&bias, leaf.val(), |value| leaf.set(value));
-        }
-        if choice.whole.contains(&module.path) {
-            self.fill_whole(&layout.tensor(&at, infix), module);
-        }
-    }
-
-    fn fill_whole(&mut self, at: &str, module: &mut TargetModule<'_>) {
-        for (leaf, present) in module.tensors() {
-            let name = format!("{at}{leaf}");
-            match present {
-                AnyTensor::Matrix(present) => self.fill(&name, present, |value| module.set_matrix(value)),
-                AnyTensor::Vector(present) => self.fill(&name, present, |value| module.set_vector(leaf, value)),
-            }
-        }
-    }
-
-    /// Each shared constant once, for every module that uses it.
-    fn fill_shared(&mut self, model: &mut impl Adaptable) {
-        let mut read = BTreeMap::new();
-        for (name, present) in shared(model) {
-            self.fill(&name, present, |value| {
-                read.insert(name.clone(), value);
-            });
-        }
-        for module in model.target_modules() {
-            if let ModuleSlot::Projection(Projection { delta: Some(delta), .. }) = module.slot {
-                for (name, tensor) in delta.shared() {
-                    if let Some(value) = read.get(&format!("{ROOT}{name}")) {
-                        *tensor = value.clone();
-                    }
-                }
-            }
-        }
-    }
-
-    fn fill_param(&mut self, name: &str, param: ParamMut<'_>) {
-        match param {
-            ParamMut::Vector(param) => self.fill(name, param.val(), |value| replace(param, value)),
-            ParamMut::Matrix(param) => self.fill(name, param.val(), |value| replace(param, value)),
-        }
-    }
-
-    /// Hands the tensor `name` to `set`, or notes why it cannot be.
-    fn fill<const D: usize>(&mut self, name: &str, present: Tensor<D>, set: impl FnOnce(Tensor<D>)) {
-        let Some(data) = self.tensors.remove(name) else {
-            return self.mismatches.push(format!("{name}: missing from the file"));
-        };
-        let (expected, found) = (present.dims().to_vec(), data.shape().to_vec());
-        if expected != found {
-            return self
-                .mismatches
-                .push(format!("{name}: the model needs {expected:?}, the file has {found:?}"));
-        }
-        let device: Device = present.device();
-        set(Tensor::from_data(data, &device));
-    }
-
-    pub(crate) fn finish(mut self) -> Result<()> {
-        let unused = self
-            .tensors
-            .keys()
-            .map(|name| format!("{name}: nothing in this model takes it"));
-        self.mismatches.extend(unused);
-        if self.mismatches.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Mismatch {
-            path: self.path,
-            mismatches: self.mismatches,
-        })
-    }
-}
-
-fn replace<const D: usize>(param: &mut Param<Tensor<D>>, value: Tensor<D>) {
-    let trains = param.is_require_grad();
-    *param = Param::initialized(param.id, value).set_require_grad(trains);
-}
-
-fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let pairs = || view.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match view.dtype() {
-        Dtype::F32 => Some(
-            view.data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-        ),
-        Dtype::BF16 => Some(pairs().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
-        Dtype::F16 => Some(pairs().map(|bits| f16::from_bits(bits).to_f32()).collect()),
-        _ => None,
     }
 }

@@ -31,6 +31,12 @@ impl<T> Patterns<T> {
             .find(|(key, _)| matches(key, path))
             .map(|(_, value)| value)
     }
+
+    /// The value of the first key that is found anywhere in `path`, as OSF takes its own patterns.
+    pub fn found(&self, path: &str) -> Option<&T> {
+        let within = |key: &str| Regex::new(key).is_ok_and(|regex| regex.is_match(path));
+        self.0.iter().find(|(key, _)| within(key)).map(|(_, value)| value)
+    }
 }
 
 fn matches(key: &str, path: &str) -> bool {

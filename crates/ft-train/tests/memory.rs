@@ -96,6 +96,9 @@ const METHODS: &[&str] = &[
     r#"{"method": "oft", "block_size": 8}"#,
     r#"{"method": "vera"}"#,
     r#"{"method": "vera", "dropout": 0.1}"#,
+    r#"{"method": "shira", "rank": 8}"#,
+    r#"{"method": "miss", "init_weights": "bat", "rank": 32}"#,
+    r#"{"method": "osf"}"#,
     r#"{"method": "prompt_tuning", "num_virtual_tokens": 64}"#,
     r#"{"method": "p_tuning_v2", "num_virtual_tokens": 64}"#,
 ];
@@ -262,6 +265,10 @@ fn steps_over_codes_keep_what_the_plan_says() {
         r#"{"method": "oft", "block_size": 8}"#,
         r#"{"method": "vera", "dropout": 0.1}"#,
         r#"{"method": "pfeiffer"}"#,
+        r#"{"method": "shira", "rank": 8}"#,
+        r#"{"method": "miss", "init_weights": "bat", "rank": 32}"#,
+        r#"{"method": "gralora"}"#,
+        r#"{"method": "osf"}"#,
     ];
     let mut wrong = Vec::new();
     for (text, options) in SHAPES.iter().flat_map(|text| methods.map(|options| (text, options))) {

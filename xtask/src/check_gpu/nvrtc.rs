@@ -30,6 +30,8 @@ const RUNS: &[(&str, &str)] = &[
     ("step", "--method full --dtype bf16 --drawn --optim adamw_8bit --clip 1"),
     ("step", "--method full --dtype bf16 --drawn --optim adamw --clip 1"),
     ("decode", "--dtype bf16 --prompt 16 --tokens 8 --streams 1,4"),
+    // Keys of more than a part.
+    ("decode", "--dtype bf16 --prompt 300 --tokens 4 --streams 1"),
     (
         "decode",
         "--dtype bf16 --prompt 16 --tokens 8 --streams 1,4 --quant nf4+double",

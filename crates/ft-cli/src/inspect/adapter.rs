@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use ft_model::ModelConfig;
 use ft_quant::Scheme;
 use ft_train::checkpoint::read_tensors;
@@ -53,7 +53,6 @@ impl Adapter {
         let text = std::fs::read_to_string(&path).context(path.display())?;
         let config: Value = serde_json::from_str(&text).context(path.display())?;
         let tensors = read_tensors(&ft_peft::adapter::weights_file(folder)?)?;
-        let numbers = |data: &TensorData| data.shape().iter().map(|d| *d as u64).product::<u64>();
         let parameters = tensors.iter().map(|(_, data)| numbers(data)).sum();
         let base = locate::here(folder);
         let quant = base.as_ref().and_then(|located| located.quant);
@@ -61,7 +60,7 @@ impl Adapter {
         Ok(Self {
             method: method(folder, &config)?,
             rank: config["r"].as_u64(),
-            alpha: config["lora_alpha"].as_f64(),
+            alpha: config["lora_alpha"].as_f64().or(config["alpha"].as_f64()),
             virtual_tokens: config["num_virtual_tokens"].as_u64(),
             reduction_factor: config["config"]["reduction_factor"].clone(),
             targets: config["target_modules"].clone(),
@@ -169,10 +168,20 @@ fn sites(tensors: &[(String, TensorData)]) -> Vec<Site> {
             norms: BTreeMap::new(),
         };
         let site = sites.entry(path).or_insert_with(fresh);
-        site.parameters += data.shape().iter().map(|d| *d as u64).product::<u64>();
-        site.norms.insert(leaf.to_string(), norm(data));
+        site.parameters += numbers(data);
+        if numbers(data) > 0 {
+            site.norms.insert(leaf.to_string(), norm(data));
+        }
     }
     sites.into_values().collect()
+}
+
+/// Parameters in a tensor; whole numbers say where something is.
+fn numbers(data: &TensorData) -> u64 {
+    match data.dtype() {
+        DType::I32 => 0,
+        _ => data.shape().iter().map(|d| *d as u64).product(),
+    }
 }
 
 fn norm(data: &TensorData) -> f64 {
@@ -192,7 +201,10 @@ fn split(name: &str) -> (&str, &str) {
     let bare = name.strip_suffix(".weight").unwrap_or(name);
     match bare.rsplit_once('.') {
         Some((path, leaf)) if is_adapter_tensor(leaf) => (path, leaf),
-        _ => match name.split_once(".lora_B.").or_else(|| name.split_once(".base_layer.")) {
+        _ => match [".lora_B.", ".base_layer.", ".osf_svd_params."]
+            .iter()
+            .find_map(|part| name.split_once(part))
+        {
             Some((path, _)) => (path, &name[path.len() + 1..]),
             None => name.rsplit_once('.').unwrap_or((name, "")),
         },
@@ -201,8 +213,8 @@ fn split(name: &str) -> (&str, &str) {
 
 /// PEFT's tensor names carry their method: `lora_A`, `ia3_l`, `hada_w1_a`.
 fn is_adapter_tensor(leaf: &str) -> bool {
-    const METHODS: [&str; 10] = [
-        "lora_", "ia3_", "hada_", "lokr_", "vera_", "oft_", "boft_", "hra_", "miss_", "vblora_",
+    const METHODS: [&str; 12] = [
+        "lora_", "ia3_", "hada_", "lokr_", "vera_", "oft_", "boft_", "hra_", "miss_", "vblora_", "shira_", "gralora_",
     ];
     METHODS.iter().any(|method| leaf.starts_with(method))
 }
@@ -233,6 +245,14 @@ mod tests {
             (
                 "m.0.output_adapters.adapters.default.adapter_up.bias",
                 ("m.0.output_adapters", "adapter_up.bias"),
+            ),
+            (
+                "base_model.model.m.0.q_proj.gralora_A_general.weight",
+                ("m.0.q_proj", "gralora_A_general"),
+            ),
+            (
+                "base_model.model.m.0.q_proj.osf_svd_params.U_low",
+                ("m.0.q_proj", "osf_svd_params.U_low"),
             ),
             ("m.0.q_proj.loras.mine.lora_A", ("m.0.q_proj", "lora_A")),
         ];

@@ -135,8 +135,8 @@ impl Model {
         for (_, entry) in checkpoint.entries() {
             let numbers: u64 = entry.shape.iter().map(|d| *d as u64).product();
             model.tensors += 1;
-            model.bytes += entry.dtype.bitsize() as u64 * numbers / 8;
-            *dtypes.entry(format!("{:?}", entry.dtype).to_lowercase()).or_insert(0) += numbers;
+            model.bytes += entry.stored_bytes() as u64;
+            *dtypes.entry(entry.type_name()).or_insert(0) += numbers;
         }
         model.dtypes = dtypes;
         Ok(model)

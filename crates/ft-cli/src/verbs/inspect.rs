@@ -12,7 +12,7 @@ use crate::{configs, device, locate, output};
 /// Show what a model, an adapter, a run or a configuration is
 #[derive(clap::Args, Debug)]
 pub struct Inspect {
-    /// Model, adapter or run folder, embedded:tiny, or a configuration file
+    /// Model, adapter or run folder, GGUF file, embedded:tiny, or a configuration file
     #[arg(value_name = "MODEL|ADAPTER|RUN|CONFIG")]
     what: String,
     /// Print one JSON object
@@ -23,7 +23,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
         let path = PathBuf::from(&self.what);
-        if path.is_file() {
+        if path.is_file() && !ft_gguf::is_gguf(&path) {
             return self.config(&path);
         }
         if path.join("config.toml").is_file() {
@@ -41,7 +41,7 @@ impl Inspect {
 
     fn config(&self, file: &Path) -> Result<(), Failure> {
         if file.extension().is_none_or(|e| e != "toml") {
-            let why = "it is neither a folder nor a configuration (.toml)";
+            let why = "it is neither a folder nor a GGUF file (.gguf) nor a configuration (.toml)";
             return Err(Failure::new(format!("cannot inspect `{}`: {why}", file.display())));
         }
         let config = configs::load(file, &[])?;

@@ -97,8 +97,11 @@ pub(super) fn write(model: &Model, tokenizer: &Tokenizer, source: &Path, folder:
     Ok(())
 }
 
-/// Bytes of the weight files of a folder.
+/// Bytes of the weight files of a folder, or of a GGUF file.
 fn bytes(folder: &Path) -> Result<u64, Failure> {
+    if ft_gguf::is_gguf(folder) {
+        return Ok(folder.metadata().context(folder.display())?.len());
+    }
     let mut sum = 0;
     for entry in std::fs::read_dir(folder).context(folder.display())? {
         let entry = entry.context(folder.display())?;

@@ -13,6 +13,7 @@ mod devices;
 mod disk;
 mod export;
 mod front;
+mod gguf;
 mod heads;
 #[cfg(feature = "hub")]
 mod hub;

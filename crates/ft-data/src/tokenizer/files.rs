@@ -29,6 +29,8 @@ const TEMPLATES: &str = "additional_chat_templates";
 pub(super) enum Files {
     Folder(PathBuf),
     Memory(Vec<(String, Vec<u8>)>),
+    /// Made of the metadata of a GGUF file.
+    Gguf(PathBuf, Vec<(String, Vec<u8>)>),
 }
 
 impl Files {
@@ -37,13 +39,16 @@ impl Files {
         match self {
             Files::Folder(folder) => folder.join(name).display().to_string(),
             Files::Memory(_) => name.into(),
+            Files::Gguf(file, _) => format!("{} (as {name})", file.display()),
         }
     }
 
     /// The bytes of `name`, or nothing when there is no such file.
     pub fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match self {
-            Files::Memory(files) => Ok(files.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.clone())),
+            Files::Memory(files) | Files::Gguf(_, files) => {
+                Ok(files.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.clone()))
+            }
             Files::Folder(folder) => match std::fs::read(folder.join(name)) {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

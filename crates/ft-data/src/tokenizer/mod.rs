@@ -56,13 +56,16 @@ pub(crate) struct Token {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a checkpoint folder. Only `tokenizer.json` is required; `tokenizer_config.json`,
+    /// Reads the tokenizer of a checkpoint folder, or of a GGUF file. Of a folder, only `tokenizer.json` is required; `tokenizer_config.json`,
     /// `special_tokens_map.json`, `generation_config.json`, `config.json` and `chat_template.jinja` are used where present.
     ///
     /// # Errors
     /// A missing or broken file, by name; a chat template that does not parse.
     pub fn from_dir(folder: &Path) -> Result<Tokenizer> {
-        Tokenizer::open(Files::Folder(folder.into()))
+        match ft_gguf::is_gguf(folder) {
+            true => Tokenizer::open(Files::Gguf(folder.into(), gguf::files(folder)?)),
+            false => Tokenizer::open(Files::Folder(folder.into())),
+        }
     }
 
     /// The same from files built into the program, as `(name, contents)`.

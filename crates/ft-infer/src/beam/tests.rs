@@ -1,7 +1,19 @@
+use std::ops::ControlFlow;
+
 use super::*;
-use crate::generate::run;
-use crate::no_stream;
 use crate::table::Table;
+use crate::{FinishReason, Generation, Token, generate, no_stream};
+
+type OnToken<'a> = &'a mut dyn FnMut(Token) -> ControlFlow<()>;
+
+fn run(
+    table: &Table,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+    on_token: OnToken<'_>,
+) -> Result<Vec<Generation>> {
+    generate(&table.model(), prompts, config, on_token)
+}
 
 fn beams(num_beams: usize, max_new_tokens: usize, eos: &[u32]) -> GenerationConfig {
     GenerationConfig {
@@ -10,7 +22,7 @@ fn beams(num_beams: usize, max_new_tokens: usize, eos: &[u32]) -> GenerationConf
     }
 }
 
-fn log_softmax(row: &[f32]) -> Vec<f64> {
+fn log_p(row: &[f32]) -> Vec<f64> {
     let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
     row.iter().map(|x| f64::from(*x) - sum.ln()).collect()
 }
@@ -18,7 +30,7 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 /// The best answer by trying all of them: every sequence that ends with a stop token or has `left` tokens.
 fn best(table: &Table, last: u32, left: usize, config: &GenerationConfig) -> (f64, Vec<u32>) {
     fn walk(table: &Table, so_far: &[u32], last: u32, sum: f64, config: &GenerationConfig, best: &mut (f64, Vec<u32>)) {
-        for (id, log_p) in log_softmax(&table.logits[last as usize]).iter().enumerate() {
+        for (id, log_p) in log_p(&table.logits[last as usize]).iter().enumerate() {
             let tokens = [so_far, &[id as u32]].concat();
             let sum = sum + log_p;
             if config.stops_at(id as u32) || tokens.len() == config.max_new_tokens {
@@ -49,8 +61,7 @@ fn a_search_as_wide_as_the_tree_finds_the_best_answer() {
                 ..beams(64, 4, &[4])
             };
             let (_, expected) = best(&table, 0, 4, &config);
-            let mut table = table;
-            let got = run(&mut table, &[vec![0]], &config, &mut no_stream).unwrap();
+            let got = run(&table, &[vec![0]], &config, &mut no_stream).unwrap();
             assert_eq!(got[0].tokens, expected, "seed {seed}, length penalty {length_penalty}");
         }
     }
@@ -62,10 +73,10 @@ fn beams_see_past_a_greedy_trap() {
     let mut logits = vec![vec![0.0; 6]; 6];
     logits[0] = vec![-9.0, 1.0, 0.9, -9.0, -9.0, -9.0];
     logits[2] = vec![-9.0, -9.0, -9.0, 9.0, -9.0, -9.0];
-    let mut table = Table::new(logits);
-    let greedy = run(&mut table, &[vec![0]], &beams(1, 2, &[]), &mut no_stream).unwrap();
+    let table = Table::new(logits);
+    let greedy = run(&table, &[vec![0]], &beams(1, 2, &[]), &mut no_stream).unwrap();
     assert_eq!(greedy[0].tokens[0], 1);
-    let searched = run(&mut table, &[vec![0]], &beams(2, 2, &[]), &mut no_stream).unwrap();
+    let searched = run(&table, &[vec![0]], &beams(2, 2, &[]), &mut no_stream).unwrap();
     assert_eq!(searched[0].tokens, [2, 3]);
 }
 
@@ -73,10 +84,10 @@ fn beams_see_past_a_greedy_trap() {
 fn prompts_do_not_disturb_each_other() {
     let config = beams(3, 6, &[7]);
     let prompts: Vec<Vec<u32>> = (0..7).map(|id| vec![id; 1 + id as usize % 3]).collect();
-    let together = run(&mut Table::random(8, 5), &prompts, &config, &mut no_stream).unwrap();
+    let together = run(&Table::random(8, 5), &prompts, &config, &mut no_stream).unwrap();
     for (prompt, expected) in prompts.iter().zip(&together) {
         let alone = run(
-            &mut Table::random(8, 5),
+            &Table::random(8, 5),
             std::slice::from_ref(prompt),
             &config,
             &mut no_stream,
@@ -98,7 +109,7 @@ fn prompts_do_not_disturb_each_other() {
 fn a_finished_row_is_handed_over_whole() {
     let mut seen = Vec::new();
     let config = beams(2, 5, &[3]);
-    let got = run(&mut Table::chain(8), &[vec![0]], &config, &mut |token| {
+    let got = run(&Table::chain(8), &[vec![0]], &config, &mut |token| {
         seen.push(token);
         ControlFlow::Continue(())
     })

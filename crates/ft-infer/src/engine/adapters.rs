@@ -281,12 +281,12 @@ impl Held {
         self.known.iter().map(|known| known.info.generation).collect()
     }
 
-    /// Tells the model whose rows the next call has.
-    pub fn set_rows<'a>(&self, rows: impl Iterator<Item = Option<&'a Arc<AdapterInfo>>>) {
+    /// Tells the model whose rows the next call has, by generation; 0 is the base.
+    pub fn set_rows(&self, rows: &[u64]) {
         let Some(choice) = &self.rows else { return };
         let mixed = || self.known.iter().filter(|known| known.is_mixed());
-        let number = |info: &Arc<AdapterInfo>| mixed().position(|known| Arc::ptr_eq(&known.info, info));
-        choice.set(rows.map(|row| row.and_then(number)).collect());
+        let number = |own: u64| mixed().position(|known| known.info.generation == own);
+        choice.set(rows.iter().map(|row| number(*row)).collect());
     }
 
     /// Puts the LoRA adapters in memory into the slots, numbered in the order of `known`.

@@ -34,7 +34,7 @@ pub struct Events(Arc<Shared>);
 
 /// The engine's end.
 #[derive(Debug)]
-pub(super) struct Sender(Arc<Shared>);
+pub(crate) struct Sender(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -52,7 +52,7 @@ struct State {
     ended: bool,
 }
 
-pub(super) fn channel() -> (Sender, Events) {
+pub(crate) fn channel() -> (Sender, Events) {
     let shared = Arc::new(Shared::default());
     (Sender(shared.clone()), Events(shared))
 }
@@ -121,6 +121,11 @@ impl Events {
                 Poll::Pending
             }
         }
+    }
+
+    /// The next event, if it is there already.
+    pub(crate) fn there(&mut self) -> Option<Event> {
+        self.0.lock().waiting.pop_front()
     }
 
     /// The next event, waited for on this thread; `None` after the end.

@@ -1,12 +1,14 @@
 //! Many requests at once over one model: they join and leave between two forward passes, each with the adapter it names.
 //!
 //! ```text
-//!  submit ─▶ queue ─▶ ┌ worker thread ──────────────────────────────────────────────┐
-//!                     │ admit (cache for the prompt?)                                │
-//!                     │ one step: every decoding row + pieces of prompts             │──▶ Events of each request
-//!                     │   products together, attention over each one's own cache     │
-//!                     │ choose tokens; ended, cancelled and late requests leave      │
-//!                     └──────────────────────────────────────────────────────────────┘
+//!  submit ─▶ queue ─▶ ┌ worker thread, with the model and its adapters ──────────────┐
+//!                     │  ┌ scheduler ────────────────────────────────────────────┐    │
+//!                     │  │ admit (cache for the prompt?)                         │    │
+//!  generate ──────────┼─▶│ one step: every decoding row + pieces of prompts      │────┼──▶ Events of each request
+//!  (its own scheduler,│  │   products together, attention over each one's cache  │    │
+//!   a lent model)     │  │ choose tokens; those that have ended leave            │    │
+//!                     │  └───────────────────────────────────────────────────────┘    │
+//!                     └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! The cache is a budget of positions, taken in pieces of 128. A request is admitted when its prompt fits. Where rows that grow
@@ -22,13 +24,16 @@
 mod adapter_files;
 mod adapters;
 mod embeddings;
-mod events;
+pub(crate) mod events;
+mod logits;
 mod lookup;
 mod prefixes;
 mod request;
+pub(crate) mod scheduler;
 mod scores;
-mod sequence;
-mod stats;
+pub(crate) mod sequence;
+pub(crate) mod stats;
+pub(crate) mod whose;
 mod worker;
 
 use std::path::PathBuf;
@@ -49,6 +54,7 @@ use adapters::Names;
 use embeddings::Texts;
 use sequence::Sequence;
 use stats::Counters;
+use whose::Whose;
 use worker::Worker;
 
 /// Sizes of an engine.
@@ -131,7 +137,7 @@ struct State {
     /// Whether the model writes text.
     writes: bool,
     names: Arc<Names>,
-    counters: Counters,
+    counters: Arc<Counters>,
     closing: AtomicBool,
     /// When everything that still runs is given up.
     give_up: Mutex<Option<Instant>>,
@@ -167,7 +173,7 @@ impl Engine {
             positions: model.positions(),
             writes: model.writes(),
             names: Arc::default(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             closing: AtomicBool::new(false),
             give_up: Mutex::new(None),
         });
@@ -204,7 +210,8 @@ impl Engine {
         let [limit, positions] = [self.limit(), state.positions].map(|most| most.saturating_sub(before));
         request::check(&request, state.vocab, limit, positions)?;
         let (sender, events) = events::channel();
-        let sequence = Sequence::new(request, adapter, sender, state.layers);
+        let whose = adapter.map_or_else(Whose::default, Whose::loaded);
+        let sequence = Sequence::new(request, whose, sender, state.layers);
         if !state.counters.waiting.enter(state.options.queue as u64) {
             return Err(RequestError::Full(state.options.queue));
         }

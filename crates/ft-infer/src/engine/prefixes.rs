@@ -1,11 +1,9 @@
 //! Keys and values of requests that have ended, for those that begin with the same tokens.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use ft_model::KvCache;
 
-use crate::engine::adapters::AdapterInfo;
 use crate::engine::sequence::Sequence;
 
 /// Shorter beginnings are computed again: copying a buffer costs as much.
@@ -23,10 +21,6 @@ struct Kept {
     cache: KvCache,
 }
 
-fn generation(adapter: Option<&Arc<AdapterInfo>>) -> u64 {
-    adapter.map_or(0, |info| info.generation)
-}
-
 impl Prefixes {
     /// Positions of the budget that it takes.
     pub fn taken(&self) -> usize {
@@ -41,7 +35,7 @@ impl Prefixes {
             return;
         }
         let kept = Kept {
-            generation: generation(sequence.adapter.as_ref()),
+            generation: sequence.whose.generation,
             tokens: sequence.tokens[..len].to_vec(),
             cache: std::mem::replace(&mut sequence.cache, KvCache::new(layers)),
         };
@@ -57,10 +51,7 @@ impl Prefixes {
         if sequence.wants_prompt_scores() {
             return;
         }
-        let (own, wanted) = (
-            generation(sequence.adapter.as_ref()),
-            &sequence.tokens[..sequence.tokens.len() - 1],
-        );
+        let (own, wanted) = (sequence.whose.generation, &sequence.tokens[..sequence.tokens.len() - 1]);
         let common = |kept: &Kept| {
             let same = kept.tokens.iter().zip(wanted).take_while(|(a, b)| a == b).count();
             kept.cache.resumes(same)

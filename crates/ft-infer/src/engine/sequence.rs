@@ -1,24 +1,24 @@
 //! One request on its way: its tokens, its cache, and how its next token is chosen.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use ft_data::ChaCha8Rng;
-use ft_model::KvCache;
+use ft_model::{KvCache, NextTokens};
 
-use crate::engine::adapters::AdapterInfo;
+use crate::beam::Search;
 use crate::engine::events::{Event, Sender};
 use crate::engine::lookup::{self, Reach};
 use crate::engine::scores::TokenScore;
+use crate::engine::whose::Whose;
 use crate::engine::{Request, RequestError};
 use crate::generation::FinishReason;
 use crate::penalty;
 use crate::sample::{argmax, draw};
 
-pub(super) struct Sequence {
+pub(crate) struct Sequence {
     pub request: Request,
-    pub adapter: Option<Arc<AdapterInfo>>,
+    pub whose: Whose,
     events: Sender,
     /// Prompt and answer so far. All but the tokens behind `cache.len()` are in the cache.
     pub tokens: Vec<u32>,
@@ -28,20 +28,32 @@ pub(super) struct Sequence {
     reach: Reach,
     /// How many of `tokens`, the last ones, are speculation: for the length of a step.
     drafted: usize,
+    /// The beams, once the prompt is read, where there are several.
+    search: Option<Box<Search>>,
     pub arrived: Instant,
 }
 
+/// What a step tells of the token behind one.
+#[derive(Debug)]
+pub(crate) enum Answer<'a> {
+    /// All logits `[vocab]`.
+    Logits(&'a mut [f32]),
+    /// The largest, where nothing else is asked for.
+    Largest(u32, f32),
+}
+
 impl Sequence {
-    pub fn new(request: Request, adapter: Option<Arc<AdapterInfo>>, events: Sender, layers: usize) -> Self {
+    pub fn new(request: Request, whose: Whose, events: Sender, layers: usize) -> Self {
         Self {
             tokens: request.prompt.clone(),
-            adapter,
+            whose,
             events,
             cache: KvCache::new(layers),
             rng: ft_data::stream(request.config.seed, &format!("sample/{}", request.choice)),
             prompt_scores: Vec::new(),
             reach: Reach::START,
             drafted: 0,
+            search: None,
             arrived: Instant::now(),
             request,
         }
@@ -51,30 +63,76 @@ impl Sequence {
         self.tokens.len() - self.request.prompt.len()
     }
 
-    /// Positions of the cache that its tokens take, those of its adapter's virtual tokens included.
+    /// Positions of the cache that its tokens take, those of its adapter's virtual tokens included, for each of its beams.
     pub fn room(&self) -> usize {
-        let before = self.adapter.as_ref().map_or(0, |info| info.virtual_tokens);
-        KvCache::room(before + self.tokens.len())
+        let len = self.search.as_ref().map_or(self.tokens.len(), |search| search.tokens());
+        KvCache::room(self.whose.virtual_tokens + len) * self.request.config.num_beams
     }
 
-    /// Tokens that are not in the cache yet.
+    /// Tokens that are not in the cache yet; of several beams, the last of each.
     pub fn ahead(&self) -> usize {
-        self.tokens.len() - self.cache.len()
+        match &self.search {
+            Some(_) => self.request.config.num_beams,
+            None => self.tokens.len() - self.cache.len(),
+        }
     }
 
-    /// How many of the tokens are speculation.
-    pub fn drafted(&self) -> usize {
-        self.drafted
+    /// Whether its next step continues an answer, and reads no prompt.
+    pub fn decodes(&self) -> bool {
+        self.search.is_some() || self.ahead() == 1 + self.drafted
+    }
+
+    /// Whether it keeps several beams.
+    pub fn searches(&self) -> bool {
+        self.request.config.num_beams > 1
+    }
+
+    /// The last tokens that it takes in of which the logits are needed once it has taken in all.
+    pub fn judged(&self) -> usize {
+        match &self.search {
+            Some(_) => self.request.config.num_beams,
+            None => 1 + self.drafted,
+        }
+    }
+
+    /// Takes the next `count` tokens into a step.
+    pub fn next(&mut self, count: usize) -> Vec<NextTokens<'_>> {
+        if let Some(search) = &mut self.search {
+            return search.last_tokens();
+        }
+        let from = self.cache.len();
+        let ids = &self.tokens[from..from + count];
+        vec![NextTokens {
+            cache: &mut self.cache,
+            ids,
+        }]
+    }
+
+    /// Whether the largest logit is all that is needed of a row.
+    pub fn takes_largest(&self) -> bool {
+        let Request {
+            config,
+            presence_penalty,
+            frequency_penalty,
+            logit_bias,
+            structure,
+            scores,
+            ..
+        } = &self.request;
+        let greedy = !config.do_sample && config.num_beams == 1 && !penalty::applies(config);
+        let as_it_is = *presence_penalty == 0.0 && *frequency_penalty == 0.0 && logit_bias.is_empty();
+        greedy && as_it_is && structure.is_none() && scores.is_none() && !self.wants_prompt_scores()
     }
 
     /// Appends at most `most` tokens that may come next. They take no room of the cache that the sequence does not have.
     pub fn speculate(&mut self, most: usize) {
         // A state that took in a wrong guess cannot be taken back.
-        if !self.cache.can_be_cut() {
+        if self.searches() || !self.cache.can_be_cut() {
             return;
         }
         let left = self.request.config.max_new_tokens.saturating_sub(self.generated() + 1);
-        let room = KvCache::room(self.tokens.len()) - self.tokens.len();
+        let held = self.whose.virtual_tokens + self.tokens.len();
+        let room = KvCache::room(held) - held;
         let draft = lookup::follow(&self.tokens, self.reach.of(most).min(left).min(room));
         self.drafted = draft.len();
         self.tokens.extend(draft);
@@ -95,9 +153,10 @@ impl Sequence {
         }
     }
 
-    /// Forgets keys and values; they are computed again, to the same bits.
+    /// Forgets keys and values; they are computed again, to the same bits. A search starts again.
     pub fn drop_cache(&mut self, layers: usize) {
         self.cache = KvCache::new(layers);
+        self.search = None;
     }
 
     /// Why it cannot go on, if it cannot: nobody listens (which needs no answer), or its time is over.
@@ -142,11 +201,48 @@ impl Sequence {
         }
     }
 
-    /// Chooses the next token from its logits `[vocab]` and hands it on; how it ended, if it did.
-    pub fn choose(&mut self, logits: &mut [f32]) -> Option<Result<FinishReason, RequestError>> {
+    /// Takes the logits `[beams, vocab]` of all beams a token further; how the search ended, if it did. The answer is handed on then.
+    pub fn search(&mut self, logits: &mut [f32], vocab: usize) -> Option<Result<FinishReason, RequestError>> {
+        let config = &self.request.config;
+        let (prompt, cache) = (&self.tokens, &mut self.cache);
+        let begin = || Box::new(Search::new(prompt, std::mem::replace(cache, KvCache::new(0)), config));
+        let search = self.search.get_or_insert_with(begin);
+        let Some(goes_on) = search.advance(logits, vocab, config) else {
+            let generated = search.tokens() - self.tokens.len();
+            return Some(Err(RequestError::NotFinite { generated }));
+        };
+        if goes_on {
+            return None;
+        }
+        let answer = search.best();
+        let stops = answer.last().is_some_and(|id| config.stops_at(*id));
+        let how = if stops {
+            FinishReason::Stop
+        } else {
+            FinishReason::Length
+        };
+        for (at, id) in (1..).zip(&answer) {
+            let finish = (at == answer.len()).then_some(how);
+            let (id, score) = (*id, None);
+            self.events.send(Event::Token { id, score, finish });
+        }
+        self.tokens.extend(answer);
+        Some(Ok(how))
+    }
+
+    /// Chooses the next token and hands it on; how it ended, if it did.
+    pub fn choose(&mut self, answer: Answer<'_>) -> Option<Result<FinishReason, RequestError>> {
         if self.request.config.max_new_tokens == 0 {
             return Some(Ok(FinishReason::Length));
         }
+        let logits = match answer {
+            Answer::Logits(logits) => logits,
+            Answer::Largest(id, logit) if logit.is_finite() => return self.take(id, None, false),
+            Answer::Largest(..) => {
+                let generated = self.generated();
+                return Some(Err(RequestError::NotFinite { generated }));
+            }
+        };
         let asked = self.request.scores;
         let raw = asked.map(|_| logits.to_vec());
         let generated = self.generated();
@@ -166,14 +262,19 @@ impl Sequence {
                 Err(why) => return broken(why),
             },
         };
+        let score = raw.zip(asked).map(|(raw, top)| TokenScore::of(&raw, id, top));
+        self.take(id, score, ended)
+    }
+
+    /// Appends a token, which may end the answer, and hands it on.
+    fn take(&mut self, id: u32, score: Option<TokenScore>, ends: bool) -> Option<Result<FinishReason, RequestError>> {
         self.tokens.push(id);
         let config = &self.request.config;
-        let finish = match (ended || config.stops_at(id), self.generated() >= config.max_new_tokens) {
+        let finish = match (ends || config.stops_at(id), self.generated() >= config.max_new_tokens) {
             (true, _) => Some(FinishReason::Stop),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
         };
-        let score = raw.zip(asked).map(|(raw, top)| TokenScore::of(&raw, id, top));
         self.events.send(Event::Token { id, score, finish });
         finish.map(Ok)
     }

@@ -12,7 +12,7 @@ macro_rules! stats {
 
         /// The same while they change.
         #[derive(Debug, Default)]
-        pub(super) struct Counters {
+        pub(crate) struct Counters {
             $(pub $name: Counter),*
         }
 
@@ -66,7 +66,7 @@ stats! {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub fn add(&self, count: u64) {

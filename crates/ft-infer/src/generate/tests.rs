@@ -1,6 +1,17 @@
 use super::*;
+use crate::no_stream;
 use crate::table::Table;
-use crate::{Error, FinishReason, no_stream};
+
+type OnToken<'a> = &'a mut dyn FnMut(Token) -> ControlFlow<()>;
+
+fn run(
+    table: &Table,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+    on_token: OnToken<'_>,
+) -> Result<Vec<Generation>> {
+    generate(&table.model(), prompts, config, on_token)
+}
 
 fn tokens(generations: &[Generation]) -> Vec<Vec<u32>> {
     generations.iter().map(|generation| generation.tokens.clone()).collect()
@@ -9,13 +20,7 @@ fn tokens(generations: &[Generation]) -> Vec<Vec<u32>> {
 #[test]
 fn greedy_follows_the_likeliest_until_a_stop_token_or_the_limit() {
     let config = GenerationConfig::greedy(4, [5]);
-    let generations = run(
-        &mut Table::chain(8),
-        &[vec![0], vec![3], vec![6]],
-        &config,
-        &mut no_stream,
-    )
-    .unwrap();
+    let generations = run(&Table::chain(8), &[vec![0], vec![3], vec![6]], &config, &mut no_stream).unwrap();
     assert_eq!(tokens(&generations), [vec![1, 2, 3, 4], vec![4, 5], vec![7, 7, 7, 7]]);
     let reasons: Vec<_> = generations.iter().map(|generation| generation.finish_reason).collect();
     assert_eq!(
@@ -27,16 +32,61 @@ fn greedy_follows_the_likeliest_until_a_stop_token_or_the_limit() {
 }
 
 #[test]
-fn ended_rows_leave_the_batch() {
-    let mut table = Table::chain(8);
-    run(
-        &mut table,
-        &[vec![0], vec![3], vec![4]],
-        &GenerationConfig::greedy(5, [5]),
-        &mut no_stream,
-    )
-    .unwrap();
-    assert_eq!(table.calls, [3, 2, 1, 1, 1]);
+fn ended_rows_leave_and_others_take_their_place() {
+    let steps = |batch_size| {
+        let config = GenerationConfig {
+            batch_size,
+            ..GenerationConfig::greedy(5, [5])
+        };
+        let (model, prompts) = (Table::chain(8).model(), [vec![0], vec![3], vec![4]]);
+        let (generations, stats) = super::run(&model, &prompts, &Among::default(), &config, &mut no_stream).unwrap();
+        assert_eq!(tokens(&generations), [vec![1, 2, 3, 4, 5], vec![4, 5], vec![5]]);
+        assert_eq!((stats.generated_tokens, stats.preempted), (8, 0));
+        stats.steps
+    };
+    // The third begins beside the first when the second has ended.
+    assert_eq!([steps(3), steps(2), steps(1)], [5, 5, 8]);
+}
+
+#[test]
+fn beams_give_their_cache_up_and_find_the_same_answer() {
+    let (model, prompts) = (Table::random(20, 4).model(), [vec![1], vec![2, 3]]);
+    let config = GenerationConfig {
+        num_beams: 3,
+        ..GenerationConfig::greedy(200, [])
+    };
+    let run = |edit: &dyn Fn(&mut EngineOptions)| {
+        let jobs = prompts::jobs(
+            &prompts,
+            Limits {
+                vocab: 20,
+                positions: 256,
+            },
+            200,
+        )
+        .unwrap();
+        let mut options = sizes(&model, &jobs, &config);
+        edit(&mut options);
+        let counters = Arc::new(Counters::default());
+        let mut scheduler = Scheduler::new(&model, options, counters.clone());
+        let jobs = jobs.iter();
+        let mut rows: Vec<Row> = jobs
+            .map(|job| start(job, &model, &Among::default(), &config, &mut scheduler))
+            .collect();
+        while !scheduler.is_idle() {
+            scheduler.admit(|_, _| Ok(Some(KvCache::new(1))));
+            let ended = scheduler.step(&model, &|_| {});
+            scheduler.settle(ended);
+        }
+        for row in &mut rows {
+            row.hear(&mut ControlFlow::Continue(()), &mut no_stream).unwrap();
+        }
+        let answers: Vec<_> = rows.into_iter().map(|row| row.tokens).collect();
+        (answers, counters.read().preempted)
+    };
+    let (wide, narrow) = (run(&|_| {}), run(&|options| options.cache_positions = 3 * 256));
+    assert_eq!((wide.1, narrow.1), (0, 1));
+    assert_eq!(wide.0, narrow.0);
 }
 
 #[test]
@@ -45,7 +95,7 @@ fn ignoring_the_stop_tokens_goes_on_to_the_limit() {
         ignore_eos: true,
         ..GenerationConfig::greedy(3, [5])
     };
-    let generations = run(&mut Table::chain(8), &[vec![4]], &config, &mut no_stream).unwrap();
+    let generations = run(&Table::chain(8), &[vec![4]], &config, &mut no_stream).unwrap();
     assert_eq!(tokens(&generations), [[5, 6, 7]]);
 }
 
@@ -54,7 +104,7 @@ fn a_row_ends_with_the_positions() {
     let mut table = Table::chain(9);
     table.positions = 4;
     let generations = run(
-        &mut table,
+        &table,
         &[vec![0, 1], vec![0]],
         &GenerationConfig::greedy(9, []),
         &mut no_stream,
@@ -77,7 +127,7 @@ fn the_callback_sees_every_token_in_its_row() {
         ..GenerationConfig::greedy(4, [5])
     };
     let generations = run(
-        &mut Table::chain(8),
+        &Table::chain(8),
         &[vec![0], vec![0, 3], vec![6]],
         &config,
         &mut |token| {
@@ -105,7 +155,7 @@ fn breaking_off_keeps_what_there_is() {
         batch_size: 2,
         ..GenerationConfig::greedy(4, [])
     };
-    let generations = run(&mut Table::chain(8), &[vec![0], vec![3], vec![6]], &config, &mut |_| {
+    let generations = run(&Table::chain(8), &[vec![0], vec![3], vec![6]], &config, &mut |_| {
         left -= 1;
         if left == 0 {
             ControlFlow::Break(())
@@ -130,7 +180,7 @@ fn a_sampled_row_depends_on_seed_and_index_only() {
         ..GenerationConfig::greedy(12, [])
     };
     let sample = |prompts: &[Vec<u32>], config: &GenerationConfig| {
-        tokens(&run(&mut Table::random(20, 3), prompts, config, &mut no_stream).unwrap())
+        tokens(&run(&Table::random(20, 3), prompts, config, &mut no_stream).unwrap())
     };
     let prompts = [vec![1], vec![1, 2, 3], vec![7, 8], vec![9], vec![1]];
     let all = sample(&prompts, &config);
@@ -160,7 +210,7 @@ fn penalties_change_the_greedy_choice() {
     let plain = GenerationConfig::greedy(3, []);
     let mut table = Table::chain(4);
     table.logits.iter_mut().flatten().for_each(|logit| *logit -= 10.0);
-    let mut run = |config| tokens(&run(&mut table, &[vec![3]], &config, &mut no_stream).unwrap());
+    let run = |config| tokens(&run(&table, &[vec![3]], &config, &mut no_stream).unwrap());
     assert_eq!(run(plain.clone()), [[3, 3, 3]]);
     assert_eq!(
         run(GenerationConfig {
@@ -197,20 +247,20 @@ fn logits_that_are_no_numbers_are_an_error() {
             ..GenerationConfig::greedy(3, [])
         },
     ] {
-        let error = run(&mut table, &[vec![3], vec![2]], &config, &mut no_stream).unwrap_err();
+        let error = run(&table, &[vec![3], vec![2]], &config, &mut no_stream).unwrap_err();
         assert!(matches!(error, Error::NotFinite { row: 1, generated: 0 }), "{error}");
     }
 }
 
 #[test]
 fn bad_settings_are_found_before_anything_runs() {
-    let mut table = Table::chain(4);
+    let table = Table::chain(4);
     let config = GenerationConfig {
         batch_size: 0,
         ..GenerationConfig::default()
     };
     assert!(matches!(
-        run(&mut table, &[vec![1]], &config, &mut no_stream),
+        run(&table, &[vec![1]], &config, &mut no_stream),
         Err(Error::Settings(_))
     ));
     let config = GenerationConfig {
@@ -219,12 +269,11 @@ fn bad_settings_are_found_before_anything_runs() {
         ..GenerationConfig::default()
     };
     assert!(matches!(
-        run(&mut table, &[vec![1]], &config, &mut no_stream),
+        run(&table, &[vec![1]], &config, &mut no_stream),
         Err(Error::Settings(_))
     ));
-    assert!(table.calls.is_empty());
     assert_eq!(
-        run(&mut table, &[], &GenerationConfig::default(), &mut no_stream).unwrap(),
+        run(&table, &[], &GenerationConfig::default(), &mut no_stream).unwrap(),
         []
     );
 }

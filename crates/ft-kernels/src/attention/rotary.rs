@@ -24,7 +24,7 @@ pub fn rotary_attention(
         let turned = |x| rope(x, cos.clone(), sin.clone());
         return attention(turned(q), turned(k), v, mask, scale);
     }
-    super::check(&q, &k, &v, mask);
+    super::check(q.dims(), &k, &v, mask);
     crate::rope::check(&q, &cos, &sin);
     crate::rope::check(&k, &cos, &sin);
     let (first, span) = mask.parts();

@@ -1,7 +1,7 @@
 //! Products with a matrix in codes, which are decoded a tile at a time while the products are packed: no dense copy exists.
 use super::codes::{Coded, Interleaved, View, dots};
 use super::flex::{contiguous, fresh, matrix, rows, tensor, values};
-use super::gemm::{Factor, Mat, Par, Term, eight, gemm};
+use super::gemm::{Factor, Mat, Par, Term, eight, eight_whole, gemm};
 use super::{par, scratch, team};
 use crate::portable::with_last;
 use crate::row_invariant;
@@ -81,7 +81,11 @@ fn by_dots(w: &View, x: &FlexTensor, out: &mut [f32]) {
     let few = a.rows() * n * k < PARALLEL_FROM;
     let par = if few { Par::One } else { Par::All };
     if let Some((codes, scales)) = w.eight() {
-        return eight(values(x), codes, scales, out, par);
+        // Training computes in f32 whatever its rows; decoding need not.
+        return match row_invariant::on() {
+            true => eight_whole(values(x), codes, scales, out, par),
+            false => eight(values(x), codes, scales, out, par),
+        };
     }
     let x = w.rows(0..0, |w| Interleaved::new(a, &w));
     let height = if few { n.max(1) } else { (TASK / k.max(1)).max(1) };

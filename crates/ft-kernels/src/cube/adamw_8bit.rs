@@ -1,6 +1,7 @@
-//! AdamW with moments in codes: a cube for each block of 256 numbers, a word of four codes for each unit.
-use super::adamw::own;
-use super::address_type;
+//! AdamW with moments in codes over many parameters in few launches: a cube for each block of 256 numbers, a word of four codes for
+//! each unit.
+use super::adamw::{ends, own};
+use super::many::{groups, widest};
 use super::row::{element, largest};
 use crate::adamw_8bit::{AdamW8bitStep, BLOCK, CodeMap};
 use burn::backend::TensorMetadata;
@@ -20,38 +21,62 @@ const UNITS: usize = BLOCK / WORD;
 /// Numbers of a map in the tables: its values, then its middles.
 const MAP: usize = 256 + 255;
 
-/// The new parameter, codes and scales, in place where nothing else holds them.
-pub(crate) fn adamw_8bit(
-    param: CubeTensor,
-    grad: CubeTensor,
-    codes: [CubeTensor; 2],
-    absmax: [CubeTensor; 2],
-    maps: [CodeMap; 2],
-    step: AdamW8bitStep,
-) -> (CubeTensor, [CubeTensor; 2], [CubeTensor; 2]) {
-    let (param, grad) = (own(param), into_contiguous(grad));
-    let ([code1, code2], [absmax1, absmax2]) = (codes.map(own), absmax.map(own));
-    let (client, numbers) = (param.client.clone(), param.shape().num_elements());
-    let blocks = numbers.div_ceil(BLOCK);
+/// A parameter, its gradient, the codes and the scales of its moments.
+pub(crate) type Row = [CubeTensor; 6];
+
+/// The new parameters, codes and scales, in place where nothing else holds them. None is empty.
+pub(crate) fn adamw_8bit(rows: Vec<(Row, AdamW8bitStep)>, maps: [CodeMap; 2]) -> Vec<[CubeTensor; 5]> {
+    let Some(client) = rows.first().map(|(row, _)| row[0].client.clone()) else {
+        return vec![];
+    };
+    let kind = |([param, grad, ..], step): &(Row, AdamW8bitStep)| (param.dtype, grad.dtype, *step);
+    let groups = groups(&client, rows.iter().map(kind), 6);
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|([param, grad, kept @ ..], step)| {
+            let [code1, code2, absmax1, absmax2] = kept.map(own);
+            ([own(param), grad, code1, code2, absmax1, absmax2], step)
+        })
+        .collect();
+    for group in groups {
+        launch(&rows, &group, maps);
+    }
+    let parts = |([param, _, kept @ ..], _): (Row, _)| {
+        let [code1, code2, absmax1, absmax2] = kept;
+        [param, code1, code2, absmax1, absmax2]
+    };
+    rows.into_iter().map(parts).collect()
+}
+
+/// One launch for the rows of these places, which are all of one kind.
+fn launch(rows: &[(Row, AdamW8bitStep)], group: &[usize], maps: [CodeMap; 2]) {
+    let (first, step) = &rows[group[0]];
+    let (client, device) = (first[0].client.clone(), &first[0].device);
+    let types = [element(&first[0]), element(&first[1])];
+    let all: Vec<Row> = group.iter().map(|i| rows[*i].0.clone().map(into_contiguous)).collect();
+    let numbers: Vec<usize> = all.iter().map(|row| row[0].shape().num_elements()).collect();
+    let ends = ends(numbers.iter().map(|numbers| numbers.div_ceil(BLOCK)));
+    let blocks = ends.last().copied().unwrap_or(0);
+    let buffers = |which: usize| all.iter().map(move |row| row[which].clone());
     let dim = CubeDim::new_1d(UNITS as u32);
-    let types = [element(&param), element(&grad)];
     let number = |x: f64| x as f32;
     // SAFETY: cubes beyond the last block end at once; codes and scales were counted when the operation was called, and numbers
-    // beyond the parameter are neither read nor written.
+    // beyond a parameter are neither read nor written.
     unsafe {
         adamw_8bit_step::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, blocks * UNITS, dim),
             dim,
-            address_type([&param, &grad, &code1]),
-            param.clone().into_buffer_arg(),
-            grad.into_buffer_arg(),
-            code1.clone().into_buffer_arg(),
-            code2.clone().into_buffer_arg(),
-            absmax1.clone().into_buffer_arg(),
-            absmax2.clone().into_buffer_arg(),
-            tables(&param.device, maps).into_buffer_arg(),
-            numbers,
+            widest(&all.concat()),
+            ends.into_iter().collect(),
+            numbers.into_iter().collect(),
+            buffers(0).map(CubeTensor::into_buffer_arg).collect(),
+            buffers(1).map(CubeTensor::into_buffer_arg).collect(),
+            buffers(2).map(CubeTensor::into_buffer_arg).collect(),
+            buffers(3).map(CubeTensor::into_buffer_arg).collect(),
+            buffers(4).map(CubeTensor::into_buffer_arg).collect(),
+            buffers(5).map(CubeTensor::into_buffer_arg).collect(),
+            tables(device, maps).into_buffer_arg(),
             blocks,
             number(step.beta1),
             number(1.0 - step.beta1),
@@ -64,7 +89,6 @@ pub(crate) fn adamw_8bit(
             types,
         );
     }
-    (param, [code1, code2], [absmax1, absmax2])
 }
 
 /// Both maps on a device, where they stay.
@@ -88,14 +112,15 @@ fn tables(device: &CubeDevice, maps: [CodeMap; 2]) -> CubeTensor {
 
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn adamw_8bit_step<F: Float, G: Float>(
-    param: &mut [F],
-    grad: &[G],
-    code1: &mut [u32],
-    code2: &mut [u32],
-    absmax1: &mut [f32],
-    absmax2: &mut [f32],
+    ends: &Sequence<usize>,
+    numbers: &Sequence<usize>,
+    params: &mut Sequence<Box<[F]>>,
+    grads: &Sequence<Box<[G]>>,
+    codes1: &mut Sequence<Box<[u32]>>,
+    codes2: &mut Sequence<Box<[u32]>>,
+    scales1: &mut Sequence<Box<[f32]>>,
+    scales2: &mut Sequence<Box<[f32]>>,
     tables: &[f32],
-    numbers: usize,
     blocks: usize,
     beta1: f32,
     rest1: f32,
@@ -107,37 +132,49 @@ fn adamw_8bit_step<F: Float, G: Float>(
     zero1: u32,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
-    let block = CUBE_POS;
-    if block >= blocks {
+    let cube = CUBE_POS;
+    if cube >= blocks {
         terminate!();
     }
+    let count = params.len();
     let unit = UNIT_POS as usize;
-    let word = block * UNITS + unit;
-    let (old1, old2) = (code1[word], code2[word]);
-    let (scale1, scale2) = (absmax1[block], absmax2[block]);
     let mut first = Array::<f32>::new(WORD);
     let mut second = Array::<f32>::new(WORD);
     let mut most1 = 0.0f32;
     let mut most2 = 0.0f32;
+    let mut start = 0usize.runtime();
     #[unroll]
-    for k in 0..WORD {
-        let at = word * WORD + k;
-        let shift = comptime!(8 * k as u32);
-        let mut m = 0.0f32;
-        let mut v = 0.0f32;
-        if at < numbers {
-            let g = f32::cast_from(grad[at]);
-            if !(g.is_nan() || g.is_inf()) {
-                m = beta1 * (tables[((old1 >> shift) & 255) as usize] * scale1) + rest1 * g;
-                v = beta2 * (tables[MAP + ((old2 >> shift) & 255) as usize] * scale2) + rest2 * (g * g);
-                let new = keep * (f32::cast_from(param[at]) - step_size * (m / (v.sqrt() + eps)));
-                param[at] = F::cast_from(new);
+    for i in 0..count {
+        let end = ends[i];
+        if cube >= start && cube < end {
+            let block = cube - start;
+            let word = block * UNITS + unit;
+            let (old1, old2) = (codes1[i][word], codes2[i][word]);
+            let (scale1, scale2) = (scales1[i][block], scales2[i][block]);
+            let param = &mut params[i];
+            let grad = &grads[i];
+            #[unroll]
+            for k in 0..WORD {
+                let at = word * WORD + k;
+                let shift = comptime!(8 * k as u32);
+                let mut m = 0.0f32;
+                let mut v = 0.0f32;
+                if at < numbers[i] {
+                    let g = f32::cast_from(grad[at]);
+                    if !(g.is_nan() || g.is_inf()) {
+                        m = beta1 * (tables[((old1 >> shift) & 255) as usize] * scale1) + rest1 * g;
+                        v = beta2 * (tables[MAP + ((old2 >> shift) & 255) as usize] * scale2) + rest2 * (g * g);
+                        let new = keep * (f32::cast_from(param[at]) - step_size * (m / (v.sqrt() + eps)));
+                        param[at] = F::cast_from(new);
+                    }
+                }
+                first[k] = m;
+                second[k] = v;
+                most1 = max(most1, m.abs());
+                most2 = max(most2, v);
             }
         }
-        first[k] = m;
-        second[k] = v;
-        most1 = max(most1, m.abs());
-        most2 = max(most2, v);
+        start = end;
     }
     let mut scratch = Shared::<[f32]>::new_slice(UNITS);
     let most1 = largest(most1, &mut scratch, UNITS);
@@ -155,11 +192,24 @@ fn adamw_8bit_step<F: Float, G: Float>(
         new1 |= code << shift;
         new2 |= nearest(tables, comptime!(MAP + 256), share(second[k], most2)) << shift;
     }
-    code1[word] = new1;
-    code2[word] = new2;
-    if unit == 0 {
-        absmax1[block] = most1;
-        absmax2[block] = most2;
+    let mut start = 0usize.runtime();
+    #[unroll]
+    for i in 0..count {
+        let end = ends[i];
+        if cube >= start && cube < end {
+            let block = cube - start;
+            let code1 = &mut codes1[i];
+            let code2 = &mut codes2[i];
+            code1[block * UNITS + unit] = new1;
+            code2[block * UNITS + unit] = new2;
+            if unit == 0 {
+                let scale1 = &mut scales1[i];
+                let scale2 = &mut scales2[i];
+                scale1[block] = most1;
+                scale2[block] = most2;
+            }
+        }
+        start = end;
     }
 }
 

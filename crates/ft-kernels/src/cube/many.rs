@@ -1,8 +1,7 @@
-//! Sums of squares and multiples of several tensors in one launch: as many cubes for each of them.
+//! Sums of squares and multiples of many tensors in few launches: as many cubes for each tensor of a launch.
 use super::adamw::own;
 use super::address_type;
 use super::row::{element, total, vector};
-use crate::many::GROUP;
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -14,14 +13,32 @@ use cubecl::prelude::*;
 
 /// Units of a cube, at most.
 const UNITS: u32 = 256;
+/// Tensors of a launch, at most: a kernel has a branch for each.
+const MOST: usize = 32;
 
-/// `sums` `[slots]` f32, from place `first` on with the sums of squares of `parts` parts of every tensor. All have one type, which
-/// [`super::rows_fit`] allows.
-pub(crate) fn add_squares(sums: CubeTensor, tensors: Vec<CubeTensor>, first: usize, parts: usize) -> CubeTensor {
-    let sums = own(sums);
+/// The sum of the squares of all numbers of one or more tensors, `[1]` in f32.
+pub(crate) fn sum_of_squares(tensors: Vec<CubeTensor>) -> CubeTensor {
+    let (client, device) = (tensors[0].client.clone(), tensors[0].device.clone());
+    let groups: Vec<_> = alike(&client, &tensors)
+        .into_iter()
+        .map(|group| (parts(&tensors, &group), group))
+        .collect();
+    let slots = groups.iter().map(|(parts, group)| parts * group.len()).sum();
+    let sums = empty_device_contiguous_dtype(client, device, Shape::new([slots]), DType::F32);
+    let mut first = 0;
+    for (parts, group) in groups {
+        add_squares(&sums, group.iter().map(|i| tensors[*i].clone()), first, parts);
+        first += group.len() * parts;
+    }
+    sum_of_parts(sums)
+}
+
+/// The sums of squares of `parts` parts of every tensor, from place `first` of `sums` on. All have one type.
+fn add_squares(sums: &CubeTensor, tensors: impl Iterator<Item = CubeTensor>, first: usize, parts: usize) {
     // Any order of the numbers will do.
-    let flat = |x: CubeTensor| if is_dense(&x) { x } else { into_contiguous(x) };
-    let tensors: Vec<_> = tensors.into_iter().map(flat).collect();
+    let tensors: Vec<_> = tensors
+        .map(|x| if is_dense(&x) { x } else { into_contiguous(x) })
+        .collect();
     let (client, types) = (sums.client.clone(), element(&tensors[0]));
     let (dim, vector) = (dim(&client), common(&client, &tensors));
     let cubes = tensors.len() * parts;
@@ -42,12 +59,10 @@ pub(crate) fn add_squares(sums: CubeTensor, tensors: Vec<CubeTensor>, first: usi
             types,
         );
     }
-    sums
 }
 
 /// The sum of x `[n]` f32, `[1]`.
-pub(crate) fn sum_of_parts(x: CubeTensor) -> CubeTensor {
-    let x = into_contiguous(x);
+fn sum_of_parts(x: CubeTensor) -> CubeTensor {
     let (client, n) = (x.client.clone(), x.shape().num_elements());
     let out = empty_device_contiguous_dtype(client.clone(), x.device.clone(), Shape::new([1]), DType::F32);
     let dim = dim(&client);
@@ -67,41 +82,71 @@ pub(crate) fn sum_of_parts(x: CubeTensor) -> CubeTensor {
     out
 }
 
-/// The first `count` times factor `[1]` f32, in place where nothing else holds them; the others as they are.
-pub(crate) fn scale_each(
-    tensors: [CubeTensor; GROUP],
-    factor: CubeTensor,
-    count: usize,
-    parts: usize,
-) -> [CubeTensor; GROUP] {
-    let mut at = 0;
-    let tensors = tensors.map(|x| {
-        at += 1;
-        if at <= count { own(x) } else { x }
-    });
-    let written: Vec<_> = tensors[..count].to_vec();
-    let (client, types) = (factor.client.clone(), element(&tensors[0]));
-    let (dim, vector) = (dim(&client), common(&client, &written));
-    // SAFETY: as in `add_squares`.
-    unsafe {
-        scale_many::launch_unchecked(
-            &client,
-            calculate_cube_count_elemwise(&client, count * parts * dim.num_elems() as usize, dim),
-            dim,
-            widest(&written),
-            vector,
-            lengths(&written, vector),
-            written.into_iter().map(CubeTensor::into_buffer_arg).collect(),
-            into_contiguous(factor).into_buffer_arg(),
-            parts,
-            dim.num_elems() as usize,
-            types,
-        );
+/// Each times factor `[1]` f32, in place where nothing else holds it.
+pub(crate) fn scale_each(tensors: Vec<CubeTensor>, factor: CubeTensor) -> Vec<CubeTensor> {
+    let (client, factor) = (factor.client.clone(), into_contiguous(factor));
+    let groups = alike(&client, &tensors);
+    let tensors: Vec<_> = tensors.into_iter().map(own).collect();
+    for group in groups {
+        let parts = parts(&tensors, &group);
+        let written: Vec<_> = group.iter().map(|i| tensors[*i].clone()).collect();
+        let (dim, vector, types) = (dim(&client), common(&client, &written), element(&written[0]));
+        // SAFETY: as in `add_squares`.
+        unsafe {
+            scale_many::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, written.len() * parts * dim.num_elems() as usize, dim),
+                dim,
+                widest(&written),
+                vector,
+                lengths(&written, vector),
+                written.into_iter().map(CubeTensor::into_buffer_arg).collect(),
+                factor.clone().into_buffer_arg(),
+                parts,
+                dim.num_elems() as usize,
+                types,
+            );
+        }
     }
     tensors
 }
 
-fn dim(client: &Client) -> CubeDim {
+/// Which tensors share a launch: all of one type, and all read in whole vectors or all one by one.
+fn alike(client: &Client, tensors: &[CubeTensor]) -> Vec<Vec<usize>> {
+    let kinds = tensors.iter().map(|x| (x.dtype, in_vectors(x)));
+    groups(client, kinds, 1)
+}
+
+/// Whether the widest vectors divide its numbers.
+pub(super) fn in_vectors(x: &CubeTensor) -> bool {
+    x.shape().num_elements().is_multiple_of(8)
+}
+
+/// Places of what shares a launch: all of one kind, and no more than a launch takes where each has `buffers` buffers.
+pub(super) fn groups<K: PartialEq>(client: &Client, kinds: impl Iterator<Item = K>, buffers: usize) -> Vec<Vec<usize>> {
+    // Two for what all share and one for the scalars.
+    let bindings = (client.properties().hardware.max_bindings as usize).saturating_sub(3);
+    let most = (bindings / buffers).clamp(1, MOST);
+    let mut groups: Vec<(K, Vec<usize>)> = Vec::new();
+    for (i, kind) in kinds.enumerate() {
+        match groups
+            .iter_mut()
+            .find(|(other, group)| *other == kind && group.len() < most)
+        {
+            Some((_, group)) => group.push(i),
+            None => groups.push((kind, vec![i])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// Cubes that share the longest tensor of a group; the others have as many.
+fn parts(tensors: &[CubeTensor], group: &[usize]) -> usize {
+    let longest = group.iter().map(|i| tensors[*i].shape().num_elements()).max();
+    longest.unwrap_or(0).div_ceil(1 << 13).clamp(1, 512)
+}
+
+pub(super) fn dim(client: &Client) -> CubeDim {
     let most = client.properties().hardware.max_units_per_cube.min(UNITS);
     CubeDim::new_1d(1 << most.ilog2())
 }
@@ -118,7 +163,7 @@ fn lengths(tensors: &[CubeTensor], vector: usize) -> SequenceArg<usize> {
     tensors.iter().map(|x| x.shape().num_elements() / vector).collect()
 }
 
-fn widest(tensors: &[CubeTensor]) -> AddressType {
+pub(super) fn widest(tensors: &[CubeTensor]) -> AddressType {
     let types = tensors.iter().map(CubeTensor::required_address_type);
     types.max().unwrap_or_default()
 }

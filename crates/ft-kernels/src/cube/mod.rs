@@ -5,11 +5,11 @@
 //! | `norm` | 1; backward 1, or 2 with gradients to the weights | RMSNorm, LayerNorm; RMSNorm with the residual's sum, and its gradient |
 //! | `pointwise` | 1; backward 1 | SwiGLU, GELU |
 //! | `rope` | 1; backward 1 | rotary embedding, of queries and keys together before attention |
-//! | `attention` | 1; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
+//! | `attention` | 1, or 2 for one query of more than 256 keys; backward 3 | attention with any [`crate::Mask`], heads that fit into shared memory |
 //! | `cross_entropy` | 1 a chunk of logits beside the products | losses and their gradients, in place of the logits |
 //! | `embedding` | backward 1 after the zeros | the gradient to a table |
-//! | `many` | 1 for eight tensors; the norm 1 more | norm and scaling of all gradients |
-//! | `adamw`, `adamw_8bit` | 1 a parameter | AdamW with moments in f32 and in codes |
+//! | `many` | 1 for up to 32 tensors; the norm 1 more | norm and scaling of all gradients |
+//! | `adamw`, `adamw_8bit` | 1 for up to 32 parameters | AdamW with moments in f32 and in codes |
 //! | `low_rank` | 1 beside the two other products, forward; backward 1 and a transposition | LoRA's second product, added to the first |
 //! | `cast` | 1 for both factors, and 1 for their gradients | LoRA's factors beside activations in bf16 |
 //! | `dropout` | 1 | dropout |
@@ -51,7 +51,7 @@ pub(crate) use dropout::dropout;
 pub(crate) use embedding::embedding_gradient;
 pub(crate) use few::few;
 pub(crate) use low_rank::add_low_rank;
-pub(crate) use many::{add_squares, scale_each, sum_of_parts};
+pub(crate) use many::{scale_each, sum_of_squares};
 pub(crate) use norm::{add_norm, norm, norm_gradients};
 pub(crate) use pointwise::{alike, gelu, gelu_gradient, swiglu, swiglu_gradients};
 pub(crate) use rope::{rope, rope_both};

@@ -103,7 +103,9 @@ impl Gpt2 {
     pub fn embed(&self, ids: Tensor<2, Int>, rows: &Rows, offset: usize, pass: &Pass) -> Tensor<3> {
         let device = ids.device();
         let text = self.wte.forward(ids, pass);
-        let (text, rows) = match self.wte.prompt(pass).filter(|_| offset == 0) {
+        let begins = rows.take_virtual_tokens(offset);
+        let prompt = begins.then(|| self.wte.prompt(pass)).flatten();
+        let (text, rows) = match prompt {
             None => (text, rows.clone()),
             Some(prompt) => {
                 let inner = rows.behind_prompts(prompt.dims()[0]);
@@ -131,13 +133,14 @@ impl Gpt2 {
     ) -> Tensor<3> {
         let [_, seq, _] = hidden.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
+        let begins = rows.take_virtual_tokens(offset);
         let prefix = self.prefixes.virtual_tokens();
         let mask = rows.mask(prefix, offset, seq, None, &hidden.device());
         let (end, output, pass) = (range.end, pass.output, &pass.with_output(Output::Read));
         for i in range {
             let view = View {
                 mask: mask.clone(),
-                prefix: self.prefixes.layer(i).filter(|_| offset == 0),
+                prefix: begins.then(|| self.prefixes.layer(i)).flatten(),
                 output: if i + 1 == end { output } else { Output::Read },
             };
             hidden = self.h[i].forward(hidden, i, &view, cache.as_deref_mut(), config, pass);

@@ -152,7 +152,9 @@ impl Llama {
         pass: &Pass,
     ) -> Tensor<3> {
         let text = self.embed_tokens.forward(ids, pass);
-        let input = match self.embed_tokens.prompt(pass).filter(|_| offset == 0) {
+        let begins = rows.take_virtual_tokens(offset);
+        let prompt = begins.then(|| self.embed_tokens.prompt(pass)).flatten();
+        let input = match prompt {
             None => text,
             Some(prompt) => prepend(prompt, text, rows),
         };
@@ -175,6 +177,7 @@ impl Llama {
     ) -> Tensor<3> {
         let [_, seq, _] = hidden.dims();
         let offset = cache.as_ref().map_or(0, |c| c.len());
+        let begins = rows.take_virtual_tokens(offset);
         let (device, prefix) = (hidden.device(), self.prefixes.virtual_tokens());
         let rope = config
             .rope
@@ -198,7 +201,7 @@ impl Llama {
         for i in range {
             let view = View {
                 mask: rows.mask(prefix, offset, seq, config.windows[i], &device),
-                prefix: self.prefixes.layer(i).filter(|_| offset == 0),
+                prefix: begins.then(|| self.prefixes.layer(i)).flatten(),
                 output: if i + 1 == end { output } else { Output::Read },
             };
             hidden = self.layers[i].forward(hidden, i, &view, cache.as_deref_mut(), &shared);

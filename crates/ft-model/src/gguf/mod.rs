@@ -1,4 +1,4 @@
-//! Models and LoRA adapters as GGUF files, for llama.cpp.
+//! Models and LoRA adapters as GGUF files, for llama.cpp; and models in such files as checkpoints (read).
 //!
 //! ```text
 //! config.json ─> metadata (hparams.rs)          checkpoint ─┐ one tensor at a time,
@@ -10,6 +10,9 @@ mod adapter;
 mod hparams;
 mod model;
 mod names;
+mod read;
 
 pub use adapter::write_adapter;
+pub(crate) use model::table;
 pub use model::{GgufSource, write_model};
+pub(crate) use read::{entries, keys, open};

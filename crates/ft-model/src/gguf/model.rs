@@ -336,7 +336,7 @@ impl Reader<'_> {
 }
 
 /// Name of the embedding table.
-fn table(config: &ModelConfig) -> &'static str {
+pub(crate) fn table(config: &ModelConfig) -> &'static str {
     match config.blocks() {
         Blocks::Gpt2 => "transformer.wte.weight",
         Blocks::Llama => "model.embed_tokens.weight",

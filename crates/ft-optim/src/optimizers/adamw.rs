@@ -18,6 +18,7 @@ use crate::error::Problems;
 use crate::groups::Group;
 #[cfg(feature = "flex")]
 use crate::host;
+use crate::together::ManyRule;
 
 /// `kind = "adamw"`. The defaults are PyTorch's and Hugging Face's, but for the learning rate.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -66,6 +67,10 @@ impl Rule for AdamWConfig {
 
     fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
         Arc::new(self.rule(group))
+    }
+
+    fn many(&self, group: Group) -> Option<ManyRule> {
+        Some(ManyRule::AdamW(self.rule(group), 1.0))
     }
 
     fn state(&self, _: Group, shape: &[usize]) -> Vec<StateTensor> {
@@ -121,8 +126,8 @@ impl Optimizer for AdamW {
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
         let state = state.unwrap_or_else(|| AdamWState::zero(&param));
         let step = state.step + 1;
-        let numbers = self.numbers(lr, step);
-        let (param, [exp_avg, exp_avg_sq]) = numbers.update(param, grad, [state.exp_avg, state.exp_avg_sq]);
+        let moments = [state.exp_avg, state.exp_avg_sq];
+        let (param, [exp_avg, exp_avg_sq]) = update(param, grad, moments, self.numbers(lr, step));
         (
             param,
             Some(AdamWState {
@@ -141,10 +146,11 @@ impl Optimizer for AdamW {
 }
 
 impl AdamW {
-    fn numbers(&self, lr: f64, step: u64) -> Numbers {
+    /// The scalars of update `step`, which counts from 1.
+    pub(crate) fn numbers(&self, lr: f64, step: u64) -> AdamWStep {
         let [beta1, beta2] = self.betas;
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-        Numbers {
+        AdamWStep {
             keep: 1.0 - lr * self.weight_decay,
             toward: 1.0 - beta1,
             beta2,
@@ -155,59 +161,36 @@ impl AdamW {
     }
 }
 
-/// The scalars of one update.
-struct Numbers {
-    /// `1 - lr·λ`
-    keep: f64,
-    /// `1 - β₁`
-    toward: f64,
-    beta2: f64,
-    /// `lr / (1 - β₁ᵗ)`
-    step_size: f64,
-    /// `1 / √(1 - β₂ᵗ)`
-    lift: f64,
-    eps: f64,
+fn update<const D: usize>(
+    param: Tensor<D>,
+    grad: Tensor<D>,
+    moments: [Tensor<D>; 2],
+    step: AdamWStep,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    #[cfg(feature = "flex")]
+    if host::holds(&param) && host::holds(&grad) && moments.iter().all(host::holds) {
+        return host::update(param, grad, moments, on_slices(step));
+    }
+    adamw(param, grad, moments, step)
 }
 
-impl Numbers {
-    fn update<const D: usize>(
-        &self,
-        param: Tensor<D>,
-        grad: Tensor<D>,
-        moments: [Tensor<D>; 2],
-    ) -> (Tensor<D>, [Tensor<D>; 2]) {
-        #[cfg(feature = "flex")]
-        if host::holds(&param) && host::holds(&grad) && moments.iter().all(host::holds) {
-            return host::update(param, grad, moments, self.on_slices());
-        }
-        let step = AdamWStep {
-            keep: self.keep,
-            toward: self.toward,
-            beta2: self.beta2,
-            step_size: self.step_size,
-            lift: self.lift,
-            eps: self.eps,
-        };
-        adamw(param, grad, moments, step)
-    }
-
-    /// The update of one chunk of f32 values.
-    #[cfg(feature = "flex")]
-    fn on_slices(&self) -> impl Fn(&mut [f32], &[f32], [&mut [f32]; 2]) + Send + Sync {
-        let [keep, toward, beta2, rest2] = [self.keep, self.toward, self.beta2, 1.0 - self.beta2].map(|x| x as f32);
-        let [step_size, lift, eps] = [self.step_size, self.lift, self.eps].map(|x| x as f32);
-        move |param, grad, [m, v]| {
-            for (((p, g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
-                *m += toward * (g - *m);
-                *v = beta2 * *v + rest2 * (g * g);
-                *p = keep * *p - step_size * (*m / (v.sqrt() * lift + eps));
-            }
+/// The update of one chunk of f32 values.
+#[cfg(feature = "flex")]
+fn on_slices(step: AdamWStep) -> impl Fn(&mut [f32], &[f32], [&mut [f32]; 2]) + Send + Sync {
+    let [keep, toward, beta2, rest2] = [step.keep, step.toward, step.beta2, 1.0 - step.beta2].map(|x| x as f32);
+    let [step_size, lift, eps] = [step.step_size, step.lift, step.eps].map(|x| x as f32);
+    move |param, grad, [m, v]| {
+        for (((p, g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
+            *m += toward * (g - *m);
+            *v = beta2 * *v + rest2 * (g * g);
+            *p = keep * *p - step_size * (*m / (v.sqrt() * lift + eps));
         }
     }
 }
 
 impl<const D: usize> AdamWState<D> {
-    fn zero(param: &Tensor<D>) -> Self {
+    /// Before the first update.
+    pub(crate) fn zero(param: &Tensor<D>) -> Self {
         let zeros = || Tensor::zeros(param.shape(), (&param.device(), DType::F32));
         Self {
             step: 0,

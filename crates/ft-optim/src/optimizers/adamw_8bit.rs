@@ -13,19 +13,23 @@
 //! same with bitsandbytes: a row's gradient is zero in most steps and large in some, which 8 bits of a block do not hold.
 
 mod card;
+mod tensors;
+
+pub(crate) use card::none as no_coded;
 
 use std::sync::Arc;
 
 use burn::optim::{DynOptimizer, LearningRate, Optimizer, RecordState, StateSink, StateSource};
-use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use ft_quant::{SIGNED, UNSIGNED};
 
 use super::{AdamW, AdamWConfig, AdamWState, Rule, STEP, StateTensor, moment, step, take, take_step};
-use crate::dynamic_map::{self, BLOCK, Codes};
+use crate::dynamic_map::{BLOCK, Codes};
 use crate::error::Problems;
 use crate::groups::Group;
 #[cfg(feature = "flex")]
 use crate::host;
+use crate::together::ManyRule;
 
 /// Parameters below this size keep f32 moments.
 const SMALLEST: usize = 4096;
@@ -60,10 +64,11 @@ impl Rule for AdamW8bitConfig {
     }
 
     fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
-        Arc::new(AdamW8bit {
-            rule: self.0.rule(group),
-            keep_f32: group.embedding,
-        })
+        Arc::new(self.rule(group))
+    }
+
+    fn many(&self, group: Group) -> Option<ManyRule> {
+        Some(ManyRule::AdamW8bit(self.rule(group)))
     }
 
     fn state(&self, group: Group, shape: &[usize]) -> Vec<StateTensor> {
@@ -84,6 +89,15 @@ impl Rule for AdamW8bitConfig {
             moment("absmax2", &scales),
             step(),
         ]
+    }
+}
+
+impl AdamW8bitConfig {
+    fn rule(&self, group: Group) -> AdamW8bit {
+        AdamW8bit {
+            rule: self.0.rule(group),
+            keep_f32: group.embedding,
+        }
     }
 }
 
@@ -127,14 +141,20 @@ impl Optimizer for AdamW8bit {
         grad: Tensor<D>,
         state: Option<State8bit<D>>,
     ) -> (Tensor<D>, Option<State8bit<D>>) {
-        let full = self.keep_f32 || param.shape().num_elements() < SMALLEST;
-        let coded = match state {
-            Some(State8bit::Full(state)) => return self.step_full(lr, param, grad, Some(state)),
-            None if full => return self.step_full(lr, param, grad, None),
-            Some(State8bit::Coded(coded)) => coded,
-            None => Coded::zero(&param),
+        let coded = match self.start(&param, state) {
+            State8bit::Full(state) => {
+                let (param, state) = self.rule.step(lr, param, grad, Some(state));
+                return (param, state.map(State8bit::Full));
+            }
+            State8bit::Coded(coded) => coded,
         };
-        let (param, coded) = self.numbers(lr, coded.step + 1).update(param, grad, coded);
+        let mut alone = card::none();
+        let (param, coded) = if alone.takes(param.dtype(), &grad) {
+            let finish = self.push(&mut alone, lr, param, grad, coded);
+            finish(alone.update().take().expect("one for one"))
+        } else {
+            self.numbers(lr, coded.step + 1).update(param, grad, coded)
+        };
         (param, Some(State8bit::Coded(coded)))
     }
 
@@ -151,15 +171,13 @@ impl Optimizer for AdamW8bit {
 }
 
 impl AdamW8bit {
-    fn step_full<const D: usize>(
-        &self,
-        lr: f64,
-        param: Tensor<D>,
-        grad: Tensor<D>,
-        state: Option<AdamWState<D>>,
-    ) -> (Tensor<D>, Option<State8bit<D>>) {
-        let (param, state) = self.rule.step(lr, param, grad, state);
-        (param, state.map(State8bit::Full))
+    /// The state before an update: the one there is, or the first.
+    pub(crate) fn start<const D: usize>(&self, param: &Tensor<D>, state: Option<State8bit<D>>) -> State8bit<D> {
+        let full = self.keep_f32 || param.shape().num_elements() < SMALLEST;
+        state.unwrap_or_else(|| match full {
+            true => State8bit::Full(AdamWState::zero(param)),
+            false => State8bit::Coded(Coded::zero(param)),
+        })
     }
 
     fn numbers(&self, lr: f64, step: u64) -> Numbers {
@@ -193,48 +211,10 @@ impl Numbers {
         if host::holds(&param) && host::holds(&grad) {
             return self.on_slices(param, grad, state);
         }
-        self.on_card(param, grad, state)
-            .unwrap_or_else(|(param, grad, state)| self.on_tensors(param, grad, state))
+        self.on_tensors(param, grad, state)
     }
 
-    /// The update as Burn operations, for every device and float type.
-    fn on_tensors<const D: usize>(&self, param: Tensor<D>, grad: Tensor<D>, state: Coded) -> (Tensor<D>, Coded) {
-        let (dtype, shape): (FloatDType, _) = (param.dtype().into(), param.shape());
-        let numbers = shape.num_elements();
-        let blocks = numbers.div_ceil(BLOCK);
-        let [code1, code2] = state.codes.map(|codes| codes.split());
-        let [scale1, scale2] = state.absmax.map(|scales| scales.reshape([blocks, 1]));
-
-        let grad = into_blocks(grad.cast(FloatDType::F32), blocks);
-        let bad = grad.clone().is_nan().bool_or(grad.clone().is_inf());
-        let grad = grad.mask_fill(bad.clone(), 0.0);
-        let m = (dynamic_map::decode(&SIGNED, code1) * scale1).mul_scalar(self.beta1)
-            + grad.clone().mul_scalar(1.0 - self.beta1);
-        let v = (dynamic_map::decode(&UNSIGNED, code2) * scale2).mul_scalar(self.beta2)
-            + grad.square().mul_scalar(1.0 - self.beta2);
-        let (m, v) = (m.mask_fill(bad.clone(), 0.0), v.mask_fill(bad.clone(), 0.0));
-
-        let old = into_blocks(param.cast(FloatDType::F32), blocks);
-        let change = (m.clone() / v.clone().sqrt().add_scalar(self.eps)).mul_scalar(self.step_size);
-        let new = (old.clone() - change).mul_scalar(self.keep).mask_where(bad, old);
-        let new = new
-            .reshape([blocks * BLOCK])
-            .narrow(0, 0, numbers)
-            .reshape(shape)
-            .cast(dtype);
-
-        let (code1, absmax1) = encoded(m, true);
-        let (code2, absmax2) = encoded(v, false);
-        let coded = Coded {
-            step: state.step + 1,
-            codes: [code1, code2],
-            absmax: [absmax1, absmax2],
-            ..state
-        };
-        (new, coded)
-    }
-
-    /// The same in one pass over f32 values in host memory.
+    /// The update in one pass over f32 values in host memory.
     #[cfg(feature = "flex")]
     fn on_slices<const D: usize>(&self, param: Tensor<D>, grad: Tensor<D>, state: Coded) -> (Tensor<D>, Coded) {
         let [code1, code2] = state.codes;
@@ -296,38 +276,6 @@ impl Numbers {
 #[cfg(feature = "flex")]
 fn share(value: f32, largest: f32) -> f32 {
     if largest > 0.0 { value / largest } else { 0.0 }
-}
-
-/// Flattened and filled up with zeros: `[blocks, BLOCK]`.
-fn into_blocks<const D: usize>(tensor: Tensor<D>, blocks: usize) -> Tensor<2> {
-    let numbers = tensor.shape().num_elements();
-    let flat = tensor.reshape([numbers]);
-    let missing = blocks * BLOCK - numbers;
-    let flat = match missing {
-        0 => flat,
-        _ => Tensor::cat(
-            vec![flat.clone(), Tensor::zeros([missing], (&flat.device(), DType::F32))],
-            0,
-        ),
-    };
-    flat.reshape([blocks, BLOCK])
-}
-
-/// Codes and scales of `[blocks, BLOCK]` values.
-fn encoded(values: Tensor<2>, signed: bool) -> (Codes, Tensor<1>) {
-    let blocks = values.dims()[0];
-    let largest = values.clone().abs().max_dim(1); // [blocks, 1]
-    let divisor = largest.clone().mask_fill(largest.clone().equal_elem(0.0), 1.0);
-    let shares = values.clone() / divisor;
-    let codes = if signed {
-        let codes = dynamic_map::encode(&SIGNED, &shares);
-        let zero = codes.clone().equal_elem(i32::from(SIGNED.zero));
-        let flipped: Tensor<2, Int> = zero.bool_and(values.lower_elem(0.0)).int().cast(IntDType::I32);
-        codes - flipped
-    } else {
-        dynamic_map::encode(&UNSIGNED, &shares)
-    };
-    (Codes::join(codes), largest.reshape([blocks]))
 }
 
 impl Coded {

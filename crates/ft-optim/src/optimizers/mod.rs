@@ -18,9 +18,8 @@ use burn::tensor::{DType, Device, Tensor};
 
 pub use adafactor::{Adafactor, AdafactorConfig};
 pub use adamw::{AdamW, AdamWConfig, AdamWState};
-#[cfg(test)]
-pub(crate) use adamw_8bit::State8bit;
 pub use adamw_8bit::{AdamW8bit, AdamW8bitConfig};
+pub(crate) use adamw_8bit::{State8bit, no_coded};
 pub use lion::{Lion, LionConfig};
 pub use muon::{AdjustLr, Muon, MuonConfig};
 pub use paged_adamw_32bit::{PagedAdamW, PagedAdamWConfig};
@@ -29,6 +28,7 @@ pub use sgd::{Sgd, SgdConfig};
 use crate::error::{Problems, Result};
 use crate::groups::Group;
 use crate::registry::registry;
+use crate::together::ManyRule;
 
 registry! {
     /// Section `[optim]`: the update rule and its numbers.
@@ -96,6 +96,10 @@ impl OptimConfig {
     pub(crate) fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
         self.entry().build(group)
     }
+
+    pub(crate) fn many(&self, group: Group) -> Option<ManyRule> {
+        self.entry().many(group)
+    }
 }
 
 /// One tensor of a parameter's optimizer state.
@@ -131,6 +135,11 @@ trait Rule {
 
     /// The update rule of one parameter group.
     fn build(&self, group: Group) -> Arc<dyn DynOptimizer>;
+
+    /// The rule that kernels have for many parameters of this group at once, with the state of [`Rule::build`]'s.
+    fn many(&self, _group: Group) -> Option<ManyRule> {
+        None
+    }
 
     /// The saved state of a parameter of this group and shape, [`STEP`] included.
     fn state(&self, group: Group, shape: &[usize]) -> Vec<StateTensor>;

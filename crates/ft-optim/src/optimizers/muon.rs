@@ -19,6 +19,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use super::{AdamW, AdamWState, Rule, STEP, StateTensor, moment, step, take, take_step, zeros};
 use crate::error::Problems;
 use crate::groups::Group;
+use crate::together::ManyRule;
 
 /// `kind = "muon"`. The defaults are PyTorch's `torch.optim.Muon`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -114,18 +115,8 @@ impl Rule for MuonConfig {
     }
 
     fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
-        let weight_decay = group.weight_decay(self.weight_decay);
         if !group.hidden {
-            let ratio = self
-                .adamw_lr
-                .map_or(1.0, |lr| if lr == 0.0 { 0.0 } else { lr / self.lr });
-            let (betas, eps) = (self.adamw_betas, self.adamw_eps);
-            let rule = AdamW {
-                betas,
-                eps,
-                weight_decay,
-            };
-            return Arc::new(Rest { ratio, rule });
+            return Arc::new(self.rest(group));
         }
         Arc::new(Muon {
             momentum: self.momentum,
@@ -134,14 +125,33 @@ impl Rule for MuonConfig {
             ns_steps: self.ns_steps,
             eps: self.eps,
             adjust_lr_fn: self.adjust_lr_fn,
-            weight_decay,
+            weight_decay: group.weight_decay(self.weight_decay),
         })
+    }
+
+    fn many(&self, group: Group) -> Option<ManyRule> {
+        let Rest { ratio, rule } = self.rest(group);
+        (!group.hidden).then_some(ManyRule::AdamW(rule, ratio))
     }
 
     fn state(&self, group: Group, shape: &[usize]) -> Vec<StateTensor> {
         match group.hidden {
             true => vec![moment("momentum_buffer", shape), step()],
             false => vec![moment("exp_avg", shape), moment("exp_avg_sq", shape), step()],
+        }
+    }
+}
+
+impl MuonConfig {
+    fn rest(&self, group: Group) -> Rest {
+        let ratio = |lr| if lr == 0.0 { 0.0 } else { lr / self.lr };
+        Rest {
+            ratio: self.adamw_lr.map_or(1.0, ratio),
+            rule: AdamW {
+                betas: self.adamw_betas,
+                eps: self.adamw_eps,
+                weight_decay: group.weight_decay(self.weight_decay),
+            },
         }
     }
 }

@@ -11,6 +11,7 @@ use burn::tensor::{Device, Tensor};
 use super::{AdamW, AdamWConfig, AdamWState, Rule, StateTensor};
 use crate::error::Problems;
 use crate::groups::Group;
+use crate::together::ManyRule;
 
 /// `kind = "paged_adamw_32bit"`: the keys of `adamw`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -46,6 +47,10 @@ impl Rule for PagedAdamWConfig {
 
     fn build(&self, group: Group) -> Arc<dyn DynOptimizer> {
         Arc::new(PagedAdamW(self.0.rule(group)))
+    }
+
+    fn many(&self, group: Group) -> Option<ManyRule> {
+        self.0.many(group)
     }
 
     fn state(&self, group: Group, shape: &[usize]) -> Vec<StateTensor> {

@@ -7,6 +7,8 @@ mod laws;
 mod params;
 mod resume;
 mod step;
+#[cfg(feature = "vulkan")]
+mod together;
 
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
-use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use serde_json::{Value, json};
 
 use super::PeftMethod;
@@ -189,6 +189,12 @@ pub(super) fn prompt_record(kind: &str, target: &Target<'_>, tokens: usize, [hea
 pub(crate) fn checked<C: PeftMethod>(config: C) -> Result<C> {
     config.check()?;
     Ok(config)
+}
+
+/// The same numbers in another shape of as many.
+pub(super) fn reshaped(data: TensorData, shape: Vec<usize>) -> TensorData {
+    let values: Vec<f32> = data.iter::<f32>().collect();
+    TensorData::new(values, shape)
 }
 
 /// The tensor in f32, the type adapters compute in.

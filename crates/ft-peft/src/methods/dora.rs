@@ -102,6 +102,10 @@ impl WeightDelta for Dora {
         (direction * gain.unsqueeze_dim(1), bias)
     }
 
+    fn is_additive(&self) -> bool {
+        false
+    }
+
     fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
         self.cached = Cached::default();
         let mut params = self.lora.params();

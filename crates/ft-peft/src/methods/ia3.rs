@@ -188,6 +188,10 @@ impl WeightDelta for Ia3 {
         (f32(weight) * l, bias)
     }
 
+    fn is_additive(&self) -> bool {
+        false
+    }
+
     fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
         vec![("ia3_l", ParamMut::Matrix(&mut self.l))]
     }

@@ -16,16 +16,20 @@ pub mod bottleneck;
 pub(crate) mod common;
 pub mod dora;
 pub mod full;
+pub mod gralora;
 pub mod ia3;
 pub mod ln_tuning;
 pub mod loha;
 pub mod lokr;
 pub mod lora;
+pub mod miss;
 pub mod oft;
+pub mod osf;
 pub mod p_tuning;
 pub mod p_tuning_v2;
 pub mod prefix_tuning;
 pub mod prompt_tuning;
+pub mod shira;
 pub mod trainable_tokens;
 mod traits;
 pub mod vera;
@@ -87,6 +91,14 @@ methods! {
     "lokr" => Lokr(lokr::LokrConfig),
     /// A rotation of the input of frozen projections, block by block.
     "oft" => Oft(oft::OftConfig),
+    /// A few entries of frozen matrices train, chosen at random.
+    "shira" => Shira(shira::ShiraConfig),
+    /// One small matrix for all shards of a frozen one's input.
+    "miss" => Miss(miss::MissConfig),
+    /// Low-rank adapters of the blocks of frozen projections.
+    "gralora" => Gralora(gralora::GraloraConfig),
+    /// The smaller singular directions of the matrices train, apart from the larger ones.
+    "osf" => Osf(osf::OsfConfig),
     /// The embeddings of a few tokens train.
     "trainable_tokens" => TrainableTokens(trainable_tokens::TrainableTokensConfig),
     /// Two trained vectors around random projections that all modules share.
@@ -111,15 +123,19 @@ methods! {
 pub(crate) const FROM_PEFT: &[(&str, Parse)] = &[
     ("ADALORA", adalora::file::parse),
     ("BITFIT", bitfit::parse),
+    ("GRALORA", gralora::parse),
     ("IA3", ia3::parse),
     ("LN_TUNING", ln_tuning::parse),
     ("LOHA", loha::parse),
     ("LOKR", lokr::parse),
     ("LORA", lora::file::parse),
+    ("MISS", miss::parse),
     ("OFT", oft::parse),
+    ("OSF", osf::parse),
     ("PREFIX_TUNING", prefix_tuning::parse),
     ("PROMPT_TUNING", prompt_tuning::parse),
     ("P_TUNING", p_tuning::parse),
+    ("SHIRA", shira::parse),
     ("TRAINABLE_TOKENS", trainable_tokens::parse),
     ("VERA", vera::parse),
 ];
@@ -188,12 +204,30 @@ pub trait WeightDelta: Clone {
     /// The adapted matrix `[out, in]` and bias `[out]` in f32, for merging.
     fn fold(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<2>, Option<Tensor<1>>);
 
+    /// Whether what it adds to a matrix is the same whatever the matrix is.
+    fn is_additive(&self) -> bool {
+        true
+    }
+
     /// The trainable tensors, by their names in PEFT's file after the layer's path.
     fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)>;
 
     /// Constants that all modules share, by their names in PEFT's file after `base_model.`.
     fn shared(&mut self) -> Vec<(&'static str, &mut Tensor<2>)> {
         Vec::new()
+    }
+
+    /// Numbers that do not train and that PEFT's file holds for this layer, by their names after its path.
+    fn constants(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Takes one of them in.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn set_constant(&mut self, _name: &str, _data: TensorData) -> Result<(), String> {
+        Ok(())
     }
 
     /// Which of its rank-one parts the file holds, where a method takes some away.
@@ -229,12 +263,24 @@ macro_rules! deltas {
                 match self { $( Delta::$variant(delta) => delta.fold(weight, bias), )+ }
             }
 
+            fn is_additive(&self) -> bool {
+                match self { $( Delta::$variant(delta) => delta.is_additive(), )+ }
+            }
+
             fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
                 match self { $( Delta::$variant(delta) => delta.params(), )+ }
             }
 
             fn shared(&mut self) -> Vec<(&'static str, &mut Tensor<2>)> {
                 match self { $( Delta::$variant(delta) => delta.shared(), )+ }
+            }
+
+            fn constants(&self) -> &'static [&'static str] {
+                match self { $( Delta::$variant(delta) => delta.constants(), )+ }
+            }
+
+            fn set_constant(&mut self, name: &str, data: TensorData) -> Result<(), String> {
+                match self { $( Delta::$variant(delta) => delta.set_constant(name, data), )+ }
             }
 
             fn kept(&self) -> Option<Vec<bool>> {
@@ -253,6 +299,8 @@ deltas! {
     AdaLora(adalora::AdaLora),
     /// See [`dora`].
     Dora(dora::Dora),
+    /// See [`gralora`].
+    Gralora(gralora::Gralora),
     /// See [`ia3`].
     Ia3(ia3::Ia3),
     /// See [`loha`].
@@ -263,8 +311,14 @@ deltas! {
     Lora(lora::Lora),
     /// See [`lora::mixed`].
     Mixed(lora::mixed::Mixed),
+    /// See [`miss`].
+    Miss(miss::Miss),
     /// See [`oft`].
     Oft(oft::Oft),
+    /// See [`osf`].
+    Osf(osf::Osf),
+    /// See [`shira`].
+    Shira(shira::Shira),
     /// See [`vera`].
     Vera(vera::Vera),
 }

@@ -283,6 +283,10 @@ impl WeightDelta for Oft {
         (self.rotate(f32(weight), transposed), bias)
     }
 
+    fn is_additive(&self) -> bool {
+        false
+    }
+
     fn params(&mut self) -> Vec<(&'static str, ParamMut<'_>)> {
         vec![("oft_R.weight", ParamMut::Matrix(&mut self.v))]
     }

@@ -24,7 +24,7 @@ use crate::saved_activations::SavedActivations;
 use crate::target_module::{ModuleSlot, TargetModule};
 use crate::targets::{Layers, Selector, Targets};
 
-mod twister;
+pub(super) mod twister;
 
 /// Options of VeRA; the names in parentheses are PEFT's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

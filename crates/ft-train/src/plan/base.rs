@@ -6,9 +6,14 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// CRC-32 over `config.json` and, for every weight file in name order, its length, its first and its last megabyte.
+/// CRC-32 over `config.json` and, for every weight file in name order, its length, its first and its last megabyte; of a GGUF file over these
+/// of its own.
 pub(super) fn fingerprint(folder: &Path, weights: bool) -> Result<u32> {
     let mut crc = crc32fast::Hasher::new();
+    if ft_gguf::is_gguf(folder) {
+        ends(folder, &mut crc).map_err(|e| Error::io(folder, e))?;
+        return Ok(crc.finalize());
+    }
     let mut add = |name: &str| {
         let path = folder.join(name);
         ends(&path, &mut crc).map_err(|e| Error::io(&path, e))

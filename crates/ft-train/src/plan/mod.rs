@@ -224,11 +224,11 @@ fn runtime() -> u64 {
 const RUN_ITSELF: u64 = 8 << 20;
 
 fn existing<'p>(path: &'p Path, key: &str) -> Result<&'p Path> {
-    if path.is_dir() {
+    if path.is_dir() || ft_gguf::is_gguf(path) {
         return Ok(path);
     }
     let what = if path.exists() {
-        "is not a folder"
+        "is neither a folder nor a GGUF file"
     } else {
         "does not exist"
     };

@@ -94,6 +94,10 @@ pub const TARGETS: &[Target] = &[
         prepare: models::gguf,
     },
     Target {
+        name: "gguf_model",
+        prepare: models::gguf_model,
+    },
+    Target {
         name: "training_checkpoint",
         prepare: runs::training_checkpoint,
     },

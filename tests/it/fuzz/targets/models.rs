@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor};
+use ft_data::Tokenizer;
 use ft_gguf::{Dtype, FileType};
 use ft_model::gguf::{GgufSource, write_model};
 use ft_model::{LoadDtype, Model, ModelConfig, Rows};
@@ -11,6 +12,7 @@ use ft_seed::below;
 
 use super::{Bench, Copy, folders, header_mutated, pick, read, words};
 use crate::fuzz::mutate;
+use crate::gguf_read::byte_level;
 use crate::support::fixture;
 
 /// Logits of a few tokens, of the shape that the configuration says.
@@ -142,5 +144,44 @@ pub fn gguf() -> Bench {
             let dtype = *pick(rng, &[dtypes.as_slice(), &[FileType::Q4KM, FileType::Q5KM]].concat());
             write_model(&source, dtype, &out.path().join("model.gguf")).map_err(words)
         })
+    })
+}
+
+/// Files that hold a model and its tokenizer, read as a checkpoint.
+pub fn gguf_model() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = byte_level("smollm");
+    let seed = |(number, (family, file_type)): (usize, (&str, FileType))| {
+        let path = dir.path().join(format!("{number}.gguf"));
+        let base = fixture("families").join(family);
+        let source = GgufSource {
+            dir: &base,
+            quant: None,
+            adapter: None,
+            tokenizer: tokenizer.gguf(tokenizer.vocab_size()).unwrap(),
+        };
+        write_model(&source, file_type, &path).unwrap();
+        read(&path)
+    };
+    let kinds = [
+        ("llama", FileType::All(Dtype::Q8_0)),
+        ("llama3_rope", FileType::All(Dtype::F32)),
+        ("qwen2", FileType::Q4KM),
+        ("gpt2", FileType::All(Dtype::F16)),
+    ];
+    let seeds: Vec<Vec<u8>> = kinds.into_iter().enumerate().map(seed).collect();
+    Box::new(move |rng| {
+        let seed = pick(rng, &seeds);
+        // Half of the file is its header: keys, tokens and what tensors are.
+        let bytes = mutate::bytes(rng, seed.clone(), seed.len() / 2);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        let read = Tokenizer::from_dir(&path).map(|tokenizer| tokenizer.encode("A text", true));
+        let model = Model::load(&path, LoadDtype::F32, &Device::flex()).map_err(words)?;
+        if model.config().max_position_embeddings < 1 << 16 {
+            forward(&model);
+        }
+        read.map_err(words)?.map_err(words).map(drop)
     })
 }

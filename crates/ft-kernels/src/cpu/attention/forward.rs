@@ -12,7 +12,7 @@ use burn::backend::flex::FlexTensor;
 use std::ops::Range;
 
 /// Calls with at most this many queries read keys and values once, unpacked.
-const FEW: usize = 4;
+pub(crate) const FEW: usize = 4;
 
 /// The output alone: generation takes the path for few queries.
 pub(crate) fn output(

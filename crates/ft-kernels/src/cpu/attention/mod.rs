@@ -10,7 +10,8 @@ mod forward;
 mod visible;
 
 pub(crate) use backward::backward;
-pub(crate) use forward::{forward, output};
+pub(crate) use decode::{Past, apart};
+pub(crate) use forward::{FEW, forward, output};
 
 use super::flex::contiguous;
 use super::gemm::Mat;

@@ -21,7 +21,7 @@ mod rhs;
 mod tests;
 mod transpose;
 
-pub(crate) use dot::{dot_products, eight};
+pub(crate) use dot::{dot_products, eight, eight_whole};
 pub(crate) use factor::Factor;
 pub(crate) use matrix::{Elem, Mat};
 pub(crate) use rhs::Rhs;

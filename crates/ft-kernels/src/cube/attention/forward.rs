@@ -56,8 +56,9 @@ pub(super) fn attention_forward<F: Float, N: Size>(
         tile,
     );
     let low = sight.low(batch, query);
+    let high = sight.high(batch, query);
     let lowest = sight.lowest(batch, start, &mut lows, tile);
-    let end = sight.keys(start + tile.rows);
+    let end = sight.keys(batch, start, &mut lows, tile);
     let (k_start, v_start) = (k_at.start(batch, head / groups), v_at.start(batch, head / groups));
     let mut top = LOWEST.runtime();
     let mut total = 0.0f32;
@@ -72,7 +73,7 @@ pub(super) fn attention_forward<F: Float, N: Size>(
             let mut higher = top;
             let mut c = part;
             while c < tile.cols {
-                if sight.sees(query, low, key + c) {
+                if sight.sees(query, low, high, key + c) {
                     higher = max(higher, score[row * comptime!(tile.score_pitch()) + c] * scale);
                 }
                 c += share;
@@ -88,7 +89,7 @@ pub(super) fn attention_forward<F: Float, N: Size>(
             let mut c = part;
             while c < tile.cols {
                 let mut p = 0.0f32;
-                if sight.sees(query, low, key + c) {
+                if sight.sees(query, low, high, key + c) {
                     p = (score[row * comptime!(tile.score_pitch()) + c] * scale - top).exp();
                 }
                 weight[row * comptime!(tile.weight_pitch()) + c] = F::cast_from(p);

@@ -75,13 +75,20 @@ pub(super) fn attention_keys<F: Float, N: Size>(
     // Before the first query nobody sees these keys, unless some are of the prefix.
     let column = key as i32 - sight.prefix;
     let before = max(column - sight.offset, 0);
-    let first = select(column < 0, 0usize, before as usize / tile.rows);
+    let mut first = select(column < 0, 0usize, before as usize / tile.rows);
+    if comptime!(sight.both) {
+        first = 0;
+    }
     for group in 0..groups {
         let head = key_head * groups + group;
         for n in first..sight.s.div_ceil(tile.rows) {
             let start = n * tile.rows;
             let lowest = sight.lowest(batch, start, &mut lows, tile);
-            if sight.reaches(key, lowest, tile) {
+            let mut seen = sight.reaches(key, lowest, tile);
+            if comptime!(sight.both) {
+                seen = seen && key < sight.keys(batch, start, &mut lows, tile);
+            }
+            if seen {
                 let query = start + row;
                 let flat = heads * tile.d;
                 let from = batch * sight.s * flat + head * tile.d;
@@ -102,6 +109,7 @@ pub(super) fn attention_keys<F: Float, N: Size>(
                 dots::<F, N>(&given, &values, &mut slope, tile);
                 sync_cube();
                 let low = sight.low(batch, query);
+                let high = sight.high(batch, query);
                 let mut log = 0.0f32;
                 let mut along = 0.0f32;
                 if query < sight.s {
@@ -113,7 +121,7 @@ pub(super) fn attention_keys<F: Float, N: Size>(
                 while c < tile.cols {
                     let at = row * comptime!(tile.score_pitch()) + c;
                     let mut p = 0.0f32;
-                    if sight.sees(query, low, key + c) {
+                    if sight.sees(query, low, high, key + c) {
                         p = (score[at] * scale - log).exp();
                     }
                     let to = row * comptime!(tile.weight_pitch()) + c;

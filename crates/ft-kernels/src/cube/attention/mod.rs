@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! forward    a cube per tile of queries: walks the tiles of keys that they see   -> out, lse
+//!            one query: a cube per head and part of the keys, then one sum       -> out, lse
 //! backward   a unit per query and head                                           -> (lse, dout·out)
 //!            a cube per tile of queries: walks the tiles of keys                 -> dq
 //!            a cube per tile of keys: walks the tiles of queries that see it     -> dk, dv      no atomics: one order of sums
@@ -11,6 +12,7 @@
 //! the units themselves. The two differ in [`super::tile`] alone.
 mod forward;
 mod keys;
+mod parts;
 mod queries;
 mod sight;
 
@@ -82,10 +84,14 @@ impl Attention {
         scale: f64,
     ) -> (CubeTensor, CubeTensor) {
         let [b, s, _, hq, hkv, d] = self.sizes;
-        let ([q, k, v], first) = ([q, k, v].map(|x| self.in_rows(x)), columns(first));
+        let ([q, k, v], first) = ([q, k, v].map(|x| self.in_rows(x)), Columns::of(first));
         let out = self.empty(&q, [b, s, hq, d], q.dtype);
         let lse = self.empty(&q, [b, s, hq], DType::F32);
         if is_empty(&q) {
+            return (out, lse);
+        }
+        if let Some(split) = self.split() {
+            self.by_parts(split, [&q, &k, &v], [&out, &lse], span, first, scale);
             return (out, lse);
         }
         let (tile, pairs, types) = (self.tiles[0], b * hq, element(&q));
@@ -130,7 +136,7 @@ impl Attention {
             let zeros = |x: &CubeTensor| CubeBackend::float_zeros(x.shape(), &x.device, FloatDType::from(x.dtype));
             return (q, zeros(&k), zeros(&v));
         }
-        let ([q, k, v], first) = ([q, k, v].map(|x| self.in_rows(x)), columns(first));
+        let ([q, k, v], first) = ([q, k, v].map(|x| self.in_rows(x)), Columns::of(first));
         let [out, lse, dout] = [out, lse, dout].map(into_contiguous);
         let (types, groups, scale) = (element(&q), hq / hkv, scale as f32);
         let (dq, dk, dv) = (
@@ -246,21 +252,36 @@ pub(super) fn dim(tile: Tile) -> CubeDim {
     }
 }
 
-fn columns(first: First<CubeBackend>) -> Option<CubeTensor> {
-    match first {
-        First::Start | First::Between(_) => None,
-        First::At(columns) => Some(into_contiguous(CubeBackend::int_cast(columns, IntDType::I32))),
+/// The columns that a mask names.
+#[derive(Clone)]
+struct Columns {
+    numbers: Option<CubeTensor>,
+    /// Whether the last ones are there, too.
+    both: bool,
+}
+
+impl Columns {
+    fn of(first: First<CubeBackend>) -> Self {
+        let both = matches!(first, First::Between(_));
+        let numbers = match first {
+            First::Start => None,
+            First::At(columns) | First::Between(columns) => {
+                Some(into_contiguous(CubeBackend::int_cast(columns, IntDType::I32)))
+            }
+        };
+        Self { numbers, both }
     }
 }
 
-fn sight(s: usize, span: Span, first: Option<CubeTensor>) -> SightLaunch {
+fn sight(s: usize, span: Span, columns: Columns) -> SightLaunch {
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     SightLaunch::new(
         s,
         number(span.prefix),
         number(span.offset),
         span.window.map_or(i32::MAX, number),
-        first.map(CubeTensor::into_buffer_arg).into(),
+        columns.numbers.map(CubeTensor::into_buffer_arg).into(),
+        columns.both,
     )
 }
 

@@ -84,8 +84,9 @@ pub(super) fn attention_queries<F: Float, N: Size>(
     let from = batch * sight.s * flat + head * tile.d;
     fill::<F, N>(&mut given, dout, from, flat, start, sight.s, tile.rows, tile);
     let low = sight.low(batch, query);
+    let high = sight.high(batch, query);
     let lowest = sight.lowest(batch, start, &mut lows, tile);
-    let end = sight.keys(start + tile.rows);
+    let end = sight.keys(batch, start, &mut lows, tile);
     let (k_start, v_start) = (k_at.start(batch, head / groups), v_at.start(batch, head / groups));
     let mut log = 0.0f32;
     let mut along = 0.0f32;
@@ -107,7 +108,7 @@ pub(super) fn attention_queries<F: Float, N: Size>(
             while c < tile.cols {
                 let at = row * comptime!(tile.score_pitch()) + c;
                 let mut change = 0.0f32;
-                if sight.sees(query, low, key + c) {
+                if sight.sees(query, low, high, key + c) {
                     change = (score[at] * scale - log).exp() * (slope[at] - along) * scale;
                 }
                 weight[row * comptime!(tile.weight_pitch()) + c] = F::cast_from(change);

@@ -10,8 +10,11 @@ pub(super) struct Sight {
     pub(super) prefix: i32,
     pub(super) offset: i32,
     pub(super) window: i32,
-    /// `[b, s]`: first visible column of every query.
-    pub(super) first: ComptimeOption<Box<[i32]>>,
+    /// `[b, s]`: first visible column of every query; `[2, b, s]` with the last ones behind them.
+    pub(super) columns: ComptimeOption<Box<[i32]>>,
+    /// Whether there are last ones. Else a query's own column is its last.
+    #[cube(comptime)]
+    pub(super) both: bool,
 }
 
 #[cube]
@@ -20,11 +23,11 @@ impl Sight {
     pub(super) fn low(&self, batch: usize, i: usize) -> i32 {
         let near = i as i32 + self.offset + 1 - self.window;
         #[comptime]
-        match &self.first {
-            ComptimeOption::Some(first) => {
+        match &self.columns {
+            ComptimeOption::Some(columns) => {
                 let mut low = near;
                 if i < self.s {
-                    low = max(near, first[batch * self.s + i]);
+                    low = max(near, columns[batch * self.s + i]);
                 }
                 low
             }
@@ -32,18 +35,37 @@ impl Sight {
         }
     }
 
+    /// The last column that query `i` of a sequence sees.
+    pub(super) fn high(&self, batch: usize, i: usize) -> i32 {
+        let own = i as i32 + self.offset;
+        #[comptime]
+        match &self.columns {
+            ComptimeOption::Some(columns) => {
+                let mut high = own;
+                if comptime!(self.both) {
+                    high = -1;
+                    if i < self.s {
+                        high = columns[columns.len() / 2 + batch * self.s + i];
+                    }
+                }
+                high
+            }
+            ComptimeOption::None => own,
+        }
+    }
+
     /// The lowest of [`low`](Self::low) of the queries `start ..` of a tile. All units have to come here, and know it after.
     pub(super) fn lowest(&self, batch: usize, start: usize, lows: &mut Shared<[i32]>, #[comptime] tile: Tile) -> i32 {
         let near = start as i32 + self.offset + 1 - self.window;
         #[comptime]
-        match &self.first {
-            ComptimeOption::Some(first) => {
+        match &self.columns {
+            ComptimeOption::Some(columns) => {
                 let unit = UNIT_POS as usize;
                 sync_cube();
                 if unit < tile.rows {
                     let mut low = i32::MAX.runtime();
                     if start + unit < self.s {
-                        low = max(near + unit as i32, first[batch * self.s + start + unit]);
+                        low = max(near + unit as i32, columns[batch * self.s + start + unit]);
                     }
                     lows[unit] = low;
                 }
@@ -61,16 +83,45 @@ impl Sight {
         }
     }
 
-    /// Whether query `i`, whose columns begin at `low`, sees key `j`.
-    pub(super) fn sees(&self, i: usize, low: i32, j: usize) -> bool {
-        let column = j as i32 - self.prefix;
-        let visible = column < 0 || (column >= low && column <= self.offset + i as i32);
-        visible && i < self.s
+    /// Keys up to the last one that the queries `start ..` of a tile see. All units have to come here, after [`lowest`](Self::lowest).
+    pub(super) fn keys(&self, batch: usize, start: usize, lows: &mut Shared<[i32]>, #[comptime] tile: Tile) -> usize {
+        let causal = (self.prefix + self.offset) as usize + min(start + tile.rows, self.s);
+        #[comptime]
+        match &self.columns {
+            ComptimeOption::Some(columns) => {
+                let mut end = causal;
+                if comptime!(self.both) {
+                    let unit = UNIT_POS as usize;
+                    sync_cube();
+                    if unit < tile.rows {
+                        let mut high = -1i32.runtime();
+                        if start + unit < self.s {
+                            high = columns[columns.len() / 2 + batch * self.s + start + unit];
+                        }
+                        lows[unit] = high;
+                    }
+                    sync_cube();
+                    if unit == 0 {
+                        let mut high = lows[0];
+                        for row in 1..tile.rows {
+                            high = max(high, lows[row]);
+                        }
+                        lows[0] = high;
+                    }
+                    let high = workgroup_uniform_load(&lows[0]);
+                    end = min(max(high + 1, 0) as usize, self.s);
+                }
+                end
+            }
+            ComptimeOption::None => causal,
+        }
     }
 
-    /// Keys that the queries before `end` may see.
-    pub(super) fn keys(&self, end: usize) -> usize {
-        (self.prefix + self.offset) as usize + min(end, self.s)
+    /// Whether query `i`, whose columns are those from `low` to `high`, sees key `j`.
+    pub(super) fn sees(&self, i: usize, low: i32, high: i32, j: usize) -> bool {
+        let column = j as i32 - self.prefix;
+        let visible = column < 0 || (column >= low && column <= high);
+        visible && i < self.s
     }
 
     /// Whether some key of the tile that begins at `key` lies in the prefix or at the columns from `low` on.

@@ -16,6 +16,8 @@ struct Case {
     prefix: usize,
     /// Lengths of the documents of every row, where rows hold several.
     documents: Option<usize>,
+    /// Whole texts: how far a position sees to both sides.
+    texts: Option<usize>,
     /// Keys beyond the last column.
     spare: usize,
 }
@@ -31,6 +33,7 @@ const PLAIN: Case = Case {
     window: None,
     prefix: 0,
     documents: None,
+    texts: None,
     spare: 0,
 };
 
@@ -148,6 +151,89 @@ fn cases() -> Vec<Case> {
             ..PLAIN
         },
         Case {
+            name: "decoding by parts",
+            b: 2,
+            s: 1,
+            hq: 8,
+            hkv: 2,
+            d: 64,
+            offset: 700,
+            ..PLAIN
+        },
+        Case {
+            name: "decoding by parts of odd heads",
+            s: 1,
+            hq: 3,
+            d: 33,
+            offset: 256,
+            ..PLAIN
+        },
+        Case {
+            name: "decoding by parts with a window",
+            s: 1,
+            hq: 2,
+            d: 80,
+            offset: 900,
+            window: Some(150),
+            ..PLAIN
+        },
+        Case {
+            name: "decoding by parts, a prefix and documents",
+            b: 3,
+            s: 1,
+            hq: 2,
+            d: 32,
+            prefix: 6,
+            offset: 610,
+            documents: Some(400),
+            ..PLAIN
+        },
+        Case {
+            name: "decoding with more heads than parts take",
+            s: 1,
+            hq: 16,
+            d: 32,
+            offset: 300,
+            ..PLAIN
+        },
+        Case {
+            name: "whole texts",
+            b: 2,
+            s: 75,
+            hq: 4,
+            hkv: 2,
+            d: 64,
+            texts: Some(1000),
+            ..PLAIN
+        },
+        Case {
+            name: "whole texts of a position",
+            b: 2,
+            s: 1,
+            d: 16,
+            texts: Some(1000),
+            ..PLAIN
+        },
+        Case {
+            name: "texts with a window to both sides",
+            b: 3,
+            s: 140,
+            hq: 2,
+            hkv: 2,
+            d: 32,
+            texts: Some(9),
+            ..PLAIN
+        },
+        Case {
+            name: "texts of odd heads with a window",
+            b: 2,
+            s: 41,
+            hq: 3,
+            d: 33,
+            texts: Some(20),
+            ..PLAIN
+        },
+        Case {
             name: "a longer cache",
             b: 2,
             s: 20,
@@ -168,13 +254,37 @@ impl Case {
             let first: Vec<i64> = (0..self.b * self.s).map(|at| column(at) as i64).collect();
             Tensor::<2, Int>::from_data(TensorData::new(first, [self.b, self.s]), device)
         });
+        let texts = self.texts.map(|reach| self.texts(reach, device));
+        let (first, last) = texts.map_or((first, None), |[first, last]| (Some(first), Some(last)));
         Mask {
             offset: self.offset,
             window: self.window,
             first,
-            last: None,
+            last,
             prefix: self.prefix,
         }
+    }
+
+    /// Two texts a row, then padding, every position of which sees itself; one that sees nothing ends the last row.
+    fn texts(&self, reach: usize, device: &Device) -> [Tensor<2, Int>; 2] {
+        let (mut first, mut last) = (vec![], vec![]);
+        for row in 0..self.b {
+            let (middle, end) = (self.s / 3, self.s - (4 * row).min(self.s - 1));
+            for i in 0..self.s {
+                let (start, stop) = match i {
+                    _ if i < middle => (0, middle),
+                    _ if i < end => (middle, end),
+                    _ => (i, i + 1),
+                };
+                first.push(start.max(i.saturating_sub(reach)) as i64);
+                last.push((stop - 1).min(i + reach) as i64);
+            }
+        }
+        if self.b > 1 && self.s > 1 {
+            *last.last_mut().unwrap() = -1;
+        }
+        let columns = |values| Tensor::from_data(TensorData::new(values, [self.b, self.s]), device);
+        [first, last].map(columns)
     }
 }
 

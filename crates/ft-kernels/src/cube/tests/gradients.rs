@@ -46,7 +46,7 @@ fn one_token_everywhere_is_the_sum_of_all_positions() {
 /// More than one launch takes, of odd and even lengths, one beyond what a cube takes at a time, and one that is a view.
 fn many(device: &Device, dtype: FloatDType) -> (Vec<Tensor<2>>, Tensor<1>) {
     let shapes = [[8, 16], [3, 11], [1, 1], [300, 400], [64, 64], [5, 8], [16, 2], [7, 9]];
-    let shapes = shapes.into_iter().chain([[40, 8]; 9]);
+    let shapes = shapes.into_iter().chain([[40, 8]; 40]);
     let of = |(i, [n, d]): (usize, [usize; 2])| tensor_of(device, &rounded(values(n * d, i as u64)), [n, d], dtype);
     let mut all: Vec<_> = shapes.enumerate().map(of).collect();
     all.push(tensor_of(device, &rounded(values(96, 40)), [8, 12], dtype).transpose());

@@ -1,46 +1,48 @@
-//! The update by one kernel, on graphics cards.
-use super::{Coded, Numbers};
+//! The update by a kernel over many parameters, on graphics cards.
+use super::{AdamW8bit, Coded};
 use crate::dynamic_map::Codes;
 use burn::tensor::Tensor;
-use ft_kernels::{AdamW8bitStep, CodeMap, Coded8bit, adamw_8bit};
+use ft_kernels::{AdamW8bitStep, CodeMap, Coded8bit, ManyAdamW8bit};
 use ft_quant::{DynamicMap, SIGNED, UNSIGNED};
 
-impl Numbers {
-    /// The update by one kernel; gives everything back where there is none.
-    #[allow(clippy::result_large_err)]
-    pub(super) fn on_card<const D: usize>(
+/// No parameter yet.
+pub(crate) fn none() -> ManyAdamW8bit {
+    ManyAdamW8bit::new([&*SIGNED, &*UNSIGNED].map(code_map))
+}
+
+impl AdamW8bit {
+    /// Puts the update of a parameter to those of others. What comes of it is made a value and a state by what is returned.
+    pub(crate) fn push<const D: usize>(
         &self,
+        all: &mut ManyAdamW8bit,
+        lr: f64,
         param: Tensor<D>,
         grad: Tensor<D>,
         state: Coded,
-    ) -> Result<(Tensor<D>, Coded), (Tensor<D>, Tensor<D>, Coded)> {
-        let (step, shape) = (state.step, state.shape);
+    ) -> impl FnOnce(Coded8bit<D>) -> (Tensor<D>, Coded) + use<D> {
+        let (step, shape) = (state.step + 1, state.shape);
+        let numbers = self.numbers(lr, step);
         let before = Coded8bit {
             param,
             codes: state.codes.map(|codes| codes.0),
             absmax: state.absmax,
         };
-        let numbers = AdamW8bitStep {
-            beta1: self.beta1,
-            beta2: self.beta2,
-            step_size: self.step_size,
-            eps: self.eps,
-            keep: self.keep,
+        let update = AdamW8bitStep {
+            beta1: numbers.beta1,
+            beta2: numbers.beta2,
+            step_size: numbers.step_size,
+            eps: numbers.eps,
+            keep: numbers.keep,
         };
-        let (after, step, grad) = match adamw_8bit(before, grad, [&*SIGNED, &*UNSIGNED].map(code_map), numbers) {
-            Ok(after) => (after, step + 1, None),
-            Err((before, grad)) => (before, step, Some(grad)),
-        };
-        let Coded8bit { param, codes, absmax } = after;
-        let state = Coded {
-            step,
-            shape,
-            codes: codes.map(Codes),
-            absmax,
-        };
-        match grad {
-            None => Ok((param, state)),
-            Some(grad) => Err((param, grad, state)),
+        all.push(before, grad, update);
+        move |after| {
+            let state = Coded {
+                step,
+                shape,
+                codes: after.codes.map(Codes),
+                absmax: after.absmax,
+            };
+            (after.param, state)
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Starting values of LoRA's A and B.
 
-use burn::linalg::{qr, svd};
+use burn::linalg::qr;
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, FloatDType, Tensor, s};
+use burn::tensor::{Device, FloatDType, Tensor, s};
 
 use super::{Init, Lora, LoraConfig, LoraEmbedding};
 use crate::slots::{Embedding, Projection};
 use crate::stream::{kaiming, normal};
+use crate::svd::{Svd, svd};
 
 /// The constants `A₀ [r, in]` and `B₀ [out, r]` whose scaled product was taken out of the base weight.
 #[derive(Module, Debug)]
@@ -16,15 +17,6 @@ pub struct Start {
     /// `[out, r]`.
     pub b: Tensor<2>,
 }
-
-/// The matrix in the most exact type its device has.
-fn exact(weight: Tensor<2>) -> Tensor<2> {
-    let wide = weight.device().supports_dtype(DType::F64);
-    weight.cast(if wide { FloatDType::F64 } else { FloatDType::F32 })
-}
-
-/// Jacobi sweeps of the singular value decomposition; convergence takes well under half of them.
-const SWEEPS: usize = 30;
 
 /// Fills the slot of the projection at `path`. With [`Init::Pissa`] and [`Init::Olora`] the base weight gives up what the
 /// adapter starts with.
@@ -90,11 +82,11 @@ fn on(tensor: Tensor<2>, device: &Device) -> Tensor<2> {
 
 /// PiSSA, eq. 2 and 3: A = √(S/s) Vᵀ and B = U √(S/s) of the first `rank` singular triplets.
 fn principal(weight: Tensor<2>, rank: usize, scale: f64) -> (Tensor<2>, Tensor<2>) {
-    let (u, values, vt) = svd::<2, 1>(exact(weight), SWEEPS);
+    let Svd { u, s: values, vt } = svd(weight);
     let root = values.slice(s![0..rank]).div_scalar(scale).sqrt();
     let a = root.clone().unsqueeze_dim::<2>(1) * vt.slice(s![0..rank, ..]);
     let b = u.slice(s![.., 0..rank]) * root.unsqueeze_dim::<2>(0);
-    (a.cast(FloatDType::F32), b.cast(FloatDType::F32))
+    (a, b)
 }
 
 /// OLoRA, algorithm 1: B = the first `rank` columns of Q, A = the first `rank` rows of R.

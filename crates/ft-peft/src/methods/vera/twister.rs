@@ -15,13 +15,14 @@ pub(super) fn projections(rank: usize, [out, inner]: [usize; 2], seed: u32, devi
     })
 }
 
-struct Twister {
+/// PyTorch's generator on the CPU.
+pub(in crate::methods) struct Twister {
     state: [u32; SIZE],
     next: usize,
 }
 
 impl Twister {
-    fn new(seed: u32) -> Self {
+    pub fn new(seed: u32) -> Self {
         let mut state = [seed; SIZE];
         for i in 1..SIZE {
             let last = state[i - 1];
@@ -39,7 +40,7 @@ impl Twister {
         self.next = 0;
     }
 
-    fn bits(&mut self) -> u32 {
+    pub fn bits(&mut self) -> u32 {
         if self.next == SIZE {
             self.refill();
         }

@@ -5,6 +5,7 @@
 //! are widened beforehand, which changes no bit.
 mod stored;
 mod tile;
+mod whole;
 
 use super::{Dest, Elem, Mat, Par, Term};
 use crate::cpu::isa::Isa;
@@ -15,6 +16,7 @@ use half::{bf16, f16};
 use std::ops::Range;
 use stored::Stored;
 use tile::{HIGH, WIDE, tile};
+pub(crate) use whole::eight_whole;
 
 /// At most this many rows (or columns).
 const NARROW: usize = 16;

@@ -1,40 +1,13 @@
-//! A tokenizer as the metadata of a GGUF file (`tokenizer.ggml.*`), for llama.cpp.
-//!
-//! llama.cpp knows two kinds of BPE, and has their splitting rules built in under names: over bytes ("gpt2", with
-//! `tokenizer.ggml.pre` naming the regular expressions), and SentencePiece's ("llama", where a score per token says what is
-//! merged first). What is neither is refused, since text would silently become other tokens.
+//! A tokenizer as the metadata of a GGUF file.
 
 use std::collections::{HashMap, HashSet};
 
 use ft_gguf::{Metadata, Value};
 use serde_json::Value as Json;
 
-use super::Tokenizer;
+use super::super::Tokenizer;
+use super::{BYTE, CONTROL, NORMAL, Rule, SPACE, SPLITS, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::error::{Error, Result};
-
-/// Names of splitting rules, by the regular expression of tokenizer.json's `Split` and whether `ignore_merges` is set.
-const SPLITS: [(&str, bool, &str); 4] = [
-    (LLAMA3, true, "llama-bpe"),
-    (LLAMA3, false, "dbrx"),
-    (QWEN2, false, "qwen2"),
-    (TEKKEN, true, "tekken"),
-];
-
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// What SentencePiece writes for a space.
-const SPACE: &str = "▁";
-
-/// Values of `tokenizer.ggml.token_type`.
-const NORMAL: i32 = 1;
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
-const BYTE: i32 = 6;
 
 impl Tokenizer {
     /// This tokenizer as `tokenizer.ggml.*`, with `rows` tokens: as many as the model's embedding table has.
@@ -110,21 +83,27 @@ impl Source<'_> {
             Some(steps) => steps,
             None => std::slice::from_ref(pre),
         };
-        let name = match steps {
-            [only] if byte_level(only, true) && !ignores => Some("gpt-2"),
-            [digits, last] if digits["type"] == "Digits" && byte_level(last, true) && !ignores => {
-                (digits["individual_digits"] == true).then_some("smollm")
+        let fits = |rule: &Rule| match (rule, steps) {
+            (Rule::Gpt2, [only]) => byte_level(only, true),
+            (Rule::Digits, [digits, last]) => {
+                digits["type"] == "Digits" && digits["individual_digits"] == true && byte_level(last, true)
             }
-            [split, last] if split["type"] == "Split" && split["behavior"] == "Isolated" && byte_level(last, false) => {
-                let regex = split["pattern"]["Regex"].as_str();
-                let known = SPLITS.iter().find(|(r, i, _)| Some(*r) == regex && *i == ignores);
-                known.map(|(_, _, name)| *name)
+            (Rule::Regex(regex), [split, last]) => {
+                split["type"] == "Split"
+                    && split["behavior"] == "Isolated"
+                    && split["pattern"]["Regex"] == *regex
+                    && byte_level(last, false)
             }
-            _ => None,
+            _ => false,
         };
+        let mut known = SPLITS
+            .iter()
+            .filter(|known| known.ignores_merges == ignores && fits(&known.rule));
+        let name = known.next().map(|known| known.name);
         name.ok_or_else(|| {
             self.error(format!(
-                "its pre_tokenizer (with ignore_merges = {ignores}) is none of gpt-2, smollm, llama-bpe, dbrx, qwen2, tekken"
+                "its pre_tokenizer (with ignore_merges = {ignores}) is none of {}",
+                SPLITS.map(|known| known.name).join(", ")
             ))
         })
     }
@@ -266,104 +245,4 @@ impl Source<'_> {
 fn is_byte(token: &str) -> bool {
     let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn tokenizer(file: &Json) -> Tokenizer {
-        let text = file.to_string();
-        Tokenizer::from_memory(&[("tokenizer.json", text.as_bytes())]).unwrap()
-    }
-
-    fn byte_level(pre: Json, ignore_merges: bool) -> Json {
-        json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
-            "added_tokens": [
-                {"id": 3, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
-                {"id": 4, "content": "<tool>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false},
-            ],
-            "pre_tokenizer": pre,
-            "model": {"type": "BPE", "ignore_merges": ignore_merges, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
-        })
-    }
-
-    fn sequence(steps: &[Json]) -> Json {
-        json!({"type": "Sequence", "pretokenizers": steps})
-    }
-
-    #[test]
-    fn the_splitting_rules_have_names() {
-        let bytes = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-        let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-        let digits = json!({"type": "Digits", "individual_digits": true});
-        let name = |pre: Json, ignore: bool| {
-            let metadata = tokenizer(&byte_level(pre, ignore)).gguf(6);
-            metadata.map(|metadata| metadata.get("tokenizer.ggml.pre").cloned().unwrap())
-        };
-        let is = |found: Result<Value>, name: &str| assert_eq!(found.unwrap(), Value::from(name));
-        is(name(bytes(true), false), "gpt-2");
-        is(name(sequence(&[digits, bytes(true)]), false), "smollm");
-        is(name(sequence(&[split(LLAMA3), bytes(false)]), true), "llama-bpe");
-        is(name(sequence(&[split(LLAMA3), bytes(false)]), false), "dbrx");
-        is(name(sequence(&[split(QWEN2), bytes(false)]), false), "qwen2");
-        is(name(sequence(&[split(TEKKEN), bytes(false)]), true), "tekken");
-        let unknown = name(sequence(&[split(r"\w+"), bytes(false)]), false)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            unknown.contains("tokenizer.json") && unknown.contains("pre_tokenizer"),
-            "{unknown}"
-        );
-        assert!(name(bytes(true), true).is_err());
-    }
-
-    #[test]
-    fn tokens_have_types_and_the_table_is_filled_up() {
-        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-        let tokenizer = tokenizer(&byte_level(bytes, false));
-        let metadata = tokenizer.gguf(7).unwrap();
-        let texts = ["a", "b", "ab", "<|end|>", "<tool>", "[PAD5]", "[PAD6]"]
-            .map(String::from)
-            .to_vec();
-        assert_eq!(metadata.get("tokenizer.ggml.tokens"), Some(&Value::Texts(texts)));
-        let types = vec![NORMAL, NORMAL, NORMAL, CONTROL, USER_DEFINED, UNUSED, UNUSED];
-        assert_eq!(metadata.get("tokenizer.ggml.token_type"), Some(&Value::Ints(types)));
-        assert_eq!(
-            metadata.get("tokenizer.ggml.merges"),
-            Some(&Value::Texts(vec!["a b".into()]))
-        );
-        assert!(tokenizer.gguf(4).unwrap_err().to_string().contains("4 rows"));
-    }
-
-    #[test]
-    fn scores_are_the_places_of_the_merges_where_these_are_complete() {
-        let file = |merges: Json| {
-            json!({
-                "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null,
-                "post_processor": null, "decoder": null,
-                "normalizer": {"type": "Sequence", "normalizers": [
-                    {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-                "model": {"type": "BPE", "byte_fallback": true, "unk_token": "<unk>", "fuse_unk": true,
-                          "vocab": {"<unk>": 0, "<0x0A>": 1, "▁": 2, "a": 3, "b": 4, "▁a": 5, "ab": 6, "▁ab": 7},
-                          "merges": merges},
-            })
-        };
-        let whole = json!([["▁", "a"], ["a", "b"], ["▁a", "b"], ["▁", "ab"]]);
-        let metadata = tokenizer(&file(whole)).gguf(8).unwrap();
-        let scores = vec![0.0, 0.0, 0.0, 0.0, 0.0, -0.0, -1.0, -2.0];
-        assert_eq!(metadata.get("tokenizer.ggml.scores"), Some(&Value::Floats(scores)));
-        let types = vec![UNKNOWN, BYTE, NORMAL, NORMAL, NORMAL, NORMAL, NORMAL, NORMAL];
-        assert_eq!(metadata.get("tokenizer.ggml.token_type"), Some(&Value::Ints(types)));
-        assert_eq!(
-            metadata.get("tokenizer.ggml.add_space_prefix"),
-            Some(&Value::Bool(true))
-        );
-        let partial = json!([["▁", "a"], ["a", "b"], ["▁a", "b"]]);
-        let error = tokenizer(&file(partial)).gguf(8).unwrap_err().to_string();
-        assert!(error.contains("\"▁ab\" is not made from \"▁\" and \"ab\""), "{error}");
-    }
 }
