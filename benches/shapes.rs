@@ -29,6 +29,9 @@ pub struct Dims {
     /// Experts that compute a token
     #[arg(long, default_value_t = 2)]
     per_token: usize,
+    /// Key heads, and as many value heads, 128 wide, of linear attention in three of four layers (Qwen 3.5); 0 is none
+    #[arg(long, default_value_t = 0)]
+    linear: usize,
 }
 
 type Shapes = BTreeMap<String, BTreeMap<String, Value>>;
@@ -58,6 +61,7 @@ impl Dims {
             vocab: None,
             experts: 0,
             per_token: 2,
+            linear: 0,
         }
     }
 
@@ -95,9 +99,14 @@ impl Dims {
 
     /// The `config.json` of such a Llama for texts of `seq` tokens.
     pub fn config(&self, seq: usize) -> Value {
-        let family = if self.experts > 0 { "qwen3_moe" } else { "llama" };
+        let family = match (self.experts, self.linear) {
+            (0, 0) => "llama",
+            (0, _) => "qwen3_5_text",
+            _ => "qwen3_moe",
+        };
         json!({
-            "model_type": family, "num_experts": self.experts, "num_experts_per_tok": self.per_token,
+            "model_type": family, "linear_num_key_heads": self.linear, "linear_num_value_heads": self.linear,
+            "head_dim": self.hidden() / self.heads(), "num_experts": self.experts, "num_experts_per_tok": self.per_token,
             "moe_intermediate_size": self.ffn(), "norm_topk_prob": true, "vocab_size": self.vocab(), "hidden_size": self.hidden(),
             "intermediate_size": self.ffn(), "num_hidden_layers": self.layers(), "num_attention_heads": self.heads(),
             "num_key_value_heads": self.kv_heads(), "max_position_embeddings": seq.max(2048),
@@ -110,6 +119,18 @@ impl Dims {
         let (hidden, head_dim) = (self.hidden(), self.hidden() / self.heads());
         let attention = 2 * hidden * hidden + 2 * hidden * self.kv_heads() * head_dim;
         let used = if self.experts > 0 { self.per_token } else { 1 };
-        self.layers() * (attention + 3 * hidden * self.ffn() * used) + self.vocab() * hidden
+        // q, k, v, z and the output, against queries with their gate.
+        let linear = if self.linear > 0 {
+            5 * 128 * self.linear * hidden
+        } else {
+            attention
+        };
+        let attention = if self.linear > 0 {
+            attention + hidden * hidden
+        } else {
+            attention
+        };
+        let mixers = (3 * linear + attention) * self.layers() / 4;
+        mixers + self.layers() * 3 * hidden * self.ffn() * used + self.vocab() * hidden
     }
 }

@@ -24,7 +24,7 @@ import warnings
 
 import torch
 import peft
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -107,6 +107,7 @@ def arguments():
         p.add_argument("--" + name.replace("_", "-"), type=int, help="where it differs from the shape's")
     p.add_argument("--experts", type=int, default=0, help="in the place of each MLP, --ffn wide (Qwen 3 with experts); 0 is none")
     p.add_argument("--per-token", type=int, default=2, help="experts that compute a token")
+    p.add_argument("--linear", type=int, default=0, help="key heads of linear attention in three of four layers (Qwen 3.5); 0 is none")
     for name, default in dict(batch=4, seq=256, threads=2, steps=5, warmup=2, seed=0).items():
         p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     p.add_argument("--method", choices=[*METHODS, *BOTTLENECKS, "full"], default="lora")
@@ -139,6 +140,9 @@ def build(a):
         family, model_of = Qwen3MoeConfig, Qwen3MoeForCausalLM
         more = dict(num_experts=a.experts, num_experts_per_tok=a.per_token, moe_intermediate_size=a.ffn, norm_topk_prob=True,
                     head_dim=a.hidden // a.heads)
+    elif a.linear:
+        family, model_of = Qwen3_5TextConfig, Qwen3_5ForCausalLM
+        more = dict(head_dim=a.hidden // a.heads, linear_num_key_heads=a.linear, linear_num_value_heads=a.linear)
     config = family(**more, vocab_size=a.vocab, hidden_size=a.hidden, intermediate_size=a.ffn, num_hidden_layers=a.layers,
                          num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=max(2048, a.seq),
                          tie_word_embeddings=not a.untied, use_cache=False, attn_implementation="sdpa")
@@ -216,7 +220,8 @@ def gflop_per_step(a):
     head_dim = a.hidden // a.heads
     attention = 2 * a.hidden * a.hidden + 2 * a.hidden * a.kv_heads * head_dim
     used = a.per_token if a.experts else 1
-    weights = a.layers * (attention + 3 * a.hidden * a.ffn * used) + a.vocab * a.hidden
+    mixers = attention if not a.linear else (3 * 5 * 128 * a.linear * a.hidden + attention + a.hidden * a.hidden) / 4
+    weights = a.layers * (mixers + 3 * a.hidden * a.ffn * used) + a.vocab * a.hidden
     return 2 * weights * a.batch * a.seq * (3 if a.method == "full" else 2) / 1e9
 
 

@@ -86,11 +86,7 @@ fn trainable(model: &mut Model) -> BTreeMap<String, AnyTensor> {
                     put("lora_embedding_B", AnyTensor::Matrix(lora.b.val()));
                 }
             }
-            ModuleSlot::Norm(_)
-            | ModuleSlot::Bias(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. }
-            | ModuleSlot::Attention { .. } => {}
+            _ => {}
         }
         let bias_trains = module.bias().is_some_and(|bias| bias.is_trained());
         let trains = module.is_trained();

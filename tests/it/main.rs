@@ -15,6 +15,7 @@ mod continual_golden;
 mod continual_kill;
 mod continual_objectives;
 mod continual_results;
+mod delta;
 mod devices;
 mod distill_labels;
 mod engine_adapters;

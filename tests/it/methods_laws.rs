@@ -152,11 +152,7 @@ pub fn disturb(model: &mut Model) {
                 norm.bias.iter_mut().for_each(vector);
             }
             ModuleSlot::Projection(slot) => slot.bias.iter_mut().for_each(vector),
-            ModuleSlot::Embedding(_)
-            | ModuleSlot::Bias(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. }
-            | ModuleSlot::Attention { .. } => {}
+            _ => {}
         }
         if let Some(tokens) = module.virtual_tokens() {
             let mut state: BTreeMap<String, AnyTensor> = tokens.state().into_iter().collect();

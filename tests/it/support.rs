@@ -59,6 +59,15 @@ impl Array {
         Tensor::from_data(TensorData::new(values, self.shape.clone()), device)
     }
 
+    /// The weight of a convolution of each channel by itself, `[channels, 1, taps]`, as a matrix.
+    pub fn flat(mut self) -> Self {
+        self.shape = match self.shape[..] {
+            [channels, 1, taps] => vec![channels, taps],
+            _ => self.shape,
+        };
+        self
+    }
+
     pub fn ids(&self, device: &Device) -> Tensor<2, Int> {
         let values: Vec<i32> = self.values.iter().map(|v| *v as i32).collect();
         Tensor::from_data(TensorData::new(values, self.shape.clone()), device)

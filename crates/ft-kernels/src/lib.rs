@@ -34,6 +34,7 @@ mod adamw_8bit;
 mod attention;
 mod backward_from;
 mod bottleneck;
+mod causal_conv;
 mod clamped_swiglu;
 #[cfg(feature = "flex")]
 mod cpu;
@@ -48,6 +49,7 @@ mod dropout;
 mod embedding;
 mod frozen_lora;
 mod frozen_matmul;
+mod gated_delta_rule;
 mod gelu;
 mod head;
 mod layer_norm;
@@ -75,6 +77,7 @@ pub use adamw_8bit::{AdamW8bitStep, CodeMap, Coded8bit, ManyAdamW8bit, Updated8b
 pub use attention::{Mask, Past, Scoring, attention, attention_apart, rotary_attention};
 pub use backward_from::backward_from;
 pub use bottleneck::{NonLinearity, bottleneck};
+pub use causal_conv::causal_conv;
 pub use clamped_swiglu::{Clamp, clamped_swiglu};
 pub use cross_entropy::{cross_entropy, cross_entropy_rows, smoothed_cross_entropy, token_nll};
 #[cfg(feature = "cuda")]
@@ -85,6 +88,7 @@ pub use dropout::dropout;
 pub use embedding::embedding;
 pub use frozen_lora::frozen_lora;
 pub use frozen_matmul::{frozen_matmul, frozen_matmul_for, unpack};
+pub use gated_delta_rule::{DeltaHeads, gated_delta_rule, gated_delta_rule_from};
 pub use gelu::gelu_tanh;
 pub use head::{Head, soft_cap};
 pub use layer_norm::layer_norm;

@@ -10,7 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use ft_kernels::{Past, Scoring};
 use ft_peft::Pass;
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, Step};
 use crate::model::Model;
 use crate::rows::Rows;
 
@@ -52,6 +52,19 @@ impl Apart {
         };
         let pasts = self.0.iter_mut().map(own).collect();
         ft_kernels::attention_apart(q, pasts, scoring.clone())
+    }
+
+    /// Inputs `[tokens, 1, ..]`; each sequence goes on from its own state.
+    pub fn go_on(&mut self, layer: usize, inputs: [Tensor<3>; 3], step: &Step<'_>) -> Tensor<4> {
+        let mut start = 0;
+        let own = |(cache, count): &mut (KvCache, usize)| {
+            let from = start;
+            start += *count;
+            let part = |x: &Tensor<3>| x.clone().narrow(0, from, *count).swap_dims(0, 1); // [1, count, ..]
+            let out = cache.go_on(layer, inputs.each_ref().map(part), step);
+            out.swap_dims(0, 1) // [count, 1, heads, dim]
+        };
+        Tensor::cat(self.0.iter_mut().map(own).collect(), 0)
     }
 
     pub fn advance(&mut self) {
@@ -107,9 +120,19 @@ impl Model {
         if columns == 0 {
             return cache;
         }
-        // Keys and values of a column depend on those before it alone: any token will do behind them.
+        // Any token will do behind them: keys and values of a column depend on those before it alone.
         let ids = Tensor::<2, Int>::zeros([1, 1], &self.device());
-        self.forward(ids, &Rows::Right, Some(&mut cache), &Pass::eval());
+        let (rows, pass, layers) = (&Rows::Right, Pass::eval(), 0..self.num_blocks());
+        if self.prompt() > 0 {
+            let prompt = self
+                .decoder
+                .embed(ids, self.config(), rows, 0, &pass)
+                .narrow(1, 0, columns);
+            self.decoder
+                .blocks(layers, prompt, self.config(), rows, Some(&mut cache), &pass);
+        } else {
+            self.forward(ids, rows, Some(&mut cache), &pass);
+        }
         cache.behind(columns, self.prompt() == 0)
     }
 }

@@ -2,7 +2,7 @@
 //! (`families/llama.rs`) computes all of them.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ft_kernels::Clamp;
+use ft_kernels::{Clamp, DeltaHeads};
 
 use crate::rope::Rope;
 
@@ -19,6 +19,10 @@ pub struct Block {
     pub activation: Activation,
     /// Whether queries, keys and values are one matrix (`qkv_proj`), and gate and up too (`gate_up_proj`).
     pub fused: bool,
+    /// Linear attention in the place of attention.
+    pub delta: Option<DeltaConfig>,
+    /// Whether attention's output passes a gate, which the query projection computes beside each head.
+    pub output_gate: bool,
     /// Experts in the place of the MLP.
     pub experts: Option<ExpertsConfig>,
     /// How queries grow with the position.
@@ -45,6 +49,17 @@ pub struct Block {
     pub residual_scale: Option<f64>,
     /// Factor of the last hidden states, and with them of the logits.
     pub output_scale: Option<f64>,
+}
+
+/// Layers whose attention is a gated delta rule behind a convolution (Gated DeltaNet).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeltaConfig {
+    /// Its heads.
+    pub heads: DeltaHeads,
+    /// Columns that the convolution sees.
+    pub taps: usize,
+    /// Which layers have it; the others have attention.
+    pub layers: Vec<bool>,
 }
 
 /// How queries grow with the position: by `1 + beta ln(1 + floor(position / original))`.
@@ -166,6 +181,11 @@ impl MlpNames {
 }
 
 impl Block {
+    /// The linear attention of layer `index`, where it has one.
+    pub(crate) fn linear(&self, index: usize) -> Option<&DeltaConfig> {
+        self.delta.as_ref().filter(|delta| delta.layers[index])
+    }
+
     /// The experts of layer `index`, where it has some.
     pub(crate) fn sparse(&self, index: usize) -> Option<&ExpertsConfig> {
         self.experts.as_ref().filter(|experts| experts.layers[index])

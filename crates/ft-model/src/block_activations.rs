@@ -6,12 +6,14 @@
 //! norm         its input
 //! attention    queries, keys, values, output, log-sum-exp
 //! SwiGLU       gate, up        GELU   its input
+//! convolution  its input
+//! delta rule   queries, keys and values, gates
 //! projection   its input, where its own matrix or adapter learns from it
 //! ```
 
 use ft_peft::SavedActivations;
 
-use crate::block::{Activation, ExpertsConfig, MlpNames, Norms, QkNorm};
+use crate::block::{Activation, DeltaConfig, ExpertsConfig, MlpNames, Norms, QkNorm};
 use crate::config::ModelConfig;
 use crate::families::Blocks;
 
@@ -69,7 +71,9 @@ impl ModelConfig {
                 (routed + 2 * own.shared.unwrap_or(0)).max(2 * self.intermediate_size)
             }
         };
-        3 * self.hidden_size + inner
+        let delta = self.block.delta.as_ref().filter(|_| self.recurs());
+        let mixer = delta.map_or(0, |own| 2 * own.heads.width() + 3 * own.heads.values());
+        3 * self.hidden_size + inner.max(mixer)
     }
 }
 
@@ -82,26 +86,15 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn llama(&mut self, config: &ModelConfig, index: usize) {
         let hidden = config.hidden_size;
-        let queries = config.num_attention_heads * config.head_dim;
-        let keys = config.num_key_value_heads * config.head_dim;
         self.at = format!("model.layers.{index}");
-        let (block, sizes) = (&config.block, config.num_attention_heads);
+        let block = &config.block;
         if block.norms != Norms::After {
             self.norm("input_layernorm", hidden);
         }
-        let parts = ["q_proj", "k_proj", "v_proj", "qkv_proj"].map(|name| format!("self_attn.{name}"));
-        self.projections(&parts.each_ref().map(String::as_str), hidden);
-        if block.qk_norm != QkNorm::None {
-            self.norm("self_attn.q_norm", queries);
-            self.norm("self_attn.k_norm", keys);
+        match block.linear(index) {
+            None => self.causal_attention(config),
+            Some(own) => self.delta_net(own, hidden),
         }
-        self.prefix("model.layers");
-        if block.sinks {
-            let trains = self.look("self_attn").is_some();
-            self.kept.tracked |= trains;
-        }
-        let before = self.attention(2 * queries + 2 * keys + sizes);
-        self.projections(&["self_attn.o_proj"], if before { 0 } else { queries });
         if block.norms != Norms::Before {
             self.norm("post_attention_layernorm", hidden);
         }
@@ -128,6 +121,43 @@ impl Walk<'_> {
             self.norm("post_feedforward_layernorm", hidden);
         }
         self.projections(&["output_adapters"], hidden);
+    }
+
+    fn causal_attention(&mut self, config: &ModelConfig) {
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        let (block, sizes) = (&config.block, config.num_attention_heads);
+        let parts = ["q_proj", "k_proj", "v_proj", "qkv_proj"].map(|name| format!("self_attn.{name}"));
+        self.projections(&parts.each_ref().map(String::as_str), config.hidden_size);
+        if block.qk_norm != QkNorm::None {
+            self.norm("self_attn.q_norm", queries);
+            self.norm("self_attn.k_norm", keys);
+        }
+        self.prefix("model.layers");
+        if block.sinks {
+            let trains = self.look("self_attn").is_some();
+            self.kept.tracked |= trains;
+        }
+        let mut before = self.attention(2 * queries + 2 * keys + sizes);
+        if block.output_gate {
+            self.when_tracked(queries);
+            before = false;
+        }
+        self.projections(&["self_attn.o_proj"], if before { 0 } else { queries });
+    }
+
+    fn delta_net(&mut self, own: &DeltaConfig, hidden: usize) {
+        let (width, values, heads) = (own.heads.width(), own.heads.values(), own.heads.value_heads);
+        let parts = ["qkv", "z", "b", "a"].map(|name| format!("linear_attn.in_proj_{name}"));
+        self.projections(&parts.each_ref().map(String::as_str), hidden);
+        self.train("linear_attn.conv1d");
+        self.train("linear_attn");
+        // The convolution's input and output; of the gates, what their functions are made of.
+        self.when_tracked(2 * width + 4 * heads);
+        self.norm("linear_attn.norm", values);
+        self.when_tracked(2 * values);
+        self.projections(&["linear_attn.out_proj"], values);
+        self.passing(2 * width + values);
     }
 
     /// The MLP at `path` below the block; `sizes` are the width of its input and the one inside.
@@ -244,10 +274,15 @@ impl Walk<'_> {
     }
 
     fn norm(&mut self, name: &str, input: usize) {
+        self.train(name);
+        self.when_tracked(input);
+    }
+
+    /// Takes note of a place that may train.
+    fn train(&mut self, name: &str) {
         let trains = self.look(name).is_some();
         self.kept.tracked |= trains;
         self.kept.specs += usize::from(trains);
-        self.when_tracked(input);
     }
 
     /// Projections that share one input of this size; how much of it is kept.

@@ -6,15 +6,26 @@ use crate::apart::Apart;
 /// Columns by which a layer's buffer grows, so that most appends write in place.
 pub(crate) const GROWTH: usize = 128;
 
-/// Keys and values of the columns seen so far, layer by layer.
+/// Keys and values of the columns seen so far, or what linear attention makes of them, layer by layer.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<Option<Layer>>,
+    /// Of the layers with linear attention.
+    states: Vec<Option<State>>,
     len: usize,
     /// Columns of virtual tokens before all others, where the cache [started](KvCache::behind) with them.
     start: Start,
     /// Sequences that go on side by side, each in a cache of its own; nothing is held here then.
     apart: Option<Apart>,
+}
+
+/// What a layer of linear attention knows of all columns so far.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    /// The last columns that went into the convolution, `[batch, taps - 1, width]`.
+    pub history: Tensor<3>,
+    /// `[batch, value heads, key dim, value dim]`.
+    pub delta: Tensor<4>,
 }
 
 /// Virtual tokens at the beginning of a cache.
@@ -33,11 +44,15 @@ struct Layer {
     len: usize,
 }
 
+/// What a layer of linear attention makes of its inputs and its state.
+pub(crate) type Step<'a> = dyn Fn([Tensor<3>; 3], Option<State>) -> (Tensor<4>, State) + 'a;
+
 impl KvCache {
     /// An empty cache for `layers` layers.
     pub fn new(layers: usize) -> Self {
         Self {
             layers: vec![None; layers],
+            states: vec![None; layers],
             len: 0,
             start: Start::default(),
             apart: None,
@@ -48,6 +63,7 @@ impl KvCache {
     pub(crate) fn apart(sequences: Apart) -> Self {
         Self {
             layers: Vec::new(),
+            states: Vec::new(),
             len: 0,
             start: Start::default(),
             apart: Some(sequences),
@@ -105,6 +121,16 @@ impl KvCache {
         self.len == 0
     }
 
+    /// Whether it can forget its last columns: not where a state holds them.
+    pub fn can_be_cut(&self) -> bool {
+        self.states.iter().all(Option::is_none)
+    }
+
+    /// How many of its first `len` columns it can go on from: all, but where a state holds them, which cannot be taken apart, all or none.
+    pub fn resumes(&self, len: usize) -> usize {
+        if len == self.len || self.can_be_cut() { len } else { 0 }
+    }
+
     /// The same with its first `len` columns alone. The buffers are shared until one of the two is written to.
     pub fn truncated(&self, len: usize) -> Self {
         let mut short = self.clone();
@@ -113,7 +139,15 @@ impl KvCache {
     }
 
     /// Forgets all but the first `len` columns; virtual tokens stay.
+    ///
+    /// # Panics
+    /// If [`resumes`](Self::resumes) says that it cannot.
     pub fn truncate(&mut self, len: usize) {
+        assert!(
+            self.resumes(len.min(self.len)) == len.min(self.len),
+            "a state cannot be taken back to column {len} of {}",
+            self.len
+        );
         self.len = len.min(self.len);
         let columns = self.position();
         self.layers.iter_mut().flatten().for_each(|layer| layer.len = columns);
@@ -132,6 +166,16 @@ impl KvCache {
         }
         let (keys, values) = self.append(layer, keys, values);
         ft_kernels::attention(q, keys, values, mask, scoring.clone())
+    }
+
+    /// Runs `step` on the columns of a call, `[batch, seq, ..]`, from the state of a layer to the one behind them: `[batch, seq, heads, dim]`.
+    pub(crate) fn go_on(&mut self, layer: usize, inputs: [Tensor<3>; 3], step: &Step<'_>) -> Tensor<4> {
+        if let Some(apart) = &mut self.apart {
+            return apart.go_on(layer, inputs, step);
+        }
+        let (out, state) = step(inputs, self.states[layer].take());
+        self.states[layer] = Some(state);
+        out
     }
 
     /// Appends `[batch, seq, kv heads, head_dim]` to a layer and returns all its keys and values.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::numbers::Coded;
-use crate::{gguf, mxfp4, stacked, text_tower};
+use crate::{convolution, gguf, mxfp4, stacked, text_tower};
 
 /// The tensors of a checkpoint folder, or of a GGUF file.
 pub struct Checkpoint {
@@ -74,6 +74,9 @@ impl Checkpoint {
         }
         checkpoint.take_text_tower();
         checkpoint.take_stacks_apart();
+        for (name, entry) in &mut checkpoint.entries {
+            convolution::flatten(name, &mut entry.shape);
+        }
         Ok(checkpoint)
     }
 

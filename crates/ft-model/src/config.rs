@@ -5,7 +5,7 @@ use ft_peft::AttentionShape;
 use ft_quant::Scheme;
 use serde_json::{Map, Value};
 
-use crate::block::Block;
+use crate::block::{Block, DeltaConfig};
 use crate::error::{Error, Result};
 use crate::families;
 use crate::families::encoder::EncoderConfig;
@@ -78,6 +78,14 @@ impl ModelConfig {
             kv_heads: self.num_key_value_heads,
             head_dim: self.head_dim,
         }
+    }
+
+    /// Whether some layer has a state that every column changes, in the place of keys and values that stay.
+    pub fn recurs(&self) -> bool {
+        self.block
+            .delta
+            .as_ref()
+            .is_some_and(|delta| delta.layers.contains(&true))
     }
 
     /// What an encoder has; only of one.
@@ -220,6 +228,28 @@ impl ModelConfig {
             if experts.per_token > experts.count {
                 let why = format!("{} of {} experts cannot be chosen", experts.per_token, experts.count);
                 return Err(keys.error("num_experts_per_tok", why));
+            }
+        }
+        if let Some(DeltaConfig { heads, taps, .. }) = &self.block.delta {
+            let sizes = [
+                ("linear_num_key_heads", heads.key_heads),
+                ("linear_num_value_heads", heads.value_heads),
+                ("linear_key_head_dim", heads.key_dim),
+                ("linear_value_head_dim", heads.value_dim),
+                ("linear_conv_kernel_dim", *taps),
+            ];
+            for (key, size) in sizes {
+                if size == 0 {
+                    return Err(keys.error(key, "must be a positive number, got 0".into()));
+                }
+                keys.within(key, size, 1 << 12)?;
+            }
+            if *taps < 2 {
+                return Err(keys.error("linear_conv_kernel_dim", "must be at least 2, got 1".into()));
+            }
+            if !heads.value_heads.is_multiple_of(heads.key_heads) {
+                let why = format!("{} key heads cannot be shared evenly by them", heads.key_heads);
+                return Err(keys.error("linear_num_value_heads", why));
             }
         }
         for rope in self.rope.iter().chain(&self.block.local_rope) {

@@ -106,9 +106,14 @@ impl Keys {
 
     /// Which layers slide, by `layer_types`, if the key is there.
     pub fn sliding(&self, layers: usize) -> Result<Option<Vec<bool>>> {
+        self.layers_of("sliding_attention", layers)
+    }
+
+    /// Which layers are of this kind, by `layer_types`, if the key is there.
+    pub fn layers_of(&self, kind: &str, layers: usize) -> Result<Option<Vec<bool>>> {
         match self.raw.get("layer_types") {
             Some(Value::Array(types)) if types.len() == layers => {
-                Ok(Some(types.iter().map(|kind| kind == "sliding_attention").collect()))
+                Ok(Some(types.iter().map(|own| own == kind).collect()))
             }
             Some(Value::Array(types)) => {
                 Err(self.error("layer_types", format!("{} entries for {layers} layers", types.len())))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::block::{Block, ExpertsConfig};
+use crate::block::{Block, DeltaConfig, ExpertsConfig};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::families::Decoder;
@@ -77,12 +77,18 @@ impl ModelConfig {
             }
         }
         // Which layers have a window may have followed from their numbers.
-        if windows.iter().any(|window| window.is_some() != windows[0].is_some()) || raw.contains_key("layer_types") {
-            let name = |window: &Option<usize>| match window {
+        let delta = self.block.delta.clone().map(|own| DeltaConfig {
+            layers: layers.iter().map(|i| own.layers[*i]).collect(),
+            ..own
+        });
+        let mixed = windows.iter().any(|window| window.is_some() != windows[0].is_some());
+        if mixed || delta.is_some() || raw.contains_key("layer_types") {
+            let name = |layer: usize| match windows[layer] {
+                _ if delta.as_ref().is_some_and(|delta| delta.layers[layer]) => Value::from("linear_attention"),
                 Some(_) => Value::from("sliding_attention"),
                 None => Value::from("full_attention"),
             };
-            raw.insert("layer_types".into(), windows.iter().map(name).collect());
+            raw.insert("layer_types".into(), (0..layers.len()).map(name).collect());
         }
         if let Some(list) = raw.get_mut("no_rope_layers").and_then(Value::as_array_mut)
             && list.len() == self.num_hidden_layers
@@ -106,6 +112,7 @@ impl ModelConfig {
             num_hidden_layers: layers.len(),
             windows,
             block: Block {
+                delta,
                 experts,
                 rotates: if self.block.rotates.is_empty() {
                     Vec::new()

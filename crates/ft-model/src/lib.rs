@@ -30,6 +30,7 @@ mod block_activations;
 mod cache;
 mod checkpoint;
 mod config;
+mod convolution;
 mod error;
 mod expert_paths;
 pub mod families;
@@ -59,7 +60,7 @@ mod virtual_tokens;
 mod vocabulary;
 
 pub use apart::NextTokens;
-pub use block::{Activation, Block, ExpertsConfig, Norms, QkNorm, QueryScale};
+pub use block::{Activation, Block, DeltaConfig, ExpertsConfig, Norms, QkNorm, QueryScale};
 pub use block_activations::BlockActivations;
 pub use cache::KvCache;
 pub use checkpoint::{Checkpoint, Entry};

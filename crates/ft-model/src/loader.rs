@@ -35,6 +35,8 @@ pub(crate) struct Loader<'a> {
     strip: &'static str,
     /// The output head is the embedding table.
     tied: bool,
+    /// Layers that guess several tokens ahead may be there and are left out, as in transformers (Qwen 3.5).
+    recurs: bool,
     /// Checkpoint path of the output head.
     head: &'static str,
     /// The output head is left out.
@@ -73,6 +75,7 @@ impl<'a> Loader<'a> {
             checkpoint,
             strip,
             tied: config.tie_word_embeddings,
+            recurs: config.recurs(),
             head: config.head_path(),
             headless: config.head.is_some(),
             beside: config.encoder.as_ref().map(|encoder| encoder.prefix),
@@ -99,6 +102,7 @@ impl<'a> Loader<'a> {
             name.ends_with(".rotary_emb.inv_freq")
                 || name.ends_with(".attn.bias")
                 || name.ends_with(".attn.masked_bias")
+                || (self.recurs && name.starts_with("mtp."))
                 || (self.tied && name == "lm_head.weight")
                 || (self.headless && name.starts_with("lm_head."))
                 || self

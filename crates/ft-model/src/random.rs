@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use burn::tensor::{DType, Device, Distribution as OnDevice, FloatDType, Tensor, TensorData};
 use ft_quant::{Encoded, Layout, Packed, Scheme, Weight};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, Normal};
+use rand_distr::{Distribution, Normal, Uniform};
 
 use crate::model::HEAD;
 use crate::source::{Fill, Source};
@@ -41,6 +41,12 @@ impl<'a> Random<'a> {
             Fill::Zeros => Tensor::zeros(shape, self.device),
             Fill::Normal => {
                 let values = self.values(shape.iter().product());
+                Tensor::from_data(TensorData::new(values, shape), self.device)
+            }
+            Fill::LogUniform => {
+                let uniform = Uniform::new(0.01f32, 16.0).expect("a range");
+                let count = shape.iter().product();
+                let values: Vec<f32> = (0..count).map(|_| uniform.sample(&mut self.rng).ln()).collect();
                 Tensor::from_data(TensorData::new(values, shape), self.device)
             }
         }
@@ -102,6 +108,7 @@ impl<'a> Drawn<'a> {
             Fill::Ones => Tensor::ones(shape, options),
             Fill::Zeros => Tensor::zeros(shape, options),
             Fill::Normal => Tensor::random(shape, OnDevice::Normal(0.0, self.deviation.into()), options),
+            Fill::LogUniform => Tensor::random(shape, OnDevice::Uniform(0.01, 16.0), options).log(),
         }
     }
 }

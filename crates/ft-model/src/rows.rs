@@ -123,6 +123,27 @@ impl Rows {
         }
     }
 
+    /// The first column of each column's text, counted from the first one of the call, where a layer that sees `reach` columns beside its state
+    /// must be told: `[rows, seq]`.
+    pub(crate) fn documents(&self, offset: usize, seq: usize, reach: usize, device: &Device) -> Option<Tensor<2, Int>> {
+        let columns: Vec<i32> = match self {
+            Rows::Right | Rows::Tokens(_) | Rows::Texts(_) => return None,
+            Rows::Left(pads) if pads.iter().all(|pad| *pad == 0 || pad + reach <= offset) => return None,
+            Rows::Left(pads) => {
+                let first = |pad: &usize| *pad as i32 - offset as i32;
+                pads.iter()
+                    .flat_map(|pad| std::iter::repeat_n(first(pad), seq))
+                    .collect()
+            }
+            Rows::Packed(rows) => {
+                let columns = rows.iter().flat_map(|starts| documents(starts, seq));
+                columns.map(|(_, start)| start as i32).collect()
+            }
+        };
+        let rows = columns.len() / seq.max(1);
+        Some(Tensor::from_data(TensorData::new(columns, [rows, seq]), device))
+    }
+
     /// Every token sees its whole text, or what is no further away than `reach` of it, and padding itself: for an encoder.
     pub(crate) fn whole_texts(&self, batch: usize, seq: usize, reach: Option<usize>, device: &Device) -> Mask {
         let columns = |of: [Vec<i32>; 2]| {

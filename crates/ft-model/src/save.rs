@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::View;
 use serde_json::json;
 
+use crate::convolution;
 use crate::error::{Error, Result};
 use crate::loader::LoadDtype;
 use crate::model::Model;
@@ -89,7 +90,7 @@ impl Model {
                 ModuleSlot::Embedding(e) => e.delta.is_some() || e.prompt.is_some(),
                 ModuleSlot::Residual { slot, .. } => slot.adapter.is_some(),
                 ModuleSlot::Attention { slot, .. } => slot.prefix.is_some(),
-                ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } => false,
+                _ => false,
             };
             if adapted {
                 return Err(Error::NotFolded(module.path));
@@ -225,7 +226,7 @@ impl Item {
 
     fn shape(&self) -> Vec<usize> {
         match &self.content {
-            Content::Floats(tensor) => tensor.dims(),
+            Content::Floats(tensor) => convolution::stored(&self.name, tensor.dims()),
             Content::Stack(experts) => {
                 let one = experts.first().map_or(Vec::new(), AnyTensor::dims);
                 [experts.len()].into_iter().chain(one).collect()

@@ -13,6 +13,8 @@ pub(crate) enum Fill {
     Ones,
     /// Zeros.
     Zeros,
+    /// Logarithms of numbers evenly between 0.01 and 16 (Mamba 2's `A_log`).
+    LogUniform,
 }
 
 /// Hands out the tensors of a checkpoint by name.

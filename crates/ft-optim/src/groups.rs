@@ -27,11 +27,11 @@ impl Group {
     }
 }
 
-/// Whether a parameter is a matrix inside the network: not a vector, whatever its rank, and not a table of embeddings or a
-/// head, whose rows stand for tokens.
+/// Whether a parameter is a matrix inside the network: not a vector, whatever its rank, not a table of embeddings or a
+/// head, whose rows stand for tokens, and not a convolution of each channel by itself.
 pub fn hidden(path: &str, shape: &[usize]) -> bool {
-    let head = path.split('.').any(|segment| segment == "lm_head");
-    shape.len() == 2 && shape.iter().all(|size| *size > 1) && !head && !embedding(path)
+    let other = path.split('.').any(|segment| matches!(segment, "lm_head" | "conv1d"));
+    shape.len() == 2 && shape.iter().all(|size| *size > 1) && !other && !embedding(path)
 }
 
 /// Whether the parameter at `path` is a table of embeddings: of tokens, positions or a prompt.

@@ -19,6 +19,7 @@ mod head;
 mod layout;
 mod record;
 mod sizes;
+mod text_tower;
 mod twin;
 mod virtual_tokens;
 
@@ -89,6 +90,7 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let (config, layout) = read(dir)?;
     layout.refuse_pickle(dir)?;
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
+    text_tower::alone(&mut file.tensors);
     if layout != Layout::Peft {
         if model.normalizes_behind() {
             let (raw, path) = (raw_config(dir)?, dir.join(CONFIG));
@@ -195,7 +197,7 @@ fn tensors(
                 let params = slot.adapter.iter_mut().flat_map(|adapter| adapter.params());
                 params.for_each(|(name, param)| put(name, param.data()));
             }
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } | ModuleSlot::Attention { .. } => {}
+            _ => {}
         }
         let infix = method.infix(&module.path);
         put_own(&mut module, choice, infix, &mut put);

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::methods::lora::BiasMode;
 use crate::methods::lora::mixed::{Mixed, RowChoice};
 use crate::methods::{Delta, PeftConfig};
-use crate::slots::{Embedding, Norm, Prefixes, Projection, Residual};
+use crate::slots::{Embedding, Gates, Norm, Prefixes, Projection, Residual};
 use crate::target_module::{Adaptable, ModuleSlot, TargetModule};
 
 /// A named set of adapters over one base model.
@@ -45,6 +45,8 @@ enum Slot {
     Norm(Norm),
     /// A bias alone, or another vector.
     Vector(Leaf<1>),
+    Convolution(Leaf<2>),
+    Gates(Gates),
     Residual(Residual),
     Attention(Prefixes),
 }
@@ -56,6 +58,8 @@ impl Slot {
             ModuleSlot::Embedding(slot) => Slot::Embedding((**slot).clone()),
             ModuleSlot::Norm(slot) => Slot::Norm((**slot).clone()),
             ModuleSlot::Bias(vector) | ModuleSlot::Vector { vector, .. } => Slot::Vector((**vector).clone()),
+            ModuleSlot::Convolution(weight) => Slot::Convolution((**weight).clone()),
+            ModuleSlot::Gates(slot) => Slot::Gates((**slot).clone()),
             ModuleSlot::Residual { slot, .. } => Slot::Residual((**slot).clone()),
             ModuleSlot::Attention { slot, .. } => Slot::Attention((**slot).clone()),
         }
@@ -67,6 +71,8 @@ impl Slot {
             (Slot::Embedding(own), ModuleSlot::Embedding(slot)) => **slot = own.clone(),
             (Slot::Norm(own), ModuleSlot::Norm(slot)) => **slot = own.clone(),
             (Slot::Vector(own), ModuleSlot::Bias(vector) | ModuleSlot::Vector { vector, .. }) => **vector = own.clone(),
+            (Slot::Convolution(own), ModuleSlot::Convolution(weight)) => **weight = own.clone(),
+            (Slot::Gates(own), ModuleSlot::Gates(slot)) => **slot = own.clone(),
             (Slot::Residual(own), ModuleSlot::Residual { slot, .. }) => **slot = own.clone(),
             (Slot::Attention(own), ModuleSlot::Attention { slot, .. }) => **slot = own.clone(),
             _ => unreachable!("a path is always the same kind of module"),

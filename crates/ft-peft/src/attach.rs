@@ -16,7 +16,7 @@ pub struct ModuleSpec {
     /// What stands there.
     pub kind: Kind,
     /// `[out, in]` of a projection, `[rows, hidden]` of a table, `[hidden, 1]` of a norm, another vector or a residual stream, `[out, 0]` of a bias alone,
-    /// `[layers, kv_heads head_dim]` of the attention.
+    /// `[channels, taps]` of a convolution, `[heads, 2]` of gates, `[layers, kv_heads head_dim]` of the attention.
     pub dims: [usize; 2],
     /// Whether it has a bias.
     pub bias: bool,
@@ -101,7 +101,7 @@ fn whole_modules(specs: &[ModuleSpec], suffixes: &[String]) -> Result<Vec<String
     }
     let chosen = || named(specs).filter(|spec| suffixes.iter().any(|suffix| has_suffix(&spec.path, suffix)));
     // PEFT would save a copy of the whole sub-layer.
-    if let Some(spec) = chosen().find(|spec| matches!(spec.kind, Kind::Vector)) {
+    if let Some(spec) = chosen().find(|spec| matches!(spec.kind, Kind::Vector | Kind::Convolution | Kind::Gates)) {
         let why = format!("{} trains with method = \"full\", not beside adapters", spec.path);
         return Err(invalid("modules_to_save", why));
     }
@@ -154,7 +154,12 @@ pub fn trained_shapes(specs: &[ModuleSpec], config: &PeftConfig, choice: &Choice
         let biased = spec.bias && (whole || choice.biases.contains(&spec.path));
         let weight = if cols == 1 { vec![rows] } else { vec![rows, cols] };
         let mut tensors = Vec::new();
-        tensors.extend((whole && cols > 0).then(|| (format!("{}.weight", spec.path), weight)));
+        match spec.kind {
+            Kind::Gates if whole => {
+                tensors.extend(["A_log", "dt_bias"].map(|leaf| (format!("{}.{leaf}", spec.path), vec![rows])))
+            }
+            _ => tensors.extend((whole && cols > 0).then(|| (format!("{}.weight", spec.path), weight))),
+        }
         tensors.extend(biased.then(|| (format!("{}.bias", spec.path), vec![rows])));
         if !whole && choice.adapted.contains(&spec.path) {
             let name = format!("{}.delta", spec.path);
@@ -224,11 +229,7 @@ pub fn fold(model: &mut impl Adaptable) -> Result<()> {
         match &mut module.slot {
             ModuleSlot::Projection(slot) => slot.fold(),
             ModuleSlot::Embedding(slot) => slot.fold(),
-            ModuleSlot::Norm(_)
-            | ModuleSlot::Bias(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. }
-            | ModuleSlot::Attention { .. } => {}
+            _ => {}
         }
     }
     Ok(())
@@ -289,6 +290,8 @@ fn spec(mut module: TargetModule<'_>, head: &str, task: Option<TaskHead>) -> Mod
         ModuleSlot::Norm(slot) => (Kind::Norm, [slot.weight.dims()[0], 1]),
         ModuleSlot::Bias(bias) => (Kind::Bias, [bias.dims()[0], 0]),
         ModuleSlot::Vector { vector, .. } => (Kind::Vector, [vector.dims()[0], 1]),
+        ModuleSlot::Convolution(weight) => (Kind::Convolution, weight.dims()),
+        ModuleSlot::Gates(gates) => (Kind::Gates, [gates.a_log.dims()[0], 2]),
         ModuleSlot::Residual { hidden, .. } => (Kind::Residual, [*hidden, 1]),
         ModuleSlot::Attention { shape, .. } => (Kind::Attention, [shape.layers, shape.width()]),
     };

@@ -77,7 +77,7 @@ pub use patterns::Patterns;
 pub use peft_config::Target;
 pub use rates::{Part, rates};
 pub use saved_activations::SavedActivations;
-pub use slots::{Embedding, Norm, Prefixes, Projection, Residual};
+pub use slots::{Embedding, Gates, Norm, Prefixes, Projection, Residual};
 pub use target_module::{Adaptable, AnyTensor, AttentionShape, ModuleSlot, TargetModule, TaskHead};
 pub use targets::{Kind, Layers, Selector, Targets};
 pub use tensor_file::write_tensor_file;

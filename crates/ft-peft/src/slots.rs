@@ -214,6 +214,22 @@ impl Norm {
     }
 }
 
+/// How fast the heads of a linear attention forget: `exp(-exp(A_log) softplus(a + dt_bias))`, with a of the text.
+#[derive(Module, Debug)]
+pub struct Gates {
+    /// `A_log`, `[heads]`.
+    pub a_log: Leaf<1>,
+    /// `dt_bias`, `[heads]`.
+    pub dt_bias: Leaf<1>,
+}
+
+impl Gates {
+    /// Its tensors by the names that checkpoints have.
+    pub fn leaves(&mut self) -> [(&'static str, &mut Leaf<1>); 2] {
+        [("A_log", &mut self.a_log), ("dt_bias", &mut self.dt_bias)]
+    }
+}
+
 /// Where the output of a sub-layer joins the residual stream, possibly changed by a [`Bottleneck`].
 #[derive(Module, Debug, Default)]
 pub struct Residual {

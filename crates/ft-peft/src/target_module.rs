@@ -6,7 +6,7 @@ use ft_quant::Leaf;
 
 use crate::embedding_delta::EmbeddingDelta;
 use crate::methods::{ParamMut, WeightDelta};
-use crate::slots::{Embedding, Norm, Prefixes, Projection, Residual};
+use crate::slots::{Embedding, Gates, Norm, Prefixes, Projection, Residual};
 use crate::virtual_tokens::VirtualTokens;
 
 /// A model whose modules can be adapted. Written once per architecture.
@@ -84,6 +84,10 @@ pub enum ModuleSlot<'a> {
         /// The vector itself.
         vector: &'a mut Leaf<1>,
     },
+    /// A convolution of each channel by itself, `[channels, taps]`.
+    Convolution(&'a mut Leaf<2>),
+    /// How fast the heads of a linear attention forget.
+    Gates(&'a mut Gates),
     /// Where the output of a sub-layer joins the residual stream.
     Residual {
         /// The module itself, which holds no tensor of the checkpoint.
@@ -167,6 +171,22 @@ impl<'a> TargetModule<'a> {
         }
     }
 
+    /// A convolution of each channel by itself, `path.weight`.
+    pub fn convolution(path: impl Into<String>, slot: &'a mut Leaf<2>) -> Self {
+        Self {
+            path: path.into(),
+            slot: ModuleSlot::Convolution(slot),
+        }
+    }
+
+    /// How fast the heads of the linear attention at `path` forget: `path.A_log` and `path.dt_bias`.
+    pub fn gates(path: impl Into<String>, slot: &'a mut Gates) -> Self {
+        Self {
+            path: path.into(),
+            slot: ModuleSlot::Gates(slot),
+        }
+    }
+
     /// Where the output of a sub-layer joins the residual stream, `hidden` wide; `path` as AdapterHub calls the module.
     pub fn residual(path: impl Into<String>, slot: &'a mut Residual, hidden: usize, device: Device) -> Self {
         Self {
@@ -189,10 +209,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.bias.as_mut(),
             ModuleSlot::Norm(n) => n.bias.as_mut(),
             ModuleSlot::Bias(bias) => Some(bias),
-            ModuleSlot::Embedding(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. }
-            | ModuleSlot::Attention { .. } => None,
+            _ => None,
         }
     }
 
@@ -203,6 +220,8 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Embedding(e) => e.weight.train(),
             ModuleSlot::Norm(n) => n.weight.train(),
             ModuleSlot::Vector { vector, .. } => vector.train(),
+            ModuleSlot::Convolution(weight) => weight.train(),
+            ModuleSlot::Gates(gates) => gates.leaves().into_iter().for_each(|(_, leaf)| leaf.train()),
             ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
@@ -217,6 +236,8 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Embedding(e) => e.weight.freeze(),
             ModuleSlot::Norm(n) => n.weight.freeze(),
             ModuleSlot::Vector { vector, .. } => vector.freeze(),
+            ModuleSlot::Convolution(weight) => weight.freeze(),
+            ModuleSlot::Gates(gates) => gates.leaves().into_iter().for_each(|(_, leaf)| leaf.freeze()),
             ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => {}
         }
         if let Some(bias) = self.bias() {
@@ -231,7 +252,11 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Embedding(e) => (e.delta, e.prompt) = (None, None),
             ModuleSlot::Residual { slot, .. } => slot.adapter = None,
             ModuleSlot::Attention { slot, .. } => slot.prefix = None,
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } => {}
+            ModuleSlot::Norm(_)
+            | ModuleSlot::Bias(_)
+            | ModuleSlot::Vector { .. }
+            | ModuleSlot::Convolution(_)
+            | ModuleSlot::Gates(_) => {}
         }
     }
 
@@ -242,6 +267,8 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Embedding(e) => e.weight.is_trained(),
             ModuleSlot::Norm(n) => n.weight.is_trained(),
             ModuleSlot::Vector { vector, .. } => vector.is_trained(),
+            ModuleSlot::Convolution(weight) => weight.is_trained(),
+            ModuleSlot::Gates(gates) => gates.a_log.is_trained(),
             ModuleSlot::Bias(_) | ModuleSlot::Residual { .. } | ModuleSlot::Attention { .. } => false,
         };
         weight || self.bias().is_some_and(|b| b.is_trained())
@@ -253,13 +280,15 @@ impl<'a> TargetModule<'a> {
             Leaf::Trained(param) => Some(param.id),
             Leaf::Frozen(_) => None,
         };
-        let weight = match &self.slot {
-            ModuleSlot::Norm(norm) => id(&norm.weight),
-            ModuleSlot::Vector { vector, .. } => id(vector),
-            _ => None,
+        let weights = match &mut self.slot {
+            ModuleSlot::Norm(norm) => vec![id(&norm.weight)],
+            ModuleSlot::Vector { vector, .. } => vec![id(vector)],
+            ModuleSlot::Gates(gates) => gates.leaves().map(|(_, leaf)| id(leaf)).into(),
+            _ => Vec::new(),
         };
-        weight
+        weights
             .into_iter()
+            .flatten()
             .chain(self.bias().and_then(|bias| id(bias)))
             .collect()
     }
@@ -269,28 +298,34 @@ impl<'a> TargetModule<'a> {
         match &mut self.slot {
             ModuleSlot::Projection(p) => p.weight.value.set(value),
             ModuleSlot::Embedding(e) => e.weight.set(value),
-            ModuleSlot::Norm(_)
-            | ModuleSlot::Bias(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. }
-            | ModuleSlot::Attention { .. } => {
-                unreachable!("no matrix here")
-            }
+            ModuleSlot::Convolution(weight) => weight.set(value),
+            _ => unreachable!("no matrix here"),
         }
     }
 
-    /// Replaces the bias, or the weight of a norm.
+    /// Replaces the bias, the weight of a norm, or a gate.
     pub fn set_vector(&mut self, leaf: &str, value: Tensor<1>) {
         match &mut self.slot {
             ModuleSlot::Norm(n) if leaf == "weight" => n.weight.set(value),
             ModuleSlot::Vector { vector, .. } => vector.set(value),
+            ModuleSlot::Gates(gates) => {
+                let own = gates.leaves().into_iter().find(|(name, _)| *name == leaf);
+                own.expect("named by `tensors`").1.set(value);
+            }
             _ => self.bias().expect("named by `tensors`").set(value),
         }
     }
 
     /// Checkpoint tensors of this module as (name after the path, value), in the checkpoint's layout.
     pub fn tensors(&mut self) -> Vec<(&'static str, AnyTensor)> {
-        let weight = match &self.slot {
+        let weight = match &mut self.slot {
+            ModuleSlot::Gates(gates) => {
+                let leaves = gates.leaves().into_iter();
+                return leaves
+                    .map(|(name, leaf)| (name, AnyTensor::Vector(leaf.val())))
+                    .collect();
+            }
+            ModuleSlot::Convolution(weight) => Some(("weight", AnyTensor::Matrix(weight.val()))),
             ModuleSlot::Projection(p) => Some(("weight", AnyTensor::Matrix(p.weight.value.val()))),
             ModuleSlot::Embedding(e) => Some(("weight", AnyTensor::Matrix(e.weight.val()))),
             ModuleSlot::Norm(n) => Some(("weight", AnyTensor::Vector(n.weight.val()))),
@@ -307,9 +342,7 @@ impl<'a> TargetModule<'a> {
             ModuleSlot::Projection(p) => p.delta.iter_mut().flat_map(WeightDelta::params).collect(),
             ModuleSlot::Embedding(e) => e.delta.iter_mut().flat_map(EmbeddingDelta::params).collect(),
             ModuleSlot::Residual { slot, .. } => slot.adapter.iter_mut().flat_map(|a| a.params()).collect(),
-            ModuleSlot::Norm(_) | ModuleSlot::Bias(_) | ModuleSlot::Vector { .. } | ModuleSlot::Attention { .. } => {
-                Vec::new()
-            }
+            _ => Vec::new(),
         }
     }
 
@@ -318,11 +351,7 @@ impl<'a> TargetModule<'a> {
         match &mut self.slot {
             ModuleSlot::Embedding(e) => e.prompt.as_mut().map(|prompt| prompt as _),
             ModuleSlot::Attention { slot, .. } => slot.prefix.as_mut().map(|prefix| prefix as _),
-            ModuleSlot::Projection(_)
-            | ModuleSlot::Norm(_)
-            | ModuleSlot::Bias(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. } => None,
+            _ => None,
         }
     }
 }

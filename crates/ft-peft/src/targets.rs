@@ -125,6 +125,10 @@ pub enum Kind {
     Bias,
     /// Another vector of the checkpoint.
     Vector,
+    /// A convolution of each channel by itself.
+    Convolution,
+    /// How fast the heads of a linear attention forget.
+    Gates,
     /// Where a sub-layer's output joins the residual stream: no checkpoint tensor, and not to be named as a target.
     Residual,
     /// The attention of all layers: no checkpoint tensor, and not to be named as a target.

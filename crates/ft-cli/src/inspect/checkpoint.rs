@@ -33,12 +33,42 @@ pub struct Model {
     intermediate_size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     experts: Option<Experts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linear_attention: Option<LinearAttention>,
     heads: usize,
     key_value_heads: usize,
     head_dim: usize,
     vocab_size: usize,
     positions: usize,
     eos_token_ids: Vec<u32>,
+    /// Tensors of the folder that are none of the language model's.
+    left_out: usize,
+}
+
+/// The linear attention of a model.
+#[derive(Debug, Serialize)]
+struct LinearAttention {
+    /// Layers that have it in the place of attention.
+    layers: usize,
+    key_heads: usize,
+    key_dim: usize,
+    value_heads: usize,
+    value_dim: usize,
+}
+
+impl LinearAttention {
+    fn said(&self) -> String {
+        let Self {
+            layers,
+            key_heads,
+            key_dim,
+            value_heads,
+            value_dim,
+        } = self;
+        format!(
+            "; linear (Gated DeltaNet) in {layers} of the layers, {key_heads} key heads of {key_dim}, {value_heads} value heads of {value_dim}"
+        )
+    }
 }
 
 /// The experts of a model.
@@ -90,12 +120,20 @@ impl Model {
                 inner: own.inner,
                 layers: own.layers.iter().filter(|has| **has).count(),
             }),
+            linear_attention: config.block.delta.as_ref().map(|own| LinearAttention {
+                layers: own.layers.iter().filter(|has| **has).count(),
+                key_heads: own.heads.key_heads,
+                key_dim: own.heads.key_dim,
+                value_heads: own.heads.value_heads,
+                value_dim: own.heads.value_dim,
+            }),
             heads: config.num_attention_heads,
             key_value_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             vocab_size: config.vocab_size,
             positions: config.max_position_embeddings,
             eos_token_ids: config.eos_token_ids.clone(),
+            left_out: checkpoint.left_out().len(),
         };
         for (_, entry) in checkpoint.entries() {
             let numbers: u64 = entry.shape.iter().map(|d| *d as u64).product();
@@ -118,8 +156,13 @@ impl Model {
             (true, false) => "of its own",
         };
         let heads = format!(
-            "{} heads of {}, {} for keys and values",
-            self.heads, self.head_dim, self.key_value_heads
+            "{} heads of {}, {} for keys and values{}",
+            self.heads,
+            self.head_dim,
+            self.key_value_heads,
+            self.linear_attention
+                .as_ref()
+                .map_or(String::new(), LinearAttention::said)
         );
         let rows = [
             ("model", format!("{} ({})", self.model_type, self.what)),
@@ -147,6 +190,10 @@ impl Model {
         let mxfp4 = self
             .mxfp4
             .then(|| ("experts", "in MXFP4; read as bf16, or as --quant says".into()));
-        output::fields(&rows.into_iter().chain(quant).chain(mxfp4).collect::<Vec<_>>())
+        let beside =
+            |count| format!("{count} tensors beside the language model (what sees or hears, what guesses ahead)");
+        let beside = (self.left_out > 0).then(|| ("left out", beside(self.left_out)));
+        let rows = rows.into_iter().chain(quant).chain(mxfp4).chain(beside);
+        output::fields(&rows.collect::<Vec<_>>())
     }
 }

@@ -187,7 +187,9 @@ impl Serve {
         let config = model.config();
         // Keys and values in f32, or in the type of the activations.
         let width = if picked.is_cpu() { 4 } else { 2 };
-        let row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * width;
+        let attends = |layer: &usize| config.block.delta.as_ref().is_none_or(|own| !own.layers[*layer]);
+        let layers = (0..config.num_hidden_layers).filter(attends).count();
+        let row = 2 * layers * config.num_key_value_heads * config.head_dim * width;
         let bytes = row.saturating_mul(self.cache) as u64;
         tracing::info!(
             "a cache of {} positions, {} when full",

@@ -52,7 +52,10 @@ impl Prefixes {
             return;
         }
         let (own, wanted) = (sequence.whose.generation, &sequence.tokens[..sequence.tokens.len() - 1]);
-        let common = |kept: &Kept| kept.tokens.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        let common = |kept: &Kept| {
+            let same = kept.tokens.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+            kept.cache.resumes(same)
+        };
         let same = self.0.iter().enumerate().filter(|(_, kept)| kept.generation == own);
         let best = same.map(|(at, kept)| (common(kept), at)).max();
         if let Some((len, at)) = best.filter(|(len, _)| *len >= SHORTEST)

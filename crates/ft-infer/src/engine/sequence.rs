@@ -126,7 +126,8 @@ impl Sequence {
 
     /// Appends at most `most` tokens that may come next. They take no room of the cache that the sequence does not have.
     pub fn speculate(&mut self, most: usize) {
-        if self.searches() {
+        // A state that took in a wrong guess cannot be taken back.
+        if self.searches() || !self.cache.can_be_cut() {
             return;
         }
         let left = self.request.config.max_new_tokens.saturating_sub(self.generated() + 1);

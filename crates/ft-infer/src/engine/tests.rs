@@ -8,6 +8,7 @@ use super::*;
 use crate::generation::FinishReason;
 use crate::{GenerationConfig, generate, no_stream};
 
+mod recurrent;
 mod virtual_tokens;
 
 fn model() -> Model {

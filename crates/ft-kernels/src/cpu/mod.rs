@@ -1,9 +1,11 @@
 //! Fused f32 code for the CPU backend: threads by rayon, vector code chosen at run time.
 pub(crate) mod attention;
 pub(crate) mod bottleneck;
+pub(crate) mod causal_conv;
 pub(crate) mod clamped;
 pub(crate) mod codes;
 pub(crate) mod cross_entropy;
+pub(crate) mod delta_rule;
 pub(crate) mod distillation;
 pub(crate) mod flex;
 pub(crate) mod frozen;

@@ -1,6 +1,7 @@
 //! Llama 1, 2 and 3 (Touvron et al. 2023, arXiv:2302.13971), and the block that its relatives share with it: see [`Block`](crate::Block).
 
 mod attention;
+mod delta_net;
 mod experts;
 mod mlp;
 
@@ -20,6 +21,7 @@ use crate::rows::Rows;
 use crate::source::{Fill, Source, rms_norm, rms_norm_from_one};
 use crate::virtual_tokens::{View, prepend};
 use attention::Attention;
+use delta_net::GatedDeltaNet;
 use mlp::FeedForward;
 
 pub(crate) fn parse(keys: &Keys) -> Result<ModelConfig> {
@@ -45,7 +47,9 @@ pub(crate) struct Llama {
 #[derive(Module, Debug)]
 pub(crate) struct DecoderLayer {
     input_layernorm: Option<Norm>,
-    self_attn: Attention,
+    self_attn: Option<Attention>,
+    /// In its place.
+    linear_attn: Option<GatedDeltaNet>,
     attention_adapters: Residual,
     /// Before the MLP, or where normalizations come after: after attention.
     post_attention_layernorm: Norm,
@@ -62,6 +66,8 @@ struct Shared<'a> {
     global: [Tensor<3>; 2],
     /// Factors of queries by their position, `[rows, seq, 1, 1]`.
     queries: Option<Tensor<4>>,
+    /// The first column of each column's text, in columns of the call, where linear attention must be told: `[rows, seq]`.
+    documents: Option<Tensor<2, Int>>,
     /// Those of layers with a window, where they have others.
     local: Option<[Tensor<3>; 2]>,
     pass: &'a Pass,
@@ -185,6 +191,11 @@ impl Llama {
             global: tables(rope),
             queries: config.block.query_scale.map(|scale| scale.factors(&positions, &device)),
             local: config.block.local_rope.as_ref().map(tables),
+            documents: config
+                .block
+                .delta
+                .as_ref()
+                .and_then(|own| rows.documents(offset, seq, own.taps, &device)),
             pass,
         };
         for i in range {
@@ -200,10 +211,12 @@ impl Llama {
 
     pub fn target_modules(&mut self, config: &ModelConfig) -> Vec<TargetModule<'_>> {
         let device = self.embed_tokens.weight.val().device();
-        let mut modules = vec![
-            TargetModule::embedding("model.embed_tokens", &mut self.embed_tokens),
-            TargetModule::attention("model.layers", &mut self.prefixes, config.attention(), device),
-        ];
+        let mut modules = vec![TargetModule::embedding("model.embed_tokens", &mut self.embed_tokens)];
+        // Linear attention has no keys and values that a prefix could stand before.
+        if !config.recurs() {
+            let (prefixes, shape) = (&mut self.prefixes, config.attention());
+            modules.push(TargetModule::attention("model.layers", prefixes, shape, device));
+        }
         for (i, layer) in self.layers.iter_mut().enumerate() {
             layer.target_modules(i, config, &mut modules);
         }
@@ -215,11 +228,14 @@ impl Llama {
 impl DecoderLayer {
     fn build(index: usize, config: &ModelConfig, source: &mut impl Source) -> Self {
         let at = format!("model.layers.{index}");
-        let norms = config.block.norms;
+        let (norms, linear) = (config.block.norms, config.block.linear(index));
         let own = |name: &str, source: &mut _| norm(&format!("{at}.{name}"), config.hidden_size, config, source);
         Self {
             input_layernorm: (norms != Norms::After).then(|| own("input_layernorm", source)),
-            self_attn: Attention::build(&format!("{at}.self_attn"), config, source),
+            self_attn: linear
+                .is_none()
+                .then(|| Attention::build(&format!("{at}.self_attn"), config, source)),
+            linear_attn: linear.map(|own| GatedDeltaNet::build(&format!("{at}.linear_attn"), own, config, source)),
             attention_adapters: Residual::default(),
             post_attention_layernorm: own("post_attention_layernorm", source),
             pre_feedforward_layernorm: (norms == Norms::Around).then(|| own("pre_feedforward_layernorm", source)),
@@ -244,7 +260,13 @@ impl DecoderLayer {
             None => (hidden.clone(), hidden),
             Some(norm) => norm.beside(hidden, None),
         };
-        let attended = self.self_attn.forward(normed, index, view, cache, shared);
+        let attended = match (&self.self_attn, &self.linear_attn) {
+            (Some(attention), _) => attention.forward(normed, index, view, cache, shared),
+            (None, linear) => {
+                let linear = linear.as_ref().expect("one of the two");
+                linear.forward(normed, index, cache, shared)
+            }
+        };
         let (attended, before_mlp) = match block.norms {
             Norms::Before => (attended, Some(&self.post_attention_layernorm)),
             _ => (
@@ -284,7 +306,12 @@ impl DecoderLayer {
                 .map(|norm| TargetModule::norm(format!("{at}.{name}"), norm))
         };
         modules.extend(optional("input_layernorm", &mut self.input_layernorm));
-        self.self_attn.target_modules(&format!("{at}.self_attn"), modules);
+        if let Some(attention) = &mut self.self_attn {
+            attention.target_modules(&format!("{at}.self_attn"), modules);
+        }
+        if let Some(linear) = &mut self.linear_attn {
+            linear.target_modules(&format!("{at}.linear_attn"), modules);
+        }
         modules.push(residual("attention_adapters", &mut self.attention_adapters));
         modules.push(TargetModule::norm(
             format!("{at}.post_attention_layernorm"),

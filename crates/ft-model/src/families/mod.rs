@@ -32,6 +32,7 @@ pub mod phi3;
 pub mod qwen2;
 pub mod qwen2_moe;
 pub mod qwen3;
+pub mod qwen3_5;
 pub mod qwen3_moe;
 pub mod roberta;
 pub mod smollm3;
@@ -62,7 +63,7 @@ pub(crate) enum Blocks {
     Modern,
 }
 
-const FAMILIES: [Family; 21] = [
+const FAMILIES: [Family; 22] = [
     family("llama", "LlamaForCausalLM", Some("llama"), Blocks::Llama, llama::parse),
     family(
         "mistral",
@@ -93,6 +94,13 @@ const FAMILIES: [Family; 21] = [
         None,
         Blocks::Llama,
         qwen3_moe::parse,
+    ),
+    family(
+        "qwen3_5_text",
+        "Qwen3_5ForCausalLM",
+        None,
+        Blocks::Llama,
+        qwen3_5::parse,
     ),
     family("mixtral", "MixtralForCausalLM", None, Blocks::Llama, mixtral::parse),
     family("gpt_oss", "GptOssForCausalLM", None, Blocks::Llama, gpt_oss::parse),

@@ -294,11 +294,7 @@ impl Reader<'_> {
                 };
                 self.loader.weight(&module.path, shape, layout).dense()
             }
-            ModuleSlot::Norm(_)
-            | ModuleSlot::Bias(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. }
-            | ModuleSlot::Attention { .. } => {
+            _ => {
                 unreachable!("no matrix there")
             }
         };

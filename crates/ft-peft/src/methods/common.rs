@@ -134,6 +134,8 @@ pub(crate) fn projections<'p>(method: &str, specs: &'p [ModuleSpec], choice: &Ch
         Kind::Norm => Some("a normalization"),
         Kind::Bias => Some("a bias"),
         Kind::Vector => Some("a vector"),
+        Kind::Convolution => Some("a convolution"),
+        Kind::Gates => Some("no matrix"),
         Kind::Embedding => Some("an embedding table"),
         Kind::Residual => Some("the output of a sub-layer"),
         Kind::Attention => Some("the attention of all layers"),

@@ -175,6 +175,8 @@ impl LoraConfig {
             Kind::Norm => Some("a normalization"),
             Kind::Bias => Some("a bias"),
             Kind::Vector => Some("a vector"),
+            Kind::Convolution => Some("a convolution"),
+            Kind::Gates => Some("no matrix"),
             _ => None,
         };
         if let Some(what) = vector {
@@ -289,13 +291,7 @@ impl PeftMethod for LoraConfig {
                 let lora = init::embedding(self, &module.path, seed, slot);
                 slot.delta = Some(EmbeddingDelta::Lora(lora));
             }
-            ModuleSlot::Norm(_)
-            | ModuleSlot::Bias(_)
-            | ModuleSlot::Vector { .. }
-            | ModuleSlot::Residual { .. }
-            | ModuleSlot::Attention { .. } => {
-                unreachable!("refused by `choose`")
-            }
+            _ => unreachable!("refused by `choose`"),
         }
     }
 

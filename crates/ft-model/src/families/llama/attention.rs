@@ -1,6 +1,7 @@
 //! Grouped-query attention with rotary embedding.
 
 use burn::module::Module;
+use burn::tensor::activation::sigmoid;
 use burn::tensor::{FloatDType, Tensor};
 use ft_kernels::Scoring;
 use ft_peft::{Norm, Pass, Projection, TargetModule};
@@ -40,11 +41,12 @@ impl Attention {
             };
             Some(norm(&format!("{at}.{name}"), width, config, source))
         };
+        let gated = if config.block.output_gate { 2 } else { 1 };
         let part = |name: &str, rows: usize, there: bool, source: &mut _| {
             there.then(|| linear(&format!("{at}.{name}"), [rows, hidden], bias, source))
         };
         Self {
-            q_proj: part("q_proj", queries, !fused, source),
+            q_proj: part("q_proj", gated * queries, !fused, source),
             k_proj: part("k_proj", keys, !fused, source),
             v_proj: part("v_proj", keys, !fused, source),
             qkv_proj: part("qkv_proj", queries + 2 * keys, fused, source),
@@ -90,6 +92,13 @@ impl Attention {
             false => normalized(norm, heads(x, n)),
         };
         let [q, k, v] = self.project(x, config, pass);
+        let (q, gate) = match config.block.output_gate {
+            false => (q, None),
+            true => {
+                let [q, gate] = halves(q, config.num_attention_heads, config.head_dim);
+                (q, Some(gate))
+            }
+        };
         let q = normed(q, config.num_attention_heads, &self.q_norm);
         let q = match &shared.queries {
             None => q,
@@ -126,10 +135,12 @@ impl Attention {
                 }
             }
         };
-        self.o_proj.forward(
-            mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]),
-            pass,
-        )
+        let mixed = mixed.reshape([batch, seq, config.num_attention_heads * config.head_dim]);
+        let mixed = match gate {
+            None => mixed,
+            Some(gate) => mixed * sigmoid(gate),
+        };
+        self.o_proj.forward(mixed, pass)
     }
 
     pub fn target_modules<'a>(&'a mut self, at: &str, modules: &mut Vec<TargetModule<'a>>) {
@@ -157,6 +168,18 @@ impl Attention {
                 .map(|norm| TargetModule::norm(format!("{at}.k_norm"), norm)),
         );
     }
+}
+
+/// Queries and gates `[batch, seq, heads head_dim]` out of x, which has one behind the other for each head.
+fn halves(x: Tensor<3>, heads: usize, head_dim: usize) -> [Tensor<3>; 2] {
+    let [batch, seq, _] = x.dims();
+    let x = x.reshape([batch, seq, heads, 2 * head_dim]);
+    let half = |start: usize| {
+        x.clone()
+            .narrow(3, start, head_dim)
+            .reshape([batch, seq, heads * head_dim])
+    };
+    [half(0), half(head_dim)]
 }
 
 /// x `[batch, seq, heads, head_dim]` with as many of the first values of each head turned as there are angles for.
