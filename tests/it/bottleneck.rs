@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use ft_model::{LoadDtype, Model, Rows};
 use ft_peft::{Adaptable, Pass, PeftConfig, adapter, attach, fold};
 
+use crate::heads;
+use crate::production::{close_loss, in_gradients};
 use crate::support::{arrays, close, fixture};
 
 /// Folder, our name of its method, and the largest error.
@@ -82,6 +85,95 @@ fn a_folder_written_is_the_folder_read() {
             "{case}"
         );
     }
+}
+
+/// Folders of encoders with a head for labels: base among `fixtures/heads`, our name of the method.
+const ENCODERS: [(&str, &str, &str); 5] = [
+    ("bert_pfeiffer", "bert", "pfeiffer"),
+    ("bert_houlsby", "bert", "houlsby"),
+    ("roberta_par", "roberta", "parallel"),
+    ("distilbert_pfeiffer", "distilbert", "pfeiffer"),
+    ("distilbert_houlsby", "distilbert", "houlsby"),
+];
+
+#[test]
+fn encoders_equal_the_library_padded_and_packed_with_gradients() {
+    for (case, base, method) in ENCODERS {
+        let golden = arrays(&dir(case).join("golden_forward.safetensors"));
+        let (mut model, config) = heads::adapted(base, &dir(case), &Device::flex().autodiff());
+        assert_eq!(config.name(), method, "{case}");
+        let samples = heads::samples(&heads::golden(base), model.head().unwrap());
+        for batch in heads::layouts(&samples) {
+            let found = heads::outputs(&model, &batch, &Pass::eval()).without_autodiff();
+            close(case, found, &golden["logits"], 2e-5);
+            let loss = heads::loss(&model, &batch, &Pass::eval());
+            close_loss(
+                case,
+                loss.clone().into_scalar::<f32>().into(),
+                golden["loss"].values[0],
+                1e-5,
+            );
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let out = tempfile::tempdir().unwrap();
+            adapter::save(out.path(), &mut in_gradients(&model, grads), &config, "").unwrap();
+            let found = arrays(&out.path().join("adapter.safetensors"));
+            let expected = golden.keys().filter_map(|key| key.strip_prefix("grad."));
+            assert!(
+                found.keys().map(String::as_str).eq(expected),
+                "{case}: {:?}",
+                found.keys()
+            );
+            for (name, mut array) in found {
+                let mut expected = golden[&format!("grad.{name}")].clone();
+                assert_eq!(array.shape, expected.shape, "{case} {name}");
+                for flat in [&mut array, &mut expected] {
+                    flat.shape = vec![flat.values.len()];
+                }
+                close(
+                    &format!("{case} {name}"),
+                    array.floats::<1>(&Device::flex()),
+                    &expected,
+                    1e-4,
+                );
+            }
+        }
+        same_folder(case, &mut model, &config);
+    }
+}
+
+/// A folder of an encoder written is the one read, its head in files beside the adapter's.
+fn same_folder(case: &str, model: &mut Model, config: &PeftConfig) {
+    let out = tempfile::tempdir().unwrap();
+    adapter::save(out.path(), model, config, "").unwrap();
+    model.config().save_labels(out.path()).unwrap();
+    for name in ["adapter_config.json", "head_config.json"] {
+        let json = |dir: &Path| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap()
+        };
+        assert_eq!(json(out.path()), json(&dir(case)), "{case} {name}");
+    }
+    for name in ["adapter.safetensors", "model_head.safetensors"] {
+        let (ours, theirs) = (arrays(&out.path().join(name)), arrays(&dir(case).join(name)));
+        assert!(ours.keys().eq(theirs.keys()), "{case} {name}: {:?}", ours.keys());
+        let same = |(key, array): (&String, &crate::support::Array)| array.values == theirs[key].values;
+        assert!(ours.iter().all(same), "{case} {name}");
+    }
+}
+
+#[test]
+fn norms_in_another_order_are_refused_on_an_encoder() {
+    let (source, out) = (dir("bert_pfeiffer"), tempfile::tempdir().unwrap());
+    for entry in std::fs::read_dir(&source).unwrap().flatten() {
+        std::fs::copy(entry.path(), out.path().join(entry.file_name())).unwrap();
+    }
+    let path = out.path().join("adapter_config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("\"original_ln_after\": true", "\"original_ln_after\": false");
+    let text = text.replace("\"residual_before_ln\": true", "\"residual_before_ln\": false");
+    std::fs::write(&path, text).unwrap();
+    let mut model = Model::load(&fixture("heads/bert"), LoadDtype::F32, &Device::flex()).unwrap();
+    let error = adapter::load(out.path(), &mut model).unwrap_err().to_string();
+    assert!(error.contains("original_ln_after: must be true"), "{error}");
 }
 
 /// What is read from AdapterHub and has a place in PEFT's layout is written in that.

@@ -105,6 +105,7 @@ fn every_strategy_takes_every_method() {
         let own = match *method {
             "bitfit" => continue,
             "oft" => "peft={ method = \"oft\", block_size = 4 }".to_owned(),
+            "shira" | "miss" => format!("peft={{ method = \"{method}\", rank = 4 }}"),
             method => format!("peft.method={method}"),
         };
         for (i, strategy) in STRATEGIES.iter().enumerate() {

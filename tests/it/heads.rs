@@ -45,12 +45,12 @@ fn folder(name: &str) -> PathBuf {
     fixture("heads").join(name)
 }
 
-fn golden(name: &str) -> BTreeMap<String, Array> {
+pub fn golden(name: &str) -> BTreeMap<String, Array> {
     arrays(&folder(name).join("golden.safetensors"))
 }
 
 /// The rows of a golden file, padding left out.
-fn samples(golden: &BTreeMap<String, Array>, head: &ft_model::HeadConfig) -> Vec<Sample> {
+pub fn samples(golden: &BTreeMap<String, Array>, head: &ft_model::HeadConfig) -> Vec<Sample> {
     let (ids, mask, labels) = (&golden["input_ids"], &golden["attention_mask"], &golden["labels"]);
     let (rows, width) = (ids.shape[0], ids.shape[1]);
     let own = |array: &Array, row: usize| array.values[row * width..][..width].to_vec();
@@ -75,12 +75,12 @@ fn samples(golden: &BTreeMap<String, Array>, head: &ft_model::HeadConfig) -> Vec
 }
 
 /// The rows side by side, and all in one.
-fn layouts(samples: &[Sample]) -> [Batch; 2] {
+pub fn layouts(samples: &[Sample]) -> [Batch; 2] {
     let all: Vec<&Sample> = samples.iter().collect();
     [Batch::new(&all, 0, 1), Batch::packed(&[all], 0, 8)]
 }
 
-fn outputs(model: &Model, batch: &Batch, pass: &Pass) -> Tensor<2> {
+pub fn outputs(model: &Model, batch: &Batch, pass: &Pass) -> Tensor<2> {
     let ids = TensorData::new(batch.ids.clone(), [batch.rows, batch.width]);
     let ids = Tensor::<2, Int>::from_data(ids, &model.device());
     head_outputs(
@@ -112,7 +112,7 @@ fn expected(golden: &BTreeMap<String, Array>, name: &str, head: &ft_model::HeadC
 }
 
 /// The mean loss, and what it is a sum over.
-fn loss(model: &Model, batch: &Batch, pass: &Pass) -> Tensor<1> {
+pub fn loss(model: &Model, batch: &Batch, pass: &Pass) -> Tensor<1> {
     let problem = model.head().unwrap().problem;
     head_loss(problem, outputs(model, batch, pass), batch).div_scalar(batch.labelled() as f64)
 }
@@ -160,7 +160,7 @@ fn full_gradients_equal_torch_padded_and_packed() {
 }
 
 /// The base with the head of PEFT's adapter, and the adapter on it.
-fn adapted(name: &str, folder: &Path, device: &Device) -> (Model, PeftConfig) {
+pub fn adapted(name: &str, folder: &Path, device: &Device) -> (Model, PeftConfig) {
     let base = self::folder(name);
     let config = ModelConfig::from_dir(&base).unwrap().with_head_of(folder).unwrap();
     let mut model = Model::load_configured(config, &base, LoadDtype::F32, None, Some(0), device).unwrap();

@@ -26,6 +26,7 @@ mod fuzz;
 mod generate;
 mod gguf;
 mod gguf_read;
+mod gguf_tokenizers;
 mod guide;
 mod heads;
 mod heads_runs;

@@ -44,6 +44,7 @@ fn with_every_method() {
         let options = match *method {
             "bitfit" => continue,
             "oft" => "peft.method=oft peft.block_size=4".to_owned(),
+            "shira" | "miss" => format!("peft.method={method} peft.rank=4"),
             "trainable_tokens" => "peft.method=trainable_tokens peft.token_indices=[5,7]".to_owned(),
             method => format!("peft.method={method}"),
         };

@@ -87,9 +87,11 @@ fn plan(workshop: &Workshop, path: &Path) {
         }
         _ => {}
     }
-    // The tiny keys and values are too narrow for the ranks of real models.
-    if path.file_stem().is_some_and(|s| s == "text-rslora") {
-        sets.push("peft.rank=16".into());
+    // The tiny matrices are too narrow for the ranks of real models.
+    match path.file_stem().and_then(|stem| stem.to_str()) {
+        Some("text-rslora" | "e2e-miss") => sets.push("peft.rank=16".into()),
+        Some("e2e-shira") => sets.push("peft.rank=4".into()),
+        _ => {}
     }
     let config = RunConfig::load(path, &sets).unwrap_or_else(|e| panic!("{e}"));
     let plan = Plan::resolve(config, &Device::flex(), "cpu").unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -12,8 +12,8 @@ const EVERYWHERE: &str = "With every verb";
 #[derive(Parser, Debug)]
 #[command(name = "ft", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
-MODEL is a folder in Hugging Face layout, a run folder, an id of the Hub (owner/name or
-owner/name@revision), or `embedded:tiny`. Data sets of the Hub are hf://datasets/owner/name.
+MODEL is a folder in Hugging Face layout, a GGUF file, a run folder, an id of the Hub (owner/name
+or owner/name@revision), or `embedded:tiny`. Data sets of the Hub are hf://datasets/owner/name.
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use.
 
 With no data and no model at hand, `ft train` shows a whole fine-tuning in about a minute.")]

@@ -63,6 +63,7 @@ where
         }
     };
     allocator::keep_memory();
+    ft_kernels::keep_tuned(&embedded::cache().join("kernels"));
     logging::start(cli.verbose, cli.quiet);
     failure::report_panics_in_one_line();
     match std::panic::catch_unwind(AssertUnwindSafe(move || cli.run())) {
@@ -76,6 +77,7 @@ where
 /// they measure what `ft` does. Exits like `ft` on a device that is not there.
 pub fn open_device(choice: &str) -> burn::tensor::Device {
     allocator::keep_memory();
+    ft_kernels::keep_tuned(&embedded::cache().join("kernels"));
     let picked = choice.parse().map_err(Failure::wrong_use).and_then(device::pick);
     match picked {
         Ok(picked) => picked.device,

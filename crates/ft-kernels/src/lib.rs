@@ -66,6 +66,7 @@ mod row_invariant;
 mod swiglu;
 #[cfg(all(test, feature = "flex"))]
 mod testing;
+mod tuned;
 mod uld;
 mod uniform;
 
@@ -97,5 +98,6 @@ pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use row_invariant::row_invariant;
 pub use swiglu::swiglu;
+pub use tuned::keep_tuned;
 pub use uld::{SpanPair, UldOptions, UldTeacher, uld};
 pub use uniform::uniform;

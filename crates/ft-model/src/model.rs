@@ -280,8 +280,17 @@ impl Adaptable for Model {
         self.config.task_head()
     }
 
+    fn normalizes_behind(&self) -> bool {
+        self.config
+            .encoder
+            .as_ref()
+            .is_some_and(|encoder| encoder.names.is_some())
+    }
+
     fn architecture(&self) -> (&str, &str) {
-        (&self.config.model_type, self.config.class())
+        let named = self.config.raw.get("architectures").and_then(|names| names[0].as_str());
+        let class = named.filter(|_| self.config.head.is_some());
+        (&self.config.model_type, class.unwrap_or_else(|| self.config.class()))
     }
 
     fn untie_head(&mut self) {

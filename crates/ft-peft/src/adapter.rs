@@ -89,6 +89,13 @@ pub fn load(dir: &Path, model: &mut impl Adaptable) -> Result<(PeftConfig, Attac
     let (config, layout) = read(dir)?;
     layout.refuse_pickle(dir)?;
     let mut file = TensorFile::read(&dir.join(layout.weights()))?;
+    if layout != Layout::Peft {
+        if model.normalizes_behind() {
+            let (raw, path) = (raw_config(dir)?, dir.join(CONFIG));
+            adapterhub::fits_norms_behind(peft_config::object(&raw, &path)?, &path)?;
+        }
+        head::read_beside(dir, model, &mut file)?;
+    }
     let to_fill = config.to_be_filled(dir.join(ENCODER).is_file());
     sizes::check(dir, &file, &to_fill, &module_specs(model))?;
     let attached = attach(model, &to_fill, 0)?;
@@ -123,6 +130,9 @@ pub fn save(dir: &Path, model: &mut impl Adaptable, config: &PeftConfig, base_mo
     let mut tensors = tensors(model, config.method(), &choice, &layout);
     if !config.method().target_parameters().is_empty() {
         experts::put_together(&mut tensors, &choice.adapted);
+    }
+    if layout != Layout::Peft {
+        head::write_beside(dir, model, &mut tensors, base_model)?;
     }
     write_folder(dir, &record, layout.weights(), &tensors)?;
     virtual_tokens::write_encoder(dir, model)

@@ -21,6 +21,11 @@ pub(crate) const WEIGHTS: &str = "adapter.safetensors";
 /// The same as a pickle, which is not read.
 pub(crate) const PICKLE: &str = "pytorch_adapter.bin";
 
+/// Tensors of a head for labels that is saved with the adapter, under the names of the checkpoint.
+pub(crate) const HEAD_WEIGHTS: &str = "model_head.safetensors";
+/// What says which head that is.
+pub(crate) const HEAD_CONFIG: &str = "head_config.json";
+
 /// Whether an `adapter_config.json` is AdapterHub's.
 pub(crate) fn is_ours(object: &Map<String, Value>) -> bool {
     !object.contains_key("peft_type") && object.get("config").is_some_and(Value::is_object)
@@ -61,6 +66,52 @@ pub(crate) fn record(name: &str, config: Value, model: (&str, &str), hidden: usi
         "name": name,
         "version": VERSION,
     })
+}
+
+/// The `head_config.json` of a head with so many outputs, beside the adapter of a model that is described as in [`record`].
+pub(crate) fn head_record(outputs: usize, model: (&str, &str), hidden: usize, base: &str) -> Value {
+    let (model_type, class) = model;
+    let labels: Map<String, Value> = (0..outputs).map(|id| (format!("LABEL_{id}"), id.into())).collect();
+    json!({
+        "config": null,
+        "hidden_size": hidden,
+        "label2id": labels,
+        "model_class": class,
+        "model_name": base,
+        "model_type": model_type,
+        "name": null,
+        "num_labels": outputs,
+        "version": VERSION,
+    })
+}
+
+/// PEFT's task type of the head that a `head_config.json` describes.
+pub(crate) fn task(head: &Value) -> Option<&'static str> {
+    let class = head.get("model_class").and_then(Value::as_str)?;
+    let tasks = [
+        ("ForSequenceClassification", "SEQ_CLS"),
+        ("ForTokenClassification", "TOKEN_CLS"),
+    ];
+    tasks
+        .into_iter()
+        .find_map(|(end, task)| class.ends_with(end).then_some(task))
+}
+
+/// Fails for what a model with its norms behind the sub-layers would compute in another way than one with its norms before them.
+pub(crate) fn fits_norms_behind(object: &Map<String, Value>, path: &Path) -> Result<()> {
+    let Some(config) = object.get("config").and_then(Value::as_object) else {
+        return Ok(());
+    };
+    let file = File { object: config, path };
+    for key in ["original_ln_after", "residual_before_ln"] {
+        if !file.read(key)?.unwrap_or(true) {
+            return Err(file.error(
+                key,
+                "must be true for this model, which normalizes behind its sub-layers",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The tensor that PEFT's file would call `leaf`, at the module `path`.

@@ -239,6 +239,20 @@ impl Residual {
         }
     }
 
+    /// [`join`](Self::join) of a model that normalizes behind its sub-layers: to the normalized residual of the next one.
+    pub fn join_behind<const D: usize>(
+        &self,
+        residual: Tensor<D>,
+        output: Tensor<D>,
+        norm: &Norm,
+        pass: &Pass,
+    ) -> Tensor<D> {
+        norm.forward(match &self.adapter {
+            None => residual + output,
+            Some(adapter) => adapter.join_reading(residual, output, |sum| norm.forward(sum), pass),
+        })
+    }
+
     /// [`join`](Self::join), and its normalization for the next sub-layer beside it.
     pub fn join_normed<const D: usize>(
         &self,

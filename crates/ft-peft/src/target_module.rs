@@ -30,6 +30,11 @@ pub trait Adaptable {
         true
     }
 
+    /// Whether sub-layers end with a normalization of the residual stream.
+    fn normalizes_behind(&self) -> bool {
+        false
+    }
+
     /// `model_type` and class (`llama`, `LlamaForCausalLM`), for adapter files that name them.
     fn architecture(&self) -> (&str, &str) {
         ("", "")

@@ -61,7 +61,9 @@ def check(path, kernel, folder):
 def main():
     sources = sorted(pathlib.Path(sys.argv[1]).glob("attention_*_f_bf16_n_8_*.cu"))
     jobs = [(path, re.match(r"attention_([a-z]+)_", path.name)[1]) for path in sources]
-    jobs = [(path, kernel) for path, kernel in jobs if kernel in ARGUMENTS and "wmma" in path.read_text()]
+    # Kernels that ask for the length of a buffer read last columns, too (encoders), which the loops here do not have.
+    taken = lambda text: "wmma" in text and ".static_meta[" not in text
+    jobs = [(path, kernel) for path, kernel in jobs if kernel in ARGUMENTS and taken(path.read_text())]
     if not jobs:
         sys.exit(f"{sys.argv[1]}: no kernel of attention with wmma in bf16")
     with tempfile.TemporaryDirectory() as folder:

@@ -77,7 +77,9 @@ impl NullCard {
             .env("CUDA_PATH", self.work.join("cuda"))
             .env("NULL_CUDA_SM", sm.to_string())
             .env("NULL_CUDA_TRACE", trace)
-            .env("CUBECL_AUTOTUNE_LEVEL", "minimal");
+            .env("CUBECL_AUTOTUNE_LEVEL", "minimal")
+            // What a card that is not there finds fastest is worth nothing, and every run compiles all that it launches.
+            .env("CUBECL_AUTOTUNE_CACHE", "0");
         Ok(command)
     }
 

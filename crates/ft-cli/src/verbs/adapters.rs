@@ -1,4 +1,6 @@
-//! `ft adapters`: what can be done with adapters alone, without their base.
+//! `ft adapters`: what can be done with adapters.
+
+mod convert;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,7 +13,7 @@ use serde_json::json;
 use crate::failure::{Context, Failure};
 use crate::{locate, output};
 
-/// Work with adapters without their base
+/// Combine adapters, or convert one
 #[derive(clap::Args, Debug)]
 pub struct Adapters {
     #[command(subcommand)]
@@ -21,12 +23,14 @@ pub struct Adapters {
 #[derive(Subcommand, Debug)]
 enum What {
     Combine(Combine),
+    Convert(convert::Convert),
 }
 
 impl Adapters {
     pub fn run(self) -> Result<(), Failure> {
         match self.what {
             What::Combine(combine) => combine.run(),
+            What::Convert(convert) => convert.run(),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{device, locate, output, questions};
 /// run. On a terminal and without --data it asks
 #[derive(clap::Args, Debug)]
 pub struct Advise {
-    /// Model folder or embedded:tiny, of which config.json and the tokenizer are enough; or the folder of a run
+    /// Model folder, GGUF file or embedded:tiny, of which config.json and the tokenizer are enough; or the folder of a run
     #[arg(value_name = "MODEL")]
     model: String,
     /// File of training examples; given several times, each is a task

@@ -39,7 +39,7 @@ impl Distill {
 /// Write a student that has some of a model's layers, width kept
 #[derive(clap::Args, Debug)]
 struct Init {
-    /// Model folder or embedded:tiny
+    /// Model folder, GGUF file or embedded:tiny
     #[arg(value_name = "MODEL")]
     model: String,
     /// The layers to keep, from 0, in this order: 0,2,4

@@ -31,7 +31,7 @@ stop texts and how it draws.
 What a server cannot read (for adapters: DoRA, whole layers, biases, embeddings, methods other than LoRA) is refused
 with the reason; merging always works: `ft merge`, or --merge here.")]
 pub struct Export {
-    /// Adapter folder, run folder, model folder or embedded:tiny
+    /// Adapter folder, run folder, model folder, GGUF file or embedded:tiny
     #[arg(value_name = "MODEL")]
     model: String,
     /// Who is to read it

@@ -14,7 +14,7 @@ use crate::{locate, output};
 /// Write a model with its projections in 4 or 8 bits, readable by transformers with bitsandbytes
 #[derive(clap::Args, Debug)]
 pub struct Quantize {
-    /// Model folder or embedded:tiny
+    /// Model folder, GGUF file or embedded:tiny
     #[arg(value_name = "MODEL")]
     model: String,
     /// Number format

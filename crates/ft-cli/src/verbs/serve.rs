@@ -77,7 +77,9 @@ impl Serve {
         let runs = self.runs()?;
         let mut located = locate::locate(&self.model, None)?;
         let embedding = EmbeddingConfig::from_dir(&located.checkpoint)?.unwrap_or_default();
-        located.checkpoint = located.checkpoint.join(&embedding.model);
+        if !embedding.model.as_os_str().is_empty() {
+            located.checkpoint = located.checkpoint.join(&embedding.model);
+        }
         let picked = device::pick(self.device.device)?;
         let mut model = self.load(&located, &picked)?;
         let mut base = self.base(&located, &model)?;
@@ -116,6 +118,7 @@ impl Serve {
             let loaded = service.load(&name, &folder, false).map_err(Failure::new);
             loaded.context(format!("cannot serve the adapter \"{name}\" in `{}`", folder.display()))?;
         }
+        crate::allocator::give_back();
         self.listen(service, &stop)
     }
 

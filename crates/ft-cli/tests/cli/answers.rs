@@ -293,6 +293,68 @@ fn every_prompt_may_have_its_adapter() {
 }
 
 #[test]
+fn an_adapter_of_another_method_becomes_lora() {
+    let bench = Bench::new();
+    let sets = [
+        "--set",
+        "peft.method=loha",
+        "--set",
+        "peft.rank=4",
+        "--set",
+        "optim.lr=1e-2",
+    ];
+    json(&[&["train", &bench.config, "--json"], &sets[..]].concat());
+    let eval = |args: &[&str]| json(&[&["eval"], args, &["--data", &bench.valid, "--json"]].concat())["loss"].as_f64();
+    let own = eval(&[&bench.out()]).unwrap();
+    let convert = |name: &str, more: &[&str]| {
+        let out = bench.path(name).display().to_string();
+        let made = json(&[&["adapters", "convert", &bench.out(), "--out", &out, "--json"], more].concat());
+        let lora = eval(&["embedded:tiny", "--adapter", &out]).unwrap();
+        assert_eq!(json(&["inspect", &out, "--json"])["method"], "lora");
+        (made, lora)
+    };
+    // A product of two of rank 4 has rank 16.
+    let (made, lora) = convert("exact", &["--rank", "16"]);
+    assert!(made["relative_error"].as_f64().unwrap() < 1e-3, "{made}");
+    assert!((lora - own).abs() < 1e-4, "{lora} {own}");
+    let (half, _) = convert("half", &["--energy", "0.5"]);
+    let error = half["relative_error"].as_f64().unwrap();
+    assert!((0.1..0.5f64.sqrt()).contains(&error), "{half}");
+    let (reduced, _) = convert("reduced", &["--rank", "16", "--reduce-intruders", "--mitigation", "0"]);
+    assert!(reduced["intruders"].is_u64(), "{reduced}");
+
+    let convert = |more: &[&str]| ft(&[&["adapters", "convert"], more, &["--out", "x"]].concat());
+    for (args, code, says) in [
+        (vec![bench.out()], 1, "no rank of its own"),
+        (
+            vec![bench.out(), "--rank".into(), "0".into()],
+            2,
+            "--rank: must be at least 1",
+        ),
+        (
+            vec![bench.out(), "--energy".into(), "1.5".into()],
+            2,
+            "--energy: must be a share",
+        ),
+        (
+            vec!["embedded:tiny".into(), "--rank".into(), "4".into()],
+            2,
+            "no adapter to convert",
+        ),
+        (
+            vec![bench.out(), "--mitigation".into(), "0.5".into()],
+            2,
+            "--reduce-intruders",
+        ),
+    ] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let refused = convert(&args);
+        assert_eq!(refused.code, code, "{args:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(says), "{args:?}: {}", refused.stderr);
+    }
+}
+
+#[test]
 fn eval_compares_with_all_references_of_a_row() {
     let bench = Bench::new();
     let rows = "{\"q\": {\"text\": \"One?\"}, \"refs\": [\" a\", \" b\", \" c\"]}\n{\"q\": {\"text\": \"Two?\"}, \"refs\": [\" d\"]}\n";

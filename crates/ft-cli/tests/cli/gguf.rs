@@ -1,8 +1,9 @@
 //! A GGUF file as MODEL.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Bench, ft, json};
+use crate::serve_support::Server;
+use crate::support::{Bench, ft, json as run};
 
 /// The embedded model as a file of this type.
 fn exported(bench: &Bench, dtype: &str) -> String {
@@ -31,12 +32,12 @@ fn generated(model: &str) -> Value {
         "12",
         "--json",
     ];
-    json(&[&["generate", model], &asked[..]].concat())["tokens"].clone()
+    run(&[&["generate", model], &asked[..]].concat())["tokens"].clone()
 }
 
 fn loss(bench: &Bench, model: &[&str]) -> f64 {
     let asked = ["--data", &bench.valid, "--json"];
-    json(&[&["eval"], model, &asked[..]].concat())["loss"].as_f64().unwrap()
+    run(&[&["eval"], model, &asked[..]].concat())["loss"].as_f64().unwrap()
 }
 
 /// The embedded model is in bf16, and so is its file: nothing is rounded on the way there and back.
@@ -45,8 +46,8 @@ fn every_verb_takes_it() {
     let bench = Bench::new();
     let file = exported(&bench, "bf16");
     let (found, own) = (
-        json(&["inspect", &file, "--json"]),
-        json(&["inspect", "embedded:tiny", "--json"]),
+        run(&["inspect", &file, "--json"]),
+        run(&["inspect", "embedded:tiny", "--json"]),
     );
     assert_eq!(found["kind"], "model");
     for key in [
@@ -63,6 +64,14 @@ fn every_verb_takes_it() {
     assert_eq!(generated(&file), generated("embedded:tiny"));
     assert_eq!(loss(&bench, &[&file]), loss(&bench, &["embedded:tiny"]));
 
+    let server = Server::of(&file, &[]);
+    let body = |model: &str| json!({"model": model, "prompt": "Who has key 3? ", "max_tokens": 12, "temperature": 0});
+    let served = server.ok("/v1/completions", &body(&file));
+    let embedded = Server::start(&[]);
+    let expected = embedded.ok("/v1/completions", &body("embedded:tiny"));
+    assert_eq!(served["choices"][0]["text"], expected["choices"][0]["text"]);
+    drop((server, embedded));
+
     let quantized = bench.path("int8").display().to_string();
     ft(&["quantize", &file, "--kind", "int8", "--out", &quantized]).ok();
     assert_eq!(
@@ -71,7 +80,7 @@ fn every_verb_takes_it() {
     );
 
     let smaller = exported(&bench, "q8_0");
-    let found = json(&["inspect", &smaller, "--json"]);
+    let found = run(&["inspect", &smaller, "--json"]);
     assert!(
         found["dtypes"]["q8_0"].as_u64().unwrap() > found["parameters"].as_u64().unwrap() / 2,
         "{found}"
@@ -95,9 +104,9 @@ fn a_run_on_it_ends_in_an_adapter_that_names_it_and_merges_into_a_folder() {
     let bench = Bench::new();
     let file = exported(&bench, "q8_0");
     let path = format!("model.path={file}");
-    let plan = json(&["plan", &bench.config, "--set", &path, "--json"]);
+    let plan = run(&["plan", &bench.config, "--set", &path, "--json"]);
     assert_eq!(plan["refusals"].as_array().map_or(0, Vec::len), 0, "{plan}");
-    json(&["train", &bench.config, "--set", &path, "--json"]);
+    run(&["train", &bench.config, "--set", &path, "--json"]);
     let config = std::fs::read_to_string(bench.path("run/final/adapter_config.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
     assert_eq!(config["base_model_name_or_path"], file.as_str());

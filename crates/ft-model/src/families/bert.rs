@@ -15,6 +15,7 @@ pub(super) const NAMES: Names = Names {
     up: "intermediate.dense",
     down: "output.dense",
     output_norm: "output.LayerNorm",
+    adapters: ["attention.output", "output"],
     before: ("bert.pooler.dense", HeadActivation::Tanh),
     last: "classifier",
     trained: &["classifier"],

@@ -15,6 +15,7 @@ const NAMES: Names = Names {
     up: "ffn.lin1",
     down: "ffn.lin2",
     output_norm: "output_layer_norm",
+    adapters: ["attention_adapters", "output_adapters"],
     before: ("pre_classifier", HeadActivation::Relu),
     last: "classifier",
     trained: &["pre_classifier", "classifier"],

@@ -6,7 +6,7 @@ use std::ops::Range;
 use burn::module::{Module, ParamId, list_param_ids};
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use ft_kernels::{Mask, Output};
-use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, TargetModule};
+use ft_peft::{Embedding, Norm, Pass, Prefixes, Projection, Residual, TargetModule};
 
 use crate::config::{Keys, ModelConfig};
 use crate::error::Result;
@@ -50,6 +50,8 @@ pub(crate) struct Names {
     pub up: &'static str,
     pub down: &'static str,
     pub output_norm: &'static str,
+    /// Where AdapterHub puts bottleneck adapters: behind attention, behind the feed-forward block.
+    pub adapters: [&'static str; 2],
     /// Of the head for whole texts: the layer before the last, and the last.
     pub before: (&'static str, HeadActivation),
     pub last: &'static str,
@@ -167,6 +169,8 @@ pub(crate) struct Layer {
     up: Projection,
     down: Projection,
     output_norm: Norm,
+    attention_adapters: Residual,
+    output_adapters: Residual,
 }
 
 impl Encoder {
@@ -253,7 +257,12 @@ impl Encoder {
         modules.extend(types.map(|types| TargetModule::embedding(format!("{at}.token_type_embeddings"), types)));
         modules.push(TargetModule::norm(format!("{at}.LayerNorm"), &mut self.norm));
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            layer.target_modules(&format!("{}.{}.{i}", names.base, names.layers), names, &mut modules);
+            layer.target_modules(
+                &format!("{}.{}.{i}", names.base, names.layers),
+                names,
+                config,
+                &mut modules,
+            );
         }
         modules
     }
@@ -275,6 +284,8 @@ impl Layer {
             up: linear(&at(names.up), [inner, hidden], true, source),
             down: linear(&at(names.down), [hidden, inner], true, source),
             output_norm: layer_norm(&at(names.output_norm), hidden, eps, source),
+            attention_adapters: Residual::default(),
+            output_adapters: Residual::default(),
         }
     }
 
@@ -284,18 +295,27 @@ impl Layer {
         let [q, k, v] = [0, 1, 2].map(|i| self.inputs[i].forward(hidden.clone(), pass).reshape(heads));
         let mixed = ft_kernels::attention(q, k, v, mask, 1.0 / (config.head_dim as f64).sqrt());
         let attended = self.attention_output.forward(mixed.reshape([batch, seq, width]), pass);
-        let hidden = self.attention_norm.forward(hidden + attended);
+        let join = |slot: &Residual, stream, output, norm| slot.join_behind(stream, output, norm, pass);
+        let hidden = join(&self.attention_adapters, hidden, attended, &self.attention_norm);
         let inner = self.up.forward(hidden.clone(), pass);
         let inner = match config.encoder().gelu_tanh {
             true => ft_kernels::gelu_tanh(inner),
             false => activation::gelu(inner),
         };
         let output = self.down.forward(inner, pass);
-        self.output_norm.forward(hidden + output)
+        join(&self.output_adapters, hidden, output, &self.output_norm)
     }
 
-    fn target_modules<'a>(&'a mut self, at: &str, names: &Names, modules: &mut Vec<TargetModule<'a>>) {
+    fn target_modules<'a>(
+        &'a mut self,
+        at: &str,
+        names: &Names,
+        config: &ModelConfig,
+        modules: &mut Vec<TargetModule<'a>>,
+    ) {
         let path = |name: &str| format!("{at}.{name}");
+        let (hidden, device) = (config.hidden_size, self.attention_norm.weight.val().device());
+        let [attention, output] = names.adapters;
         for (slot, name) in self.inputs.iter_mut().zip(names.inputs) {
             modules.push(TargetModule::projection(path(name), slot));
         }
@@ -305,6 +325,8 @@ impl Layer {
             TargetModule::projection(path(names.up), &mut self.up),
             TargetModule::projection(path(names.down), &mut self.down),
             TargetModule::norm(path(names.output_norm), &mut self.output_norm),
+            TargetModule::residual(path(attention), &mut self.attention_adapters, hidden, device.clone()),
+            TargetModule::residual(path(output), &mut self.output_adapters, hidden, device),
         ]);
     }
 }

@@ -13,6 +13,7 @@ mod names;
 mod read;
 
 pub use adapter::write_adapter;
+pub use ft_gguf::is_gguf;
 pub(crate) use model::table;
 pub use model::{GgufSource, write_model};
 pub(crate) use read::{entries, keys, open};

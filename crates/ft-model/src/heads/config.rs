@@ -126,7 +126,27 @@ impl ModelConfig {
             .filter_map(|key| Some((key.to_string(), self.raw.get(key)?.clone())));
         let text = serde_json::to_string_pretty(&Value::Object(own.collect())).expect("a JSON map serializes");
         let path = folder.join(LABELS);
-        std::fs::write(&path, text).map_err(|source| Error::Io { path, source })
+        std::fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
+        self.name_labels(&folder.join("head_config.json"))
+    }
+
+    /// Puts the labels into AdapterHub's description of a head, where there is one.
+    fn name_labels(&self, path: &Path) -> Result<()> {
+        let (Some(labels), true) = (self.raw.get("label2id"), path.is_file()) else {
+            return Ok(());
+        };
+        let io = |source| Error::Io {
+            path: path.into(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(io)?;
+        let mut head: Value = serde_json::from_str(&text).map_err(|e| Error::Format {
+            path: path.into(),
+            why: format!("not valid JSON: {e}"),
+        })?;
+        head["label2id"] = labels.clone();
+        let text = serde_json::to_string_pretty(&head).expect("a JSON map serializes");
+        std::fs::write(path, text).map_err(io)
     }
 
     /// Whether the model writes text: it predicts the next token.

@@ -42,6 +42,7 @@ impl Layout {
     pub(super) fn head_tensor(&self, method: &dyn PeftMethod, path: &str, leaf: &str) -> String {
         match self {
             Layout::Peft if method.virtual_tokens() > 0 => format!("{ROOT}{path}.{leaf}"),
+            Layout::AdapterHub { .. } => format!("{path}.{leaf}"),
             _ => self.tensor(path, leaf),
         }
     }

@@ -9,6 +9,8 @@
 //!                                              parallel   h = r, beside the feed-forward block, s = 4
 //! ```
 //!
+//! BERT, DistilBERT and RoBERTa normalize what comes out: `y = LN(r + f + ..)`, where `pfeiffer` reads `h = LN(r + f)`.
+//!
 //! Names and defaults are those of AdapterHub (`seq_bn`, `double_seq_bn`, `par_bn`), whose folders are read and written.
 
 use std::marker::PhantomData;
@@ -34,6 +36,8 @@ pub use options::{InitWeights, NonLinearity, ReductionFactor};
 
 /// End of the path of the module after attention.
 const ATTENTION: &str = "attention_adapters";
+/// Name of the same module in BERT and RoBERTa, where it is the sub-layer that ends there.
+const ATTENTION_OF_BERT: &str = "attention.output";
 
 /// Whose defaults the options have.
 pub trait Preset: Sized {
@@ -176,7 +180,7 @@ impl<P> BottleneckConfig<P> {
     }
 
     fn wants(&self, path: &str) -> bool {
-        let at_place = if has_suffix(path, ATTENTION) {
+        let at_place = if has_suffix(path, ATTENTION) || has_suffix(path, ATTENTION_OF_BERT) {
             self.mh_adapter
         } else {
             self.output_adapter
@@ -234,6 +238,10 @@ impl<P> PeftMethod for BottleneckConfig<P> {
 
     fn choose(&self, specs: &[ModuleSpec]) -> Result<Choice> {
         let specs: Vec<&ModuleSpec> = specs.iter().filter(|spec| spec.kind == Kind::Residual).collect();
+        if specs.is_empty() {
+            let why = "there is no place for a bottleneck adapter in this model; decoders, BERT, DistilBERT and RoBERTa have some";
+            return Err(invalid("method", why));
+        }
         self.known_layers(&specs)?;
         let adapted: Vec<&ModuleSpec> = specs.into_iter().filter(|spec| self.wants(&spec.path)).collect();
         if adapted.is_empty() {

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// of its own.
 pub(super) fn fingerprint(folder: &Path, weights: bool) -> Result<u32> {
     let mut crc = crc32fast::Hasher::new();
-    if ft_gguf::is_gguf(folder) {
+    if ft_model::gguf::is_gguf(folder) {
         ends(folder, &mut crc).map_err(|e| Error::io(folder, e))?;
         return Ok(crc.finalize());
     }

@@ -224,7 +224,7 @@ fn runtime() -> u64 {
 const RUN_ITSELF: u64 = 8 << 20;
 
 fn existing<'p>(path: &'p Path, key: &str) -> Result<&'p Path> {
-    if path.is_dir() || ft_gguf::is_gguf(path) {
+    if path.is_dir() || ft_model::gguf::is_gguf(path) {
         return Ok(path);
     }
     let what = if path.exists() {

@@ -12,7 +12,7 @@ use ft_seed::below;
 
 use super::{Bench, Copy, folders, header_mutated, pick, read, words};
 use crate::fuzz::mutate;
-use crate::gguf_read::byte_level;
+use crate::gguf_tokenizers::byte_level;
 use crate::support::fixture;
 
 /// Logits of a few tokens, of the shape that the configuration says.

@@ -80,12 +80,10 @@ fn scaling(arch: &Arch, keys: &Map<String, Json>) -> Result<Option<Json>> {
             })))
         }
         Some("linear") => Ok(Some(object!({ "rope_type": "linear", "factor": json(needed()?) }))),
-        None | Some("none") => Ok(
-            match arch.number("rope.scale_linear")?.filter(|factor| *factor != 1.0) {
-                Some(factor) => Some(object!({ "rope_type": "linear", "factor": json(factor) })),
-                None => None,
-            },
-        ),
+        None | Some("none") => {
+            let factor = arch.number("rope.scale_linear")?.filter(|factor| *factor != 1.0);
+            Ok(factor.map(|factor| object!({ "rope_type": "linear", "factor": json(factor) })))
+        }
         Some(other) => {
             let why = format!("\"{other}\" is not computed here without {SHORT} and {LONG}; none, linear and yarn are");
             Err(arch.said.error(&arch.key(key), why))

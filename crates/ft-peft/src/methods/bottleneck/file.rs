@@ -129,6 +129,8 @@ fn non_linearity(file: &File<'_>) -> Result<NonLinearity> {
 
 /// In a decoder with the norms before its sub-layers, the flags about AdapterHub's "original layer norm" say how often the
 /// residual is added. Only once is a decoder's residual stream.
+///
+/// In an encoder with the norms behind them, a norm goes with the residual: that is computed where the flags are at their defaults.
 fn joins_once(file: &File<'_>) -> Result<()> {
     let flag = |key: &str, default| file.read(key).map(|value| value.unwrap_or(default));
     let after: bool = flag("original_ln_after", true)?;

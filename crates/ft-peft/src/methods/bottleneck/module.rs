@@ -9,7 +9,7 @@ use crate::pass::Pass;
 /// What an adapter reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// The output of the sub-layer with the residual added.
+    /// The output of the sub-layer with the residual added, normalized where the model does so behind its sub-layers.
     Sum,
     /// The output of the sub-layer.
     Output,
@@ -70,6 +70,17 @@ impl Bottleneck {
 
     /// residual and output of a sub-layer `[.., hidden]` to the residual of the next one.
     pub fn join<const D: usize>(&self, residual: Tensor<D>, output: Tensor<D>, pass: &Pass) -> Tensor<D> {
+        self.join_reading(residual, output, |sum| sum, pass)
+    }
+
+    /// [`join`](Self::join), where an adapter that reads the sum reads `of_sum` of it.
+    pub fn join_reading<const D: usize>(
+        &self,
+        residual: Tensor<D>,
+        output: Tensor<D>,
+        of_sum: impl FnOnce(Tensor<D>) -> Tensor<D>,
+        pass: &Pass,
+    ) -> Tensor<D> {
         let own = match self.reads {
             Reads::Sum => None,
             Reads::Output => Some(output.clone()),
@@ -78,7 +89,7 @@ impl Bottleneck {
         let sum = residual + output;
         let dtype = sum.dtype();
         let sum = f32(sum);
-        let read = own.map_or_else(|| sum.clone(), f32);
+        let read = own.map_or_else(|| f32(of_sum(sum.clone())), f32);
         let seed = pass.dropout_seed.filter(|_| self.dropout > 0.0);
         let joined = ft_kernels::bottleneck(
             read,
