@@ -28,8 +28,10 @@ pub(crate) struct Together {
 struct Place<U> {
     path: String,
     id: ParamId,
-    take: Box<dyn FnOnce(&mut U) -> (BridgeTensor, DynState)>,
+    take: Take<U>,
 }
+
+type Take<U> = Box<dyn FnOnce(&mut U) -> (BridgeTensor, DynState)>;
 
 /// A parameter after its update.
 pub(crate) struct Updated {
