@@ -201,8 +201,11 @@ impl Item {
         match &self.content {
             Content::Floats(tensor) => tensor.clone().into_data().as_bytes().to_vec().into(),
             Content::Stack(experts) => {
-                let bytes = |tensor: &AnyTensor| tensor.clone().into_data().as_bytes().to_vec();
-                experts.iter().flat_map(bytes).collect::<Vec<u8>>().into()
+                let mut bytes = Vec::with_capacity(self.bytes);
+                for tensor in experts {
+                    bytes.extend_from_slice(tensor.clone().into_data().as_bytes());
+                }
+                bytes.into()
             }
             Content::Codes(stored) => stored.bytes.as_slice().into(),
         }

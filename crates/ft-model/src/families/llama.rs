@@ -48,8 +48,8 @@ pub(crate) struct Llama {
 pub(crate) struct DecoderLayer {
     input_layernorm: Option<Norm>,
     self_attn: Option<Attention>,
-    /// In its place.
-    linear_attn: Option<GatedDeltaNet>,
+    /// One in its place, or none: on the heap, so that layers without it stay small.
+    linear_attn: Vec<GatedDeltaNet>,
     attention_adapters: Residual,
     /// Before the MLP, or where normalizations come after: after attention.
     post_attention_layernorm: Norm,
@@ -235,7 +235,10 @@ impl DecoderLayer {
             self_attn: linear
                 .is_none()
                 .then(|| Attention::build(&format!("{at}.self_attn"), config, source)),
-            linear_attn: linear.map(|own| GatedDeltaNet::build(&format!("{at}.linear_attn"), own, config, source)),
+            linear_attn: linear
+                .map(|own| GatedDeltaNet::build(&format!("{at}.linear_attn"), own, config, source))
+                .into_iter()
+                .collect(),
             attention_adapters: Residual::default(),
             post_attention_layernorm: own("post_attention_layernorm", source),
             pre_feedforward_layernorm: (norms == Norms::Around).then(|| own("pre_feedforward_layernorm", source)),
@@ -260,12 +263,9 @@ impl DecoderLayer {
             None => (hidden.clone(), hidden),
             Some(norm) => norm.beside(hidden, None),
         };
-        let attended = match (&self.self_attn, &self.linear_attn) {
-            (Some(attention), _) => attention.forward(normed, index, view, cache, shared),
-            (None, linear) => {
-                let linear = linear.as_ref().expect("one of the two");
-                linear.forward(normed, index, cache, shared)
-            }
+        let attended = match &self.self_attn {
+            Some(attention) => attention.forward(normed, index, view, cache, shared),
+            None => self.linear_attn[0].forward(normed, index, cache, shared),
         };
         let (attended, before_mlp) = match block.norms {
             Norms::Before => (attended, Some(&self.post_attention_layernorm)),
@@ -309,7 +309,7 @@ impl DecoderLayer {
         if let Some(attention) = &mut self.self_attn {
             attention.target_modules(&format!("{at}.self_attn"), modules);
         }
-        if let Some(linear) = &mut self.linear_attn {
+        for linear in &mut self.linear_attn {
             linear.target_modules(&format!("{at}.linear_attn"), modules);
         }
         modules.push(residual("attention_adapters", &mut self.attention_adapters));
