@@ -112,7 +112,7 @@ fn accumulation_takes_the_steps_of_the_larger_batch_for_every_method() {
         let options = match *method {
             "trainable_tokens" => "peft.token_indices=[5,6,7]",
             "oft" => "peft.block_size=8",
-            "shira" | "miss" | "gralora" | "osf" => "peft.rank=8",
+            "shira" | "miss" | "gralora" => "peft.rank=8",
             _ => "",
         };
         let run = |out: &str, cut: &str| {
