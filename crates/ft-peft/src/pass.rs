@@ -37,6 +37,14 @@ impl Pass {
         Self { output, ..self }
     }
 
+    /// x with the share `p` dropped by the mask that `salt` names, in a training pass.
+    pub(crate) fn dropped<const D: usize>(&self, x: Tensor<D>, p: f64, salt: u64) -> Tensor<D> {
+        match self.dropout_seed {
+            None => x,
+            Some(seed) => ft_kernels::dropout(x, p, ft_seed::salted(seed, salt)),
+        }
+    }
+
     /// Embeddings `[batch, seq, hidden]` with the noise of this pass.
     pub(crate) fn noisy(&self, embeddings: Tensor<3>) -> Tensor<3> {
         let Some(seed) = self.dropout_seed.filter(|_| self.noise_alpha != 0.0) else {

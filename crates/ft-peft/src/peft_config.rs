@@ -132,6 +132,14 @@ impl File<'_> {
         }
     }
 
+    /// An error where biases train beside the adapter.
+    pub fn refuse_bias(&self) -> Result<()> {
+        match self.read::<String>("bias")?.filter(|bias| bias != "none") {
+            None => Ok(()),
+            Some(bias) => Err(self.error("bias", &format!("\"{bias}\" cannot be read yet; \"none\" can"))),
+        }
+    }
+
     /// An error at a key.
     pub fn error(&self, key: &str, why: &str) -> Error {
         Error::Format {

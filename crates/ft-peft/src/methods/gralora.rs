@@ -201,9 +201,7 @@ impl PeftFile for GraloraConfig {
 }
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
-    if let Some(bias) = file.read::<String>("bias")?.filter(|bias| bias != "none") {
-        return Err(file.error("bias", &format!("\"{bias}\" cannot be read yet; \"none\" can")));
-    }
+    file.refuse_bias()?;
     let config = GraloraConfig {
         rank: file.read("r")?.unwrap_or(32),
         hybrid_r: file.read("hybrid_r")?.unwrap_or(0),
@@ -282,12 +280,7 @@ impl WeightDelta for Gralora {
         let rows = dims[..D - 1].iter().product::<usize>();
         let inner = x.dims()[D - 1];
         let x = f32(x).reshape([rows, inner]);
-        let dropped = |mask: u64| match pass.dropout_seed {
-            Some(seed) if self.dropout > 0.0 => {
-                ft_kernels::dropout(x.clone(), self.dropout, ft_seed::salted(seed, self.salt ^ mask))
-            }
-            _ => x.clone(),
-        };
+        let dropped = |mask: u64| pass.dropped(x.clone(), self.dropout, self.salt ^ mask);
         let mut change = self.blocks(dropped(0));
         if let Some(general) = self.general() {
             change = change + general.branch(dropped(1));

@@ -216,9 +216,7 @@ impl PeftFile for MissConfig {
 }
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
-    if let Some(bias) = file.read::<String>("bias")?.filter(|bias| bias != "none") {
-        return Err(file.error("bias", &format!("\"{bias}\" cannot be read yet; \"none\" can")));
-    }
+    file.refuse_bias()?;
     let init_weights = match file.read::<Value>("init_weights")? {
         // What starts at random is stored like what starts at zero.
         None | Some(Value::Bool(_)) => MissVariant::Default,
@@ -297,12 +295,7 @@ impl WeightDelta for Miss {
             return base.add_bias(y.cast(dtype));
         }
         let y = base.forward_for(x.clone(), pass.output);
-        let x = match pass.dropout_seed {
-            Some(seed) if self.dropout > 0.0 => {
-                ft_kernels::dropout(f32(x), self.dropout, ft_seed::salted(seed, self.salt))
-            }
-            _ => f32(x),
-        };
+        let x = pass.dropped(f32(x), self.dropout, self.salt);
         let (dims, dtype) = (y.dims(), y.dtype());
         let change = ft_kernels::linear(self.summed(x), self.block.val().transpose());
         let mut times = [1; D];

@@ -160,9 +160,7 @@ impl PeftFile for OftConfig {
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
     file.refuse(&["coft", "module_dropout"])?;
-    if let Some(bias) = file.read::<String>("bias")?.filter(|bias| bias != "none") {
-        return Err(file.error("bias", &format!("\"{bias}\" cannot be read yet; \"none\" can")));
-    }
+    file.refuse_bias()?;
     let block_size = file.read("oft_block_size")?.unwrap_or(0);
     if block_size == 0 {
         let why = "missing or 0: an adapter that gives the number of blocks (r) cannot be read yet";

@@ -163,9 +163,7 @@ impl PeftFile for VeraConfig {
 }
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
-    if let Some(bias) = file.read::<String>("bias")?.filter(|bias| bias != "none") {
-        return Err(file.error("bias", &format!("\"{bias}\" cannot be read yet; \"none\" can")));
-    }
+    file.refuse_bias()?;
     let config = VeraConfig {
         rank: file.read("r")?.unwrap_or(256),
         dropout: file.read("vera_dropout")?.unwrap_or(0.0),
@@ -216,12 +214,7 @@ impl WeightDelta for Vera {
     fn forward<const D: usize>(&self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
         let [a, b] = self.projections(base.weight.dims());
         let y = base.forward_for(x.clone(), pass.output);
-        let x = match pass.dropout_seed {
-            Some(seed) if self.dropout > 0.0 => {
-                ft_kernels::dropout(f32(x), self.dropout, ft_seed::salted(seed, self.salt))
-            }
-            _ => f32(x),
-        };
+        let x = pass.dropped(f32(x), self.dropout, self.salt);
         let down = scaled(ft_kernels::linear(x, a), self.d.val());
         let up = scaled(ft_kernels::linear(down, b), self.b.val());
         let dtype = y.dtype();

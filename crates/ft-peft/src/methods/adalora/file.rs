@@ -27,9 +27,7 @@ const UNSUPPORTED: [&str; 7] = [
 
 pub(crate) fn parse(file: &File<'_>) -> Result<PeftConfig> {
     file.refuse(&UNSUPPORTED)?;
-    if let Some(bias) = file.read::<String>("bias")?.filter(|bias| bias != "none") {
-        return Err(file.error("bias", &format!("\"{bias}\" cannot be read yet; \"none\" can")));
-    }
+    file.refuse_bias()?;
     let default = AdaLoraConfig::default();
     let config = AdaLoraConfig {
         init_r: file.read("init_r")?.unwrap_or(default.init_r),

@@ -25,19 +25,13 @@ pub(in crate::methods) struct LowRank {
 impl LowRank {
     /// x `[.., in]` to `[.., out]`, the base included.
     pub fn forward<const D: usize>(self, x: Tensor<D>, base: &Base<'_>, pass: &Pass) -> Tensor<D> {
-        let seed = pass
-            .dropout_seed
-            .filter(|_| self.dropout > 0.0)
-            .map(|seed| ft_seed::salted(seed, self.salt));
         // A bias of its own takes the long way.
         if self.bias.is_none() {
-            let dropout = seed.map(|seed| (self.dropout, seed));
+            let seed = pass.dropout_seed.filter(|_| self.dropout > 0.0);
+            let dropout = seed.map(|seed| (self.dropout, ft_seed::salted(seed, self.salt)));
             return base.add_bias(base.weight.lora(x, self.a, self.b, self.scale, dropout, pass.output));
         }
-        let branch = match seed {
-            None => f32(x.clone()),
-            Some(seed) => ft_kernels::dropout(f32(x.clone()), self.dropout, seed),
-        };
+        let branch = pass.dropped(f32(x.clone()), self.dropout, self.salt);
         let y = base.forward_for(x, pass.output);
         let dtype = y.dtype();
         y + self.branch(branch).cast(dtype)
